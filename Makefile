@@ -1,0 +1,62 @@
+# Two commands do everything on a fresh machine that has Python 3.11 or newer, make and git:
+#     make demo       make test
+# Another interpreter: make test PYTHON=python3.13 (it gets an environment of its own).
+
+PYTHON ?= python3
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(patsubst /%,%,$(PYTHON))))
+RUN := $(VENV)/bin/python
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check unit prove fmt clean
+
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "PYTHON=python3.13 chooses the interpreter, VENV=dir its environment, PYTEST_ARGS='-k name' what unit runs."
+
+demo: $(VENV)/.examples  ## Start a server process, run a client process against it, show call by call what happened.
+	@$(RUN) examples/codesearch/demo.py
+
+test: check unit  ## Everything that must hold before a change lands: check, then unit.
+
+check: $(VENV)/.dev  ## ruff (lint, format), mypy --strict, pyright.
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	@# Without --pythonpath it resolves imports in the first python on the PATH.
+	$(RUN) -m pyright --pythonpath $(RUN)
+
+unit: $(VENV)/.dev  ## pytest, with the coverage of the subprocesses that the tests start.
+	@rm -f .coverage .coverage.*
+	$(RUN) -m pytest --cov $(PYTEST_ARGS)
+
+prove: $(VENV)/.dev  ## Measure what is promised in milliseconds and megabytes, each figure beside its promise.
+	@$(RUN) benchmarks/prove.py
+
+fmt: $(VENV)/.dev  ## Format, and repair what ruff can repair.
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:  ## Remove the environments and everything else that is made.
+	rm -rf .venv .venv-* .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is made anew when pyproject.toml changes, so that nothing of an older one lingers in it. The stamps
+# lie inside it and go with it; each is written only after its step went well.
+$(VENV)/.made: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "typedrpc needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo 'no Python that runs')."; \
+	    echo "Choose another: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12"; \
+	    exit 1; } >&2
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.examples: $(VENV)/.made
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[examples]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.examples
