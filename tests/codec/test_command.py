@@ -1,0 +1,52 @@
+"""The codec of a command: cheap until it is used, and then for any thread."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from typedrpc.codec import CommandCodec
+from typedrpc.schema import signature_of
+
+
+@dataclass
+class Hit:
+    path: str
+    line: int
+    score: float
+
+
+def test_one_codec_serves_many_threads_from_its_first_use() -> None:
+    def command(a: list[Hit], b: int = 1) -> dict[str, Hit]:
+        raise NotImplementedError
+
+    codec = CommandCodec("Store.get", signature_of(command, method=False))
+    hits = [Hit("a", 1, 0.5)]
+    outcomes: list[object] = []
+    start = threading.Barrier(4)
+
+    def work() -> None:
+        start.wait()
+        args = codec.unpack_arguments(codec.pack_arguments(hits, b=2))
+        outcomes.append((args, codec.unpack_result(codec.pack_result({"a": hits[0]}))))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [(((hits, 2), {}), {"a": hits[0]})] * 4
+
+
+def test_a_codec_that_is_not_used_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> Callable[..., Any]:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr("typedrpc.codec.source.Source.__init__", refuse)
+    monkeypatch.setattr("typedrpc.codec.base.Coders.of", refuse)
+
+    def command(a: list[Hit]) -> None: ...
+
+    CommandCodec("Store.get", signature_of(command, method=False))

@@ -1,0 +1,477 @@
+"""Scalars, literals and enums: every width, every subclass, every refusal."""
+
+import enum
+import math
+import struct
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone, tzinfo
+from typing import Any, Literal
+from unittest.mock import Mock
+
+import msgpack  # type: ignore[import-untyped]  # it ships no types
+import pytest
+
+from typedrpc.codec import SEGMENT_THRESHOLD, CodecError, CommandCodec, Segmented
+from typedrpc.codec.scalars import SCALAR_CODERS
+from typedrpc.schema import SCALARS, EnumNode, Signature, node_of
+
+packb: Any = msgpack.packb
+UTC = timezone.utc  # noqa: UP017  # short
+
+
+def codec_of(hint: Any) -> CommandCodec:
+    return CommandCodec("Test.command", Signature((), node_of(hint)))
+
+
+def trip(hint: Any, value: object) -> object:
+    """A value there and back."""
+    codec = codec_of(hint)
+    return codec.unpack_result(codec.pack_result(value))
+
+
+def refused(hint: Any, value: object, expected: str, got: str) -> None:
+    with pytest.raises(CodecError) as caught:
+        codec_of(hint).pack_result(value)
+    assert (caught.value.expected, caught.value.got) == (expected, got)
+    assert str(caught.value) == f"Test.command: result: expected {expected}, got {got}"
+
+
+EDGES = [
+    0,
+    1,
+    2**5,
+    2**7,
+    2**8,
+    2**15,
+    2**16,
+    2**31,
+    2**32,
+    2**53,
+    2**63,
+    2**64,
+    2**65,
+    2**127,
+    2**128,
+    2**1000,
+    10**5000,
+]
+INTS = sorted({sign * (edge + step) for edge in EDGES for step in (-1, 0, 1) for sign in (1, -1)})
+
+
+@pytest.mark.parametrize("value", INTS, ids=[f"{value.bit_length()}-bits-{index}" for index, value in enumerate(INTS)])
+def test_ints_of_every_width(value: int) -> None:
+    assert trip(int, value) == value
+    assert trip(list[int], [value, 0]) == [value, 0]
+    assert trip(dict[int, str], {value: "x"}) == {value: "x"}
+    assert trip(int | str, value) == value
+
+
+@pytest.mark.parametrize("value", [-(2**63), 2**64 - 1])
+def test_ints_of_64_bits_are_plain_msgpack(value: int) -> None:
+    assert codec_of(int).pack_result(value) == packb(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [(2**64, b"\x01" + b"\0" * 8), (-(2**63) - 1, b"\xff\x7f" + b"\xff" * 7), (2**71, b"\0\x80" + b"\0" * 8)],
+)
+def test_wider_ints_are_an_extension(value: int, data: bytes) -> None:
+    assert codec_of(int).pack_result(value) == packb(msgpack.ExtType(1, data))
+
+
+FLOATS = [0.0, -0.0, 1.5, math.inf, -math.inf, sys.float_info.max, sys.float_info.min, 5e-324, -1e-7, 2.0**53, 0.1]
+
+
+@pytest.mark.parametrize("value", FLOATS)
+def test_floats_arrive_bit_by_bit(value: float) -> None:
+    for hint, there in ((float, value), (list[float], [value]), (float | None, value)):
+        back: Any = trip(hint, there)
+        number = back[0] if isinstance(back, list) else back
+        assert type(number) is float
+        assert struct.pack(">d", number) == struct.pack(">d", value)
+
+
+def test_nan_arrives() -> None:
+    back = trip(list[float | int], [math.nan, 1])
+    assert isinstance(back, list)
+    assert math.isnan(back[0])
+    assert type(back[1]) is int
+
+
+@pytest.mark.parametrize("value", [0, 1, -5, True, 2**53, 2**1000])
+def test_an_int_for_a_float_arrives_as_a_float(value: int) -> None:
+    for hint, there, back in (
+        (float, value, float(value)),
+        (list[float], [1.0, value], [1.0, float(value)]),
+        (dict[str, float], {"a": 1.0, "b": value}, {"a": 1.0, "b": float(value)}),
+        (float | None, value, float(value)),
+        (float | str, value, float(value)),
+    ):
+        arrived: Any = trip(hint, there)
+        assert arrived == back
+        assert all(type(number) is float for number in flat(arrived))
+
+
+def flat(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+
+
+def test_an_int_too_big_for_a_float_is_refused() -> None:
+    refused(float, 10**400, "float", "an int of 1329 bits, too big for one")
+    refused(float, 2**53 + 1, "float", "9007199254740993, which no float is equal to")
+    refused(list[float] | None, 1, "list[float] | None", "int")
+    with pytest.raises(CodecError, match=r"\[0\]: expected float, got 9007199254740993, which no float is equal to"):
+        codec_of(list[float]).pack_result([2**53 + 1])
+    with pytest.raises(CodecError, match="result: expected float, got an int of 1329 bits, too big for one"):
+        codec_of(float).unpack_result(codec_of(int).pack_result(10**400))
+
+
+def test_a_peer_may_send_an_int_or_a_float_32_for_a_float() -> None:
+    for payload in (b"\x03", b"\xca\x40\x40\0\0"):
+        value = codec_of(float).unpack_result(payload)
+        assert (type(value), value) == (float, 3.0)
+        assert codec_of(float | None).unpack_result(payload) == 3.0
+    assert codec_of(list[float]).unpack_result(b"\x92\x03\xca\x40\x40\0\0") == [3.0, 3.0]
+
+
+TEXTS = ["", "a", "\0", "a\0b", "ä", "é", "שלום", "\u202eabc", "👩\u200d🚀", "\U0010ffff", "\ufeff", "a" * 31, "a" * 32]
+LENGTHS = [0, 1, 31, 32, 255, 256, 65535, 65536]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_text(text: str) -> None:
+    assert trip(str, text) == text
+    assert trip(list[str], [text]) == [text]
+    assert trip(dict[str, str], {text: text}) == {text: text}
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_lengths(length: int) -> None:
+    assert trip(str, "é" * length) == "é" * length
+    assert trip(bytes, b"x" * length) == b"x" * length
+    assert trip(list[None], [None] * length) == [None] * length
+    assert trip(dict[int, int], dict.fromkeys(range(length), 0)) == dict.fromkeys(range(length), 0)
+
+
+def test_lone_surrogates_are_refused_with_their_place() -> None:
+    refused(str, "ab\ud800", "str", "a lone surrogate at index 2")
+    with pytest.raises(CodecError, match=r"result\[1\]: expected str, got a lone surrogate at index 0"):
+        codec_of(list[str]).pack_result(["", "\udfff"])
+    with pytest.raises(CodecError, match=r"result\['a'\]: expected str, got a lone surrogate"):
+        codec_of(dict[str, str | None]).pack_result({"a": "\ud800"})
+    with pytest.raises(CodecError, match=r"result\[key '\\ud800'\]: expected str, got a lone surrogate"):
+        codec_of(dict[str, int]).pack_result({"\ud800": 1})
+
+
+def test_a_peer_cannot_send_text_that_is_no_utf_8() -> None:
+    with pytest.raises(CodecError, match="expected one msgpack value, got UnicodeDecodeError"):
+        codec_of(str).unpack_result(b"\xa1\xff")
+
+
+class Int(int):
+    def __int__(self) -> int:
+        return 99
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError
+
+    __hash__ = int.__hash__
+
+
+class Float(float):
+    def __float__(self) -> float:
+        return 99.0
+
+
+class Str(str):
+    def __str__(self) -> str:
+        return "other"
+
+
+class Bytes(bytes):
+    def __bytes__(self) -> bytes:
+        return b"other"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Word(enum.StrEnum):
+    A = "a"
+
+
+class Stamp(datetime):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "base"),
+    [
+        (int, True, 1),
+        (int, Int(5), 5),
+        (int, Number.ONE, 1),
+        (float, Float(1.5), 1.5),
+        (float, Int(5), 5.0),
+        (str, Str("text"), "text"),
+        (str, Word.A, "a"),
+        (bytes, Bytes(b"bytes"), b"bytes"),
+        (bytes, Bytes(SEGMENT_THRESHOLD), bytes(SEGMENT_THRESHOLD)),
+        (datetime, Stamp(2020, 1, 2, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC)),
+    ],
+)
+def test_an_instance_of_a_subclass_arrives_as_the_base(hint: Any, value: object, base: object) -> None:
+    for wider, there in ((hint, value), (list[hint], [value]), (hint | None, value), (tuple[hint], (value,))):
+        back: Any = trip(wider, there)
+        back = back[0] if isinstance(back, list | tuple) else back
+        assert type(back) is type(base)
+        assert back == base
+
+
+@pytest.mark.parametrize(
+    ("hint", "wrong", "got"),
+    [
+        (None, 0, "int"),
+        (None, False, "bool"),
+        (bool, 1, "int"),
+        (bool, None, "None"),
+        (int, 1.0, "float"),
+        (int, "1", "str"),
+        (int, None, "None"),
+        (int, Mock(spec=int), "Mock"),
+        (float, "1", "str"),
+        (float, None, "None"),
+        (str, b"a", "bytes"),
+        (str, 1, "int"),
+        (bytes, "a", "str"),
+        (bytes, bytearray(b"a"), "bytearray"),
+        (bytes, memoryview(b"a"), "memoryview"),
+        (datetime, datetime(2020, 1, 1).date(), "date"),
+        (datetime, "2020-01-01", "str"),
+        (str, type("A" * 300, (), {})(), "A" * 157 + "..."),
+    ],
+)
+def test_wrong_types_are_refused_on_both_sides(hint: Any, wrong: object, got: str) -> None:
+    name = "None" if hint is None else hint.__name__
+    refused(hint, wrong, name, got)
+    if type(wrong) not in (int, bool, float, str, bytes, type(None)):
+        return  # nothing that a peer could send
+    payload = packb(wrong)
+    with pytest.raises(CodecError) as caught:
+        codec_of(hint).unpack_result(payload)
+    assert (caught.value.path, caught.value.expected, caught.value.got) == ("result", name, got)
+
+
+class Zone(tzinfo):
+    """A time zone of somebody's own, which may fail."""
+
+    def __init__(self, offset: Callable[[], timedelta | None]) -> None:
+        self._offset = offset
+
+    def utcoffset(self, when: datetime | None) -> timedelta | None:
+        return self._offset()
+
+    def tzname(self, when: datetime | None) -> str:
+        return "own"
+
+    def dst(self, when: datetime | None) -> timedelta | None:
+        return None
+
+
+DATETIMES = [
+    datetime.min,
+    datetime.max,
+    datetime(1970, 1, 1),
+    datetime(2024, 2, 29, 23, 59, 59, 999_999),
+    datetime(2024, 10, 27, 2, 30, fold=1),
+    datetime.min.replace(tzinfo=UTC),
+    datetime.max.replace(tzinfo=UTC),
+    datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=5, minutes=45))),
+    datetime(2024, 1, 1, tzinfo=timezone(-timedelta(hours=23, minutes=59, seconds=59, microseconds=999_999))),
+    datetime(2024, 1, 1, tzinfo=timezone(timedelta(microseconds=1))),
+]
+
+
+@pytest.mark.parametrize("value", DATETIMES, ids=str)
+def test_datetimes(value: datetime) -> None:
+    for hint, there in ((datetime, value), (list[datetime], [value]), (dict[datetime, None], {value: None})):
+        arrived: Any = trip(hint, there)
+        back = arrived if hint is datetime else next(iter(arrived))
+        assert type(back) is datetime
+        assert (back, back.utcoffset(), back.fold) == (value, value.utcoffset(), value.fold)
+        assert back.tzinfo is None if value.tzinfo is None else type(back.tzinfo) is timezone
+
+
+def test_datetimes_of_other_zones_arrive_with_their_offset() -> None:
+    value = datetime(2024, 1, 1, tzinfo=Zone(lambda: timedelta(hours=3)))
+    back = trip(datetime, value)
+    assert isinstance(back, datetime)
+    assert back == value
+    assert back.tzinfo == timezone(timedelta(hours=3))
+    assert trip(datetime, datetime(2024, 1, 1, tzinfo=Zone(lambda: None))) == datetime(2024, 1, 1)
+
+
+def fail() -> timedelta:
+    raise RuntimeError("no offset today")
+
+
+def test_a_datetime_whose_zone_fails_is_refused() -> None:
+    value = datetime(2024, 1, 1, tzinfo=Zone(fail))
+    refused(datetime, value, "datetime", "one that cannot be read: RuntimeError: no offset today")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 11,
+        b"\0" * 12,
+        b"\0" * 13,
+        b"\xff" * 12,
+        b"\xff" * 20,
+        struct.pack(">HBBBBBBI", 2024, 2, 30, 0, 0, 0, 0, 0),
+        struct.pack(">HBBBBBBI", 2024, 1, 1, 0, 0, 0, 2, 0),
+        struct.pack(">HBBBBBBIq", 2024, 1, 1, 0, 0, 0, 0, 0, 86_400_000_000),
+        struct.pack(">HBBBBBBIq", 2024, 1, 1, 0, 0, 0, 0, 0, 2**63 - 1),
+    ],
+)
+def test_bad_datetimes_of_a_peer(data: bytes) -> None:
+    with pytest.raises(CodecError, match="result: expected datetime, got UnknownExtension"):
+        codec_of(datetime).unpack_result(packb(msgpack.ExtType(2, data)))
+
+
+@pytest.mark.parametrize("hint", [None, bool, int, float, str, bytes, datetime, list[int], dict[str, int], int | None])
+@pytest.mark.parametrize(
+    "extension",
+    [
+        b"\xc7\0\x01",
+        b"\xd4\x04\0",
+        b"\xd6\xff\0\0\0\0",
+        b"\xd4\x03\0",
+        b"\xd6\x03\0\0\0\0",
+        b"\xd4\x80\0",
+        b"\xc7\0\x7f",
+    ],
+    ids=bytes.hex,
+)
+def test_extensions_that_fit_no_type(hint: Any, extension: bytes) -> None:
+    with pytest.raises(CodecError):
+        codec_of(hint).unpack_result(extension)
+    with pytest.raises(CodecError):
+        codec_of(list[hint]).unpack_result(b"\x91" + extension)
+
+
+Mixed = Literal["a", 1, True, b"\x01", None, "ü"]
+
+
+@pytest.mark.parametrize("value", ["a", 1, True, b"\x01", None, "ü"])
+def test_literals_arrive_with_their_type(value: object) -> None:
+    back = trip(Mixed, value)
+    assert type(back) is type(value)
+    assert back == value
+    assert trip(dict[Mixed, Mixed], {value: value}) == {value: value}
+    assert trip(tuple[Mixed, int], (value, True)) == (value, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        ("b", "'b'"),
+        (0, "0"),
+        (2, "2"),
+        (False, "False"),
+        (1.0, "1.0"),
+        (b"\x02", r"b'\x02'"),
+        (Str("a"), "Str"),
+        (Number.ONE, "Number"),
+        ([], "list"),
+        ("x" * 500, "'" + "x" * 156 + "..."),
+        (2**300, "an int of 301 bits"),
+    ],
+)
+def test_literals_check_type_and_value(value: object, got: str) -> None:
+    refused(Literal["a", 1, True, b"\x01"], value, r"Literal[True, b'\x01', 1, 'a']", got)
+
+
+@pytest.mark.parametrize("value", ["b", 0, 2, False, 1.0, None, [], {}])
+def test_literals_are_checked_on_arrival(value: object) -> None:
+    with pytest.raises(CodecError, match="expected Literal"):
+        codec_of(Literal["a", 1, True]).unpack_result(packb(value))
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = "blue"
+    CRIMSON = 1  # noqa: PIE796  # an alias of RED
+    name_ = 3
+
+    @property
+    def nice(self) -> str:
+        return self.name.title()
+
+
+Odd: Any = enum.Enum("Odd", [("two words", object()), ("ü", 2)])
+Flavour: Any = enum.Enum("Flavour", [("SWEET", "a"), ("SOUR", "b")], type=str)
+
+
+@pytest.mark.parametrize("cls", [Colour, Odd, Flavour, Number, Word])
+def test_enums_travel_by_name(cls: Any) -> None:
+    for member in cls:
+        assert codec_of(cls).pack_result(member) == packb(member.name)
+        for hint, there in (
+            (cls, member),
+            (list[cls], [member]),
+            (dict[cls, cls], {member: member}),
+            (cls | int, member),
+        ):
+            back: Any = trip(hint, there)
+            assert (back if hint in (cls, cls | int) else next(iter(back))) is member
+
+
+def test_an_alias_travels_as_the_member_that_it_names() -> None:
+    assert trip(Colour, Colour.CRIMSON) is Colour.RED
+    with pytest.raises(CodecError, match="expected Colour, got 'CRIMSON'"):
+        codec_of(Colour).unpack_result(packb("CRIMSON"))
+
+
+@pytest.mark.parametrize("wrong", ["RED", 1, None, Odd.ü, Number.ONE])
+def test_only_members_fit_an_enum(wrong: object) -> None:
+    refused(Colour, wrong, "Colour", "None" if wrong is None else type(wrong).__name__)
+
+
+@pytest.mark.parametrize("data", ["GREEN", "red", "", 1, None, ["RED"], {}])
+def test_unknown_members_of_a_peer(data: object) -> None:
+    with pytest.raises(CodecError, match="expected Colour, got"):
+        codec_of(Colour).unpack_result(packb(data))
+
+
+def test_literal_members_of_an_enum() -> None:
+    hint = Literal[Colour.RED]
+    assert trip(hint, Colour.RED) is Colour.RED
+    assert trip(hint | str, Colour.RED) is Colour.RED
+    assert trip(hint | str, "RED") == "RED"
+    refused(hint, Colour.BLUE, "Literal[Colour.RED]", "Colour.BLUE")
+    refused(list[hint] | None, 1, "list[Literal[Colour.RED]] | None", "int")
+    with pytest.raises(CodecError, match="got 'BLUE'"):
+        codec_of(hint).unpack_result(packb("BLUE"))
+
+
+def test_an_enum_of_a_peer_has_no_codec() -> None:
+    codec = CommandCodec("Test.command", Signature((), EnumNode("Colour", ("RED",))))
+    with pytest.raises(TypeError, match="the enum Colour came from a peer; it has no class here"):
+        codec.pack_result(1)
+
+
+def test_large_bytes_in_keys_stay_in_the_body() -> None:
+    large = b"x" * SEGMENT_THRESHOLD
+    for hint, value in ((dict[bytes, bytes], {large: b""}), (dict[bytes | int, int], {large: 1, 2: 3})):
+        payload = codec_of(hint).pack_result(value)
+        assert not isinstance(payload, Segmented)
+        assert codec_of(hint).unpack_result(payload) == value
+    with pytest.raises(CodecError, match="got Segment"):
+        codec_of(dict[bytes, int]).unpack_result(b"\x81\xd6\x03\0\0\0\0\x01")
+
+
+def test_every_scalar_of_the_schema_has_a_coder() -> None:
+    assert set(SCALAR_CODERS) == set(SCALARS.values())

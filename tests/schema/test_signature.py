@@ -1,0 +1,125 @@
+"""Signatures: read from functions, printed, and told apart by their fingerprints."""
+
+import subprocess
+import sys
+from dataclasses import dataclass, make_dataclass
+
+import pytest
+
+from typedrpc.schema import Signature, SignatureFaults, node_of, signature_of
+
+
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+def everything(
+    self: object, a: int, /, b: "str", c: bool = True, *args: float, d: Point, e: None = None, **kwargs: bytes
+) -> list[str]:
+    raise NotImplementedError
+
+
+def test_a_signature_has_every_kind_of_parameter() -> None:
+    signature = signature_of(everything, method=True)
+    assert str(signature) == (
+        "(a: int, /, b: str, c: bool = ..., *args: float, d: Point, e: None = ..., **kwargs: bytes) -> list[str]"
+    )
+    assert [(p.kind.name, p.required) for p in signature.parameters] == [
+        ("POSITIONAL_ONLY", True),
+        ("POSITIONAL_OR_KEYWORD", True),
+        ("POSITIONAL_OR_KEYWORD", False),
+        ("VAR_POSITIONAL", False),
+        ("KEYWORD_ONLY", True),
+        ("KEYWORD_ONLY", False),
+        ("VAR_KEYWORD", False),
+    ]
+    assert Signature.from_data(signature.to_data()) == signature
+
+
+def test_signatures_print_as_python_writes_them() -> None:
+    def only(a: int, /) -> None: ...
+    def named(*, a: int) -> None: ...
+    def none() -> None: ...
+
+    assert str(signature_of(only, method=False)) == "(a: int, /) -> None"
+    assert str(signature_of(named, method=False)) == "(*, a: int) -> None"
+    assert str(signature_of(none, method=False)) == "() -> None"
+
+
+def test_all_the_faults_of_a_signature_come_together() -> None:
+    def command(self, a, b: object, *c, d: list, **e):  # type: ignore[no-untyped-def,type-arg]
+        ...
+
+    with pytest.raises(SignatureFaults) as caught:
+        signature_of(command, method=True)
+    assert caught.value.faults == [
+        "parameter 'a' has no annotation; give it the type of its argument",
+        "parameter 'b': object cannot travel: it says nothing of what travels; name the type, or a union of the types",
+        "parameter '*c' has no annotation; give it the type of each argument",
+        "parameter 'd': list cannot travel: it does not say what it holds; give the types in brackets, as in list[int]",
+        "parameter '**e' has no annotation; give it the type of each argument",
+        "the result has no annotation; write '-> None' where there is none",
+    ]
+
+
+def test_a_method_needs_self() -> None:
+    def bare() -> None: ...
+    def star(*args: int) -> None: ...
+
+    for function in (bare, star):
+        with pytest.raises(SignatureFaults, match="takes self as its first parameter"):
+            signature_of(function, method=True)
+
+
+def test_a_function_without_a_readable_signature_is_a_fault() -> None:
+    with pytest.raises(SignatureFaults, match="its parameters cannot be read: no signature found for builtin"):
+        signature_of(iter, method=False)
+
+
+def test_an_annotation_that_is_no_expression_is_a_fault() -> None:
+    def command(x: int) -> None: ...
+
+    command.__annotations__["x"] = "1 +"
+    with pytest.raises(SignatureFaults, match="an annotation cannot be evaluated: SyntaxError"):
+        signature_of(command, method=False)
+
+
+def test_a_class_that_is_not_there_yet_is_a_name_error() -> None:
+    late = make_dataclass("Late", [("x", "NotThereYet")])
+    with pytest.raises(NameError):
+        node_of(late)
+
+    def command(x: "NotThereYet") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(NameError):
+        signature_of(command, method=False)
+
+
+FINGERPRINT = "f4288f185d2533ff"
+
+
+def test_fingerprints_do_not_depend_on_the_process() -> None:
+    program = (
+        "from dataclasses import dataclass\n"
+        "from typing import Literal\n"
+        "from typedrpc.schema import signature_of\n"
+        "@dataclass\n"
+        "class P:\n"
+        "    x: int | str | None\n"
+        "    ü: Literal['b', 'ä', 1]\n"
+        "def f(a: set[str | bytes], *b: P, c: frozenset[int] = frozenset()) -> dict[str, P]: ...\n"
+        "print(signature_of(f, method=False).fingerprint.hex())\n"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in (1, 2)
+    }
+    assert outputs == {FINGERPRINT}

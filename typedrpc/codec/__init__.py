@@ -1,0 +1,71 @@
+"""From schemas to functions: values are checked and packed by generated source. The only place that knows msgpack.
+
+How arguments, results and the values in them travel, for who implements the other end in another language. All of it is
+msgpack; a payload is one msgpack value, and nothing may follow it.
+
+**Arguments.** The parameters of a command are numbered from 0 in the order of declaration, whatever their kind, without
+``self``. The payload is
+
+- an array of the arguments for the parameters 0, 1, ... n-1, where just these are given, or
+- a map from the parameter's number to the argument, where one in between is not given. (A receiver takes a map as well
+  where an array would do.)
+
+An argument that is not given is not sent; the callee's default counts. The argument for ``*args`` is an array, the one
+for ``**kwargs`` a map from names, none of which may be the name of another parameter that can be given by name. Both
+are left out when they are empty. What was given by position or by name is not told apart.
+
+**Result.** The payload is the value.
+
+**Values**, by their type in the schema:
+
+==============================  ==================================================================================
+None, bool                      nil, true or false
+int                             integer of any width; where 64 bits do not hold it, extension 1
+float                           float 64; a receiver takes integers and float 32 too
+str                             str, UTF-8, no surrogates
+bytes                           bin; from 65 536 bytes on a segment, except in the keys of a map
+datetime                        extension 2
+Literal                         the value
+enum                            the name of the member, as str
+list, tuple, set, frozenset,    array; those of sets in any order, none twice; that of a tuple of fixed length has
+Sequence, ... AbstractSet       that length
+dict, Mapping, MutableMapping   map, where keys are None, bool, int, float, str, bytes, Literal, enum, or a union
+                                of these without a tag; otherwise an array of arrays ``[key, value]``
+dataclass                       array of all the fields that its constructor takes, in the order of declaration
+union                           the value alone where no two members have a form in common; otherwise an array
+                                ``[index, value]``. The index counts the members as they stand in the schema
+==============================  ==================================================================================
+
+The forms that decide on a union's tag are nil, bool, integer (extension 1 included), float, str, bin (segments
+included), array, map, extension 2; a literal has those of its values.
+
+**Extensions.** All numbers are big-endian.
+
+====  ===============================================================================================================
+1     int: two's complement, any number of bytes, at least 1
+2     datetime: year u16, month u8, day u8, hour u8, minute u8, second u8, fold u8, microsecond u32 (12 bytes), of the
+      wall clock; followed, where it has an offset from UTC, by that offset in microseconds i64 (20 bytes)
+3     segment: the index u32 of a segment of the frame, whose bytes are the value. Each segment is used exactly once
+====  ===============================================================================================================
+"""
+
+# Importing the modules of coders registers them.
+from typedrpc.codec import containers, records, scalars, unions
+from typedrpc.codec.body import MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
+from typedrpc.codec.command import CommandCodec
+from typedrpc.codec.plain import pack_plain, unpack_plain
+
+__all__ = [
+    "MAX_SEGMENTS",
+    "SEGMENT_THRESHOLD",
+    "CodecError",
+    "CommandCodec",
+    "Payload",
+    "Segmented",
+    "containers",
+    "pack_plain",
+    "records",
+    "scalars",
+    "unions",
+    "unpack_plain",
+]

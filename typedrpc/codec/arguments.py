@@ -1,0 +1,384 @@
+"""The arguments of a call: bound as Python binds them, checked and packed; and back.
+
+Wire form. The parameters of a command are numbered in the order of declaration, whatever their kind. The payload is
+
+- an array of the arguments for the parameters 0, 1, ... n-1, where just these are given, or
+- a map from a parameter's number to its argument, where one in between is not given.
+
+The argument for ``*args`` is an array and that for ``**kwargs`` a map from names, left out when they are empty. An
+argument that is not given is not sent; the callee's default counts.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from typedrpc.codec.base import Coder, Coders
+from typedrpc.codec.body import Packing, Payload, SegmentReader, open_payload, pack_body
+from typedrpc.codec.containers import CollectionCoder, listed
+from typedrpc.codec.faults import Fault, cut, short
+from typedrpc.codec.source import Source, emit_packed, emit_unpacked
+from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, ArgumentValueError
+from typedrpc.schema import CollectionNode, MappingNode, Parameter, ParameterKind, ScalarNode, Signature
+
+MAX_FAULTS = 20
+"""Faults of one call that its error lists."""
+
+
+class _Missing(enum.Enum):
+    MISSING = "not given"
+
+
+MISSING: Any = _Missing.MISSING
+"""Stands for an argument that is not given. Fits no type."""
+
+
+class ArgumentsCoder:
+    """Packs and unpacks the arguments of one command."""
+
+    def __init__(self, command: str, signature: Signature, coders: Coders) -> None:
+        self._command = command
+        self._parameters = signature.parameters
+        self._coders = [_coder(parameter, coders) for parameter in self._parameters]
+        kinds = [parameter.kind for parameter in self._parameters]
+        self._positional = sum(kind <= ParameterKind.POSITIONAL_OR_KEYWORD for kind in kinds)
+        self._star = _index(kinds, ParameterKind.VAR_POSITIONAL)
+        self._star_star = _index(kinds, ParameterKind.VAR_KEYWORD)
+        self._by_name = {
+            parameter.name: index
+            for index, parameter in enumerate(self._parameters)
+            if parameter.kind in (ParameterKind.POSITIONAL_OR_KEYWORD, ParameterKind.KEYWORD_ONLY)
+        }
+        self._names = frozenset(self._by_name)
+        self._uses_segments = any(coder.uses_segments for coder in self._coders)
+
+    # Packing.
+
+    def compile_pack(self) -> Callable[..., Payload]:
+        """``pack(*args, **kwargs)``, to be called as the command is."""
+        out = Source(f"pack the arguments of {self._command}")
+        names = [out.fresh(parameter.name) for parameter in self._parameters]
+        star = names[self._star] if self._star is not None else out.fresh("extra")
+        named = names[self._star_star] if self._star_star is not None else out.fresh("unknown")
+        missing = out.constant(MISSING, "missing")
+        values = ", ".join(name for index, name in enumerate(names) if index not in (self._star, self._star_star))
+        failed = f"{out.constant(self._pack_slowly)}([{values}], {star}, {named})"
+        heads = [f"{names[index]}={missing}" for index in range(self._positional)]
+        keyword_only = [
+            name
+            for name, parameter in zip(names, self._parameters, strict=True)
+            if parameter.kind is ParameterKind.KEYWORD_ONLY
+        ]
+        with out.block(f"def pack({', '.join([*heads, *(['/'] if heads else []), f'*{star}', f'**{named}'])}):"):
+            for name in keyword_only:
+                out.line(f"{name} = {missing}")
+            if self._by_name:
+                with out.block(f"if {named}:"):
+                    for text, index in self._by_name.items():
+                        with out.block(f"if {names[index]} is {missing}:"):
+                            out.line(f"{names[index]} = {named}.pop({text!r}, {missing})")
+                    if self._star_star is not None:
+                        # What is left and is the name of a parameter was given twice.
+                        with out.block(f"if not {out.constant(self._names, 'names')}.isdisjoint({named}):"):
+                            out.line(f"return {failed}")
+            for name, coder in zip(names, self._coders, strict=True):
+                if isinstance(coder, CollectionCoder) and coder.one_shot:
+                    out.line(f"{name} = {out.constant(listed)}({name})")
+            with out.block("try:"):
+                refused = [extra for extra in (star, named) if extra not in names]
+                if refused:
+                    with out.block(f"if {' or '.join(refused)}:"):
+                        out.line("raise misfit")
+                if self._uses_segments:
+                    out.line("segments = []")
+                self._emit_pack(out, names, missing)
+            with out.block("except Exception:"):
+                out.line("pass")
+            out.line(f"return {failed}")
+        return out.build("pack")
+
+    def _emit_pack(self, out: Source, names: list[str], missing: str) -> None:
+        outcomes: list[str] = []
+        optional: set[int] = set()
+        for index, (parameter, name, coder) in enumerate(zip(self._parameters, names, self._coders, strict=True)):
+            if parameter.required:
+                outcomes.append(coder.emit(out, "pack", name))  # MISSING fits no type
+                continue
+            optional.add(index)
+            variadic = index in (self._star, self._star_star)
+            with out.block(f"if {name}:" if variadic else f"if {name} is not {missing}:"):
+                outcome = coder.emit(out, "pack", name)
+                if variadic or outcome != name:
+                    out.line(f"{(converted := out.fresh())} = {outcome}")
+                    outcome = converted
+            if outcome != name:
+                with out.block("else:"):
+                    out.line(f"{outcome} = {missing}")
+            outcomes.append(outcome)
+        value = self._emit_given(out, outcomes, optional, missing) if optional else _tuple(outcomes)
+        bounded = all(coder.bounded for coder in self._coders)
+        emit_packed(out, value, bounded=bounded, segments=self._uses_segments)
+
+    def _emit_given(self, out: Source, outcomes: list[str], optional: set[int], missing: str) -> str:
+        """Writes the choice between an array of the first arguments, for each length it can have, and a map."""
+        value, total = out.fresh(), len(outcomes)
+        lengths = [total, *(index for index in range(total - 1, -1, -1) if optional.issuperset(range(index, total)))]
+        for length in lengths:
+            tests = [f"{outcomes[index]} is not {missing}" for index in range(length) if index in optional]
+            tests += [f"{outcomes[index]} is {missing}" for index in range(length, total)]
+            head = f"{'if' if length == total else 'elif'} {' and '.join(tests)}:"
+            # A single optional parameter is either given or not.
+            with out.block("else:" if len(optional) == 1 and length < total else head):
+                out.line(f"{value} = {_tuple(outcomes[:length])}")
+        if len(optional) > 1 or len(lengths) == 1:
+            with out.block("else:"):
+                out.line(f"{value} = {{i: v for i, v in enumerate({_tuple(outcomes)}) if v is not {missing}}}")
+        return value
+
+    def _pack_slowly(self, values: list[object], star: tuple[object, ...], named: dict[str, object]) -> Payload:
+        """The walk over the arguments: finds all that is wrong with them, or packs what the source left to it."""
+        if self._star is not None:
+            values.insert(self._star, star or MISSING)
+        if self._star_star is not None:
+            values.insert(self._star_star, named or MISSING)
+        faults = _Faults(self._command)
+        self._check_binding(faults, values, star, named)
+        packed: dict[int, object] = {}
+        packing = Packing()
+        for index, (parameter, coder, value) in enumerate(zip(self._parameters, self._coders, values, strict=True)):
+            if value is not MISSING:
+                try:
+                    packed[index] = coder.pack(value, packing)
+                except Fault as fault:
+                    faults.add_fault(parameter.name, fault)
+            elif parameter.required:
+                faults.add_missing(parameter.name)
+        faults.raise_any()
+        dense = list(packed) == list(range(len(packed)))
+        try:
+            body = pack_body(list(packed.values()) if dense else packed)
+        except Fault as fault:
+            faults.add(ArgumentValueError, f"the arguments: expected {fault.expected}, got {fault.got}")
+            raise faults.error() from None
+        return packing.payload(body)
+
+    def _check_binding(
+        self, faults: _Faults, values: list[object], star: tuple[object, ...], named: dict[str, object]
+    ) -> None:
+        if star and self._star is None:
+            count = self._positional + len(star)
+            taken = "1 positional argument" if self._positional == 1 else f"{self._positional} positional arguments"
+            faults.add(ArgumentTypeError, f"takes {taken}, {count} {'was' if count == 1 else 'were'} given")
+        for name in named:
+            index = self._by_name.get(name)
+            if index is not None:
+                faults.add(ArgumentTypeError, f"argument {name!r} was given twice")
+            elif self._star_star is None:
+                positional = any(parameter.name == name for parameter in self._parameters[: self._positional])
+                faults.add(
+                    ArgumentTypeError,
+                    f"argument {name!r} is positional-only and was given by name"
+                    if positional
+                    else f"unknown argument {short(name)}",
+                )
+
+    # Unpacking.
+
+    def compile_unpack(self) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
+        """``unpack(payload)``: the args and kwargs for the handler."""
+        out = Source(f"unpack the arguments of {self._command}")
+        slow = out.constant(self._unpack_slowly)
+        with out.block("def unpack(payload):"):
+            with out.block("try:"):
+                if self._parameters:
+                    self._emit_unpack(out)
+                else:
+                    with out.block(r"if payload == b'\x90':"):
+                        out.line("return (), {}")
+            with out.block("except Exception:"):
+                out.line("pass")
+            out.line(f"return {slow}(payload)")
+        return out.build("unpack")
+
+    def _emit_unpack(self, out: Source) -> None:
+        total, missing = len(self._parameters), out.constant(MISSING, "missing")
+        required = all(parameter.required for parameter in self._parameters)
+        bare = all(coder.bare for coder in self._coders)
+        data = emit_unpacked(out, bare=bare, any_key=not required, segments=self._uses_segments)
+        before = [out.fresh(parameter.name) for parameter in self._parameters]
+        count = out.assign(f"len({data}) if type({data}) is list else -1")
+        least = max((index for index, parameter in enumerate(self._parameters, 1) if parameter.required), default=0)
+        head = "if"
+        for length in range(total, least - 1, -1):
+            with out.block(f"{head} {count} == {length}:"):
+                if length:
+                    out.line(f"{_tuple(before[:length])} = {data}")
+                if length < total:
+                    out.line(f"{' = '.join(before[length:])} = {missing}")
+            head = "elif"
+        with out.block(f"elif {count} < 0:"):
+            out.line(f"{_tuple(before)} = {out.constant(self._spread)}({data})")
+        with out.block("else:"):
+            out.line("raise misfit")
+        after: list[str] = []
+        for parameter, name, coder in zip(self._parameters, before, self._coders, strict=True):
+            with nullcontext() if parameter.required else out.block(f"if {name} is not {missing}:"):
+                outcome = coder.emit(out, "unpack", name)
+                if not parameter.required and outcome != name:
+                    out.line(f"{name} = {outcome}")
+            after.append(outcome if parameter.required else name)
+        if self._uses_segments:
+            out.line("segments.finish()")
+        self._emit_binding(out, after, count, missing)
+
+    def _emit_binding(self, out: Source, values: list[str], count: str, missing: str) -> None:
+        """Writes the args and kwargs that bind `values`."""
+        args = _tuple(values[: self._positional])
+        if not all(parameter.required for parameter in self._parameters[: self._positional]):
+            if self._positional == len(values):
+                with out.block(f"if {count} == {len(values)}:"):
+                    out.line(f"return {args}, {{}}")
+            with out.block(f"if {count} < 0:"):
+                out.line(f"return {out.constant(self._assemble)}({_tuple(values)})")
+            args += f"[:{count}]"
+        if self._star is not None:
+            star = values[self._star]
+            args = f"{args} + {star} if {star} is not {missing} else {args}"
+        if self._positional == len(values):
+            out.line(f"return {args}, {{}}")
+            return
+        kwargs = out.assign("{}")
+        for parameter, value in zip(self._parameters, values, strict=True):
+            if parameter.kind < ParameterKind.KEYWORD_ONLY:
+                continue
+            with nullcontext() if parameter.required else out.block(f"if {value} is not {missing}:"):
+                if parameter.kind is ParameterKind.KEYWORD_ONLY:
+                    out.line(f"{kwargs}[{parameter.name!r}] = {value}")
+                else:
+                    with out.block(f"if not {out.constant(self._names, 'names')}.isdisjoint({value}):"):
+                        out.line("raise misfit")
+                    out.line(f"{kwargs}.update({value})")
+        out.line(f"return ({args}), {kwargs}")
+
+    def _spread(self, data: object) -> list[object]:
+        """The arguments by number, with MISSING where there is none."""
+        if type(data) is not dict:
+            raise Fault("an array or a map of arguments", f"{short(data)}")
+        values: list[object] = [MISSING] * len(self._parameters)
+        for index, value in data.items():
+            if type(index) is not int or not 0 <= index < len(values):
+                raise Fault("numbers of parameters", f"a parameter {short(index)}")
+            values[index] = value
+        return values
+
+    def _assemble(self, values: tuple[object, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The args and kwargs that bind `values` to the parameters."""
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        gap = False
+        for parameter, value in zip(self._parameters, values, strict=True):
+            if value is MISSING:
+                gap = True
+            elif parameter.kind is ParameterKind.VAR_KEYWORD:
+                assert isinstance(value, dict)
+                for name, item in value.items():
+                    if name in self._by_name:
+                        raise Fault("names of no parameter", f"{short(name)}")
+                    kwargs[name] = item
+            elif parameter.kind is ParameterKind.KEYWORD_ONLY or (
+                gap and parameter.kind is ParameterKind.POSITIONAL_OR_KEYWORD
+            ):
+                kwargs[parameter.name] = value
+            elif gap:
+                raise Fault("the arguments before it", f"{parameter.name!r} alone")
+            elif parameter.kind is ParameterKind.VAR_POSITIONAL:
+                assert isinstance(value, tuple)
+                args += value
+            else:
+                args.append(value)
+        return tuple(args), kwargs
+
+    def _unpack_slowly(self, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The walk over a payload. Finds what is wrong with it; ArgumentError is all that it raises."""
+        faults = _Faults(self._command)
+        try:
+            data, segments = open_payload(payload)
+            if type(data) is list:
+                if len(data) > len(self._parameters):
+                    raise Fault(f"at most {len(self._parameters)} arguments", f"{len(data)}")
+                values: list[object] = data + [MISSING] * (len(self._parameters) - len(data))
+            else:
+                values = self._spread(data)
+            self._unpack_each(values, segments, faults)
+            faults.raise_any()
+            segments.finish()
+            return self._assemble(tuple(values))
+        except Fault as fault:
+            faults.add(
+                ArgumentTypeError if fault.is_type else ArgumentValueError,
+                f"the arguments: expected {fault.expected}, got {fault.got}",
+            )
+            raise faults.error() from None
+
+    def _unpack_each(self, values: list[object], segments: SegmentReader, faults: _Faults) -> None:
+        for index, (parameter, coder) in enumerate(zip(self._parameters, self._coders, strict=True)):
+            if values[index] is not MISSING:
+                try:
+                    values[index] = coder.unpack(values[index], segments)
+                except Fault as fault:
+                    faults.add_fault(parameter.name, fault)
+            elif parameter.required:
+                faults.add_missing(parameter.name)
+
+
+class _Faults:
+    """Collects everything that is wrong with one call."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._faults: list[tuple[type[ArgumentError], str]] = []
+
+    def add(self, kind: type[ArgumentError], text: str) -> None:
+        self._faults.append((kind, text))
+
+    def add_missing(self, name: str) -> None:
+        self.add(ArgumentMissing, f"argument {name!r} is missing")
+
+    def add_fault(self, name: str, fault: Fault) -> None:
+        kind = ArgumentTypeError if fault.is_type else ArgumentValueError
+        self.add(kind, f"argument {name!r}{cut(fault.path)}: expected {fault.expected}, got {fault.got}")
+
+    def raise_any(self) -> None:
+        if self._faults:
+            raise self.error()
+
+    def error(self) -> ArgumentError:
+        """The one error for all the faults."""
+        kinds = {kind for kind, _ in self._faults}
+        worst = next(kind for kind in (ArgumentTypeError, ArgumentMissing, ArgumentValueError) if kind in kinds)
+        texts = [text for _, text in self._faults]
+        if len(texts) == 1:
+            return worst(f"{self._command}: {texts[0]}")
+        more = [f"- and {len(texts) - MAX_FAULTS} more"] if len(texts) > MAX_FAULTS else []
+        lines = [f"{self._command}: {len(texts)} faults", *(f"- {text}" for text in texts[:MAX_FAULTS]), *more]
+        return worst("\n".join(lines))
+
+
+def _coder(parameter: Parameter, coders: Coders) -> Coder:
+    """The coder of what travels for a parameter: all of it for a variadic one."""
+    if parameter.kind is ParameterKind.VAR_POSITIONAL:
+        return coders.of(CollectionNode("tuple", parameter.node))
+    if parameter.kind is ParameterKind.VAR_KEYWORD:
+        return coders.of(MappingNode("dict", ScalarNode("str"), parameter.node))
+    return coders.of(parameter.node)
+
+
+def _index(kinds: list[ParameterKind], kind: ParameterKind) -> int | None:
+    return kinds.index(kind) if kind in kinds else None
+
+
+def _tuple(names: list[str]) -> str:
+    return f"({', '.join(names)}{',' if names else ''})"

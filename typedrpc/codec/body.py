@@ -1,0 +1,241 @@
+"""Bytes: everything that the package knows of msgpack itself, its extension types, and the segments beside a body.
+
+No packer is ever shared: whoever packs takes one out of the pool and puts it back after success, so a packer that
+another thread, a hook or a finalizer finds in the pool is idle, and one that raised in mid-value is never used again.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence, Sized
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final, NamedTuple, TypeAlias, cast
+
+import msgpack  # type: ignore[import-untyped]  # it ships no types
+
+from typedrpc.codec.faults import Fault, Misfit, cut
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+SEGMENT_THRESHOLD: Final = 65536
+"""From this many bytes on a ``bytes`` value travels beside the body instead of in it."""
+
+MAX_SEGMENTS: Final = 4096
+"""Segments that a payload may have; further large values travel in the body."""
+
+EXT_INT: Final = 1
+EXT_DATETIME: Final = 2
+EXT_SEGMENT: Final = 3
+
+_NAIVE = struct.Struct(">HBBBBBBI")
+_AWARE = struct.Struct(">HBBBBBBIq")
+_INDEX = struct.Struct(">I")
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Segmented(NamedTuple):
+    """A body, and the values of `SEGMENT_THRESHOLD` bytes and more that travel beside it, by their index."""
+
+    body: Buffer
+    segments: list[Buffer]
+
+
+Payload: TypeAlias = "Buffer | Segmented"
+
+
+class CodecError(ValueError):
+    """A result does not fit its annotation, or what a peer sent cannot be read.
+
+    Attributes:
+        command: The command, ``"Store.put"``; empty for the protocol's own messages.
+        path: From the result to the value: ``"result[3].price"``.
+        expected: What should be there.
+        got: What is there.
+    """
+
+    def __init__(self, command: str, path: str, expected: str, got: str) -> None:
+        self.command = command
+        self.path = path
+        self.expected = expected
+        self.got = got
+        super().__init__(command, path, expected, got)
+
+    def __str__(self) -> str:
+        where = f"{self.command}: {self.path}" if self.command else self.path
+        return f"{where}: expected {self.expected}, got {self.got}"
+
+
+class Segment(NamedTuple):
+    """Stands in an unpacked body for the segment with this number."""
+
+    number: int
+
+
+class UnknownExtension:
+    """Stands in an unpacked body for an extension that is malformed or unknown. Fits no type."""
+
+    __slots__ = ()
+
+
+UNKNOWN = UnknownExtension()
+
+
+def pack_hook(value: object) -> object:
+    """What msgpack cannot pack itself: ints beyond 64 bits, and datetimes."""
+    if type(value) is int:
+        return msgpack.ExtType(EXT_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    if type(value) is datetime:
+        return pack_datetime(value)
+    raise Misfit
+
+
+def pack_datetime(value: datetime) -> object:
+    """The extension for a datetime: its own fields, and the offset from UTC if it has one."""
+    fields = (value.year, value.month, value.day, value.hour, value.minute, value.second, value.fold, value.microsecond)
+    offset = value.utcoffset()
+    if offset is None:
+        return msgpack.ExtType(EXT_DATETIME, _NAIVE.pack(*fields))
+    return msgpack.ExtType(EXT_DATETIME, _AWARE.pack(*fields, offset // _MICROSECOND))
+
+
+def unpack_hook(code: int, data: bytes) -> object:
+    """The value of an extension. Never raises: what cannot be read becomes `UNKNOWN`, which fits no type."""
+    if code == EXT_INT and data:
+        return int.from_bytes(data, "big", signed=True)
+    if code == EXT_DATETIME:
+        return _unpack_datetime(data)
+    if code == EXT_SEGMENT and len(data) == _INDEX.size:
+        return Segment(*_INDEX.unpack(data))
+    return UNKNOWN
+
+
+def _unpack_datetime(data: bytes) -> object:
+    zone = None
+    try:
+        if len(data) == _NAIVE.size:
+            year, month, day, hour, minute, second, fold, microsecond = _NAIVE.unpack(data)
+        else:
+            year, month, day, hour, minute, second, fold, microsecond, offset = _AWARE.unpack(data)
+            zone = timezone(timedelta(microseconds=offset))
+        return datetime(year, month, day, hour, minute, second, microsecond, zone, fold=fold)
+    except (ValueError, OverflowError, struct.error):
+        return UNKNOWN
+
+
+def segment_mark(index: int) -> object:
+    """What stands in the body for the segment with this index."""
+    return msgpack.ExtType(EXT_SEGMENT, _INDEX.pack(index))
+
+
+def segment(value: bytes, segments: list[Buffer]) -> object:
+    """Puts a large value beside the body, as long as there is room. Returns what stands for it in the body."""
+    if len(segments) >= MAX_SEGMENTS:
+        return value
+    segments.append(value)
+    return segment_mark(len(segments) - 1)
+
+
+class Packing:
+    """What a walk keeps while it packs the values of one payload.
+
+    Attributes:
+        segments: The values that travel beside the body, so far.
+    """
+
+    __slots__ = ("_read", "segments")
+
+    def __init__(self) -> None:
+        self.segments: list[Buffer] = []
+        self._read: dict[int, tuple[object, list[object]]] = {}
+
+    def items(self, iterable: Iterable[object]) -> Iterable[object]:
+        """The items of `iterable`, the same ones each time it is asked for: members of a union are tried in turn."""
+        if isinstance(iterable, Sized):
+            return iterable
+        # The entry keeps the iterable alive, so its id stays its own.
+        if id(iterable) not in self._read:
+            self._read[id(iterable)] = (iterable, [*iterable])
+        return self._read[id(iterable)][1]
+
+    def payload(self, body: bytes) -> Payload:
+        """The payload with this body."""
+        return Segmented(body, self.segments) if self.segments else body
+
+
+class SegmentReader:
+    """The segments of one payload, each to be used once."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, segments: Sequence[Buffer]) -> None:
+        self._left = dict(enumerate(segments))
+
+    def take(self, data: object) -> bytes:
+        """The bytes that `data` stands for.
+
+        Raises:
+            Fault: It stands for no segment, or for one that was used before.
+        """
+        if type(data) is not Segment:
+            raise Misfit
+        try:
+            return bytes(self._left.pop(data.number))
+        except KeyError:
+            raise Fault("bytes", f"segment {data.number}, which is not there", is_type=False) from None
+
+    def finish(self) -> None:
+        """Raises Fault if a segment was not used."""
+        if self._left:
+            raise Fault("no further segment", f"{len(self._left)} that nothing refers to", is_type=False)
+
+
+NO_SEGMENTS = SegmentReader(())
+
+# Idle packers, as their bound `pack`. list.pop and list.append are atomic, with and without a GIL.
+_idle: list[Callable[[Any], bytes]] = []
+take_packer = _idle.pop
+give_packer = _idle.append
+unpackb = cast("Callable[..., Any]", msgpack.unpackb)
+
+
+def new_packer() -> Callable[[Any], bytes]:
+    """The `pack` of a packer of its own."""
+    return cast("Callable[[Any], bytes]", msgpack.Packer(default=pack_hook, autoreset=True).pack)
+
+
+def pack_body(value: object) -> bytes:
+    """The bytes of data that the walk has made.
+
+    Raises:
+        Fault: msgpack refuses: a length beyond 32 bits, say.
+    """
+    try:
+        packer = take_packer()
+    except IndexError:
+        packer = new_packer()
+    try:
+        body = packer(value)
+    except Exception as error:
+        raise Fault("a value that msgpack can hold", f"{type(error).__name__}: {error}", is_type=False) from error
+    if len(body) < SEGMENT_THRESHOLD:
+        give_packer(packer)
+    return body
+
+
+def unpack_body(body: object) -> object:
+    """The data in the bytes of a peer.
+
+    Raises:
+        Fault: The bytes are not those of one msgpack value.
+    """
+    try:
+        return unpackb(body, strict_map_key=False, ext_hook=unpack_hook)
+    except Exception as error:
+        raise Fault("one msgpack value", f"{type(error).__name__}: {cut(str(error))}", is_type=False) from error
+
+
+def open_payload(payload: Payload) -> tuple[object, SegmentReader]:
+    """The data of a payload and the reader of its segments. Raises Fault as `unpack_body` does."""
+    if isinstance(payload, Segmented):
+        return unpack_body(payload.body), SegmentReader(payload.segments)
+    return unpack_body(payload), NO_SEGMENTS

@@ -1,0 +1,76 @@
+"""The codec of one command: four functions, each generated when it is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from typedrpc.codec.arguments import ArgumentsCoder
+from typedrpc.codec.base import Coders
+from typedrpc.codec.body import Payload
+from typedrpc.codec.result import ResultCoder
+from typedrpc.schema import Signature
+
+
+class CommandCodec:
+    """Turns the arguments and the result of one command into payloads and back.
+
+    Making one compiles nothing. The four functions may be called from any thread, and from within each other.
+
+    Args:
+        command: The command's name for error texts, ``"Store.put"``.
+        signature: Its signature; the classes behind its nodes have to be there, so not one that came from a peer.
+    """
+
+    def __init__(self, command: str, signature: Signature) -> None:
+        self.command = command
+        self.signature = signature
+
+    @cached_property
+    def _coders(self) -> Coders:
+        return Coders()
+
+    @cached_property
+    def _arguments(self) -> ArgumentsCoder:
+        return ArgumentsCoder(self.command, self.signature, self._coders)
+
+    @cached_property
+    def _result(self) -> ResultCoder:
+        return ResultCoder(self.command, self.signature, self._coders)
+
+    @cached_property
+    def pack_arguments(self) -> Callable[..., Payload]:
+        """Call it as the command is called: ``pack_arguments(*args, **kwargs)``.
+
+        Raises:
+            ArgumentTypeError, ArgumentValueError, ArgumentMissing: The arguments do not fit; all faults in one error.
+        """
+        return self._arguments.compile_pack()
+
+    @cached_property
+    def unpack_arguments(self) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
+        """``unpack_arguments(payload)`` gives ``args, kwargs`` for the handler.
+
+        Raises:
+            ArgumentError: The payload holds no arguments of this command. Nothing else is raised, whatever it holds.
+        """
+        return self._arguments.compile_unpack()
+
+    @cached_property
+    def pack_result(self) -> Callable[[Any], Payload]:
+        """``pack_result(value)``.
+
+        Raises:
+            CodecError: The value does not fit the annotation of the result.
+        """
+        return self._result.compile_pack()
+
+    @cached_property
+    def unpack_result(self) -> Callable[[Payload], Any]:
+        """``unpack_result(payload)``.
+
+        Raises:
+            CodecError: The payload holds no result of this command. Nothing else is raised, whatever it holds.
+        """
+        return self._result.compile_unpack()

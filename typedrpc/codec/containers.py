@@ -1,0 +1,302 @@
+"""Coders of collections, tuples and mappings."""
+
+from __future__ import annotations
+
+import collections.abc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from typedrpc.codec.base import Coder, Coders, coder_for
+from typedrpc.codec.body import Packing, SegmentReader, pack_body
+from typedrpc.codec.faults import Fault, index_step, short, type_name
+from typedrpc.codec.source import Source, Way
+from typedrpc.schema import CollectionNode, MappingNode, TupleNode
+
+ABSTRACT = 2000
+
+
+class _Collection(NamedTuple):
+    sends: tuple[type, ...]
+    accepts: type
+    makes: type
+
+
+COLLECTION_TYPES: Mapping[str, _Collection] = {
+    "list": _Collection((list,), list, list),
+    "tuple": _Collection((tuple,), tuple, tuple),
+    "set": _Collection((set,), set, set),
+    "frozenset": _Collection((frozenset,), frozenset, frozenset),
+    "Sequence": _Collection((list, tuple), collections.abc.Sequence, list),
+    "MutableSequence": _Collection((list,), collections.abc.MutableSequence, list),
+    "Collection": _Collection((list, tuple), collections.abc.Collection, list),
+    "Iterable": _Collection((list, tuple), collections.abc.Iterable, list),
+    "AbstractSet": _Collection((set, frozenset), collections.abc.Set, set),
+    "MutableSet": _Collection((set,), collections.abc.MutableSet, set),
+}
+MAPPING_TYPES: Mapping[str, type] = {
+    "dict": dict,
+    "Mapping": collections.abc.Mapping,
+    "MutableMapping": collections.abc.MutableMapping,
+}
+
+
+def listed(value: object) -> object:
+    """The items of an iterable that may be gone after one look, in a list; any other value as it is.
+
+    Generated code calls it on the arguments for ``Iterable``, so that the walk finds what the source has seen.
+    """
+    if isinstance(value, collections.abc.Iterable) and not isinstance(value, collections.abc.Sized):
+        return list(value)
+    return value
+
+
+def distinct(packed: Iterable[object]) -> bool:
+    """Whether no two of the values that the walk has packed are the same.
+
+    Instances of a subclass may differ where their bases do not.
+    """
+    bodies = [pack_body(value) for value in packed]
+    return len(set(bodies)) == len(bodies)
+
+
+def emit_type_test(out: Source, var: str, types: Iterable[type]) -> None:
+    """Writes the code that leaves a value of none of these exact types to the walk."""
+    tests = (f"type({var}) is not {out.constant(kind)}" for kind in sorted(types, key=lambda kind: kind.__name__))
+    with out.block(f"if {' and '.join(tests)}:"):
+        out.line("raise misfit")
+
+
+@coder_for(CollectionNode)
+class CollectionCoder(Coder):
+    """A collection travels as an array. What iterates but is none of the builtins is made a list first."""
+
+    wire = frozenset({list})
+
+    def __init__(self, node: CollectionNode, coders: Coders) -> None:
+        super().__init__(node, coders)
+        self._item = coders.of(node.item)
+        self._collection = COLLECTION_TYPES[node.kind]
+        self._is_set = issubclass(self._collection.makes, set | frozenset)
+        self.sends = frozenset(self._collection.sends)
+        self.uses_segments = self._item.uses_segments
+        self.one_shot = node.kind == "Iterable"
+
+    def accepts(self, kind: type) -> int | None:
+        if self._collection.accepts is self._collection.makes:
+            return super().accepts(kind)
+        return ABSTRACT if issubclass(kind, self._collection.accepts) else None
+
+    def _step(self, index: int, value: object) -> str:
+        return f"{{{short(value)[:60]}}}" if self._is_set else f"[{index}]"
+
+    def pack(self, value: Any, packing: Packing) -> object:
+        if self.accepts(type(value)) is None:
+            raise self.misfit(value)
+        packed = []
+        for index, item in enumerate(packing.items(value)):
+            try:
+                packed.append(self._item.pack(item, packing))
+            except Fault as fault:
+                raise fault.within(self._step(index, item)) from None
+        if self._is_set and not distinct(packed):
+            raise Fault(self.node, "two elements that become one", is_type=False)
+        return packed
+
+    def unpack(self, data: object, segments: SegmentReader) -> object:
+        if type(data) is not list:
+            raise self.misfit(data)
+        items = []
+        for index, item in enumerate(data):
+            try:
+                items.append(self._item.unpack(item, segments))
+            except Fault as fault:
+                raise fault.within(self._step(index, item)) from None
+        if self._collection.makes is list:
+            return items
+        value = self._make(items)
+        if self._is_set and len(value) != len(items):
+            raise Fault(self.node, "two elements that become one", is_type=False)
+        return value
+
+    def _make(self, items: list[object]) -> Any:
+        try:
+            return self._collection.makes(items)
+        except Exception as error:  # hashing and comparing may be anybody's code
+            raise Fault(self.node, f"{type(error).__name__}: {error}", is_type=False) from error
+
+    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
+        if way == "pack":
+            if not typed:
+                emit_type_test(out, var, self.sends)
+            if self._is_set:
+                var = out.assign(f"[*{var}]")
+            return self._item.emit_column(out, way, var)
+        if not typed:
+            emit_type_test(out, var, self.wire)
+        items = self._item.emit_column(out, way, var)
+        if self._collection.makes is list:
+            return items
+        value = out.assign(f"{self._collection.makes.__name__}({items})")
+        if self._is_set:
+            with out.block(f"if len({value}) != len({var}):"):
+                out.line("raise misfit")
+        return value
+
+
+@coder_for(TupleNode)
+class TupleCoder(Coder):
+    """A tuple of fixed length travels as an array of that length."""
+
+    sends = frozenset({tuple})
+    wire = frozenset({list})
+
+    def __init__(self, node: TupleNode, coders: Coders) -> None:
+        super().__init__(node, coders)
+        self._items = [coders.of(item) for item in node.items]
+        self.bounded = all(item.bounded for item in self._items)
+        self.bare = all(item.bare for item in self._items)
+        self.uses_segments = any(item.uses_segments for item in self._items)
+
+    def _check(self, value: object, kind: type) -> Any:
+        if not issubclass(type(value), kind):
+            raise self.misfit(value)
+        assert isinstance(value, tuple | list)
+        if len(value) != len(self._items):
+            raise Fault(self.node, f"{type_name(value)} of {len(value)} items")
+        return value
+
+    def pack(self, value: object, packing: Packing) -> object:
+        return walk_row(self._items, self._check(value, tuple), lambda coder, item: coder.pack(item, packing))
+
+    def unpack(self, data: object, segments: SegmentReader) -> object:
+        return tuple(walk_row(self._items, self._check(data, list), lambda coder, item: coder.unpack(item, segments)))
+
+    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
+        if not typed:
+            emit_type_test(out, var, self.sends if way == "pack" else self.wire)
+        with out.block(f"if len({var}) != {len(self._items)}:"):
+            out.line("raise misfit")
+        if not self._items:
+            return out.assign("()")
+        before = [out.fresh() for _ in self._items]
+        out.line(f"{', '.join(before)}, = {var}")
+        after = [coder.emit(out, way, item) for coder, item in zip(self._items, before, strict=True)]
+        if way == "pack" and before == after:
+            return var
+        return out.assign(f"({', '.join(after)},)")
+
+
+def walk_row(coders: Sequence[Coder], row: Sequence[object], step: Callable[[Coder, Any], object]) -> list[object]:
+    """The walk over a tuple: one coder for each place."""
+    walked = []
+    for index, (coder, item) in enumerate(zip(coders, row, strict=True)):
+        try:
+            walked.append(step(coder, item))
+        except Fault as fault:
+            raise fault.within(f"[{index}]") from None
+    return walked
+
+
+@coder_for(MappingNode)
+class MappingCoder(Coder):
+    """A mapping travels as a map, or as an array of pairs where its keys cannot be those of a map."""
+
+    def __init__(self, node: MappingNode, coders: Coders) -> None:
+        super().__init__(node, coders)
+        key = coders.of(node.key)
+        self._pairs = not key.map_key
+        self._key = key if self._pairs else key.as_key()
+        self._value = coders.of(node.value)
+        self._accepts = MAPPING_TYPES[node.kind]
+        self.sends = frozenset({dict})
+        self.wire = frozenset({list if self._pairs else dict})
+        self.uses_segments = self._key.uses_segments or self._value.uses_segments
+
+    def accepts(self, kind: type) -> int | None:
+        if self._accepts is dict:
+            return super().accepts(kind)
+        return ABSTRACT if issubclass(kind, self._accepts) else None
+
+    def pack(self, value: Any, packing: Packing) -> object:
+        if self.accepts(type(value)) is None:
+            raise self.misfit(value)
+        return self._collect(
+            [self._pair(key, item, lambda coder, part: coder.pack(part, packing)) for key, item in value.items()],
+            as_pairs=self._pairs,
+        )
+
+    def unpack(self, data: Any, segments: SegmentReader) -> object:
+        if type(data) not in self.wire:
+            raise self.misfit(data)
+        pairs = data if self._pairs else data.items()
+        if self._pairs and not all(type(pair) is list and len(pair) == 2 for pair in pairs):
+            raise Fault(self.node, "an array of something else than pairs")
+        return self._collect(
+            [self._pair(key, item, lambda coder, part: coder.unpack(part, segments)) for key, item in pairs],
+            as_pairs=False,
+        )
+
+    def _pair(self, key: object, item: object, step: Callable[[Coder, object], object]) -> tuple[object, object]:
+        try:
+            walked = step(self._key, key)
+        except Fault as fault:
+            raise fault.within(f"[key {short(key)[:60]}]") from None
+        try:
+            return walked, step(self._value, item)
+        except Fault as fault:
+            raise fault.within(index_step(key)) from None
+
+    def _collect(self, pairs: list[tuple[object, object]], *, as_pairs: bool) -> object:
+        if as_pairs:
+            if not distinct([key for key, _ in pairs]):
+                raise Fault(self.node, "two keys that become one", is_type=False)
+            return pairs
+        try:
+            collected = dict(pairs)
+        except Exception as error:  # hashing and comparing may be anybody's code
+            raise Fault(self.node, f"{type(error).__name__}: {error}", is_type=False) from error
+        if len(collected) != len(pairs):
+            raise Fault(self.node, "two keys that become one", is_type=False)
+        return collected
+
+    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
+        if not typed:
+            emit_type_test(out, var, self.sends if way == "pack" else self.wire)
+        if self._pairs and way == "unpack":
+            return self._emit_pairs(out, var)
+        key_types, value_types = self._key.exact(way), self._value.exact(way)
+        if self._pairs or not key_types or not value_types:
+            return self._emit_items(out, way, var)
+        lenient = self._key.lenient or self._value.lenient
+        result = out.assign(var) if lenient else var
+        tests = f"{{*map(type, {var})}} <= {out.types(key_types)}"
+        tests += f" and {{*map(type, {var}.values())}} <= {out.types(value_types)}"
+        with out.block(f"if not ({tests}):"):
+            out.line(f"{result} = {self._emit_items(out, way, var)}" if lenient else "raise misfit")
+        return result
+
+    def _emit_items(self, out: Source, way: Way, var: str) -> str:
+        """Writes a loop over the items of a dict. The outcome is `var` where none is converted."""
+        result, key, item, before = out.fresh(), out.fresh(), out.fresh(), out.mark()
+        with out.block(f"for {key}, {item} in {var}.items():"):
+            outcome = (self._key.emit(out, way, key), self._value.emit(out, way, item))
+            if self._pairs:
+                out.line(f"{result}.append(({', '.join(outcome)}))")
+            elif outcome == (key, item):
+                return var
+            else:
+                out.line(f"{result}[{outcome[0]}] = {outcome[1]}")
+        out.insert(before, f"{result} = {'[]' if self._pairs else '{}'}")
+        return result
+
+    def _emit_pairs(self, out: Source, var: str) -> str:
+        """Writes a loop over pairs that have arrived."""
+        result, pair, key, item = out.assign("{}"), out.fresh(), out.fresh(), out.fresh()
+        with out.block(f"for {pair} in {var}:"):
+            emit_type_test(out, pair, self.wire)
+            out.line(f"{key}, {item} = {pair}")
+            outcome = (self._key.emit(out, "unpack", key), self._value.emit(out, "unpack", item))
+            out.line(f"{result}[{outcome[0]}] = {outcome[1]}")
+        with out.block(f"if len({result}) != len({var}):"):
+            out.line("raise misfit")
+        return result

@@ -1,0 +1,81 @@
+"""The result of a call: checked and packed, and back. Its payload is the value alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from typedrpc.codec.base import Coders
+from typedrpc.codec.body import CodecError, Packing, Payload, open_payload, pack_body
+from typedrpc.codec.containers import CollectionCoder, listed
+from typedrpc.codec.faults import Fault, cut
+from typedrpc.codec.source import Source, emit_packed, emit_unpacked
+from typedrpc.schema import NONE, Signature
+
+
+class ResultCoder:
+    """Packs and unpacks the results of one command."""
+
+    def __init__(self, command: str, signature: Signature, coders: Coders) -> None:
+        self._command = command
+        self._is_none = signature.result == NONE
+        self._coder = coders.of(signature.result)
+
+    def compile_pack(self) -> Callable[[Any], Payload]:
+        """``pack(value)``, which raises CodecError where the value does not fit the annotation."""
+        out = Source(f"pack the result of {self._command}")
+        with out.block("def pack(value):"):
+            if self._is_none:
+                with out.block("if value is None:"):
+                    out.line(r"return b'\xc0'")
+            else:
+                if isinstance(self._coder, CollectionCoder) and self._coder.one_shot:
+                    out.line(f"value = {out.constant(listed)}(value)")
+                with out.block("try:"):
+                    if self._coder.uses_segments:
+                        out.line("segments = []")
+                    packed = self._coder.emit(out, "pack", "value")
+                    emit_packed(out, packed, bounded=self._coder.bounded, segments=self._coder.uses_segments)
+                with out.block("except Exception:"):
+                    out.line("pass")
+            out.line(f"return {out.constant(self._pack_slowly)}(value)")
+        return out.build("pack")
+
+    def compile_unpack(self) -> Callable[[Payload], Any]:
+        """``unpack(payload)``, which raises CodecError where the payload holds no such value."""
+        out = Source(f"unpack the result of {self._command}")
+        with out.block("def unpack(payload):"):
+            if self._is_none:
+                with out.block(r"if payload == b'\xc0':"):
+                    out.line("return None")
+            else:
+                with out.block("try:"):
+                    data = emit_unpacked(out, bare=self._coder.bare, segments=self._coder.uses_segments)
+                    value = self._coder.emit(out, "unpack", data)
+                    if self._coder.uses_segments:
+                        out.line("segments.finish()")
+                    out.line(f"return {value}")
+                with out.block("except Exception:"):
+                    out.line("pass")
+            out.line(f"return {out.constant(self._unpack_slowly)}(payload)")
+        return out.build("unpack")
+
+    def _pack_slowly(self, value: object) -> Payload:
+        packing = Packing()
+        try:
+            body = pack_body(self._coder.pack(value, packing))
+        except Fault as fault:
+            raise self._error(fault) from None
+        return packing.payload(body)
+
+    def _unpack_slowly(self, payload: Payload) -> object:
+        try:
+            data, segments = open_payload(payload)
+            value = self._coder.unpack(data, segments)
+            segments.finish()
+        except Fault as fault:
+            raise self._error(fault) from None
+        return value
+
+    def _error(self, fault: Fault) -> CodecError:
+        return CodecError(self._command, f"result{cut(fault.path)}", fault.expected, fault.got)

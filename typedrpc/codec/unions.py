@@ -1,0 +1,133 @@
+"""The coder of unions: members are told apart by the types of their data, or else by a tag, never by trying."""
+
+from __future__ import annotations
+
+import collections.abc
+
+from typedrpc.codec.base import NO_TYPES, Coder, Coders, coder_for
+from typedrpc.codec.body import Packing, SegmentReader
+from typedrpc.codec.faults import Fault, type_name
+from typedrpc.codec.source import Source, Way
+from typedrpc.schema import UnionNode
+
+
+@coder_for(UnionNode)
+class UnionCoder(Coder):
+    """A union travels as the value alone where that tells which member it is, otherwise as ``[index, value]``."""
+
+    def __init__(self, node: UnionNode, coders: Coders, *, keys: bool = False) -> None:
+        super().__init__(node, coders)
+        self._coders = coders
+        members = [coders.of(member) for member in node.members]
+        self._members = [member.as_key() for member in members] if keys else members
+        self._tagged = _overlap(member.wire for member in self._members)
+        self.sends = _all(member.sends for member in self._members)
+        self.wire = frozenset({list}) if self._tagged else _all(member.wire for member in self._members)
+        self.also_wire = NO_TYPES if self._tagged else _all(member.also_wire for member in self._members)
+        self.uses_segments = any(member.uses_segments for member in self._members)
+        self.map_key = not self._tagged and all(member.map_key for member in self._members)
+        self.bounded = all(member.bounded for member in self._members)
+        self.bare = all(member.bare for member in self._members)
+        self._by_wire = {kind: member for member in reversed(self._members) for kind in member.also_wire}
+        self._by_wire |= {kind: member for member in self._members for kind in member.wire}
+        self.lenient = any(member.lenient for member in self._members)
+
+    def exact(self, way: Way) -> frozenset[type]:
+        exacts = [member.exact(way) for member in self._members]
+        return NO_TYPES if self._tagged or not all(exacts) else _all(exacts)
+
+    def as_key(self) -> Coder:
+        assert isinstance(self.node, UnionNode)
+        return UnionCoder(self.node, self._coders, keys=True)
+
+    def pack(self, value: object, packing: Packing) -> object:
+        kind = type(value)
+        ranked = sorted(
+            (rank, index) for index, member in enumerate(self._members) if (rank := member.accepts(kind)) is not None
+        )
+        if not ranked:
+            raise self.misfit(value)
+        deepest: Fault | None = None
+        for _, index in ranked:
+            used = len(packing.segments)
+            try:
+                packed = self._members[index].pack(value, packing)
+            except Fault as fault:
+                del packing.segments[used:]
+                if deepest is None or fault.depth > deepest.depth:
+                    deepest = fault
+                if self._members[index].decides:
+                    break
+                continue
+            return [index, packed] if self._tagged else packed
+        assert deepest is not None
+        raise deepest if len(ranked) == 1 or deepest.depth else self._none_fits(deepest)
+
+    def _none_fits(self, fault: Fault) -> Fault:
+        return Fault(self.node, fault.got, is_type=fault.is_type)
+
+    def unpack(self, data: object, segments: SegmentReader) -> object:
+        if self._tagged:
+            match data:
+                case [index, value] if type(index) is int and 0 <= index < len(self._members):
+                    return self._members[index].unpack(value, segments)
+                case _:
+                    raise Fault(self.node, f"{type_name(data)} without the index of a member")
+        member = self._by_wire.get(type(data))
+        if member is None:
+            raise self.misfit(data)
+        return member.unpack(data, segments)
+
+    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
+        result, kind = out.fresh(), out.fresh()
+        if way == "unpack" and self._tagged:
+            with out.block(f"if type({var}) is not list:"):
+                out.line("raise misfit")
+            value = out.fresh()
+            out.line(f"{kind}, {value} = {var}")
+            with out.block(f"if type({kind}) is not int:"):
+                out.line("raise misfit")
+            branches = [(f"{kind} == {index}", index) for index in range(len(self._members))]
+        else:
+            value = var
+            out.line(f"{kind} = type({var})")
+            branches = [
+                (" or ".join(f"{kind} is {out.constant(claim)}" for claim in claims), index)
+                for index, claims in enumerate(self._claims(way))
+                if claims
+            ]
+        head = "if"
+        for test, index in branches:
+            with out.block(f"{head} {test}:"):
+                inner = self._members[index].emit(out, way, value, typed=value == var)
+                out.line(f"{result} = ({index}, {inner})" if way == "pack" and self._tagged else f"{result} = {inner}")
+            head = "elif"
+        with out.block("else:" if branches else "if True:"):
+            out.line("raise misfit")
+        return result
+
+    def _claims(self, way: Way) -> list[list[type]]:
+        """For each member, the types of value that the source gives to it without a look at anything else."""
+        firm = [member.sends if way == "pack" else member.wire for member in self._members]
+        soft = [member.also_sends if way == "pack" else member.also_wire for member in self._members]
+        taken = _all(firm)
+        claims: list[list[type]] = []
+        for index, (types, more) in enumerate(zip(firm, soft, strict=True)):
+            # A type that two members could take is left to the walk.
+            others = _all(types for other, types in enumerate(firm) if other != index)
+            rivals = taken | _all(types for other, types in enumerate(soft) if other != index)
+            claims.append(sorted((types - others) | (more - rivals), key=lambda kind: kind.__name__))
+        return claims
+
+
+def _all(sets: collections.abc.Iterable[frozenset[type]]) -> frozenset[type]:
+    return NO_TYPES.union(*sets)
+
+
+def _overlap(sets: collections.abc.Iterable[frozenset[type]]) -> bool:
+    seen: set[type] = set()
+    for types in sets:
+        if seen & types:
+            return True
+        seen |= types
+    return False

@@ -1,0 +1,199 @@
+"""Nodes as plain data that any peer can read, and back.
+
+A node is a string (a scalar, by name) or a list whose first item says what it is::
+
+    ["Literal", [["str", "a"], ["int", "1"], ["bool", "True"], ["bytes", "00ff"]]]      numbers in decimal, bytes in hex
+    [collection, item]           collection: list, tuple (variadic), set, frozenset, Sequence, ... Iterable
+    ["fixed", [item, ...]]       a tuple of fixed length
+    [mapping, key, value]        mapping: dict, Mapping, MutableMapping
+    ["Union", [member, ...]]     in canonical order
+    ["ref", index]               the definition with that index
+
+and definitions, which are named and may be referred to many times, are ::
+
+    ["enum", name, [member, ...], literal]
+    ["dataclass", name, [[field, node, required], ...]]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from typedrpc.schema.nodes import (
+    COLLECTIONS,
+    LITERAL_TYPES,
+    MAPPINGS,
+    SCALARS,
+    CollectionNode,
+    DataclassNode,
+    EnumNode,
+    Field,
+    LiteralNode,
+    LiteralValue,
+    MappingNode,
+    Node,
+    ScalarNode,
+    TupleNode,
+    UnionNode,
+)
+
+Data: TypeAlias = "str | int | bool | list[Data]"
+
+MAX_DEPTH = 128
+"""How deep data of a peer may nest before it is refused."""
+
+_SCALAR_NAMES = frozenset(SCALARS.values())
+
+
+class NodeWriter:
+    """Turns nodes into data; `definitions` collects what they refer to."""
+
+    def __init__(self) -> None:
+        self.definitions: list[Data] = []
+        self._index: dict[Node, int] = {}
+
+    def write(self, node: Node) -> Data:
+        """The data of `node`."""
+        match node:
+            case ScalarNode():
+                return node.name
+            case LiteralNode():
+                return ["Literal", [[name, _literal_text(value)] for name, value in node.items]]
+            case CollectionNode():
+                return [node.kind, self.write(node.item)]
+            case TupleNode():
+                return ["fixed", [self.write(item) for item in node.items]]
+            case MappingNode():
+                return [node.kind, self.write(node.key), self.write(node.value)]
+            case UnionNode():
+                return ["Union", [self.write(member) for member in node.members]]
+            case EnumNode() | DataclassNode():
+                return ["ref", self._define(node)]
+            case _:
+                raise TypeError(f"{type(node).__name__} has no form as data")
+
+    def _define(self, node: EnumNode | DataclassNode) -> int:
+        index = self._index.get(node)
+        if index is None:
+            # The place is taken before the fields are written, so that what they define comes after it.
+            index = self._index[node] = len(self.definitions)
+            self.definitions.append([])
+            if isinstance(node, EnumNode):
+                self.definitions[index] = ["enum", node.name, [*node.members], node.literal]
+            else:
+                fields: list[Data] = [[field.name, self.write(field.node), field.required] for field in node.fields]
+                self.definitions[index] = ["dataclass", node.name, fields]
+        return index
+
+
+class NodeReader:
+    """Turns data of a peer into nodes. Trusts nothing; ValueError is all that it raises."""
+
+    def __init__(self, definitions: object) -> None:
+        self._definitions = as_list(definitions, "definitions")
+        self._nodes: dict[int, Node | None] = {}  # None: being read
+        self._depth = 0
+
+    def read(self, data: object) -> Node:
+        """The node of `data`.
+
+        Raises:
+            ValueError: The data is not that of a node.
+        """
+        if self._depth >= MAX_DEPTH:
+            raise ValueError(f"a type nests deeper than {MAX_DEPTH}")
+        self._depth += 1
+        try:
+            return self._read(data)
+        finally:
+            self._depth -= 1
+
+    def _read(self, data: object) -> Node:
+        if isinstance(data, str):
+            if data not in _SCALAR_NAMES:
+                raise ValueError(f"no type is named {data[:80]!r}")
+            return ScalarNode(data)
+        match data:
+            case ["ref", int(index)]:
+                return self._definition(index)
+            case ["Literal", [_, *_] as items]:
+                return LiteralNode(tuple(_literal_item(item) for item in items))
+            case ["fixed", list(items)]:
+                return TupleNode(tuple(self.read(item) for item in items))
+            case ["Union", [_, _, *_] as members]:
+                return UnionNode(tuple(self.read(member) for member in members))
+            case [str(kind), item] if kind in COLLECTIONS:
+                return CollectionNode(kind, self.read(item))
+            case [str(kind), key, value] if kind in MAPPINGS:
+                return MappingNode(kind, self.read(key), self.read(value))
+            case _:
+                raise ValueError("a type is described in no known form")
+
+    def _definition(self, index: int) -> Node:
+        if index in self._nodes:
+            node = self._nodes[index]
+            if node is None:
+                raise ValueError(f"definition {index} refers to itself")
+            return node
+        if isinstance(index, bool) or not 0 <= index < len(self._definitions):
+            raise ValueError(f"there is no definition {index}")
+        self._nodes[index] = None
+        match self._definitions[index]:
+            case ["enum", str(name), [_, *_] as members, bool(literal)]:
+                names = tuple(as_text(member, "an enum member") for member in members)
+                node = EnumNode(as_text(name, "an enum"), names, literal)
+            case ["dataclass", str(name), list(fields)]:
+                read = tuple(self._field(field) for field in fields)
+                if len({field.name for field in read}) != len(read):
+                    raise ValueError("a dataclass has two fields of one name")
+                node = DataclassNode(as_text(name, "a dataclass"), read)
+            case _:
+                raise ValueError("a definition is in no known form")
+        self._nodes[index] = node
+        return node
+
+    def _field(self, data: object) -> Field:
+        match data:
+            case [str(name), node, bool(required)] if name.isidentifier():
+                return Field(name, self.read(node), required)
+            case _:
+                raise ValueError("a field is in no known form")
+
+
+def as_list(data: object, what: str) -> list[object]:
+    """`data`, if it is a list."""
+    if not isinstance(data, list):
+        raise ValueError(f"{what} are not in a list")
+    return data
+
+
+def as_text(data: object, what: str) -> str:
+    """`data`, if it is text of a sane length."""
+    if not isinstance(data, str) or not 0 < len(data) <= 1000:
+        raise ValueError(f"{what} has no usable name")
+    return data
+
+
+def _literal_text(value: LiteralValue) -> str:
+    return value if isinstance(value, str) else value.hex() if isinstance(value, bytes) else str(value)
+
+
+_LITERAL_READERS: dict[str, Callable[[str], LiteralValue]] = {
+    "str": str,
+    "int": int,
+    "bool": lambda text: {"True": True, "False": False}[text],
+    "bytes": bytes.fromhex,
+}
+assert _LITERAL_READERS.keys() == LITERAL_TYPES
+
+
+def _literal_item(data: object) -> tuple[str, LiteralValue]:
+    match data:
+        case [str(name), str(text)] if name in _LITERAL_READERS:
+            try:
+                return (name, _LITERAL_READERS[name](text))
+            except (ValueError, KeyError):
+                raise ValueError(f"a literal {name} is not in its form") from None
+        case _:
+            raise ValueError("a literal is in no known form")

@@ -1,0 +1,179 @@
+"""The signature of a command as data: it prints, compares, travels, and has a fingerprint."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import inspect
+import json
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from typedrpc.schema.data import Data, NodeReader, NodeWriter, as_text
+from typedrpc.schema.hints import HintReader, SignatureFaults
+from typedrpc.schema.nodes import Node
+
+
+class ParameterKind(enum.IntEnum):
+    """How a parameter may be given; the values are those of `inspect`."""
+
+    POSITIONAL_ONLY = 0
+    POSITIONAL_OR_KEYWORD = 1
+    VAR_POSITIONAL = 2
+    KEYWORD_ONLY = 3
+    VAR_KEYWORD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a command.
+
+    The default is no part of it, only whether there is one: an argument that is not given is not sent, and the callee's
+    default counts. `node` is the type of one argument, also for ``*args`` and ``**kwargs``, which are never required.
+    """
+
+    name: str
+    kind: ParameterKind
+    node: Node
+    required: bool
+
+    def __str__(self) -> str:
+        stars = {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(self.kind, "")
+        default = "" if self.required or stars else " = ..."
+        return f"{stars}{self.name}: {self.node}{default}"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The parameters of a command, without ``self``, and its result."""
+
+    parameters: tuple[Parameter, ...]
+    result: Node
+
+    def __str__(self) -> str:
+        parts: list[str] = []
+        slash_due = star_due = False
+        for parameter in self.parameters:
+            if parameter.kind is ParameterKind.POSITIONAL_ONLY:
+                slash_due = True
+            elif slash_due:
+                parts.append("/")
+                slash_due = False
+            if parameter.kind is ParameterKind.VAR_POSITIONAL:
+                star_due = True
+            elif parameter.kind is ParameterKind.KEYWORD_ONLY and not star_due:
+                parts.append("*")
+                star_due = True
+            parts.append(str(parameter))
+        if slash_due:
+            parts.append("/")
+        return f"({', '.join(parts)}) -> {self.result}"
+
+    def to_data(self) -> list[Data]:
+        """The signature as strings, ints, bools and lists: ``[parameters, result, definitions]``.
+
+        A parameter is ``[name, kind, node, required]``; nodes are described in `typedrpc.schema.data`.
+        """
+        writer = NodeWriter()
+        parameters: list[Data] = [
+            [parameter.name, int(parameter.kind), writer.write(parameter.node), parameter.required]
+            for parameter in self.parameters
+        ]
+        return [parameters, writer.write(self.result), writer.definitions]
+
+    @classmethod
+    def from_data(cls, data: object) -> Signature:
+        """The signature that `data`, which may come from a peer, describes.
+
+        Raises:
+            ValueError: It describes none.
+        """
+        match data:
+            case [list(parameters), result, definitions]:
+                reader = NodeReader(definitions)
+                signature = cls(tuple(_parameter(item, reader) for item in parameters), reader.read(result))
+            case _:
+                raise ValueError("a signature is in no known form")
+        _check_order(signature.parameters)
+        return signature
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """8 bytes: the first of SHA-256 over ``to_data()`` as JSON, ASCII only, without spaces.
+
+        The same in every process and on every version of Python.
+        """
+        text = json.dumps(self.to_data(), ensure_ascii=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode("ascii")).digest()[:8]
+
+
+def signature_of(function: Callable[..., object], *, method: bool) -> Signature:
+    """The signature of a function from its annotations.
+
+    Args:
+        function: Any function; string annotations are resolved.
+        method: Leave the first parameter, ``self``, out.
+
+    Raises:
+        SignatureFaults: Something is not annotated or cannot travel; all the faults together.
+        NameError: An annotation names something that is not defined (yet).
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (ValueError, TypeError) as error:
+        raise SignatureFaults([f"its parameters cannot be read: {error}"]) from error
+    faults: list[str] = []
+    if method:
+        if not parameters or parameters[0].kind not in (0, 1):
+            raise SignatureFaults(["a command of a class takes self as its first parameter"])
+        del parameters[0]
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError:
+        raise
+    except Exception as error:
+        raise SignatureFaults([f"an annotation cannot be evaluated: {type(error).__name__}: {error}"]) from error
+    reader = HintReader()
+    reader.faults = faults
+    read: list[Parameter] = []
+    for parameter in parameters:
+        kind = ParameterKind(parameter.kind)
+        stars = {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(kind, "")
+        where = f"parameter '{stars}{parameter.name}'"
+        if parameter.name not in hints:
+            faults.append(f"{where} has no annotation; give it the type of {'each' if stars else 'its'} argument")
+            continue
+        required = parameter.default is parameter.empty and not stars
+        read.append(Parameter(parameter.name, kind, reader.read(hints[parameter.name], where), required))
+    if "return" not in hints:
+        faults.append("the result has no annotation; write '-> None' where there is none")
+    result = reader.read(hints.get("return"), "the result")
+    if faults:
+        raise SignatureFaults(faults)
+    return Signature(tuple(read), result)
+
+
+def _parameter(data: object, reader: NodeReader) -> Parameter:
+    match data:
+        case [str(name), int(kind), node, bool(required)] if name.isidentifier() and not isinstance(kind, bool):
+            read = ParameterKind(kind)
+            if required and read in (ParameterKind.VAR_POSITIONAL, ParameterKind.VAR_KEYWORD):
+                raise ValueError("a variadic parameter cannot be required")
+            return Parameter(as_text(name, "a parameter"), read, reader.read(node), required)
+        case _:
+            raise ValueError("a parameter is in no known form")
+
+
+def _check_order(parameters: tuple[Parameter, ...]) -> None:
+    """Raises ValueError where Python would refuse the parameters."""
+    kinds = [parameter.kind for parameter in parameters]
+    variadic = (ParameterKind.VAR_POSITIONAL, ParameterKind.VAR_KEYWORD)
+    if kinds != sorted(kinds) or any(kinds.count(kind) > 1 for kind in variadic):
+        raise ValueError("parameters are not in the order of their kinds")
+    if len({parameter.name for parameter in parameters}) != len(parameters):
+        raise ValueError("two parameters have one name")
+    required = [p.required for p in parameters if p.kind <= ParameterKind.POSITIONAL_OR_KEYWORD]
+    if required != sorted(required, reverse=True):
+        raise ValueError("a required parameter follows an optional one")
