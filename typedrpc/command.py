@@ -1,0 +1,495 @@
+"""A function with its annotations as a command, and the same command bound to an instance.
+
+``@rpc`` turns a method into a ``Command``. On an instance the command yields a ``BoundCommand``, whose call forms are
+typed as the function is. What a bound command does when it is called is up to its ``Caller``: a proxy's caller sends
+the call to the peer; that of a plain instance runs the function itself.
+
+Both classes are generic and covariant in the callable, not in its parameters and result apart: type checkers refuse a
+compatible override of a command otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import math
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+
+from typedrpc.codec import CommandCodec
+from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id
+from typedrpc.errors import DefinitionError
+from typedrpc.schema import Signature, SignatureFaults, signature_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+S = TypeVar("S")
+A1 = TypeVar("A1")
+A2 = TypeVar("A2")
+A3 = TypeVar("A3")
+A4 = TypeVar("A4")
+A5 = TypeVar("A5")
+CallableT_co = TypeVar("CallableT_co", bound=Callable[..., Any], covariant=True)
+
+_UNCHANGED: Any = object()
+
+logger = logging.getLogger("typedrpc")
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What ``with_options`` sets for the calls of one bound command.
+
+    Attributes:
+        timeout: Seconds until a call ends with ``DeadlineExceeded``; None leaves it to the connection's default.
+    """
+
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout >= 0):
+            raise ValueError(f"timeout must be None or a number of seconds from 0 up, got {self.timeout!r}")
+
+
+DEFAULT_OPTIONS = CallOptions()
+
+
+class Caller(Protocol):
+    """How bound commands reach the side that runs them.
+
+    ``invoker`` gives the function that makes a blocking call: ``invoker(command, options)(*args, **kwargs) -> result``.
+    It is asked once for each bound command, when that is first called; if it raises, the next call asks again.
+    ``submit`` starts a call and returns its future, ``notify`` sends a one-way call. ``map`` calls once for each tuple
+    of items and yields the results in order; there is at least one iterable.
+    """
+
+    def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]: ...
+
+    def submit(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> Future[Any]: ...
+
+    def notify(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> None: ...
+
+    def map(
+        self, command: Command[Any], iterables: tuple[Iterable[Any], ...], options: CallOptions, /
+    ) -> Iterator[Any]: ...
+
+
+class Command(Generic[CallableT_co]):
+    """A function that can be called from another process.
+
+    Made by ``@rpc`` and completed by the service that it is in. A command which implements one that a base class
+    declares has the declaration's id, service name and signature.
+
+    Attributes:
+        function: The function as it was written.
+        name: The name of the command.
+        service_name: The name of the service that declares it, ``""`` while there is none.
+        id: The 16-bit command id, -1 while there is none.
+        explicit_id: The id that was given with ``id=``, if any.
+        declaration: The command that this one implements, or itself.
+        siblings: All commands that the service which declares this one has, by name.
+    """
+
+    _is_method: ClassVar[bool] = True
+
+    def __init__(self, function: Callable[..., Any], *, id: int | None = None, replaces: bool = False) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = getattr(function, "__name__", "")
+        self.service_name = ""
+        self.id = -1
+        self.explicit_id = id
+        # Annotated here and not in the class body, where type checkers take a command for the descriptor that it is.
+        self.declaration: Command[Any] = self
+        self.siblings: Mapping[str, Command[Any]] = {}
+        self._replaces = replaces
+        self._signature: Signature | None = None
+        self._codec: CommandCodec | None = None
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> BoundCommand[CallableT_co]: ...
+    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Self | BoundCommand[CallableT_co]:
+        if instance is None:
+            return self
+        return BoundCommand(self, LocalCaller(instance))
+
+    def __call__(self: Command[Callable[P, R]], instance: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the command of an instance or of a proxy, as ``Greeter.hello(greeter, "Robert")``."""
+        if isinstance(instance, Proxy):
+            remote: R = getattr(instance, self.name)(*args, **kwargs)
+            return remote
+        result: R = self.function(instance, *args, **kwargs)
+        return result
+
+    def __repr__(self) -> str:
+        return f"<command {self.qualified_name}, id {self.id}>"
+
+    @property
+    def qualified_name(self) -> str:
+        """``"Greeter.hello"``: service name and command name."""
+        return f"{self.service_name}.{self.name}" if self.service_name else self.name
+
+    @property
+    def signature(self) -> Signature:
+        """The signature that callers and handlers agree on: that of the declaration.
+
+        Raises:
+            DefinitionError: A name in the annotations does still not resolve, or an annotation cannot be carried.
+        """
+        declaration = self.declaration
+        if declaration._signature is None and (faults := declaration.find_faults(final=True)):
+            raise DefinitionError(declaration.qualified_name, faults)
+        assert declaration._signature is not None, "no faults means that there is a signature"
+        return declaration._signature
+
+    @property
+    def codec(self) -> CommandCodec:
+        """The codec of the declaration's signature. Raises as ``signature`` does."""
+        declaration = self.declaration
+        if declaration._codec is None:
+            declaration._codec = CommandCodec(declaration.qualified_name, self.signature)
+        return declaration._codec
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the signature has been read; it has not while a name in the annotations does not resolve yet."""
+        return self.declaration._signature is not None
+
+    def find_faults(self, *, final: bool) -> list[str]:
+        """What is wrong with the function as a command that a service declares, a sentence each; reads the signature.
+
+        Args:
+            final: Report a name that does not resolve; otherwise that is left for a later look.
+        """
+        faults = self.find_form_faults()
+        if self._signature is None and fault_of_function(self.function, method=self._is_method) is None:
+            try:
+                self._signature = signature_of(self.function, method=self._is_method)
+            except SignatureFaults as problem:
+                faults.extend(problem.faults)
+            except NameError as problem:
+                if final:
+                    faults.append(f"an annotation does not resolve: {problem}")
+        return faults
+
+    def find_form_faults(self) -> list[str]:
+        """What is wrong with the command apart from its annotations, a sentence each."""
+        faults = []
+        if self._replaces:
+            faults.append("the class has two commands of this name")
+        if self.explicit_id is not None and (fault := fault_of_id(self.explicit_id)) is not None:
+            faults.append(fault)
+        if (fault := fault_of_function(self.function, method=self._is_method)) is not None:
+            faults.append(fault)
+        return faults
+
+    def has_signature_of(self, declaration: Command[Any]) -> bool:
+        """Whether the function itself, and not only the command that it implements, has the declared signature."""
+        try:
+            return signature_of(self.function, method=self._is_method) == declaration.signature
+        except (SignatureFaults, NameError):
+            return False
+
+    def declare(self, service_name: str, name: str, siblings: Mapping[str, Command[Any]]) -> None:
+        """Complete the command as one that the service declares."""
+        self.service_name = service_name
+        self.name = name
+        self.siblings = siblings
+        given = self.explicit_id
+        self.id = derived_id(service_name, name) if given is None or fault_of_id(given) is not None else given
+
+    def implement(self, declaration: Command[Any]) -> None:
+        """Complete the command as the implementation of a declared one."""
+        self.service_name = declaration.service_name
+        self.name = declaration.name
+        self.id = declaration.id
+        self.siblings = declaration.siblings
+        self.declaration = declaration
+
+
+class FunctionCommand(Command[CallableT_co]):
+    """A function of a ``FunctionService`` that can be called from another process, and here as the function it is."""
+
+    _is_method = False
+
+    def __call__(self: FunctionCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = self.function(*args, **kwargs)
+        return result
+
+    # There is no instance to bind to, also where the command is an attribute of some class.
+    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Self:  # type: ignore[override]
+        return self
+
+
+class _FunctionDocs:
+    """Gives instances of a class with slots the docstring of their command, and the class its own."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __get__(self, instance: BoundCommand[Any] | None, owner: type[Any]) -> str | None:
+        return self.text if instance is None else instance.command.function.__doc__
+
+
+class BoundCommand(Generic[CallableT_co]):
+    __slots__ = ("__weakref__", "_caller", "_invoke", "_options", "command")
+    __doc__ = _FunctionDocs(  # pyright: ignore[reportAssignmentType]  # a descriptor, where the checker knows only str
+        "A command of one instance or one proxy: call it as its function, or in its other forms."
+    )
+
+    def __init__(self, command: Command[CallableT_co], caller: Caller, options: CallOptions = DEFAULT_OPTIONS) -> None:
+        self.command: Command[CallableT_co] = command
+        self._caller = caller
+        self._options = options
+
+    if not TYPE_CHECKING:  # pragma: no branch
+        # `_invoke` is an empty slot until the first call, which ends up here: later calls find the slot filled and
+        # branch on nothing. Hidden from type checkers, for which any attribute would exist otherwise.
+        def __getattr__(self, name: str) -> Any:
+            if name != "_invoke":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._invoke = invoke = self._caller.invoker(self.command, self._options)
+            return invoke
+
+    _invoke: Callable[..., Any]
+
+    def __call__(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the command and wait for its result."""
+        return self._invoke(*args, **kwargs)  # type: ignore[no-any-return]
+
+    @overload
+    def call(self: BoundCommand[Callable[P, Coroutine[Any, Any, T]]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def call(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def call(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the command and wait for its result, whether it is declared with ``def`` or ``async def``."""
+        return self._invoke(*args, **kwargs)
+
+    @overload
+    def submit(
+        self: BoundCommand[Callable[P, Coroutine[Any, Any, T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]: ...
+    @overload
+    def submit(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Start a call and return its future. On a local instance the future is done when this returns."""
+        return self._caller.submit(self.command, args, kwargs, self._options)
+
+    def notify(self: BoundCommand[Callable[P, Any]], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call one-way: no result and no error of the handler comes back. A local instance logs the error."""
+        self._caller.notify(self.command, args, kwargs, self._options)
+
+    @overload
+    def map(self: BoundCommand[Callable[[A1], Coroutine[Any, Any, S]]], a: Iterable[A1], /) -> Iterator[S]: ...
+    @overload
+    def map(
+        self: BoundCommand[Callable[[A1, A2], Coroutine[Any, Any, S]]], a: Iterable[A1], b: Iterable[A2], /
+    ) -> Iterator[S]: ...
+    @overload
+    def map(
+        self: BoundCommand[Callable[[A1, A2, A3], Coroutine[Any, Any, S]]],
+        a: Iterable[A1],
+        b: Iterable[A2],
+        c: Iterable[A3],
+        /,
+    ) -> Iterator[S]: ...
+    @overload
+    def map(
+        self: BoundCommand[Callable[[A1, A2, A3, A4], Coroutine[Any, Any, S]]],
+        a: Iterable[A1],
+        b: Iterable[A2],
+        c: Iterable[A3],
+        d: Iterable[A4],
+        /,
+    ) -> Iterator[S]: ...
+    @overload
+    def map(
+        self: BoundCommand[Callable[[A1, A2, A3, A4, A5], Coroutine[Any, Any, S]]],
+        a: Iterable[A1],
+        b: Iterable[A2],
+        c: Iterable[A3],
+        d: Iterable[A4],
+        e: Iterable[A5],
+        /,
+    ) -> Iterator[S]: ...
+    @overload
+    def map(self: BoundCommand[Callable[[A1], S]], a: Iterable[A1], /) -> Iterator[S]: ...
+    @overload
+    def map(self: BoundCommand[Callable[[A1, A2], S]], a: Iterable[A1], b: Iterable[A2], /) -> Iterator[S]: ...
+    @overload
+    def map(
+        self: BoundCommand[Callable[[A1, A2, A3], S]], a: Iterable[A1], b: Iterable[A2], c: Iterable[A3], /
+    ) -> Iterator[S]: ...
+    @overload
+    def map(
+        self: BoundCommand[Callable[[A1, A2, A3, A4], S]],
+        a: Iterable[A1],
+        b: Iterable[A2],
+        c: Iterable[A3],
+        d: Iterable[A4],
+        /,
+    ) -> Iterator[S]: ...
+    @overload
+    def map(
+        self: BoundCommand[Callable[[A1, A2, A3, A4, A5], S]],
+        a: Iterable[A1],
+        b: Iterable[A2],
+        c: Iterable[A3],
+        d: Iterable[A4],
+        e: Iterable[A5],
+        /,
+    ) -> Iterator[S]: ...
+    def map(self, *iterables: Iterable[Any]) -> Iterator[Any]:
+        """Call once for each tuple of items, as the builtin ``map`` does; results in order, ends with the shortest."""
+        if not iterables:
+            raise TypeError("map() takes at least one iterable")
+        return self._caller.map(self.command, iterables, self._options)
+
+    def with_options(self, *, timeout: float | None = _UNCHANGED) -> Self:
+        """The same command with other options; those that are not given stay as they are.
+
+        Args:
+            timeout: Seconds until a call ends with ``DeadlineExceeded``; None for the connection's default. Calls on a
+                local instance are not timed.
+
+        Raises:
+            ValueError: The time-out is negative or not finite.
+        """
+        options = self._options if timeout is _UNCHANGED else replace(self._options, timeout=timeout)
+        return type(self)(self.command, self._caller, options)
+
+    def __repr__(self) -> str:
+        return f"<bound command {self.command.qualified_name} of {self._caller!r}>"
+
+    @property
+    def __name__(self) -> str:
+        return self.command.name
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        return self.command.function
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        command = self.command
+        return bound_signature(command.function) if command._is_method else inspect.signature(command.function)
+
+
+class LocalCaller:
+    """The caller of a plain instance: its commands run the function itself, in the calling thread."""
+
+    __slots__ = ("_instance",)
+
+    def __init__(self, instance: object) -> None:
+        self._instance = instance
+
+    def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
+        bound: Callable[..., Any] = command.function.__get__(self._instance)
+        return bound
+
+    def submit(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            future.set_result(self.invoker(command, options)(*args, **kwargs))
+        except Exception as problem:
+            future.set_exception(problem)
+        return future
+
+    def notify(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> None:
+        try:
+            self.invoker(command, options)(*args, **kwargs)
+        except Exception:
+            logger.exception("%s failed in a one-way call", command.qualified_name)
+
+    def map(
+        self, command: Command[Any], iterables: tuple[Iterable[Any], ...], options: CallOptions, /
+    ) -> Iterator[Any]:
+        return map(self.invoker(command, options), *iterables)
+
+    def __repr__(self) -> str:
+        return repr(self._instance)
+
+
+def find_in_class(cls: type[Any], name: str) -> object:
+    """What a class or its bases have under a name, as it stands there; None if there is nothing."""
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            found: object = base.__dict__[name]
+            return found
+    return None
+
+
+class Proxy:
+    """What every proxy is an instance of: it has the commands of its contract, and nothing else.
+
+    The first access to a command keeps the bound command in the instance, where the next access finds it.
+    """
+
+    # Commands may have any name that does not begin with two underscores; so these cannot meet one.
+    __typedrpc_contract__: type[Any]
+    __typedrpc_caller__: Caller
+
+    def __getattr__(self, name: str) -> BoundCommand[Any]:
+        contract = self.__typedrpc_contract__
+        found = find_in_class(contract, name)
+        if isinstance(found, Command):
+            bound: BoundCommand[Any] = BoundCommand(found, self.__typedrpc_caller__)
+            object.__setattr__(self, name, bound)
+            return bound
+        if found is None:
+            raise AttributeError(f"{contract.__name__} has no command {name!r}")
+        raise AttributeError(
+            f"{name!r} is not a command of {contract.__name__}: a proxy has only what @rpc stands above"
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"cannot set {name!r}: a proxy of {self.__typedrpc_contract__.__name__} has only commands")
+
+    def __dir__(self) -> Iterable[str]:
+        contract = self.__typedrpc_contract__
+        commands = [name for name in dir(contract) if isinstance(find_in_class(contract, name), Command)]
+        return [*object.__dir__(self), *commands]
+
+    def __repr__(self) -> str:
+        return f"<proxy of {self.__typedrpc_contract__.__name__} via {self.__typedrpc_caller__!r}>"
+
+
+@overload
+def rpc(function: Callable[Concatenate[Any, P], R], /) -> Command[Callable[P, R]]: ...
+@overload
+def rpc(*, id: int | None = None) -> Callable[[Callable[Concatenate[Any, P], R]], Command[Callable[P, R]]]: ...
+def rpc(function: Any = None, /, *, id: int | None = None) -> Any:
+    """Make a method of a ``Service`` a command. Its annotations are the contract.
+
+    Args:
+        id: The 16-bit command id, 0 to 0xFEFF; without it the id is derived from the names of service and command.
+
+    Whatever is wrong with the definition is reported when the class is made.
+    """
+    if function is None:
+        # A decorator with arguments is called from the class body as one without is.
+        return lambda function: Command(
+            function, id=id, replaces=_replaces_command(function, sys._getframe(1).f_locals)
+        )
+    return Command(function, replaces=_replaces_command(function, sys._getframe(1).f_locals))
+
+
+def _replaces_command(function: object, namespace: dict[str, Any]) -> bool:
+    """Whether a class body has a command of this name already, which would be overwritten in silence."""
+    return isinstance(namespace.get(getattr(function, "__name__", "")), Command)
