@@ -1,0 +1,830 @@
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.back_to_back import Pair, feed, frame, frames, joined, kinds, said, take
+from typedrpc.codec import Payload, Segmented, pack_plain, unpack_plain
+from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, RemoteError, ServerBusy
+from typedrpc.failure import Code, unpack_failure
+from typedrpc.inflight import MAX_CALL
+from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, Limits, pack_extension
+from typedrpc.protocol import HELLO_LIMIT, MAX_PING, Closed, Event, Opened, Outcome, Protocol, Request, State
+from typedrpc.wire import MAX_FRAME_SIZE, PREAMBLE, RECEIVE_SIZE, Frame, Kind
+
+NONE: Final = pack_plain(None)
+HELLO: Final = {"max_message_size": 100_000, "max_calls": 7, "features": []}
+
+
+def client() -> Protocol[str]:
+    return Protocol(client=True, limits=Limits())
+
+
+def server() -> Protocol[str]:
+    return Protocol(client=False, limits=Limits())
+
+
+def hello(**values: object) -> bytes:
+    return frame(Kind.HELLO, pack_plain({**HELLO, **values}))
+
+
+def opened(*, client: bool, limits: Limits | None = None, **values: object) -> Protocol[str]:
+    """A core that has shaken hands with a peer that says what a test makes it say; it has nothing left to say."""
+    core: Protocol[str] = Protocol(client=client, limits=limits or Limits())
+    assert feed(core, PREAMBLE + hello(**values)) == [Opened()]
+    core.outgoing.clear()
+    return core
+
+
+def call_of(client: bool) -> int:
+    """The first id of a call that this side receives."""
+    return 2 if client else 1
+
+
+def cause(core: Protocol[str]) -> str:
+    """Why a core has closed: what broke the protocol, if anything did, else what it says of the end."""
+    assert core.state is State.CLOSED
+    assert core.error is not None
+    return str(core.error.__cause__ or core.error)
+
+
+def payload_of(outgoing: Frame) -> object:
+    return unpack_plain(outgoing.payload)
+
+
+def error_of(outgoing: Frame) -> Exception:
+    assert outgoing.kind == Kind.ERROR
+    return unpack_failure(outgoing.payload, "Store.put")
+
+
+def only_request(events: list[Event[str]]) -> Request:
+    (event,) = events
+    assert isinstance(event, Request)
+    return event
+
+
+# The handshake
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_two_cores_shake_hands(size: int) -> None:
+    pair = Pair(Limits(2000, 3), Limits(5000, 1), size=size)
+    assert {pair.client.state, pair.server.state} == {State.GREETING}
+    pair.open()
+    assert {pair.client.state, pair.server.state} == {State.OPEN}
+    assert pair.client.peer_limits == Limits(5000, 1)
+    assert pair.server.peer_limits == Limits(2000, 3)
+
+
+def test_the_client_speaks_first_and_the_server_only_when_it_has_seen_a_hello() -> None:
+    pair = Pair()
+    assert take(pair.server) == b""
+    greeting = take(pair.client)
+    assert pair.to_server(greeting[:-1]) == []
+    assert take(pair.server) == b""
+    assert pair.to_server(greeting[-1:]) == [Opened()]
+    assert kinds(frames(take(pair.server), preamble=True)) == [Kind.HELLO]
+
+
+def test_a_hello_says_the_limits() -> None:
+    core: Protocol[str] = Protocol(client=True, limits=Limits(2000, 3))
+    (greeting,) = frames(take(core), preamble=True)
+    assert payload_of(greeting) == {"max_message_size": 2000, "max_calls": 3, "features": []}
+
+
+def test_unknown_keys_of_a_hello_are_ignored() -> None:
+    core = opened(client=False, session=b"abc", features=["later"], **{"": None})
+    assert core.peer_limits == Limits(100_000, 7)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", "a hello that cannot be read: "),
+        (b"\xc1", "a hello that cannot be read: "),
+        (b"\x80\x80", "a hello that cannot be read: "),
+        (b"\x91" * 1000 + b"\xc0", "a hello that cannot be read: "),
+        (b"\x91" * 40 + b"\xc0", "a hello that cannot be read: plain data: expected at most 32 levels, got more"),
+        (Segmented(b"\x80", []), "a hello that cannot be read: plain data: expected plain data, got segments"),
+        (pack_plain([]), "a hello that is no map"),
+        (pack_plain({}), "a hello without max_message_size"),
+        (pack_plain({"max_message_size": 2000}), "a hello without max_calls"),
+        (pack_plain({"max_message_size": True, "max_calls": 1}), "a hello without max_message_size"),
+        (pack_plain({"max_message_size": 2000.0, "max_calls": 1}), "a hello without max_message_size"),
+        (pack_plain({"max_message_size": 2000, "max_calls": "1"}), "a hello without max_calls"),
+        (
+            pack_plain({"max_message_size": MIN_MESSAGE_SIZE - 1, "max_calls": 1}),
+            "a hello with a limit out of range: max_message_size must be 1024 to 2147483647, not 1023",
+        ),
+        (
+            pack_plain({"max_message_size": MAX_FRAME_SIZE + 1, "max_calls": 1}),
+            "a hello with a limit out of range: max_message_size must be 1024 to 2147483647, not 2147483648",
+        ),
+        (pack_plain({"max_message_size": 2000, "max_calls": 0}), "a hello with a limit out of range: max_calls must"),
+        (pack_plain({"max_message_size": 2000, "max_calls": -1}), "a hello with a limit out of range: max_calls must"),
+        (
+            pack_plain({"max_message_size": 2000, "max_calls": 2**31}),
+            "a hello with a limit out of range: max_calls must be 1 to 2147483647: 2147483648",
+        ),
+        (pack_plain({"max_message_size": 1 << 20_000, "max_calls": 1}), "a hello with a limit out of range: "),
+    ],
+)
+@pytest.mark.parametrize("side", [client, server])
+def test_a_bad_hello(side: Callable[[], Protocol[str]], payload: Payload, reason: str) -> None:
+    core = side()
+    core.outgoing.clear()
+    assert feed(core, PREAMBLE + frame(Kind.HELLO, payload)) == [Closed()]
+    assert cause(core).startswith(reason)
+    assert kinds(said(core)) == ([Kind.GOODBYE] if core.client else [])
+
+
+@pytest.mark.parametrize("kind", [*(kind for kind in Kind if kind not in (Kind.HELLO, Kind.GOODBYE)), 0x00, 0x80, 0xFF])
+@pytest.mark.parametrize("side", [client, server])
+def test_nothing_else_is_legal_before_the_hello(side: Callable[[], Protocol[str]], kind: int) -> None:
+    core = side()
+    assert feed(core, PREAMBLE + frame(kind, b"\x90", call=call_of(core.client))) == [Closed()]
+    assert cause(core) == f"a frame of kind {kind:#04x} before the hello"
+
+
+def test_a_stranger_is_told_nothing() -> None:
+    core = server()
+    assert feed(core, b"GET / HTTP/1.1\r\n") == [Closed()]
+    assert cause(core) == "not typedrpc: the first bytes are b'GET / HT'"
+    assert str(core.error) == "the peer broke the protocol: not typedrpc: the first bytes are b'GET / HT'"
+    assert core.outgoing == []
+
+
+def test_a_client_tells_a_peer_that_is_no_server() -> None:
+    core = client()
+    core.outgoing.clear()
+    assert feed(core, b"HTTP/1.1 400 Bad Request\r\n") == [Closed()]
+    (goodbye,) = said(core)
+    assert payload_of(goodbye) == [0, "not typedrpc: the first bytes are b'HTTP/1.1'"]
+
+
+def test_before_the_hello_no_large_frame_is_accepted() -> None:
+    core = server()
+    head = frame(Kind.HELLO, bytes(HELLO_LIMIT + 1))[:12]
+    assert feed(core, PREAMBLE + head) == [Closed()]
+    assert cause(core) == f"a frame of kind 0x01 announces {HELLO_LIMIT + 1} bytes, the limit is {HELLO_LIMIT}"
+
+
+def test_a_hello_of_the_largest_size() -> None:
+    core = server()
+    filler = HELLO_LIMIT - len(pack_plain({**HELLO, "filler": bytes(300)})) + 300
+    data = hello(filler=bytes(filler))
+    assert len(data) == HELLO_LIMIT + 12
+    assert feed(core, PREAMBLE + data) == [Opened()]
+
+
+def test_a_goodbye_instead_of_a_hello() -> None:
+    core = client()
+    assert feed(core, PREAMBLE + frame(Kind.GOODBYE, pack_plain([0, "no room"]))) == [Closed()]
+    assert cause(core) == "the peer closed the connection: no room"
+    core = server()
+    assert feed(core, PREAMBLE + frame(Kind.GOODBYE)) == [Closed()]
+    assert cause(core) == "the peer closed the connection"
+    assert core.outgoing == []
+
+
+@pytest.mark.parametrize("client", [True, False])
+def test_frames_that_come_with_the_hello_are_read(client: bool) -> None:
+    core: Protocol[str] = Protocol(client=client, limits=Limits())
+    call = call_of(client)
+    first, second = feed(core, PREAMBLE + hello() + frame(Kind.REQUEST, b"\x90", command=5, call=call))
+    assert first == Opened()
+    assert only_request([second]).call == call
+
+
+# Calls
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_a_call_there_and_back(size: int) -> None:
+    pair = Pair(size=size).open()
+    call, data = pair.client.start(0x1234, b"\x91\x01", "Store.get")
+    pair.client.calls.insert(call, "waits")
+    request = only_request(pair.to_server(data))
+    assert (request.command, request.call, request.payload, request.time_left) == (0x1234, call, b"\x91\x01", None)
+    assert pair.server.running == 1
+    (outcome,) = pair.to_client(pair.server.response(request, b"\x02", "the result"))
+    assert isinstance(outcome, Outcome)
+    assert (outcome.token, outcome.frame.kind, outcome.frame.payload) == ("waits", Kind.RESPONSE, b"\x02")
+    assert pair.server.running == 0
+    assert len(pair.client.calls) == 0
+
+
+def test_both_sides_call_at_once() -> None:
+    pair = Pair().open()
+    from_client, data = pair.client.start(1, b"\x90", "a")
+    from_server, back = pair.server.start(2, b"\x90", "b")
+    assert (from_client, from_server) == (1, 2)
+    assert only_request(pair.to_server(data)).command == 1
+    assert only_request(pair.to_client(back)).command == 2
+
+
+def test_a_call_that_fails() -> None:
+    pair = Pair().open()
+    call, data = pair.client.start(1, b"\x90", "a")
+    pair.client.calls.insert(call, "waits")
+    request = only_request(pair.to_server(data))
+    (outcome,) = pair.to_client(pair.server.failure(request, pack_plain([Code.BUSY, "no", []])))
+    assert isinstance(outcome, Outcome)
+    assert isinstance(error_of(outcome.frame), ServerBusy)
+    assert pair.server.running == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, RECEIVE_SIZE - 13, RECEIVE_SIZE - 12, RECEIVE_SIZE, 3_000_000])
+@pytest.mark.parametrize("extension", [b"", pack_extension(time_left=2.5)])
+def test_payloads_of_any_size_there_and_back(size: int, extension: bytes) -> None:
+    pair = Pair().open()
+    payload = bytes(size)
+    for sent in (payload, bytearray(payload), Segmented(b"\x90", [payload])):
+        call, data = pair.client.start(1, sent, "a", extension)
+        pair.client.calls.insert(call, "waits")
+        request = only_request(pair.to_server(data))
+        assert request.payload == sent
+        assert request.time_left == (2.5 if extension else None)
+        (outcome,) = pair.to_client(pair.server.response(request, sent, "b"))
+        assert isinstance(outcome, Outcome)
+        assert outcome.frame.payload == sent
+
+
+def test_a_one_way_call() -> None:
+    pair = Pair().open()
+    request = only_request(pair.to_server(pair.client.request(0, 5, b"\x91\x01", "a")))
+    assert (request.command, request.call, request.payload, request.time_left) == (5, 0, b"\x91\x01", None)
+    assert pair.server.running == 0
+
+
+def test_the_call_id_of_a_one_way_call_is_ignored() -> None:
+    core = opened(client=False)
+    assert only_request(feed(core, frame(Kind.NOTIFY, b"\x90", command=5, call=77))).call == 0
+
+
+@pytest.mark.parametrize(("client", "call"), [(True, 0), (True, 1), (True, MAX_CALL), (False, 0), (False, 2)])
+@pytest.mark.parametrize("together", [True, False], ids=["with another frame", "alone"])
+def test_a_request_under_an_id_that_is_not_the_peers(client: bool, call: int, together: bool) -> None:
+    core = opened(client=client)
+    before = frame(Kind.PONG) if together else b""
+    assert feed(core, before + frame(Kind.REQUEST, b"\x90", call=call)) == [Closed()]
+    assert cause(core) == f"a request with the call id {call}, which is not the peer's to give"
+    (goodbye,) = said(core)
+    assert payload_of(goodbye) == [0, cause(core)]
+
+
+@pytest.mark.parametrize("client", [True, False])
+def test_a_second_request_under_the_id_of_one_that_runs(client: bool) -> None:
+    core = opened(client=client)
+    data = frame(Kind.REQUEST, b"\x90", call=call_of(client))
+    request = only_request(feed(core, data))
+    assert feed(core, data) == [Closed()]
+    assert cause(core).startswith(f"a second request with the call id {request.call}")
+
+
+def test_an_id_may_be_used_again_once_its_call_is_answered() -> None:
+    core = opened(client=False)
+    data = frame(Kind.REQUEST, b"\x90", call=1)
+    for _ in range(3):
+        core.response(only_request(feed(core, data)), NONE, "a")
+        core.failure(only_request(feed(core, data)), NONE)
+    assert core.state is State.OPEN
+
+
+def test_calls_above_the_limit_are_refused() -> None:
+    core = opened(client=False, limits=Limits(max_calls=2))
+    first, second = (only_request(feed(core, frame(Kind.REQUEST, b"\x90", call=call))) for call in (1, 3))
+    assert feed(core, frame(Kind.REQUEST, b"\x90", call=5)) == []
+    (refusal,) = said(core)
+    assert refusal.call == 5
+    error = error_of(refusal)
+    assert isinstance(error, ServerBusy)
+    assert str(error) == "2 calls are in flight on this connection, which is the limit"
+    core.response(first, NONE, "a")
+    third = only_request(feed(core, frame(Kind.REQUEST, b"\x90", call=5)))
+    assert core.running == 2
+    assert core.last_accepted == 5
+    core.failure(second, NONE)
+    core.failure(third, NONE)
+    assert core.running == 0
+
+
+def test_one_way_calls_have_no_such_limit() -> None:
+    core = opened(client=False, limits=Limits(max_calls=1))
+    assert len(feed(core, frame(Kind.NOTIFY, b"\x90") * 5)) == 5
+
+
+def test_replies_that_nobody_waits_for_are_counted() -> None:
+    core = opened(client=True)
+    core.calls.insert(1, "waits")
+    late = frame(Kind.RESPONSE, NONE, call=3) + frame(Kind.ERROR, NONE, call=5) + frame(Kind.RESPONSE, NONE, call=0)
+    (outcome,) = feed(core, late + frame(Kind.RESPONSE, NONE, call=1) + frame(Kind.RESPONSE, NONE, call=1))
+    assert isinstance(outcome, Outcome)
+    assert core.late_replies == 4
+    assert core.state is State.OPEN
+
+
+def test_ids_wrap_around_and_skip_those_in_flight() -> None:
+    core = opened(client=True)
+    core.calls.insert(1, "waits")
+    core.calls._next = MAX_CALL
+    assert [core.new_call() for _ in range(3)] == [MAX_CALL, 3, 5]
+    peer = opened(client=False)
+    request = only_request(feed(peer, joined(core.request(MAX_CALL, 1, b"\x90", "a"))))
+    assert request.call == MAX_CALL
+
+
+# Extensions
+
+
+def with_extension(extension: object, call: int = 1) -> bytes:
+    packed = extension if isinstance(extension, bytes) else pack_plain(extension)
+    return frame(Kind.REQUEST if call else Kind.NOTIFY, b"\x90", call=call, extension=packed)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "arrives"),
+    [
+        (0.0, 0.0),
+        (-3.0, 0.0),
+        (1e-9, 0.0),
+        (1e-6, 1e-6),
+        (0.25, 0.25),
+        (86_400.0, 86_400.0),
+        (float(MAX_TIME_LEFT), float(MAX_TIME_LEFT)),
+        (1e300, float(MAX_TIME_LEFT)),
+    ],
+)
+def test_a_deadline_travels_as_time_left(seconds: float, arrives: float) -> None:
+    extension = pack_extension(time_left=seconds)
+    core = opened(client=False)
+    assert only_request(feed(core, with_extension(extension))).time_left == arrives
+    assert only_request(feed(core, with_extension(extension, call=0))).time_left == arrives
+
+
+@pytest.mark.parametrize("extension", [{}, {99: "later"}, {Extension.METADATA: {"a": b"b"}, 2**31 - 1: []}])
+def test_unknown_extensions_are_ignored(extension: object) -> None:
+    core = opened(client=False)
+    assert only_request(feed(core, with_extension(extension))).time_left is None
+    assert only_request(feed(core, with_extension(extension, call=0))).time_left is None
+
+
+BAD_EXTENSIONS: Final[list[tuple[object, str]]] = [
+    (b"\xc1", "an extension map that cannot be read"),
+    (b"\x80\x80", "an extension map that cannot be read"),
+    ([], "an extension that is no map"),
+    ({"1": 1}, "an extension map with a key that is no 32-bit integer"),
+    ({True: 1}, "an extension map with a key that is no 32-bit integer"),
+    ({2**31: 1}, "an extension map with a key that is no 32-bit integer"),
+    ({-(2**31) - 1: 1}, "an extension map with a key that is no 32-bit integer"),
+    ({-(1 << 20_000): 1}, "an extension map with a key that is no 32-bit integer"),
+    ({-1: 1}, "the extension -1 is critical and not known here"),
+    ({Extension.DEADLINE: 5, -(2**31): 1}, f"the extension {-(2**31)} is critical and not known here"),
+    ({Extension.DEADLINE: -1}, "a deadline that is no duration in microseconds"),
+    ({Extension.DEADLINE: 1.5}, "a deadline that is no duration in microseconds"),
+    ({Extension.DEADLINE: True}, "a deadline that is no duration in microseconds"),
+    ({Extension.DEADLINE: "1"}, "a deadline that is no duration in microseconds"),
+    ({Extension.DEADLINE: MAX_TIME_LEFT * 1_000_000 + 1}, "a deadline that is no duration in microseconds"),
+    ({Extension.DEADLINE: 1 << 20_000}, "a deadline that is no duration in microseconds"),
+]
+
+
+@pytest.mark.parametrize(("extension", "reason"), BAD_EXTENSIONS)
+def test_a_call_with_an_extension_that_cannot_be_obeyed_is_refused(extension: object, reason: str) -> None:
+    core = opened(client=False)
+    assert feed(core, with_extension(extension)) == []
+    (refusal,) = said(core)
+    error = error_of(refusal)
+    assert isinstance(error, RemoteError)
+    assert error.type_name == "ProtocolError"
+    assert reason in str(error)
+    assert core.running == 0
+    assert only_request(feed(core, with_extension({}))).call == 1
+
+
+@pytest.mark.parametrize(("extension", "reason"), BAD_EXTENSIONS)
+def test_a_one_way_call_with_an_extension_that_cannot_be_obeyed_is_dropped_and_counted(
+    extension: object, reason: str
+) -> None:
+    core = opened(client=False)
+    assert feed(core, with_extension(extension, call=0)) == []
+    assert core.dropped_notifies == 1
+    assert core.outgoing == []
+    assert core.state is State.OPEN
+
+
+# Everything else that may come
+
+
+@pytest.mark.parametrize("payload", [b"", b"ping", bytes(MAX_PING)])
+def test_a_ping_is_answered_with_its_payload(payload: bytes) -> None:
+    pair = Pair().open()
+    assert pair.to_server(pair.client.ping(payload)) == []
+    (pong,) = frames(joined(*pair.server.outgoing))
+    assert (pong.kind, pong.payload) == (Kind.PONG, payload)
+    assert pair.exchange() == ([], [])
+
+
+@pytest.mark.parametrize("payload", [bytes(MAX_PING + 1), Segmented(b"", [bytes(MAX_PING - 5)]), bytes(100_000)])
+def test_a_ping_is_small(payload: Payload) -> None:
+    core = opened(client=False)
+    assert feed(core, frame(Kind.PING, payload)) == [Closed()]
+    assert cause(core).endswith(f"the limit is {MAX_PING}")
+
+
+@pytest.mark.parametrize("client", [True, False])
+def test_a_second_hello(client: bool) -> None:
+    core = opened(client=client)
+    assert feed(core, hello()) == [Closed()]
+    assert cause(core) == "a second hello"
+
+
+RESERVED: Final = [Kind.AUTHENTICATE, Kind.BATCH, Kind.CANCEL, Kind.ITEM, Kind.END, Kind.CREDIT]
+
+
+@pytest.mark.parametrize("kind", [*RESERVED, 0x00, 0x02, 0x19, 0x23, 0x7F])
+def test_an_unknown_kind_below_0x80_ends_the_connection(kind: int) -> None:
+    core = opened(client=False)
+    assert feed(core, frame(kind)) == [Closed()]
+    assert cause(core) == f"a frame of unknown kind {kind:#04x}"
+    assert kinds(said(core)) == [Kind.GOODBYE]
+
+
+@pytest.mark.parametrize("kind", [0x80, 0x91, 0xFF])
+def test_an_unknown_kind_from_0x80_up_is_ignored(kind: int) -> None:
+    core = opened(client=False)
+    data = frame(kind, b"\xc1", command=9, call=4) + frame(Kind.REQUEST, b"\x90", call=1)
+    assert only_request(feed(core, data)).call == 1
+
+
+def test_a_fault_of_framing_ends_the_connection_after_what_came_before() -> None:
+    core = opened(client=False, limits=Limits(max_message_size=2000))
+    request, closed = feed(core, frame(Kind.REQUEST, b"\x90", call=1) + frame(Kind.REQUEST, bytes(2001), call=3))
+    assert isinstance(request, Request)
+    assert closed == Closed()
+    (goodbye,) = said(core)
+    assert payload_of(goodbye) == [1, "a frame of kind 0x10 announces 2001 bytes, the limit is 2000"]
+    assert isinstance(core.error, ConnectionLost)
+    assert isinstance(core.error.__cause__, ProtocolError)
+
+
+def test_what_comes_after_the_end_is_not_looked_at() -> None:
+    core = opened(client=False)
+    assert feed(core, frame(Kind.HELLO) + frame(Kind.REQUEST, b"\x90", call=1)) == [Closed()]
+    assert core.running == 0
+    data = frame(Kind.REQUEST, b"\x90", call=1) + frame(Kind.NOTIFY, b"\x90") + frame(Kind.PING)
+    core.outgoing.clear()
+    for piece in (data, data[:12]):
+        core.reader.get_buffer()[: len(piece)] = piece
+        assert core.receive(len(piece)) == []
+    assert core.outgoing == []
+
+
+# The end
+
+
+def test_the_end_of_the_peers_bytes() -> None:
+    for core in (client(), server(), opened(client=True), opened(client=False)):
+        assert core.receive_eof() == [Closed()]
+        assert cause(core) == "the peer closed the connection without a goodbye"
+        assert core.receive_eof() == []
+
+
+def test_the_end_of_the_peers_bytes_within_a_frame() -> None:
+    core = opened(client=False)
+    assert feed(core, frame(Kind.REQUEST, b"\x90", call=1)[:-1]) == []
+    assert core.receive_eof() == [Closed()]
+    assert cause(core) == "a truncated frame"
+    assert str(core.error) == "the peer closed the connection in the middle of a frame"
+
+
+def test_close_is_for_the_first_cause() -> None:
+    core = opened(client=True)
+    core.close(ConnectionLost("first"))
+    core.close(ConnectionLost("second"))
+    assert cause(core) == "first"
+    assert core.receive_eof() == []
+
+
+def test_each_caller_is_given_an_error_of_his_own() -> None:
+    core = opened(client=True)
+    error = ConnectionLost("why")
+    error.__cause__ = OSError("deeper")
+    core.close(error)
+    first, second = core.lost(), core.lost()
+    assert first is not second
+    assert str(first) == str(second) == "why"
+    assert first.__cause__ is error.__cause__
+
+
+@pytest.mark.parametrize("make", [client, lambda: opened(client=True)], ids=["greeting", "closed"])
+def test_no_call_begins_where_there_is_no_connection(make: Callable[[], Protocol[str]]) -> None:
+    core = make()
+    if core.state is State.OPEN:
+        core.close(ConnectionLost("it has ended"))
+    with pytest.raises(ConnectionLost):
+        core.new_call()
+    with pytest.raises(ConnectionLost):
+        core.start(1, b"\x90", "a")
+
+
+def test_a_client_says_goodbye() -> None:
+    pair = Pair().open()
+    assert pair.to_server(pair.client.goodbye("enough")) == [Closed()]
+    assert str(pair.server.error) == "the peer closed the connection: enough"
+    assert pair.server.outgoing == []
+
+
+def test_a_server_drains() -> None:
+    pair = Pair().open()
+    call, data = pair.client.start(1, b"\x90", "a")
+    pair.client.calls.insert(call, "waits")
+    request = only_request(pair.to_server(data))
+
+    goodbye = pair.server.drain("it is late")
+    assert goodbye is not None
+    assert pair.server.state is State.DRAINING
+    assert pair.server.drain("again") is None
+    crossing = joined(pair.client.request(3, 1, b"\x90", "a"))
+    assert pair.to_server(crossing + frame(Kind.PING)) == []
+    assert pair.server.running == 1
+    assert kinds(said(pair.server)) == [Kind.PONG]
+
+    assert pair.to_client(goodbye) == []
+    assert pair.client.state is State.DRAINING
+    with pytest.raises(ConnectionLost, match=r"^the peer closed the connection: it is late$"):
+        pair.client.new_call()
+    (outcome,) = pair.to_client(pair.server.response(request, NONE, "a"))
+    assert isinstance(outcome, Outcome)
+    assert pair.client.receive_eof() == [Closed()]
+    assert cause(pair.client) == "the peer closed the connection: it is late"
+    with pytest.raises(ConnectionLost):
+        pair.server.new_call()
+    assert pair.server.receive_eof() == [Closed()]
+    assert cause(pair.server) == "the connection is being closed"
+
+
+def test_one_way_calls_are_taken_while_draining() -> None:
+    pair = Pair().open()
+    assert pair.server.drain("") is not None
+    assert only_request(pair.to_server(pair.client.request(0, 5, b"\x90", "a"))).command == 5
+
+
+def test_a_client_without_calls_ends_at_a_goodbye() -> None:
+    pair = Pair().open()
+    assert pair.to_client(pair.server.goodbye("it is late")) == [Closed()]
+    assert cause(pair.client) == "the peer closed the connection: it is late"
+
+
+def test_a_second_goodbye_ends_a_draining_client_that_waits_for_nothing() -> None:
+    core = opened(client=True)
+    core.calls.insert(1, "waits")
+    goodbye = frame(Kind.GOODBYE, pack_plain([1, "soon"]))
+    assert feed(core, goodbye) == []
+    assert feed(core, goodbye) == []
+    assert core.state is State.DRAINING
+    feed(core, frame(Kind.RESPONSE, NONE, call=1))
+    assert feed(core, goodbye) == [Closed()]
+
+
+def test_a_client_leaves_a_draining_server() -> None:
+    pair = Pair().open()
+    assert pair.server.drain("") is not None
+    assert pair.to_server(pair.client.goodbye("")) == [Closed()]
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\xc1", pack_plain(None), pack_plain([]), pack_plain([1, ""]), pack_plain(["a", "b"])]
+)
+def test_a_goodbye_without_a_reason(payload: bytes) -> None:
+    core = opened(client=False)
+    assert feed(core, frame(Kind.GOODBYE, payload)) == [Closed()]
+    assert cause(core) == "the peer closed the connection"
+
+
+def test_the_reason_of_a_peers_goodbye_is_cut() -> None:
+    core = opened(client=False)
+    assert feed(core, frame(Kind.GOODBYE, pack_plain([1, "x" * 1_000_000]))) == [Closed()]
+    assert len(cause(core)) < 2 * MAX_REASON
+
+
+def test_a_goodbye_names_the_highest_call_that_was_accepted() -> None:
+    core = opened(client=False)
+    for call in (5, 3, 9, 7):
+        feed(core, frame(Kind.REQUEST, b"\x90", call=call))
+    (goodbye,) = frames(joined(core.goodbye("")))
+    assert payload_of(goodbye) == [9, ""]
+
+
+@pytest.mark.parametrize("reason", ["", "x" * 1000, "\N{GRINNING FACE}" * 1000, "\udcff" * 1000, "\0"])
+def test_any_goodbye_fits_the_smallest_peer(reason: str) -> None:
+    core = opened(client=False)
+    data = joined(core.goodbye(reason))
+    assert len(data) <= 12 + MIN_MESSAGE_SIZE
+    peer = opened(client=True, limits=Limits(max_message_size=MIN_MESSAGE_SIZE))
+    assert feed(peer, data) == [Closed()]
+    assert cause(peer).startswith("the peer closed the connection")
+
+
+# Sizes
+
+
+def test_what_the_peer_would_not_accept_is_not_sent() -> None:
+    core = opened(client=True, max_message_size=2000)
+    call, data = core.start(1, bytes(2000), "Store.put")
+    assert len(joined(data)) == 2012
+    with pytest.raises(MessageTooLarge) as raised:
+        core.start(1, bytes(2001), "Store.put")
+    assert (raised.value.what, raised.value.size, raised.value.limit) == ("Store.put", 2001, 2000)
+    extension = pack_extension(time_left=1.0)
+    core.request(call, 1, bytes(2000 - 2 - len(extension)), "Store.put", extension)
+    with pytest.raises(MessageTooLarge):
+        core.request(call, 1, bytes(2001 - 2 - len(extension)), "Store.put", extension)
+    core.request(call, 1, Segmented(b"", [bytes(1000), bytes(990)]), "Store.put")
+    with pytest.raises(MessageTooLarge):
+        core.request(call, 1, Segmented(b"", [bytes(1000), bytes(991)]), "Store.put")
+    with pytest.raises(MessageTooLarge):
+        core.request(0, 1, bytes(2001), "Store.put")
+
+
+def test_a_result_that_is_too_large_leaves_the_call_to_be_answered() -> None:
+    core = opened(client=False, max_message_size=2000)
+    request = only_request(feed(core, frame(Kind.REQUEST, b"\x90", call=1)))
+    with pytest.raises(MessageTooLarge):
+        core.response(request, bytes(2001), "the result")
+    assert core.running == 1
+    core.response(request, bytes(2000), "the result")
+    assert core.running == 0
+
+
+def test_a_failure_that_is_too_large_is_replaced() -> None:
+    core = opened(client=False, max_message_size=MIN_MESSAGE_SIZE)
+    request = only_request(feed(core, frame(Kind.REQUEST, b"\x90", call=1)))
+    payload = pack_plain([Code.REMOTE, "x" * 2000, ["KeyError", ""]])
+    data = joined(core.failure(request, payload))
+    assert len(data) <= 12 + MIN_MESSAGE_SIZE
+    (answer,) = frames(data)
+    error = error_of(answer)
+    assert isinstance(error, MessageTooLarge)
+    assert (error.size, error.limit) == (len(payload), MIN_MESSAGE_SIZE)
+    assert core.running == 0
+
+
+def test_the_largest_message_that_is_accepted() -> None:
+    core = opened(client=False, limits=Limits(max_message_size=MIN_MESSAGE_SIZE))
+    assert only_request(feed(core, frame(Kind.REQUEST, bytes(MIN_MESSAGE_SIZE), call=1))).call == 1
+    assert feed(core, frame(Kind.REQUEST, bytes(MIN_MESSAGE_SIZE + 1), call=3)) == [Closed()]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(MIN_MESSAGE_SIZE - 1, 1), (MAX_FRAME_SIZE + 1, 1), (2000, 0), (2000, 2**31), (-1, 1), (2000, -1)],
+)
+def test_limits_out_of_range(values: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"^max_"):
+        Limits(*values)
+
+
+def test_limits_in_range() -> None:
+    assert Limits(MIN_MESSAGE_SIZE, 1).max_calls == 1
+    assert Limits(MAX_FRAME_SIZE, 2**31 - 1).max_message_size == MAX_FRAME_SIZE
+
+
+# Whatever comes
+
+DATA = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.integers(-3, 7) | st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+).map(pack_plain)
+# An int that Python refuses to print, where an int may be.
+HUGE = st.sampled_from([pack_plain(data) for data in ({-(1 << 20_000): 1}, {1: 1 << 20_000}, [1 << 20_000, "", []])])
+PAYLOAD = st.one_of(
+    DATA, st.binary(max_size=30), st.builds(Segmented, DATA, st.lists(st.binary(max_size=9), max_size=3))
+)
+ANY_FRAME = st.builds(
+    lambda kind, payload, command, call, extension: frame(
+        kind, payload, command=command, call=call, extension=extension
+    ),
+    st.sampled_from([*Kind, *(int(kind) for kind in Kind), 0x00, 0x30, 0x80, 0xFF]),
+    PAYLOAD,
+    st.integers(0, 0xFFFF),
+    st.integers(0, 12) | st.integers(0, MAX_CALL),
+    st.just(b"") | DATA | HUGE | st.binary(max_size=9),
+)
+
+
+def check_end(core: Protocol[str], events: list[Event[str]]) -> None:
+    """Closed comes last if it comes, and exactly where the core has closed."""
+    closed = [index for index, event in enumerate(events) if isinstance(event, Closed)]
+    assert closed == ([len(events) - 1] if core.state is State.CLOSED else [])
+    assert (core.error is not None) == (core.state is State.CLOSED)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    client=st.booleans(),
+    greeted=st.booleans(),
+    parts=st.lists(ANY_FRAME | st.binary(max_size=30), max_size=10),
+    size=st.sampled_from([1, 13, 1 << 20]),
+)
+def test_nothing_that_a_peer_sends_makes_a_core_raise(
+    client: bool, greeted: bool, parts: list[bytes], size: int
+) -> None:
+    core: Protocol[str] = Protocol(client=client, limits=Limits(2000, 3))
+    for call in range(1 if client else 2, 9, 2):
+        core.calls.insert(call, f"call {call}")
+    events = feed(core, PREAMBLE + (hello() if greeted else b"") + b"".join(parts), size)
+    check_end(core, events)
+    if core.state is not State.CLOSED:
+        check_end(core, events + core.receive_eof())
+    answers = take(core)
+    frames(answers, preamble=answers.startswith(PREAMBLE))
+
+
+class Talker:
+    """One end of a conversation that does what it is told, and knows which of its calls wait."""
+
+    def __init__(self, core: Protocol[str]) -> None:
+        self.core = core
+        self.pipe = bytearray()
+        self.requests: list[Request] = []
+        self.waiting: set[str] = set()
+        self.events: list[Event[str]] = []
+
+    def send(self, *data: Any) -> None:
+        self.pipe += joined(*data)
+
+    def act(self, action: str) -> None:
+        core = self.core
+        if action == "ping":
+            self.send(core.ping(b"?"))
+        elif action == "notify":
+            self.send(core.request(0, 1, b"\x90", "a"))
+        elif action == "call":
+            try:
+                call, data = core.start(1, b"\x90", "a")
+            except ConnectionLost:
+                assert core.state is not State.OPEN
+                return
+            core.calls.insert(call, f"call {call}")
+            self.waiting.add(f"call {call}")
+            self.send(data)
+        elif action == "drain" and (goodbye := core.drain("drained")) is not None:
+            self.send(goodbye)
+        elif action in ("answer", "fail") and self.requests:
+            request = self.requests.pop()
+            self.send(core.response(request, NONE, "a") if action == "answer" else core.failure(request, NONE))
+
+    def hear(self, data: bytes) -> None:
+        for event in feed(self.core, data):
+            self.events.append(event)
+            if isinstance(event, Request) and event.call:
+                self.requests.append(event)
+            elif isinstance(event, Outcome):
+                self.waiting.remove(event.token)
+        self.send(take(self.core))
+        check_end(self.core, self.events)
+
+
+ACTIONS = st.sampled_from(["ping", "notify", "call", "call", "answer", "fail", "drain", "deliver", "deliver"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), ACTIONS, st.integers(1, 200)), max_size=60))
+def test_two_cores_never_fault_each_other(steps: list[tuple[bool, str, int]]) -> None:
+    pair = Pair(Limits(max_calls=50), Limits(max_calls=50)).open()
+    ends = [Talker(pair.client), Talker(pair.server)]
+
+    def deliver(source: Talker, target: Talker, count: int) -> None:
+        data = bytes(source.pipe[:count])
+        del source.pipe[:count]
+        target.hear(data)
+
+    for from_server, action, count in steps:
+        source, target = ends[from_server], ends[not from_server]
+        if action == "deliver":
+            deliver(source, target, count)
+        elif source.core.state is not State.CLOSED:
+            source.act(action)
+    for _ in range(3):
+        for source, target in (ends, ends[::-1]):
+            while source.requests:
+                source.act("answer")
+            while source.pipe:
+                deliver(source, target, 1 << 20)
+    for end in ends:
+        assert end.core.late_replies == 0
+        if end.core.error is not None:
+            assert end.core.error.__cause__ is None, "nobody broke the protocol"
+    if all(end.core.state is State.OPEN for end in ends):
+        assert not any(end.waiting for end in ends)

@@ -1,0 +1,244 @@
+"""The byte vectors that implementers in other languages work from hold here, in both directions."""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pytest
+
+from tests.back_to_back import feed, frames, joined, said
+from typedrpc import errors
+from typedrpc.codec import CommandCodec, Payload, Segmented, pack_plain, unpack_plain
+from typedrpc.command import rpc
+from typedrpc.definition import derived_id
+from typedrpc.dispatch import Call, Dispatcher
+from typedrpc.failure import PUBLIC_BUILTINS, unpack_failure
+from typedrpc.messages import Limits
+from typedrpc.peer import Peer
+from typedrpc.protocol import Protocol, Request, State
+from typedrpc.schema import Signature, signature_of
+from typedrpc.service import Service, Table, contract_digest
+from typedrpc.wire import PREAMBLE, Flag, Frame, Kind, encode
+
+FOLDER: Final = Path(__file__).parent / "vectors"
+
+
+class Colour(Enum):
+    RED = "r"
+    GREEN = "g"
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+    y: float = 0.0
+
+
+NAMES: Final[dict[str, Any]] = {
+    "Colour": Colour,
+    "Literal": Literal,
+    "Mapping": Mapping,
+    "Point": Point,
+    "Sequence": Sequence,
+    "datetime": datetime,
+    "inf": float("inf"),
+    "timedelta": timedelta,
+    "timezone": timezone,
+}
+
+
+def vectors(name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((FOLDER / f"{name}.json").read_text(encoding="ascii"))["vectors"]
+    assert found
+    return found
+
+
+def name_of(vector: dict[str, Any]) -> str:
+    return str(vector.get("name") or vector.get("service") or " ".join(list(map(str, vector.values()))[:2]))
+
+
+def each(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("vector", vectors(name), ids=name_of)
+
+
+def hexes(data: object) -> Any:
+    """Plain data as JSON has it: bytes and maps stand in objects of their own."""
+    match data:
+        case bytes():
+            return {"bytes": data.hex()}
+        case dict():
+            return {"map": [[hexes(key), hexes(value)] for key, value in data.items()]}
+        case list():
+            return [hexes(item) for item in data]
+        case _:
+            return data
+
+
+def unhexed(data: Any) -> Any:
+    match data:
+        case {"bytes": text}:
+            return bytes.fromhex(text)
+        case {"map": pairs}:
+            return {unhexed(key): unhexed(value) for key, value in pairs}
+        case list():
+            return [unhexed(item) for item in data]
+        case _:
+            return data
+
+
+def function_of(signature: str) -> Callable[..., object]:
+    """A function with the signature that a text says."""
+    namespace: dict[str, Any] = dict(NAMES)
+    exec(f"def function{signature}: ...", namespace)
+    function: Callable[..., object] = namespace["function"]
+    return function
+
+
+def codec_of(signature: str) -> CommandCodec:
+    return CommandCodec("Store.get", signature_of(function_of(signature), method=False))
+
+
+def plain(payload: Payload) -> tuple[bytes, ...]:
+    if isinstance(payload, Segmented):
+        return (bytes(payload.body), *map(bytes, payload.segments))
+    return (bytes(payload),)
+
+
+def test_every_file_of_vectors_is_checked() -> None:
+    here = Path(__file__).read_text(encoding="utf-8")
+    for path in FOLDER.iterdir():
+        assert path.suffix == ".json"
+        assert f'"{path.stem}"' in here
+
+
+@each("frames")
+def test_frames(vector: dict[str, Any]) -> None:
+    data = bytes.fromhex(vector["hex"])
+    extension = bytes.fromhex(vector.get("extension", ""))
+    payload: Payload
+    if "segments" in vector:
+        payload = Segmented(bytes.fromhex(vector["body"]), [bytes.fromhex(segment) for segment in vector["segments"]])
+    else:
+        payload = bytes.fromhex(vector["payload"])
+    assert joined(encode(vector["kind"], vector["command"], vector["call"], payload, extension)) == data
+    (frame,) = frames(data)
+    assert (frame.kind, frame.command, frame.call) == (vector["kind"], vector["command"], vector["call"])
+    assert (plain(frame.payload), bytes(frame.extension)) == (plain(payload), extension)
+    flags = (Flag.EXTENSION if extension else 0) | (Flag.SEGMENTS if "segments" in vector else 0)
+    assert flags == vector["flags"] == data[5]
+
+
+BEFORE: Final = {"stranger": b"", "greeting": PREAMBLE, "open": bytes.fromhex(vectors("conversation")[0]["hex"])}
+
+
+@each("faults")
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_faults(vector: dict[str, Any], size: int) -> None:
+    core: Protocol[str] = Protocol(client=False, limits=Limits())
+    feed(core, BEFORE[vector["state"]])
+    core.outgoing.clear()
+    feed(core, bytes.fromhex(vector["hex"]), size)
+    assert core.state is State.CLOSED
+    assert core.error is not None
+    assert isinstance(core.error.__cause__, errors.ProtocolError)
+    # Who has not said a hello is told nothing.
+    told = [Kind.GOODBYE] if vector["state"] == "open" else []
+    assert [frame.kind for frame in said(core)] == told
+
+
+@each("messages")
+def test_messages(vector: dict[str, Any]) -> None:
+    packed, data = bytes.fromhex(vector["hex"]), unhexed(vector["data"])
+    assert unpack_plain(packed) == data
+    assert pack_plain(data) == packed
+
+
+@each("errors")
+def test_errors(vector: dict[str, Any]) -> None:
+    packed, data = bytes.fromhex(vector["hex"]), unhexed(vector["data"])
+    assert unpack_plain(packed) == data
+    assert pack_plain(data) == packed
+    error = unpack_failure(packed, "Store.put")
+    cls = getattr(errors, vector["raises"], None) or PUBLIC_BUILTINS[vector["raises"]]
+    assert type(error) is cls
+    assert str(error) == vector["text"]
+
+
+@each("contracts")
+def test_contracts(vector: dict[str, Any]) -> None:
+    rows = []
+    for row in vector["commands"]:
+        signature = signature_of(function_of(row["signature"]), method=False)
+        assert signature.to_data() == row["data"]
+        assert Signature.from_data(row["data"]) == signature
+        assert json.loads(row["json"]) == row["data"]
+        assert signature.fingerprint.hex() == row["fingerprint"]
+        assert derived_id(vector["service"], row["command"]) == row["derived_id"]
+        rows.append((row["command"], row["id"], signature.fingerprint))
+    assert contract_digest(rows).hex() == vector["digest"]
+
+
+@each("values")
+def test_values(vector: dict[str, Any]) -> None:
+    codec = codec_of(f"() -> {vector['type']}")
+    value = eval(vector["value"], dict(NAMES))
+    packed = codec.pack_result(value)
+    assert plain(packed) == (bytes.fromhex(vector["hex"]),)
+    unpacked = codec.unpack_result(bytes.fromhex(vector["hex"]))
+    assert unpacked == value
+    assert type(unpacked) is type(value)
+
+
+@each("arguments")
+def test_arguments(vector: dict[str, Any]) -> None:
+    codec = codec_of(vector["signature"])
+    packed = bytes.fromhex(vector["hex"])
+    args, kwargs = eval(f"call({vector['call']})", {**NAMES, "call": lambda *args, **kwargs: (args, kwargs)})
+    assert plain(codec.pack_arguments(*args, **kwargs)) == (packed,)
+
+    signature = inspect.signature(function_of(vector["signature"]))
+    unpacked = codec.unpack_arguments(packed)
+    assert signature.bind(*unpacked[0], **unpacked[1]) == signature.bind(*args, **kwargs)
+
+
+class Greeter(Service):
+    @rpc
+    def hello(self, name: str) -> str:
+        return f"hello {name}"
+
+    @rpc(id=2)
+    def add(self, a: int, b: int = 0) -> int:
+        return a + b
+
+
+def test_conversation() -> None:
+    """A server says what the vectors say, byte for byte."""
+    core: Protocol[str] = Protocol(client=False, limits=Limits())
+    dispatcher = Dispatcher(Table([Greeter()]))
+    peer = Peer(1, "here", None, lambda reason: None)
+    expected: list[Frame] = []
+    answers: list[Frame] = []
+    for step in vectors("conversation"):
+        data = bytes.fromhex(step["hex"])
+        if step["from"] == "server":
+            expected += frames(data, preamble=not expected)
+            continue
+        for event in feed(core, data):
+            if isinstance(event, Request):
+                call = dispatcher.begin(core, event, peer)
+                answer = call
+                if isinstance(call, Call):
+                    answer = dispatcher.finish(core, event, call, call.function(*call.args, **call.kwargs))
+                if answer is not None:
+                    assert not isinstance(answer, Call)
+                    core.outgoing.append(answer)
+        answers += frames(joined(*core.outgoing), preamble=not answers)
+        core.outgoing.clear()
+    assert sorted(answers, key=str) == sorted(expected, key=str)
+    assert core.state is State.CLOSED
+    assert str(core.error) == "the peer closed the connection"

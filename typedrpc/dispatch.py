@@ -1,0 +1,193 @@
+"""From a request to a handler and from its result to an answer: the halves before and after the one line that calls it.
+
+They know nothing of threads or event loops, and raise nothing that a peer or a handler causes.
+"""
+
+import logging
+import os
+import traceback
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
+from time import monotonic
+from typing import Any, Final, final
+
+from typedrpc.agreement import BUILTIN_COMMANDS, BuiltinCommand
+from typedrpc.codec import CodecError, Payload, pack_plain, unpack_plain
+from typedrpc.errors import (
+    ArgumentValueError,
+    DeadlineExceeded,
+    MessageTooLarge,
+    RpcError,
+    UnknownCommand,
+)
+from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
+from typedrpc.peer import Peer
+from typedrpc.protocol import Outgoing, Protocol, Request
+from typedrpc.service import Entry, Table
+
+logger = logging.getLogger("typedrpc")
+
+
+@final
+class Call:
+    """A call as its handler sees it; :func:`current_call` gives the one that is being handled.
+
+    Attributes:
+        peer: Who called.
+        function: The handler.
+        args: What it is called with, by position.
+        kwargs: What it is called with, by name.
+        deadline: When the caller stops waiting, on the clock of ``time.monotonic()``; None for never.
+    """
+
+    __slots__ = ("args", "deadline", "function", "kwargs", "peer", "row")
+
+    def __init__(
+        self, row: "Row", args: tuple[Any, ...], kwargs: dict[str, Any], peer: Peer, deadline: float | None
+    ) -> None:
+        self.row = row
+        self.function = row.function
+        self.args = args
+        self.kwargs = kwargs
+        self.peer = peer
+        self.deadline = deadline
+
+    @property
+    def command(self) -> str:
+        """Its name, ``"Service.command"``."""
+        return self.row.name
+
+    @property
+    def server(self) -> Any:
+        """The server that handles the call; None at a client."""
+        return self.peer.server
+
+    def __repr__(self) -> str:
+        return f"<call of {self.command} from {self.peer!r}>"
+
+
+_current: Final[ContextVar[Call]] = ContextVar("typedrpc.current_call")
+enter_call = _current.set
+leave_call = _current.reset
+
+
+def current_call() -> Call:
+    """The call that this thread or task is handling.
+
+    Raises:
+        RuntimeError: It handles none.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise RuntimeError("current_call() works inside a handler only") from None
+
+
+@final
+class Row:
+    """What one command id leads to, with everything looked up that the way of a call needs."""
+
+    __slots__ = ("function", "name", "pack", "result_name", "unpack")
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        unpack: Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]],
+        pack: Callable[[Any], Payload],
+    ) -> None:
+        self.name = name
+        self.result_name = f"the result of {name}"
+        self.function = function
+        self.unpack = unpack
+        self.pack = pack
+
+
+@final
+class Dispatcher:
+    """Leads requests to what one side serves. One for each server or exposing client; thread-safe."""
+
+    def __init__(self, table: Table, *, debug: bool = False) -> None:
+        """
+        Args:
+            table: What is served.
+            debug: Tell callers the traceback of an undeclared exception.
+        """
+        self._table = table
+        self._debug = debug
+        self._rows: dict[int, Row] = {
+            id: Row(builtin.name, partial(builtin.answer, table), partial(_unpack_plain, builtin), pack_plain)
+            for id, builtin in BUILTIN_COMMANDS.items()
+        }
+
+    def begin(self, protocol: Protocol[Any], request: Request, peer: Peer) -> Call | Outgoing | None:
+        """The half before the handler: the call to run, or what to answer at once; None when nothing is to be done.
+
+        To run it is ``call.function(*call.args, **call.kwargs)``.
+        """
+        try:
+            row = self._rows.get(request.command) or self._make_row(request.command)
+            args, kwargs = row.unpack(request.payload)
+        except RpcError as error:
+            return self._refuse(protocol, request, error)
+        deadline = None
+        if request.time_left is not None:
+            deadline = monotonic() + request.time_left
+            if request.time_left == 0:
+                return self._refuse(protocol, request, DeadlineExceeded(f"{row.name}: no time was left"))
+        return Call(row, args, kwargs, peer, deadline)
+
+    def finish(self, protocol: Protocol[Any], request: Request, call: Call, result: Any) -> Outgoing | None:
+        """The half after a handler that returned: the answer."""
+        if not request.call:
+            return None
+        row = call.row
+        try:
+            payload = row.pack(result)
+        except CodecError as error:
+            logger.error("the handler of %s does not keep to its annotations: %s", row.name, error)
+            return protocol.failure(request, pack_protocol_failure(error))
+        except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
+            return self.fail(protocol, request, call, error)
+        try:
+            return protocol.response(request, payload, row.result_name)
+        except MessageTooLarge as error:
+            logger.warning("%s", error)
+            return protocol.failure(request, pack_protocol_failure(error))
+
+    def fail(self, protocol: Protocol[Any], request: Request, call: Call, error: BaseException) -> Outgoing | None:
+        """The half after a handler that raised: the answer, and a line in the log where the caller is told little."""
+        name = call.row.name
+        error_id = ""
+        if not is_public(error) or not request.call:
+            error_id = os.urandom(4).hex()
+            kind = "call" if request.call else "one-way call"
+            logger.error("%s failed in a %s, error id %s", name, kind, error_id, exc_info=error)
+        if not request.call:
+            return None
+        trace = "".join(traceback.format_exception(error)) if self._debug and not is_public(error) else ""
+        return protocol.failure(request, pack_handler_failure(error, error_id=error_id, trace=trace))
+
+    def _refuse(self, protocol: Protocol[Any], request: Request, error: RpcError) -> Outgoing | None:
+        if not request.call:
+            logger.warning("a one-way call was dropped: %s", error)
+            return None
+        return protocol.failure(request, pack_protocol_failure(error))
+
+    def _make_row(self, id: int) -> Row:
+        entry: Entry | None = self._table.entries.get(id)
+        if entry is None:
+            raise UnknownCommand("", id)
+        codec = entry.command.codec
+        row = Row(entry.command.qualified_name, entry.function, codec.unpack_arguments, codec.pack_result)
+        self._rows[id] = row
+        return row
+
+
+def _unpack_plain(builtin: BuiltinCommand, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    try:
+        args = unpack_plain(payload)
+    except CodecError as error:
+        raise ArgumentValueError(f"{builtin.name}: {error}") from error
+    return builtin.read(args), {}

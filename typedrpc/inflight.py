@@ -1,0 +1,90 @@
+"""Calls that wait for their outcome: call id to an opaque token of the I/O layer, with deadlines as data.
+
+Not thread-safe by itself: the owner guards :meth:`InFlight.new_id` and :meth:`InFlight.insert`; the removal of one
+call is a single dict operation, so that of two who remove it only one gets the token.
+"""
+
+from heapq import heapify, heappop, heappush
+from typing import Final, Generic, TypeVar
+
+TokenT = TypeVar("TokenT")
+
+MAX_CALL: Final = 0xFFFF_FFFF
+
+
+class InFlight(Generic[TokenT]):
+    """The in-flight table of one side of a connection."""
+
+    __slots__ = ("_deadlines", "_first", "_next", "calls")
+
+    def __init__(self, first: int) -> None:
+        """
+        Args:
+            first: The first id: 1 for the client, whose ids are odd, 2 for the server, whose ids are even.
+        """
+        self.calls: dict[int, TokenT] = {}
+        self._first = first
+        self._next = first
+        # May name calls that are done: an entry counts only while the table holds its call.
+        self._deadlines: list[tuple[float, int]] = []
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def new_id(self) -> int:
+        """An id that no call in the table has."""
+        call = self._next
+        while True:
+            self._next = call + 2 if call + 2 <= MAX_CALL else self._first
+            if call not in self.calls:
+                return call
+            call = self._next
+
+    def insert(self, call: int, token: TokenT, deadline: float | None = None) -> None:
+        """Register a call under an id from :meth:`new_id`.
+
+        Args:
+            call: The id.
+            token: What :meth:`pop` gives back.
+            deadline: When :meth:`expire` gives it back, on the owner's clock.
+        """
+        self.calls[call] = token
+        if deadline is not None:
+            heappush(self._deadlines, (deadline, call))
+            if len(self._deadlines) > 2 * len(self.calls) + 64:
+                self._deadlines = [entry for entry in self._deadlines if entry[1] in self.calls]
+                heapify(self._deadlines)
+
+    def get(self, call: int) -> TokenT | None:
+        """What :meth:`pop` would give."""
+        return self.calls.get(call)
+
+    def pop(self, call: int) -> TokenT | None:
+        """Remove a call; None when it is not (or no longer) there. The caller completes what it gets."""
+        return self.calls.pop(call, None)
+
+    def pop_all(self) -> list[TokenT]:
+        """Remove every call: the connection ended, each must learn it."""
+        tokens = []
+        while self.calls:
+            try:
+                tokens.append(self.calls.popitem()[1])
+            except KeyError:  # somebody else took the last one
+                break
+        self._deadlines.clear()
+        return tokens
+
+    def next_deadline(self) -> float | None:
+        """When :meth:`expire` has something to do next."""
+        while self._deadlines and self._deadlines[0][1] not in self.calls:
+            heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def expire(self, now: float) -> list[TokenT]:
+        """Remove the calls whose deadline has passed."""
+        tokens = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            token = self.pop(heappop(self._deadlines)[1])
+            if token is not None:
+                tokens.append(token)
+        return tokens

@@ -1,0 +1,410 @@
+"""The sans-I/O peer: what one end of a connection knows and may do, without a socket, a thread or a clock.
+
+Bytes go in by :meth:`Protocol.receive`, events come out of it; the methods that start or answer something return the
+bytes to send, and what the protocol itself has to say waits in ``outgoing``. Both sides run the same class.
+
+The states of a connection::
+
+    GREETING --(preamble, hello)--> OPEN --(goodbye of either side)--> DRAINING --> CLOSED
+        `------------ any fault, end of file, time-out ------------------------------^
+
+- GREETING: the client sends preamble and hello at once; the server says nothing before it has seen both of the
+  client's, so that a stranger learns nothing. Only hello and goodbye are legal.
+- OPEN: everything else is legal, in both directions.
+- DRAINING: no new calls; what was accepted is still answered.
+- CLOSED: nothing is sent or received any more; ``error`` says why.
+
+A fault of the peer is never raised: the protocol queues a goodbye that says what was wrong, closes, and the last
+event is :class:`Closed`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from typedrpc.codec import Payload
+from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
+from typedrpc.failure import pack_protocol_failure
+from typedrpc.inflight import InFlight
+from typedrpc.messages import Limits, pack_goodbye, pack_hello, read_extension, read_goodbye, read_hello
+from typedrpc.wire import (
+    HEADER_SIZE,
+    IGNORABLE,
+    PREAMBLE,
+    RECEIVE_SIZE,
+    Buffer,
+    Frame,
+    FrameReader,
+    Kind,
+    encode,
+    pack_header,
+    payload_size,
+)
+
+TokenT = TypeVar("TokenT")
+Outgoing: TypeAlias = bytes | tuple[Buffer, ...]
+
+HELLO_LIMIT: Final = 64 * 1024
+"""Bytes a frame may have before the peer is let in."""
+
+MAX_PING: Final = 64
+"""Bytes that a ping may carry: its pong is queued before the peer reads anything."""
+
+# For the paths that run for each call: to look a member up in its enumeration costs more than the rest of a line.
+_REQUEST: Final = int(Kind.REQUEST)
+_RESPONSE: Final = int(Kind.RESPONSE)
+
+
+class State(Enum):
+    """Of a connection; see the module's docstring."""
+
+    GREETING = auto()
+    OPEN = auto()
+    DRAINING = auto()
+    CLOSED = auto()
+
+
+_OPEN: Final = State.OPEN
+_DRAINING: Final = State.DRAINING
+
+
+class Request:
+    """Event: the peer calls. ``call`` is 0 for a one-way call, which is not answered."""
+
+    __slots__ = ("call", "command", "payload", "time_left")
+
+    def __init__(self, command: int, call: int, payload: Payload, time_left: float | None) -> None:
+        self.command = command
+        self.call = call
+        self.payload = payload
+        self.time_left = time_left
+
+
+class Outcome(Generic[TokenT]):
+    """Event: a call of this side is over. ``frame`` is its response or error frame."""
+
+    __slots__ = ("frame", "token")
+
+    def __init__(self, token: TokenT, frame: Frame) -> None:
+        self.token = token
+        self.frame = frame
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Event: the peer is let in, calls may be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Event, always the last: the connection is over, because of ``Protocol.error``."""
+
+
+Event: TypeAlias = Request | Outcome[TokenT] | Opened | Closed
+
+
+class Protocol(Generic[TokenT]):
+    """One end of a connection.
+
+    Tokens are whatever the I/O layer waits with; :class:`Outcome` gives them back.
+
+    Thread safety: :meth:`receive` and :meth:`receive_eof` belong to the holder of the read role. :meth:`new_call` and
+    :meth:`close` need the owner's state lock. The rest are single operations on dicts and sets.
+    """
+
+    def __init__(self, *, client: bool, limits: Limits) -> None:
+        self.client = client
+        self.limits = limits
+        self.peer_limits = Limits()
+        self.state = State.GREETING
+        self.error: ConnectionLost | None = None
+        self.reader = FrameReader(min(HELLO_LIMIT, limits.max_message_size))
+        self.calls: InFlight[TokenT] = InFlight(1 if client else 2)
+        self.leaving: list[TokenT] = []
+        """The tokens whose outcomes the last :meth:`receive` brought, for an owner that was interrupted in between."""
+        self.outgoing: list[Outgoing] = []
+        self.late_replies = 0
+        """Replies that came when nobody waited for them any more."""
+        self.dropped_notifies = 0
+        """One-way calls of the peer with an extension that this side does not know and may not ignore."""
+        self.last_accepted = 0
+        self._running: set[int] = set()
+        self._farewell = "the connection is being closed"
+        self._small = 0  # payloads up to this size need no look at limits and make one buffer with their header
+        self._handlers: dict[int, Callable[[Frame], Event[TokenT] | None]] = {
+            Kind.REQUEST: self._on_request,
+            Kind.NOTIFY: self._on_notify,
+            Kind.RESPONSE: self._on_outcome,
+            Kind.ERROR: self._on_outcome,
+            Kind.PING: self._on_ping,
+            Kind.PONG: self._on_nothing,
+            Kind.GOODBYE: self._on_goodbye,
+        }
+        if client:
+            self._greet()
+
+    @property
+    def running(self) -> int:
+        """Calls of the peer that were accepted and not answered yet."""
+        return len(self._running)
+
+    # Receiving
+
+    def receive(self, count: int) -> list[Event[TokenT]]:
+        """``count`` bytes were read into ``reader.get_buffer()``: what follows from them, in order."""
+        reader = self.reader
+        if self.state is _OPEN:
+            sole = reader.sole_frame(count)
+            if sole is not None and sole[0] == _REQUEST:
+                _, command, call, payload = sole
+                request = self._accept(command, call, payload)
+                return [request] if request is not None else []
+        elif self.state is State.CLOSED:
+            return []
+        reader.received(count)
+        self.leaving.clear()
+        events: list[Event[TokenT]] = []
+        while (frame := reader.next_frame()) is not None:
+            if self.state is State.GREETING:
+                event = self._on_greeting(frame)
+            else:
+                handler = self._handlers.get(frame.kind)
+                event = handler(frame) if handler is not None else self._on_unknown(frame)
+            if event is not None:
+                events.append(event)
+                if type(event) is Closed:
+                    return events
+        if reader.fault is not None:
+            events.append(self._break(str(reader.fault)))
+        return events
+
+    def receive_eof(self) -> list[Event[TokenT]]:
+        """The peer's bytes have ended."""
+        if self.state is State.CLOSED:
+            return []
+        if self.state is State.DRAINING:
+            return [self.close(ConnectionLost(self._farewell))]
+        if not self.reader.in_frame:
+            return [self.close(ConnectionLost("the peer closed the connection without a goodbye"))]
+        error = ConnectionLost("the peer closed the connection in the middle of a frame")
+        error.__cause__ = ProtocolError("a truncated frame")
+        return [self.close(error)]
+
+    def close(self, error: ConnectionLost) -> Closed:
+        """End the connection: nothing is received any more. The owner then completes what :attr:`calls` still holds."""
+        if self.state is not State.CLOSED:
+            self.state = State.CLOSED
+            self.error = error
+        return Closed()
+
+    def _break(self, reason: str) -> Closed:
+        """The peer broke the protocol: tell it, and end. A stranger is told nothing."""
+        if not (self.state is State.GREETING and not self.client):
+            self.outgoing.append(self.goodbye(reason))
+        error = ConnectionLost(f"the peer broke the protocol: {reason}")
+        error.__cause__ = ProtocolError(reason)
+        return self.close(error)
+
+    def _on_greeting(self, frame: Frame) -> Event[TokenT] | None:
+        if frame.kind == Kind.GOODBYE:
+            return self._on_goodbye(frame)
+        if frame.kind != Kind.HELLO:
+            return self._break(f"a frame of kind {frame.kind:#04x} before the hello")
+        limits = read_hello(frame.payload)
+        if isinstance(limits, str):
+            return self._break(limits)
+        self.peer_limits = limits
+        self._small = min(limits.max_message_size, RECEIVE_SIZE - HEADER_SIZE)
+        if not self.client:
+            self._greet()
+        self.state = State.OPEN
+        self.reader.limit = self.limits.max_message_size
+        return Opened()
+
+    def _greet(self) -> None:
+        hello = pack_hello(self.limits)
+        self.outgoing.append(PREAMBLE + pack_header(len(hello), Kind.HELLO, 0, 0, 0) + hello)
+
+    def _on_request(self, frame: Frame) -> Event[TokenT] | None:
+        return self._accept(frame.command, frame.call, frame.payload, frame.extension)
+
+    def _accept(self, command: int, call: int, payload: Payload, extension: Buffer = b"") -> Request | Closed | None:
+        if self.state is _DRAINING:
+            return None  # sent before the goodbye arrived, which says that it was not accepted
+        if call & 1 == self.client or not call:
+            return self._break(f"a request with the call id {call}, which is not the peer's to give")
+        if call in self._running:
+            return self._break(f"a second request with the call id {call} while the first is running")
+        time_left = None
+        if extension:
+            read = read_extension(extension)
+            if isinstance(read, str):
+                self.outgoing.append(self._failure(call, ProtocolError(read)))
+                return None
+            time_left = read
+        if len(self._running) >= self.limits.max_calls:
+            error = ServerBusy(f"{self.limits.max_calls} calls are in flight on this connection, which is the limit")
+            self.outgoing.append(self._failure(call, error))
+            return None
+        self._running.add(call)
+        if call > self.last_accepted:
+            self.last_accepted = call
+        return Request(command, call, payload, time_left)
+
+    def _on_notify(self, frame: Frame) -> Event[TokenT] | None:
+        time_left = None
+        if frame.extension:
+            extension = read_extension(frame.extension)
+            if isinstance(extension, str):
+                self.dropped_notifies += 1
+                return None
+            time_left = extension
+        return Request(frame.command, 0, frame.payload, time_left)
+
+    def _on_outcome(self, frame: Frame) -> Event[TokenT] | None:
+        token = self.calls.get(frame.call)
+        if token is not None:
+            self.leaving.append(token)
+            token = self.calls.pop(frame.call)
+        if token is None:
+            self.late_replies += 1
+            return None
+        return Outcome(token, frame)
+
+    def _on_ping(self, frame: Frame) -> Event[TokenT] | None:
+        size = payload_size(frame.payload)
+        if size > MAX_PING:
+            return self._break(f"a ping of {size} bytes, the limit is {MAX_PING}")
+        self.outgoing.append(encode(Kind.PONG, 0, frame.call, frame.payload))
+        return None
+
+    def _on_nothing(self, frame: Frame) -> None:
+        pass
+
+    def _on_goodbye(self, frame: Frame) -> Event[TokenT] | None:
+        reason = "the peer closed the connection"
+        if said := read_goodbye(frame.payload):
+            reason += f": {said}"
+        if self.client or self.state is State.GREETING:
+            # A server that says goodbye still answers what it accepted; its end of file follows.
+            if self.state is State.GREETING or not self.calls:
+                return self.close(ConnectionLost(reason))
+            self.state = State.DRAINING
+            self._farewell = reason
+            return None
+        return self.close(ConnectionLost(reason))
+
+    def _on_unknown(self, frame: Frame) -> Event[TokenT] | None:
+        if frame.kind >= IGNORABLE:
+            return None
+        if frame.kind == Kind.HELLO:
+            return self._break("a second hello")
+        return self._break(f"a frame of unknown kind {frame.kind:#04x}")
+
+    # Sending
+
+    def start(self, command: int, payload: Payload, what: str, extension: bytes = b"") -> tuple[int, Outgoing]:
+        """A new call: its id, and the bytes that make it.
+
+        Args:
+            command: The peer's id of the command.
+            payload: The packed arguments.
+            what: Names the command in errors.
+            extension: From :func:`~typedrpc.messages.pack_extension`.
+
+        Raises:
+            ConnectionLost: The connection is closed, or about to be.
+            MessageTooLarge: The peer would not accept it.
+        """
+        call = self.new_call()
+        if type(payload) is bytes and len(payload) <= self._small and not extension:
+            return call, pack_header(len(payload), _REQUEST, 0, command, call) + payload
+        return call, self.request(call, command, payload, what, extension)
+
+    def new_call(self) -> int:
+        """The id of a new call.
+
+        Raises:
+            ConnectionLost: The connection is closed, or about to be.
+        """
+        if self.state is not _OPEN:
+            raise self.lost()
+        return self.calls.new_id()
+
+    def lost(self) -> ConnectionLost:
+        """A fresh error that says why there is no connection; each caller is given his own."""
+        if self.error is None:
+            return ConnectionLost(self._farewell)
+        error = ConnectionLost(*self.error.args)
+        error.__cause__ = self.error.__cause__
+        return error
+
+    def request(self, call: int, command: int, payload: Payload, what: str, extension: bytes = b"") -> Outgoing:
+        """The bytes of a call; of a one-way call when ``call`` is 0.
+
+        Args:
+            call: An id from :meth:`new_call`, or 0.
+            command: The peer's id of the command.
+            payload: The packed arguments.
+            what: Names the command in errors.
+            extension: From :func:`~typedrpc.messages.pack_extension`.
+
+        Raises:
+            MessageTooLarge: The peer would not accept it.
+        """
+        self._check_size(payload, what, len(extension))
+        return encode(Kind.REQUEST if call else Kind.NOTIFY, command, call, payload, extension)
+
+    def response(self, request: Request, payload: Payload, what: str) -> Outgoing:
+        """The bytes that answer a call with its result.
+
+        Raises:
+            MessageTooLarge: The peer would not accept it; the call still waits for an answer.
+        """
+        call = request.call
+        if type(payload) is bytes and len(payload) <= self._small:
+            self._running.discard(call)
+            return pack_header(len(payload), _RESPONSE, 0, 0, call) + payload
+        self._check_size(payload, what)
+        self._running.discard(call)
+        return encode(Kind.RESPONSE, 0, call, payload)
+
+    def failure(self, request: Request, payload: bytes) -> Outgoing:
+        """The bytes that answer a call with a failure (see :mod:`typedrpc.failure`).
+
+        One that the peer would not accept is replaced by one that says so.
+        """
+        self._running.discard(request.call)
+        limit = self.peer_limits.max_message_size
+        if len(payload) > limit:
+            payload = pack_protocol_failure(MessageTooLarge("the error that a call ended with", len(payload), limit))
+        return encode(Kind.ERROR, 0, request.call, payload)
+
+    def drain(self, reason: str) -> Outgoing | None:
+        """Stop accepting calls; what was accepted is still answered.
+
+        Returns:
+            The bytes that tell the peer; None when it is too late.
+        """
+        if self.state is not State.OPEN:
+            return None
+        self.state = State.DRAINING
+        return self.goodbye(reason)
+
+    def goodbye(self, reason: str) -> Outgoing:
+        """The bytes that announce the end of the connection; they name the highest call that was accepted."""
+        return encode(Kind.GOODBYE, 0, 0, pack_goodbye(self.last_accepted, reason))
+
+    def ping(self, payload: bytes = b"") -> Outgoing:
+        """The bytes that ask the peer for a sign of life, which repeats the payload: ``MAX_PING`` bytes at most."""
+        return encode(Kind.PING, 0, 0, payload)
+
+    def _failure(self, call: int, error: Exception) -> Outgoing:
+        return encode(Kind.ERROR, 0, call, pack_protocol_failure(error))
+
+    def _check_size(self, payload: Payload, what: str, more: int = 0) -> None:
+        limit = self.peer_limits.max_message_size
+        size = payload_size(payload) + (more + 2 if more else 0)
+        if size > limit:
+            raise MessageTooLarge(what, size, limit)
