@@ -1,0 +1,307 @@
+"""URL to socket: parse, listen, dial and wait, with errors in words. The only module that asks which system this is."""
+
+import contextlib
+import ipaddress
+import os
+import select
+import socket
+import stat
+import struct
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from typedrpc.errors import ConnectFailed, ListenFailed
+
+SEND_PATIENCE: Final = 0.002
+"""Seconds that a send waits in the kernel for room before it says that the pipe is full."""
+
+LONGEST_WAIT: Final = 86_400.0
+"""Seconds that :func:`wait` waits at most, whatever it is asked for: systems refuse to wait for weeks."""
+
+BACKLOG: Final = 1024
+UNIX_MODE: Final = 0o600
+
+_HAS_UNIX: Final = hasattr(socket, "AF_UNIX")
+_HAS_POLL: Final = hasattr(select, "poll")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens: host and port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp://{host}:{self.port}"
+
+
+def parse(url: str) -> Address:
+    """The address that a URL names: ``tcp://host:port``, ``tcp://[::1]:port`` or ``unix:///path/of/socket``.
+
+    Raises:
+        ValueError: It names none; says why and what a right one looks like.
+    """
+    forms = "write tcp://host:port or unix:///path"
+    if url.startswith("unix:"):
+        path = url.removeprefix("unix://")
+        if not url.startswith("unix://") or not path:
+            raise ValueError(f"no path; {forms}")
+        if "\0" in path:
+            raise ValueError(f"a zero byte in the path; {forms}")
+        if not _HAS_UNIX:
+            raise ValueError("this system has no unix sockets; write tcp://host:port")
+        return Address(path=path)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{error}; {forms}") from None
+    if parts.scheme != "tcp":
+        raise ValueError(f"unknown scheme {parts.scheme!r}; {forms}")
+    if parts.hostname is None or port is None:
+        raise ValueError(f"no {'host' if parts.hostname is None else 'port'}; {forms}")
+    if parts.path or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(f"more than a host and a port; {forms}")
+    return Address(host=parts.hostname, port=port)
+
+
+def listen(url: str, *, insecure: bool, mode: int = UNIX_MODE) -> tuple[socket.socket, Address]:
+    """A listening socket, and its address with the port that the system chose where the URL said 0.
+
+    Args:
+        url: Where to listen; see :func:`parse`.
+        insecure: Whether an address beyond loopback is allowed although nothing guards it.
+        mode: The permissions of a unix socket's file.
+
+    Raises:
+        ListenFailed: It cannot be done; says why.
+    """
+    try:
+        address = parse(url)
+    except ValueError as error:
+        raise ListenFailed(url, str(error)) from None
+    try:
+        return _listen_unix(url, address.path, mode) if address.path else _listen_tcp(url, address, insecure)
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, ListenFailed):
+            raise
+        reason = "its directory does not exist" if isinstance(error, FileNotFoundError) else _in_words(error)
+        raise ListenFailed(url, reason) from error
+
+
+def _listen_tcp(url: str, address: Address, insecure: bool) -> tuple[socket.socket, Address]:
+    family, kind, number, _, where = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    if not insecure and not ipaddress.ip_address(str(where[0]).partition("%")[0]).is_loopback:
+        raise ListenFailed(
+            url,
+            "this address can be reached from other machines, and neither TLS nor authentication guards it; "
+            "listen on 127.0.0.1, or pass insecure=True if everybody who can reach it may call it",
+        )
+    listener = socket.socket(family, kind, number)
+    try:
+        if os.name == "posix":  # pragma: no branch  # tested there
+            # Elsewhere the option means that two servers may take the same port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener, Address(host=address.host, port=listener.getsockname()[1])
+
+
+def _listen_unix(url: str, path: str, mode: int) -> tuple[socket.socket, Address]:
+    _remove_stale(url, path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        # Nobody can connect before listen(), so the file never stands open with other permissions.
+        os.chmod(path, mode)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener, Address(path=os.path.abspath(path))
+
+
+def _remove_stale(url: str, path: str) -> None:
+    """Remove the socket file that a server left behind which runs no more."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise ListenFailed(url, "the path exists and is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        except (TimeoutError, BlockingIOError):
+            raise ListenFailed(url, "another server listens there, and does not accept") from None
+        else:
+            raise ListenFailed(url, "another server listens there")
+
+
+def unlisten(listener: socket.socket, address: Address, inode: int) -> None:
+    """Close a listening socket, and remove its file if it still is the one with this inode (see :func:`inode_of`)."""
+    listener.close()
+    if address.path and inode_of(address) == inode:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address.path)
+
+
+def inode_of(address: Address) -> int:
+    """The inode of a unix socket's file; 0 for none."""
+    try:
+        return os.stat(address.path).st_ino if address.path else 0
+    except OSError:
+        return 0
+
+
+def dial(url: str, timeout: float) -> socket.socket:
+    """A connected socket.
+
+    Args:
+        url: Where to; see :func:`parse`.
+        timeout: Seconds it may take.
+
+    Raises:
+        ConnectFailed: It cannot be done; says why.
+    """
+    address = resolve(url)
+    try:
+        if address.path:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(timeout)
+                sock.connect(address.path)
+            except BaseException:
+                sock.close()
+                raise
+        else:
+            sock = _dial_tcp(address, timeout)
+        try:
+            prepare(sock)
+        except BaseException:
+            sock.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        raise ConnectFailed(url, _in_words(error)) from error
+    return sock
+
+
+def _dial_tcp(address: Address, timeout: float) -> socket.socket:
+    """Try the addresses of a host in turn; each may take its share of the time that is left."""
+    deadline = monotonic() + timeout
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    first: OSError | None = None
+    for left, (family, kind, number, _, where) in zip(range(len(found), 0, -1), found, strict=True):
+        try:
+            sock = socket.socket(family, kind, number)
+            try:
+                sock.settimeout(max(0.001, (deadline - monotonic()) / left))
+                sock.connect(where)
+                if sock.getsockname() == sock.getpeername():
+                    # The system may choose the very port that is dialled, where nobody listens: a socket meets itself.
+                    raise ConnectionRefusedError
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+        except OSError as error:
+            first = first or error
+    raise first or OSError("the host has no address")
+
+
+def resolve(url: str) -> Address:
+    """The address that a URL names, for a client.
+
+    Raises:
+        ConnectFailed: It names none.
+    """
+    try:
+        return parse(url)
+    except ValueError as error:
+        raise ConnectFailed(url, str(error)) from None
+
+
+def prepare(sock: socket.socket) -> None:
+    """Set a connected socket up: no delay, keep-alive, reads that wait for data, writes that wait but a moment."""
+    if sock.family != getattr(socket, "AF_UNIX", None):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if os.name == "posix":
+        sock.setblocking(True)
+        timeval = struct.pack("@ll", 0, int(SEND_PATIENCE * 1_000_000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+    else:  # pragma: no cover  # no such option: every read and write that would wait says so, and wait() follows
+        sock.setblocking(False)
+
+
+def wait(sock: socket.socket, *, read: bool = False, write: bool = False, timeout: float | None = None) -> bool:
+    """Wait until a socket can be read or written, whichever is asked for; a broken one can be both.
+
+    Returns:
+        Whether it can be *read* (asked for or not: False when only writing was asked for).
+    """
+    if _HAS_POLL:
+        poller = select.poll()
+        poller.register(sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+        events = poller.poll(None if timeout is None else min(max(0.0, timeout), LONGEST_WAIT) * 1000)
+        return read and any(event & ~select.POLLOUT for _, event in events)
+    readable, _, _ = select.select(  # pragma: no cover  # systems without poll
+        [sock] if read else [], [sock] if write else [], [], None if timeout is None else max(0.0, timeout)
+    )
+    return bool(readable)  # pragma: no cover
+
+
+def is_of_socket(error: BaseException) -> bool:
+    """Whether a socket's operation raised this, and not a signal handler that ran meanwhile.
+
+    A handler may raise any exception, ``TimeoutError`` for one, which is an ``OSError`` too. Those of the system have a
+    number.
+    """
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def describe_peer(sock: socket.socket) -> str:
+    """The address of the other end of a connected socket, for people."""
+    try:
+        name: Any = sock.getpeername()
+    except OSError:
+        return "an unknown address"
+    if isinstance(name, tuple):
+        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+    return f"unix:{os.fsdecode(name)}" if name else "unix"
+
+
+def _in_words(error: OSError | UnicodeError) -> str:
+    match error:
+        case UnicodeError():
+            return "no host or file can have this name"
+        case BlockingIOError():
+            return "the server has no room for another connection that it has not accepted yet"
+        case ConnectionRefusedError():
+            return "nothing listens there (connection refused)"
+        case FileNotFoundError():
+            return "there is no such socket file"
+        case PermissionError():
+            return "permission denied"
+        case TimeoutError():
+            return "no answer within the time-out"
+        case socket.gaierror():
+            return f"the host name cannot be resolved ({error.strerror})"
+    if error.errno is None and "too long" in str(error):
+        return "the path is too long for a unix socket (about 100 bytes are allowed)"
+    return error.strerror or str(error)
