@@ -1,0 +1,565 @@
+"""Calls over real sockets from many threads: that they finish, whatever happens to the connection meanwhile."""
+
+import gc
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import pytest
+
+from tests.support import (
+    PATIENCE,
+    FakeServer,
+    Gate,
+    RawPeer,
+    Running,
+    Workshop,
+    agree,
+    open_descriptors,
+    run_all,
+    serving_process,
+)
+from typedrpc import (
+    ConnectionLost,
+    DeadlineExceeded,
+    Server,
+    ServerBusy,
+    Service,
+    connect,
+    current_call,
+    rpc,
+)
+from typedrpc.codec import pack_plain
+from typedrpc.wire import HEADER, Frame, Kind
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def workshop() -> Iterator[Workshop]:
+    workshop = Workshop()
+    yield workshop
+    workshop.gates.open_all()
+
+
+@pytest.fixture
+def server(workshop: Workshop) -> Iterator[Server]:
+    with Server(workshop, url="tcp://127.0.0.1:0") as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Workshop]:
+    with connect(Workshop, server.url) as proxy:
+        yield proxy
+
+
+class Meeting(Service):
+    """Handlers that finish only when all of them run at the same time."""
+
+    def __init__(self, parties: int) -> None:
+        self.barrier = threading.Barrier(parties)
+
+    @rpc
+    def meet(self) -> int:
+        return self.barrier.wait(PATIENCE)
+
+
+class TestManyThreads:
+    def test_handlers_that_wait_for_each_other(self) -> None:
+        with (
+            Server(Meeting(8), url="tcp://127.0.0.1:0") as server,
+            connect(Meeting, server.url) as meeting,
+        ):
+            for _ in range(5):
+                assert sorted(run_all([meeting.meet] * 8)) == list(range(8))
+
+    def test_handlers_that_wait_for_each_other_called_from_one_thread(self) -> None:
+        with (
+            Server(Meeting(8), url="tcp://127.0.0.1:0") as server,
+            connect(Meeting, server.url) as meeting,
+        ):
+            for _ in range(5):
+                futures = [meeting.meet.submit() for _ in range(8)]
+                assert sorted(future.result(PATIENCE) for future in futures) == list(range(8))
+
+    def test_answers_reach_who_asked(self, proxy: Workshop) -> None:
+        def ask(first: int) -> None:
+            for number in range(first, first + 300):
+                assert proxy.add(number, 1) == number + 1
+
+        run_all([lambda first=first: ask(first) for first in range(0, 80_000, 10_000)])
+
+    def test_answers_of_every_size_reach_who_asked(self, proxy: Workshop) -> None:
+        def ask(seed: int) -> None:
+            for number in range(40):
+                data = bytes([seed]) * ((seed * 7919 + number * 104_729) % 300_000)
+                assert proxy.echo(data) == data
+
+        run_all([lambda seed=seed: ask(seed) for seed in range(6)])
+
+    def test_a_blocked_call_holds_up_no_other_thread(self, workshop: Workshop, proxy: Workshop) -> None:
+        blocked = [Running(proxy.wait, name) for name in "abc"]
+        for name in "abc":
+            workshop.started[name].wait()
+        run_all([lambda: [proxy.add(number) for number in range(100)]] * 4)
+        assert not any(call.done for call in blocked)
+        for name, call in zip("cab", (blocked[2], blocked[0], blocked[1]), strict=True):
+            workshop.gates[name].open()
+            assert call.result() == name
+        assert proxy.add(1) == 1
+
+    @pytest.mark.parametrize("max_calls", [1, 2, 3])
+    def test_room_for_few_calls(self, max_calls: int, workshop: Workshop) -> None:
+        """Threads wait at the caller: the server never has to refuse one."""
+        with (
+            Server(workshop, url="tcp://127.0.0.1:0", max_calls=max_calls) as server,
+            connect(Workshop, server.url) as proxy,
+        ):
+
+            def ask(first: int) -> None:
+                for number in range(first, first + 50):
+                    assert proxy.add(number, 1) == number + 1
+                    assert proxy.add.submit(number, 2).result(PATIENCE) == number + 2
+                assert list(proxy.add.map(range(50))) == list(range(50))
+
+            run_all([lambda first=first: ask(first) for first in range(0, 6000, 1000)])
+
+    def test_no_room_in_time(self, workshop: Workshop) -> None:
+        with (
+            Server(workshop, url="tcp://127.0.0.1:0", max_calls=1) as server,
+            connect(Workshop, server.url) as proxy,
+        ):
+            blocked = Running(proxy.wait, "a")
+            workshop.started["a"].wait()
+            with pytest.raises(DeadlineExceeded, match="no room"):
+                proxy.add.with_options(timeout=0.01)(1)
+            with pytest.raises(DeadlineExceeded, match="no room"):
+                proxy.add.with_options(timeout=0.01).submit(1)
+            workshop.gates["a"].open()
+            assert blocked.result() == "a"
+            assert proxy.add(1) == 1
+
+    def test_a_peer_that_ignores_the_bound_is_refused(self, workshop: Workshop) -> None:
+        with Server(workshop, url="tcp://127.0.0.1:0", max_calls=2) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            peer.send_frame(Kind.REQUEST, Workshop.wait.id, 1, pack_plain(["a"]))
+            peer.send_frame(Kind.REQUEST, Workshop.wait.id, 3, pack_plain(["b"]))
+            peer.send_frame(Kind.REQUEST, Workshop.wait.id, 5, pack_plain(["c"]))
+            refused = peer.read_frame()
+            assert (refused.kind, refused.call) == (Kind.ERROR, 5)
+            workshop.gates.open_all()
+            workshop.gates["a"].open()
+            workshop.gates["b"].open()
+            assert {peer.read_frame().call, peer.read_frame().call} == {1, 3}
+
+    def test_few_threads_to_lend(self, workshop: Workshop) -> None:
+        """Calls wait for a thread, and other connections have their own."""
+        with (
+            Server(workshop, url="tcp://127.0.0.1:0", max_workers=1) as server,
+            connect(Workshop, server.url) as proxy,
+            connect(Workshop, server.url) as other,
+        ):
+            first = Running(proxy.wait, "a")
+            workshop.started["a"].wait()
+            second = Running(proxy.wait, "b")
+            workshop.started["b"].wait()
+            third = Running(proxy.add, 1)
+            assert [other.add(number) for number in range(50)] == list(range(50))
+            assert not third.done
+            workshop.gates["b"].open()
+            assert second.result() == "b"
+            assert third.result() == 1
+            workshop.gates["a"].open()
+            assert first.result() == "a"
+
+    def test_no_threads_to_lend(self, workshop: Workshop) -> None:
+        with (
+            Server(workshop, url="tcp://127.0.0.1:0", max_workers=0) as server,
+            connect(Workshop, server.url) as proxy,
+        ):
+            first = Running(proxy.wait, "a")
+            workshop.started["a"].wait()
+            second = Running(proxy.add, 1)
+            workshop.gates["a"].open()
+            assert (first.result(), second.result()) == ("a", 1)
+
+
+class TestFutures:
+    def test_a_callback_that_calls(self, proxy: Workshop) -> None:
+        results: Future[tuple[int, int, list[int]]] = Future()
+
+        def call_on(future: Future[int]) -> None:
+            results.set_result(
+                (proxy.add(future.result(), 1), proxy.add.submit(5).result(PATIENCE), list(proxy.add.map([7])))
+            )
+
+        proxy.add.submit(1).add_done_callback(call_on)
+        assert results.result(PATIENCE) == (2, 5, [7])
+
+    def test_a_callback_that_blocks(self, proxy: Workshop) -> None:
+        gate, entered = Gate(), Gate()
+        futures = [proxy.add.submit(number) for number in range(3)]
+
+        def block(future: Future[int]) -> None:
+            entered.open()
+            gate.wait()
+
+        futures[0].add_done_callback(block)
+        proxy.add.submit(9).add_done_callback(block)
+        entered.wait()
+        assert proxy.add(1) == 1
+        assert [future.result(PATIENCE) for future in futures] == [0, 1, 2]
+        assert [proxy.add.submit(number).result(PATIENCE) for number in range(50)] == list(range(50))
+        gate.open()
+
+    def test_a_callback_that_closes_the_client(self, server: Server, workshop: Workshop) -> None:
+        with connect(server.url) as client:
+            proxy = client.proxy(Workshop)
+            blocked = Running(proxy.wait, "a")
+            workshop.started["a"].wait()
+            closed = Gate()
+
+            def close(future: Future[int]) -> None:
+                client.close()
+                closed.open()
+
+            proxy.add.submit(1).add_done_callback(close)
+            closed.wait()
+            assert isinstance(blocked.error(), ConnectionLost)
+            workshop.gates["a"].open()
+
+    @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+    def test_a_callback_that_raises(
+        self, error: type[BaseException], proxy: Workshop, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(future: Future[int]) -> None:
+            raise error("in a callback")
+
+        for number in range(5):
+            future = proxy.add.submit(number)
+            future.add_done_callback(fail) if not future.done() else None
+            assert future.result(PATIENCE) == number
+        assert proxy.add(1) == 1
+
+    def test_a_cancelled_future(self, proxy: Workshop, workshop: Workshop) -> None:
+        future = proxy.wait.submit("a")
+        workshop.started["a"].wait()
+        assert future.cancel()
+        workshop.gates["a"].open()
+        assert proxy.add(1) == 1
+        assert proxy.add.submit(1).result(PATIENCE) == 1
+
+    def test_a_map_that_is_given_up(self, proxy: Workshop) -> None:
+        results = proxy.add.map(range(200))
+        assert next(results) == 0
+        del results
+        gc.collect()
+        assert proxy.add(1) == 1
+
+    def test_deadlines_of_futures(self, proxy: Workshop, workshop: Workshop) -> None:
+        futures = [proxy.wait.with_options(timeout=0.01 + number / 1000).submit(str(number)) for number in range(20)]
+        for future in futures:
+            with pytest.raises(DeadlineExceeded):
+                future.result(PATIENCE)
+        workshop.gates.open_all()
+        for number in range(20):
+            workshop.gates[str(number)].open()
+        assert proxy.add.with_options(timeout=PATIENCE).submit(3).result(PATIENCE) == 3
+
+    def test_a_result_that_comes_with_anothers_reply_while_a_third_call_blocks(self) -> None:
+        """What one thread reads for a future is delivered although the next who reads waits for long."""
+        release, submitted = Gate(), Gate()
+
+        def script(peer: RawPeer) -> None:
+            agree(peer)
+            blocked, quick, future = read_calls(peer, "blocked", "quick", "future")
+            # Both answers arrive in one piece.
+            peer.send(response(quick, "quick") + response(future, "future"))
+            release.wait()
+            peer.send(response(blocked, "blocked"))
+            peer.read_to_end()
+
+        with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
+            quick = Running(proxy.wait, "quick")
+            blocked = Running(proxy.wait, "blocked")
+            future = proxy.wait.submit("future")
+            submitted.open()
+            assert quick.result() == "quick"
+            assert future.result(PATIENCE) == "future"
+            release.open()
+            assert blocked.result() == "blocked"
+
+
+def read_calls(peer: RawPeer, *names: str) -> list[int]:
+    """The ids of calls of ``wait`` with these arguments, in whatever order they come."""
+    calls: dict[str, int] = {}
+    while len(calls) < len(names):
+        frame = peer.question()
+        calls[argument_of(frame)] = frame.call
+    return [calls[name] for name in names]
+
+
+def argument_of(frame: Frame) -> str:
+    (argument,), _ = Workshop.wait.codec.unpack_arguments(frame.payload)
+    assert isinstance(argument, str)
+    return argument
+
+
+def response(call: int, value: object) -> bytes:
+    payload = pack_plain(value)
+    return HEADER.pack(len(payload), Kind.RESPONSE, 0, 0, call) + payload
+
+
+class TestLargeMessages:
+    def test_both_sides_send_64_mib_at_once(self, workshop: Workshop) -> None:
+        limit = 80 * MIB
+        with (
+            Server(workshop, url="tcp://127.0.0.1:0", max_message_size=limit) as server,
+            connect(Workshop, server.url, max_message_size=limit) as proxy,
+        ):
+            data = b"x" * (64 * MIB)
+            echoed, taken, given, sum_ = run_all(
+                [
+                    lambda: len(proxy.echo(data)),
+                    lambda: proxy.swallow(data),
+                    lambda: len(proxy.blob(64 * MIB)),
+                    lambda: proxy.add(1, 2),
+                ]
+            )
+            assert (echoed, taken, given, sum_) == (64 * MIB, 64 * MIB, 64 * MIB, 3)
+
+    def test_many_threads_echo_much(self, server: Server) -> None:
+        with connect(Workshop, server.url) as proxy:
+
+            def echo(seed: int) -> None:
+                data = bytes([seed]) * (3 * MIB)
+                for _ in range(3):
+                    assert proxy.echo(data) == data
+                    assert proxy.echo.submit(data).result(PATIENCE) == data
+
+            run_all([lambda seed=seed: echo(seed) for seed in range(6)])
+
+    def test_more_than_the_pipe_holds_one_way_and_back(self, workshop: Workshop, proxy: Workshop) -> None:
+        data = bytes(MIB)
+        sending = [Running(lambda: [proxy.swallow.notify(data) for _ in range(20)]) for _ in range(2)]
+        assert [len(proxy.blob(4 * MIB)) for _ in range(10)] == [4 * MIB] * 10
+        for one in sending:
+            one.result()
+        assert proxy.add(1) == 1
+
+    def test_a_deadline_in_the_middle_of_a_frame(self) -> None:
+        """Time runs out while the arguments are on their way: they go on their way, and later calls behind them."""
+        go_on = Gate()
+
+        def script(peer: RawPeer) -> None:
+            agree(peer)
+            go_on.wait()
+            large = peer.question()
+            assert large.command == Workshop.swallow.id
+            peer.send(response(large.call, 1))
+            small = peer.question()
+            assert small.command == Workshop.add.id
+            peer.send(response(small.call, 5))
+            peer.read_to_end()
+
+        with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
+            with pytest.raises(DeadlineExceeded):
+                proxy.swallow.with_options(timeout=0.05)(bytes(15 * MIB))
+            go_on.open()
+            assert proxy.add(2, 3) == 5
+
+
+class TestEnds:
+    def test_a_server_killed_while_100_calls_wait(self) -> None:
+        with serving_process("max_workers=200") as (url, program), connect(Workshop, url) as proxy:
+            pid = proxy.process()
+            assert pid == program.process.pid
+            waiting = [Running(proxy.stay) for _ in range(40)]
+            futures = [proxy.stay.submit() for _ in range(40)]
+            timed = [Running(proxy.stay.with_options(timeout=10 * PATIENCE)) for _ in range(20)]
+            # What was sent before this call has been read by the server.
+            assert proxy.add(1) == 1
+            program.signal(signal.SIGKILL)
+            errors = [call.error() for call in (*waiting, *timed)]
+            errors += [future.exception(PATIENCE) for future in futures]
+            for error in errors:
+                assert isinstance(error, ConnectionLost)
+                assert "closed the connection" in str(error) or "broke" in str(error)
+            assert len({id(error) for error in errors}) == 100
+            with pytest.raises(ConnectionLost):
+                proxy.add(1)
+
+    def test_a_server_that_closes_says_so(self, workshop: Workshop) -> None:
+        server = Server(workshop, url="tcp://127.0.0.1:0").start()
+        with connect(Workshop, server.url) as proxy:
+            assert proxy.add(1) == 1
+            blocked = Running(proxy.wait, "a")
+            future = proxy.wait.submit("b")
+            workshop.started["a"].wait()
+            server.close(grace=0)
+            error = blocked.error()
+            assert isinstance(error, ConnectionLost)
+            assert "the server is closing" in str(error)
+            with pytest.raises(ConnectionLost, match="the server is closing"):
+                future.result(PATIENCE)
+            workshop.gates["a"].open()
+            workshop.gates["b"].open()
+            for _ in range(3):
+                with pytest.raises(ConnectionLost, match="the server is closing"):
+                    proxy.add(1)
+
+    def test_an_idle_client_whose_server_closed(self, workshop: Workshop) -> None:
+        server = Server(workshop, url="tcp://127.0.0.1:0").start()
+        with connect(Workshop, server.url) as proxy:
+            assert proxy.add(1) == 1
+            server.close()
+            for _ in range(3):
+                with pytest.raises(ConnectionLost, match="the server is closing"):
+                    proxy.add(1)
+
+    def test_closing_from_another_thread_twice_during_calls(self, server: Server, workshop: Workshop) -> None:
+        for _ in range(10):
+            with connect(server.url) as client:
+                proxy = client.proxy(Workshop)
+
+                def ask(proxy: Workshop = proxy) -> BaseException:
+                    while True:
+                        try:
+                            proxy.add(1)
+                            proxy.echo(bytes(100_000))
+                            proxy.add.submit(1).result(PATIENCE)
+                        except ConnectionLost as error:
+                            return error
+
+                asking = [Running(ask) for _ in range(4)]
+                assert proxy.add(1) == 1
+                run_all([client.close, client.close])
+                for one in asking:
+                    assert "closed on this side" in str(one.result())
+
+    def test_closing_while_a_one_way_call_is_stuck(self) -> None:
+        """The peer reads nothing; who writes learns that the connection has ended, and the socket is closed."""
+        full = Gate()
+
+        def script(peer: RawPeer) -> None:
+            agree(peer)
+            assert peer.sock.recv(1)
+            full.open()
+            closed.wait()
+
+        closed = Gate()
+        with FakeServer(script) as fake, connect(fake.url) as client:
+            proxy = client.proxy(Workshop)
+
+            def send() -> None:
+                while True:
+                    proxy.swallow.notify(bytes(8 * MIB))
+
+            sending = [Running(send) for _ in range(3)]
+            calling = Running(proxy.add, 1)
+            full.wait()
+            client.close()
+            for one in (*sending, calling):
+                assert isinstance(one.error(), ConnectionLost)
+            closed.open()
+
+    def test_a_server_that_cuts_off_who_is_stuck_reading_nothing(self, workshop: Workshop) -> None:
+        server = Server(workshop, url="tcp://127.0.0.1:0").start()
+        with RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            for number in range(64):
+                peer.send_frame(Kind.REQUEST, Workshop.blob.id, 2 * number + 1, pack_plain([8 * MIB]))
+            header = peer.sock.recv(12)
+            assert header
+            server.close(grace=0)
+
+    def test_a_thousand_connections_leave_nothing(self, server: Server) -> None:
+        with connect(Workshop, server.url) as proxy:
+            assert proxy.add(1) == 1
+            lasting = {thread for thread in threading.enumerate() if not thread.name.startswith("typedrpc-server")}
+        descriptors = len(open_descriptors())
+        for number in range(1000):
+            with connect(Workshop, server.url) as proxy:
+                if number % 3 == 0:
+                    assert proxy.add(number) == number
+                elif number % 3 == 1:
+                    assert proxy.add.submit(number).result(PATIENCE) == number
+        for thread in set(threading.enumerate()) - lasting:
+            thread.join(PATIENCE)
+        assert set(threading.enumerate()) <= lasting
+        assert len(open_descriptors()) <= descriptors
+        assert server.peers == ()
+
+    def test_a_thousand_connections_to_another_process_leave_nothing(self) -> None:
+        with serving_process() as (url, program):
+            with connect(Workshop, url) as proxy:
+                assert proxy.add(1) == 1
+            threads, descriptors = set(threading.enumerate()), len(open_descriptors())
+            for number in range(1000):
+                with connect(url) as client:
+                    if number % 10 == 0:
+                        assert client.proxy(Workshop).add.submit(number).result(PATIENCE) == number
+            assert set(threading.enumerate()) <= threads
+            assert len(open_descriptors()) == descriptors
+            program.say()
+            program.expect_success()
+
+    def test_a_connection_that_ends_while_handlers_run(self, workshop: Workshop, server: Server) -> None:
+        with connect(Workshop, server.url) as proxy:
+            calls = [proxy.wait.submit(name) for name in "abc"]
+            for name in "abc":
+                workshop.started[name].wait()
+        for call in calls:
+            assert isinstance(call.exception(PATIENCE), ConnectionLost)
+        workshop.gates.open_all()
+        with connect(Workshop, server.url) as proxy:
+            assert proxy.add(1) == 1
+
+    def test_one_way_calls_that_came_are_run_after_the_peer_has_left(self, workshop: Workshop, server: Server) -> None:
+        with connect(Workshop, server.url) as proxy:
+            for number in range(200):
+                proxy.note.notify(str(number))
+        assert workshop.wait_for_notes(200) == [str(number) for number in range(200)]
+
+
+class TestLateReplies:
+    def test_replies_after_the_deadline_take_no_ones_place(self, workshop: Workshop, proxy: Workshop) -> None:
+        def ask(seed: int) -> None:
+            for number in range(30):
+                name = f"{seed}/{number}"
+                with pytest.raises(DeadlineExceeded):
+                    proxy.wait.with_options(timeout=0.001)(name)
+                workshop.gates[name].open()
+                assert proxy.add(seed, number) == seed + number
+
+        run_all([lambda seed=seed: ask(seed) for seed in range(4)])
+
+    def test_a_call_that_ran_out_of_time_may_still_be_running(self, workshop: Workshop) -> None:
+        """The server counts it, whatever the caller thinks; another one is served or refused in words."""
+        with (
+            Server(workshop, url="tcp://127.0.0.1:0", max_calls=1) as server,
+            connect(Workshop, server.url) as proxy,
+        ):
+            with pytest.raises(DeadlineExceeded):
+                proxy.wait.with_options(timeout=0.01)("a")
+            workshop.started["a"].wait()
+            with pytest.raises((ServerBusy, DeadlineExceeded)):
+                proxy.add.with_options(timeout=PATIENCE)(1)
+            workshop.gates["a"].open()
+
+
+def test_a_handler_reaches_its_server() -> None:
+    class Nosy(Service):
+        @rpc
+        def peers(self) -> int:
+            return len(current_call().server.peers)
+
+    with Server(Nosy(), url="tcp://127.0.0.1:0") as server, connect(Nosy, server.url) as nosy:
+        assert nosy.peers() == 1
+        with connect(Nosy, server.url) as other:
+            assert other.peers() == 2
+            assert nosy.peers() == 2

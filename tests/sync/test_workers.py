@@ -1,0 +1,198 @@
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import PATIENCE, Gate, Gates, Running
+from typedrpc.sync import workers
+from typedrpc.sync.workers import Watcher, Workers
+
+
+def names() -> list[str]:
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("under-test"))
+
+
+class TestWorkers:
+    def test_threads_that_are_started_and_lent_are_waited_for(self) -> None:
+        pool = Workers("under-test", 1)
+        gates, done = Gates(), []
+
+        def body(number: int) -> Callable[[], None]:
+            def run() -> None:
+                gates[f"began {number}"].open()
+                gates["go"].wait()
+                done.append(number)
+
+            return run
+
+        pool.start(body(1))
+        pool.start(body(2))
+        assert pool.lend(body(3))
+        for number in (1, 2, 3):
+            gates[f"began {number}"].wait()
+        assert len(names()) == 3
+        gates["go"].open()
+        assert pool.close(PATIENCE) == 0
+        assert sorted(done) == [1, 2, 3]
+        assert names() == []
+
+    def test_no_more_are_lent_than_the_limit(self) -> None:
+        pool = Workers("under-test", 2)
+        gate, began = Gate(), threading.Semaphore(0)
+
+        def body() -> None:
+            began.release()
+            gate.wait()
+
+        assert pool.lend(body)
+        assert pool.lend(body)
+        assert not pool.lend(body)
+        pool.start(body)  # what a connection has of its own does not count
+        for _ in range(3):
+            assert began.acquire(timeout=PATIENCE)
+        gate.open()
+        assert pool.close(PATIENCE) == 0
+
+    def test_an_idle_thread_is_lent_again(self) -> None:
+        pool = Workers("under-test", 1)
+        used: list[str] = []
+        try:
+            for _ in range(20):
+                ran = Gate()
+
+                def body(ran: Gate = ran) -> None:
+                    used.append(threading.current_thread().name)
+                    ran.open()
+
+                # The thread counts as lent for a moment after the gate has opened.
+                assert any(pool.lend(body) for _ in range(1_000_000))
+                ran.wait()
+        finally:
+            assert pool.close(PATIENCE) == 0
+        assert set(used) == {"under-test-1"}
+
+    def test_an_idle_thread_ends_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(workers, "LINGER", 0.001)
+        pool = Workers("under-test", 1)
+        threads: list[threading.Thread] = []
+        assert pool.lend(lambda: threads.append(threading.current_thread()))
+        for thread in threading.enumerate():
+            if thread.name == "under-test-1":
+                thread.join(PATIENCE)
+        assert len(threads) == 1
+        assert not threads[0].is_alive()
+        assert pool.close(0) == 0
+
+    def test_closed_it_lends_nothing(self) -> None:
+        pool = Workers("under-test", 5)
+        assert pool.close(0) == 0
+        assert not pool.lend(lambda: None)
+
+    def test_closing_gives_up_on_who_goes_on(self) -> None:
+        pool = Workers("under-test", 5)
+        gate = Gate()
+        pool.start(gate.wait)
+        assert pool.close(0) == 1
+        gate.open()
+        assert pool.close(PATIENCE) == 0
+
+    def test_closing_from_one_of_its_threads(self) -> None:
+        pool = Workers("under-test", 5)
+        left: list[int] = []
+        closed = Gate()
+
+        def body() -> None:
+            left.append(pool.close(PATIENCE))
+            closed.open()
+
+        pool.start(body)
+        closed.wait()
+        assert left == [0]
+        assert pool.close(PATIENCE) == 0
+
+    def test_a_system_without_threads(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        pool = Workers("under-test", 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with caplog.at_level(logging.WARNING, "typedrpc"):
+                assert not pool.lend(lambda: None)
+            with pytest.raises(RuntimeError):
+                pool.start(lambda: None)
+        assert [record.getMessage() for record in caplog.records] == [
+            "no thread could be started; calls wait until one is free"
+        ]
+        ran = Gate()
+        assert pool.lend(ran.open)  # the attempt did not use the limit up
+        ran.wait()
+        assert pool.close(PATIENCE) == 0
+
+
+class Seen:
+    """Something that is watched, and answers as it is told to."""
+
+    def __init__(self, *answers: float | None) -> None:
+        self.watched = False
+        self.answers = list(answers)
+        self.looks = threading.Semaphore(0)
+
+    def look(self, now: float) -> float | None:
+        assert self.watched is False, "cleared first, looked at then"
+        answer = self.answers.pop(0) if self.answers else None
+        self.looks.release()
+        return answer
+
+    def wait_for_a_look(self) -> None:
+        assert self.looks.acquire(timeout=PATIENCE)
+
+
+class TestWatcher:
+    def test_it_looks_until_there_is_nothing_to_look_for(self) -> None:
+        watcher = Watcher("under-test-watcher")
+        assert names() == []
+        seen = Seen(0.0, 0.001, None)
+        watcher.watch(seen)
+        for _ in range(3):
+            seen.wait_for_a_look()
+        watcher.close()
+        assert not seen.watched
+        assert not seen.looks.acquire(blocking=False)
+        assert names() == []
+
+    def test_it_wakes_for_what_comes_while_it_sleeps(self) -> None:
+        watcher = Watcher("under-test-watcher")
+        sleeper = Seen(3600.0, None)
+        watcher.watch(sleeper)
+        sleeper.wait_for_a_look()
+        for _ in range(3):
+            seen = Seen(None)
+            watcher.watch(seen)
+            seen.wait_for_a_look()
+        watcher.close()
+        assert names() == []
+
+    def test_closed_it_watches_nothing(self) -> None:
+        watcher = Watcher("under-test-watcher")
+        watcher.close()
+        seen = Seen()
+        watcher.watch(seen)
+        assert not seen.watched
+        assert names() == []
+
+    def test_closing_from_its_own_thread(self) -> None:
+        watcher = Watcher("under-test-watcher")
+        closed = Gate()
+
+        class Closing(Seen):
+            def look(self, now: float) -> float | None:
+                watcher.close()
+                closed.open()
+                return None
+
+        watcher.watch(Closing())
+        closed.wait()
+        Running(watcher.close).result()
+        assert names() == []

@@ -1,0 +1,265 @@
+"""The writer against a real pipe that is as small as the system makes it, with the rest of a connection played here."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+import pytest
+
+from tests.support import PATIENCE, Gate, Running
+from typedrpc import transport
+from typedrpc.errors import ConnectionLost
+from typedrpc.protocol import Outgoing
+from typedrpc.sync import writer as module
+from typedrpc.sync.role import ReadRole
+from typedrpc.sync.writer import Writer
+
+
+class Rig:
+    """A writer, the other end of its pipe, and what it asks of the connection."""
+
+    def __init__(self) -> None:
+        self.sock, self.far = socket.socketpair()
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        transport.prepare(self.sock)
+        self.far.settimeout(PATIENCE)
+        self.role = ReadRole()
+        self.came = b""
+        self.read_ahead = Gate()
+        self.may_read_ahead = True
+        self.ends: list[ConnectionLost] = []
+        self.left = 0
+        self.helped: list[threading.Thread] = []
+        self.writer = Writer(
+            self.sock,
+            self.role,
+            may_read_ahead=lambda: self.may_read_ahead,
+            read_ahead=self._read_ahead,
+            end=self._end,
+            stop_leading=self.role.release,
+            leave=self._leave,
+            helper=self._help,
+        )
+
+    def _read_ahead(self) -> None:
+        assert not self.role.free
+        self.came += self.sock.recv(65536)
+        self.read_ahead.open()
+
+    def _end(self, error: ConnectionLost) -> None:
+        self.writer.ended = True
+        self.ends.append(error)
+
+    def _leave(self) -> None:
+        self.left += 1
+
+    def _help(self, body: Callable[[], None]) -> None:
+        thread = threading.Thread(target=body)
+        thread.start()
+        self.helped.append(thread)
+
+    def send(self, *items: Outgoing) -> None:
+        self.writer.queue.extend(items)
+        self.writer.flush()
+
+    def receive(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count and (chunk := self.far.recv(count - len(data))):
+            data += chunk
+        return bytes(data)
+
+    def close(self) -> None:
+        for thread in self.helped:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+        self.sock.close()
+        self.far.close()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+BIG = bytes(range(256)) * 8192  # 2 MiB: more than the pipe holds
+
+
+def test_frames_leave_in_order(rig: Rig) -> None:
+    rig.send(b"one", (b"two", b"three"), b"four", b"five", (memoryview(b"six"),))
+    assert rig.receive(22) == b"onetwothreefourfivesix"
+    assert rig.writer.idle
+
+
+def test_small_frames_leave_in_one_write(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+
+    class Counting:
+        def send(self, data: bytes) -> int:
+            sent.append(len(data))
+            return rig.sock.send(data)
+
+    monkeypatch.setattr(rig.writer, "_sock", Counting())
+    rig.send(*[b"x" * 10] * 100, (b"head", b"large"), *[b"y"] * 3)
+    assert sent == [1004, 5, 3]
+    assert rig.receive(1012) == b"x" * 1000 + b"headlarge" + b"yyy"
+
+
+class TestWriteWhole:
+    def test_a_small_frame_is_written_at_once(self, rig: Rig) -> None:
+        assert rig.writer.write_whole(b"hello")
+        assert rig.receive(5) == b"hello"
+        assert rig.writer.idle
+
+    @pytest.mark.parametrize("data", [(b"a", b"b")])
+    def test_a_frame_in_pieces_is_for_the_queue(self, rig: Rig, data: Outgoing) -> None:
+        assert not rig.writer.write_whole(data)
+
+    def test_it_does_not_overtake_what_waits(self, rig: Rig) -> None:
+        rig.writer.queue.append(b"first")
+        assert not rig.writer.write_whole(b"second")
+
+    def test_another_thread_has_the_pen(self, rig: Rig) -> None:
+        assert rig.writer.try_take_pen()
+        assert not rig.writer.try_take_pen()
+        assert not rig.writer.write_whole(b"x")
+        rig.writer.pen.append(True)
+        assert rig.writer.write_whole(b"x")
+
+    def test_what_does_not_fit_is_written_as_room_comes(self, rig: Rig) -> None:
+        assert rig.role.try_take()  # another thread reads
+        writing = Running(rig.writer.write_whole, BIG)
+        assert rig.receive(len(BIG)) == BIG
+        assert writing.result() is True
+        assert rig.writer.idle
+
+    def test_a_full_pipe_takes_nothing(self, rig: Rig) -> None:
+        rig.sock.setblocking(False)
+        while True:
+            try:
+                rig.sock.send(bytes(1024))
+            except BlockingIOError:
+                break
+        assert not rig.writer.write_whole(b"x")
+        assert rig.writer.idle
+
+    def test_a_broken_pipe_is_for_who_writes_the_queue(self, rig: Rig) -> None:
+        rig.far.close()
+        assert not rig.writer.write_whole(b"x")
+        assert not rig.ends
+        rig.send(b"x")
+        (error,) = rig.ends
+        assert "the connection broke" in str(error)
+        assert isinstance(error.__cause__, OSError)
+        assert rig.left == 1
+        assert rig.writer.idle
+
+
+class TestFullPipe:
+    def test_a_writer_reads_while_nobody_else_does(self, rig: Rig) -> None:
+        writing = Running(rig.send, BIG)
+        rig.far.sendall(b"news")
+        rig.read_ahead.wait()
+        assert rig.came == b"news"
+        assert rig.receive(len(BIG)) == BIG
+        writing.result()
+        assert rig.role.free
+
+    def test_a_writer_that_leads_keeps_the_role(self, rig: Rig) -> None:
+        assert rig.role.try_take()
+        rig.writer.queue.append(BIG)
+        writing = Running(lambda: rig.writer.flush(leading=True))
+        rig.far.sendall(b"news")
+        rig.read_ahead.wait()
+        assert rig.receive(len(BIG)) == BIG
+        writing.result()
+        assert not rig.role.free
+        assert rig.role.progress == 0
+
+    def test_a_writer_leaves_the_role_to_who_has_it(self, rig: Rig) -> None:
+        assert rig.role.try_take()
+        writing = Running(rig.send, BIG)
+        rig.far.sendall(b"news")
+        assert rig.receive(len(BIG)) == BIG
+        writing.result()
+        assert not rig.read_ahead.is_open
+        assert rig.role.progress == 0
+
+    def test_there_may_be_no_room_for_more(self, rig: Rig) -> None:
+        rig.may_read_ahead = False
+        writing = Running(rig.send, BIG)
+        rig.far.sendall(b"news")
+        assert rig.receive(len(BIG)) == BIG
+        writing.result()
+        assert not rig.read_ahead.is_open
+
+    def test_past_the_deadline_another_thread_writes_the_rest(self, rig: Rig) -> None:
+        rig.writer.queue.extend([(b"head", BIG), b"tail"])
+        rig.writer.flush(monotonic())
+        assert len(rig.helped) == 1
+        assert rig.receive(len(BIG) + 8) == b"head" + BIG + b"tail"
+
+    def test_at_the_end_the_rest_is_let_go(self, rig: Rig) -> None:
+        rig.writer.queue.append(BIG)
+        rig.writer.flush(monotonic(), last=True)
+        assert not rig.helped
+        assert rig.writer.pen
+        assert rig.writer.queue
+
+    def test_a_peer_that_never_reads_is_cut_off(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(module, "STALL_TIME", 0.0)
+        rig.send(BIG, b"never")
+        (error,) = rig.ends
+        assert str(error) == "the peer read nothing for 0 s"
+        assert [record.getMessage() for record in caplog.records] == ["a peer that read nothing for 0 s was cut off"]
+        assert rig.writer.idle
+
+
+class TestRoom:
+    def test_little_is_no_reason_to_wait(self, rig: Rig) -> None:
+        rig.writer.queue.append(b"x")
+        rig.writer.make_room()
+        assert rig.receive(1) == b"x"
+        assert not rig.writer.full
+
+    @pytest.mark.parametrize(
+        ("name", "bound", "items"), [("QUEUED_FRAMES", 10, [b"x"] * 12), ("QUEUED_BYTES", 1000, [(b"h", b"x" * 2000)])]
+    )
+    def test_more_waits_for_the_pen(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str, bound: int, items: list[Outgoing]
+    ) -> None:
+        monkeypatch.setattr(module, name, bound)
+        assert rig.writer.try_take_pen()  # another thread writes, and is stuck
+        rig.writer.queue.extend(items)
+        assert rig.writer.full
+        waiting = Running(rig.writer.make_room)
+        size = sum(len(b"".join(item)) if isinstance(item, tuple) else len(item) for item in items)
+        rig.writer.pen.append(True)
+        rig.writer.flush()
+        assert len(rig.receive(size)) == size
+        waiting.result()
+        assert rig.writer.idle
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_interrupted_write_ends_the_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    class Interrupting:
+        def send(self, data: bytes) -> int:
+            raise Interrupt
+
+    monkeypatch.setattr(rig.writer, "_sock", Interrupting())
+    write = rig.writer.write_whole if whole else rig.send
+    with pytest.raises(Interrupt):
+        write(b"x")
+    (error,) = rig.ends
+    assert isinstance(error.__cause__, Interrupt)
+    assert rig.writer.pen
+    assert rig.left == 1

@@ -1,0 +1,74 @@
+"""Typed calls between Python processes: a function's own type hints are the whole contract.
+
+::
+
+    from typedrpc import Server, Service, connect, rpc
+
+    class Greeter(Service):
+        @rpc
+        def hello(self, name: str) -> str:
+            return f"hello {name}"
+
+    with Server(Greeter(), url="tcp://127.0.0.1:0") as server:
+        with connect(Greeter, server.url) as greeter:
+            print(greeter.hello("Robert"))
+"""
+
+from typedrpc.command import BoundCommand, Command, rpc
+from typedrpc.dispatch import Call, current_call
+from typedrpc.errors import (
+    ArgumentError,
+    ArgumentMissing,
+    ArgumentTypeError,
+    ArgumentValueError,
+    CallCancelled,
+    ConnectFailed,
+    ConnectionLost,
+    ContractMismatch,
+    DeadlineExceeded,
+    DefinitionError,
+    ListenFailed,
+    MessageTooLarge,
+    ProtocolError,
+    RemoteError,
+    RpcError,
+    ServerBusy,
+    UnknownCommand,
+)
+from typedrpc.peer import Peer
+from typedrpc.service import FunctionService, Service
+from typedrpc.sync import Client, Server, connect, serve
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentMissing",
+    "ArgumentTypeError",
+    "ArgumentValueError",
+    "BoundCommand",
+    "Call",
+    "CallCancelled",
+    "Client",
+    "Command",
+    "ConnectFailed",
+    "ConnectionLost",
+    "ContractMismatch",
+    "DeadlineExceeded",
+    "DefinitionError",
+    "FunctionService",
+    "ListenFailed",
+    "MessageTooLarge",
+    "Peer",
+    "ProtocolError",
+    "RemoteError",
+    "RpcError",
+    "Server",
+    "ServerBusy",
+    "Service",
+    "UnknownCommand",
+    "connect",
+    "current_call",
+    "rpc",
+    "serve",
+]

@@ -1,0 +1,602 @@
+"""One connection with threads: who waits, reads; who reads a request, handles it; who writes, holds the pen.
+
+A thread that waits for a reply takes the read role if it is free, and reads until it has its own; what it reads for
+others it hands to them. Three things are guarded apart, and none is held while another is waited for: the read role
+(:mod:`~typedrpc.sync.role`), the pen (:mod:`~typedrpc.sync.writer`), and the state lock, under which nothing blocks.
+The threads that handle what comes are :mod:`~typedrpc.sync.handling`.
+
+An exception of a signal handler, such as ``KeyboardInterrupt``, may come anywhere. Where it provably lost no byte, only
+the call that it interrupted is given up; elsewhere it ends the connection.
+"""
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import Final, Protocol, final
+
+from typedrpc import transport
+from typedrpc.codec import Payload
+from typedrpc.dispatch import Dispatcher
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, RpcError, UnknownCommand
+from typedrpc.failure import pack_protocol_failure, unpack_failure
+from typedrpc.peer import Peer
+from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Request, State
+from typedrpc.protocol import Protocol as Core
+from typedrpc.sync.fork import forsake_after_fork
+from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.role import ReadRole, Waiter
+from typedrpc.sync.workers import Watcher, Workers
+from typedrpc.sync.writer import Writer
+from typedrpc.wire import Frame, Kind
+
+logger = logging.getLogger("typedrpc")
+
+MAX_UNASKED: Final = 16 * 1024
+"""Refusals and pongs that may wait to be written before the peer is taken for one that does not read."""
+
+_RESPONSE: Final = int(Kind.RESPONSE)
+_POISON: Final = 0xFF
+"""Put where the first byte of a header is read to. No header begins with it: a frame cannot be so long."""
+
+
+class Token(Protocol):
+    """What waits for the outcome of a call."""
+
+    def complete(self, connection: "Connection", frame: Frame) -> None:
+        """The peer answered."""
+
+    def fail(self, connection: "Connection", error: RpcError) -> None:
+        """There is no answer, unless there was one: what came first counts."""
+
+
+class CallWaiter(Waiter):
+    """A thread that waits for its reply."""
+
+    __slots__ = ("error", "frame")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frame: Frame | None = None
+        self.error: RpcError | None = None
+
+    def complete(self, connection: "Connection", frame: Frame) -> None:
+        self.frame = frame
+        self.done = True
+        connection.role.rouse(self)
+
+    def fail(self, connection: "Connection", error: RpcError) -> None:
+        if not self.done:
+            self.error = error
+            self.done = True
+        connection.role.rouse_for_good(self)
+
+
+class _Failed(Exception):
+    """How a call ends other than with a result. Whatever else comes out of one is of a signal handler."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+@final
+class Pending:
+    """A call whose outcome goes to a function, in a thread of the connection's own."""
+
+    __slots__ = ("_finish",)
+
+    def __init__(self, finish: Callable[[Frame | RpcError], None]) -> None:
+        self._finish = [finish]
+
+    def complete(self, connection: "Connection", frame: Frame) -> None:
+        connection.threads.settle(partial(self._settle, frame))
+
+    def fail(self, connection: "Connection", error: RpcError) -> None:
+        connection.threads.settle(partial(self._settle, error))
+
+    def _settle(self, outcome: Frame | RpcError) -> None:
+        while self._finish:
+            self._finish.pop()(outcome)
+
+
+@final
+class Connection:
+    """One end of a connection. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        core: Core[Token],
+        *,
+        runtime: Callable[[], tuple[Workers, Watcher]],
+        dispatcher: Dispatcher | None = None,
+        peer: Peer | None = None,
+        on_end: Callable[["Connection"], None] | None = None,
+        on_forsaken: Callable[[], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            sock: Connected, and set up by :func:`typedrpc.transport.prepare`. The connection owns it.
+            core: The protocol's state.
+            runtime: Gives the threads to lend and their watcher; asked when first needed.
+            dispatcher: What this side serves, if anything.
+            peer: The other end, for handlers; required with a dispatcher.
+            on_end: Called once, when the connection has ended.
+            on_forsaken: Called in a forked child, to which the connection does not belong.
+        """
+        self.core = core
+        self.role = ReadRole()
+        self.ended = False
+        self.forked = False
+        self.watched = False
+        self._sock = sock
+        self._state = threading.Lock()
+        self._room = threading.Condition(self._state)
+        self._waiting_for_room = 0
+        self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
+        self._failing: list[Token] = []
+        self._torn = False
+        self._serves = dispatcher is not None
+        self._on_end = on_end
+        self._on_forsaken = on_forsaken
+        self._writer = Writer(
+            sock,
+            self.role,
+            may_read_ahead=lambda: self.threads.has_room(),
+            read_ahead=self._read_ahead,
+            end=self.end,
+            stop_leading=self._stop_leading,
+            leave=self._dispose,
+            helper=lambda body: runtime()[0].start(body),
+        )
+        self.threads = HandlerThreads(
+            core,
+            self.role,
+            self._writer,
+            read=self._read_and_deliver,
+            readable=self._is_readable,
+            stop_leading=self._stop_leading,
+            fault=self.fault,
+            runtime=runtime,
+            watched=self,
+            dispatcher=dispatcher,
+            peer=peer,
+        )
+        self._runtime = runtime
+        forsake_after_fork(self)
+
+    # Opening and ending
+
+    def open(self, deadline: float) -> None:
+        """Shake hands. Called once, before anything else.
+
+        Args:
+            deadline: When to give up, on the monotonic clock.
+
+        Raises:
+            ConnectionLost: The peer is none, or left.
+            TimeoutError: It did not answer in time.
+        """
+        try:
+            taken = self.role.try_take()
+            assert taken, "nobody else uses the connection yet"
+            self._post(deadline)
+            while self.core.state is State.GREETING and not self.ended:
+                if monotonic() >= deadline:
+                    raise TimeoutError
+                self._deliver(self._read(deadline))
+                self._post(deadline)
+        finally:
+            self._stop_leading()
+        if self.core.error is not None:
+            raise self.core.lost()
+
+    def _post(self, deadline: float) -> None:
+        self._writer.queue.extend(self.core.outgoing)
+        self.core.outgoing.clear()
+        self._writer.flush(deadline, leading=True, last=True)
+
+    def close(self, reason: str = "") -> None:
+        """Say goodbye and end the connection. Calls that wait raise ``ConnectionLost``. May be called again."""
+        with self._state:
+            goodbye = None if self.core.state in (State.GREETING, State.CLOSED) else self.core.goodbye(reason)
+        if goodbye is not None:
+            self._writer.queue.append(goodbye)
+            self._writer.flush(monotonic(), last=True)
+        self.end(ConnectionLost(f"the connection was closed on this side{': ' if reason else ''}{reason}"))
+        if self._torn:
+            # The interrupted thread may have the role and the pen for ever, so nobody else closes the descriptor. Who
+            # reads or writes was woken long since.
+            self._sock.close()
+
+    def drain(self, reason: str) -> None:
+        """Tell the peer that no more calls are accepted; those that run are still answered."""
+        with self._state:
+            goodbye = self.core.drain(reason)
+        if goodbye is not None:
+            self._writer.queue.append(goodbye)
+            self._writer.flush(monotonic())
+
+    def end(self, error: ConnectionLost) -> None:
+        """End the connection: whoever waits for anything learns the cause."""
+        with self._state:
+            if self.ended:
+                return
+            self.ended = self._writer.ended = True
+            self.core.close(error)
+            self._room.notify_all()
+        try:
+            self._wind_up()
+        except BaseException:
+            # Of a signal handler. Every step may be done again, and nobody may be left waiting.
+            self._wind_up()
+            raise
+
+    def _wind_up(self) -> None:
+        # shutdown, not close: another thread may be in recv or poll, and the descriptor's number must stay ours.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._writer.queue.clear()
+        self._failing.extend(self.core.calls.pop_all())
+        if self._torn:
+            self._failing.extend(self.core.leaving)
+        while self._failing:
+            self._failing[-1].fail(self, self.core.lost())
+            self._failing.pop()
+        self.threads.end()
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self)
+        self._dispose()
+
+    def _dispose(self) -> None:
+        """Close the descriptor, if nobody reads or writes any more; the last who does comes by here."""
+        if self.role.try_take():
+            if self._writer.try_take_pen():
+                self._sock.close()
+                self.core.reader.discard()
+            else:
+                self.role.token.append(True)
+
+    def forsake(self) -> None:
+        """See :mod:`typedrpc.sync.fork`: the connection is the parent's."""
+        self.forked = True
+        self.ended = self._writer.ended = self.threads.ended = True
+        self._state = threading.Lock()
+        self._room = threading.Condition(self._state)
+        self.core.close(ConnectionLost("the connection was made before a fork, and is the parent's"))
+        self.role.token.clear()
+        self._writer.pen.clear()
+        self._writer.queue.clear()
+        self._sock.close()
+        if self._on_forsaken is not None:
+            self._on_forsaken()
+
+    # Calling
+
+    def call(
+        self, command: int, payload: Payload, what: str, deadline: float | None = None, extension: bytes = b""
+    ) -> Payload:
+        """Call the peer and wait for its answer: the packed result.
+
+        Args:
+            command: The peer's id of the command.
+            payload: The packed arguments.
+            what: Names the command in errors.
+            deadline: When to stop waiting, on the monotonic clock.
+            extension: The packed extension map.
+
+        Raises:
+            ConnectionLost: There is no connection (any more).
+            DeadlineExceeded: The deadline passed. The handler may have run.
+            MessageTooLarge: The peer would not accept the arguments.
+            Exception: What the peer answered instead of a result (see :mod:`typedrpc.failure`).
+        """
+        core = self.core
+        with self._state:
+            call, data = core.start(command, payload, what, extension)
+        waiter: CallWaiter | None = None
+        try:
+            # A thread that reads its own reply needs no entry in the in-flight table.
+            if core.peer_limits.max_calls == 1 or not self.role.try_take():
+                waiter = CallWaiter()
+                self._register(call, data, what, deadline, waiter)
+                return self._outcome(call, what, waiter, deadline)
+            if not self._writer.write_whole(data, deadline, leading=True):
+                waiter = self._register_leading(call)
+                self._writer.queue.append(data)
+                self._writer.flush(deadline, leading=True)
+            return self._read_reply(call, what, deadline, waiter)
+        except _Failed as failed:
+            error = failed.error
+        except BaseException as interrupt:
+            self._interrupted(interrupt)
+            raise
+        raise error
+
+    def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
+        """Read the reply to a call; the role is held. Raises ``_Failed``."""
+        core = self.core
+        reader = core.reader
+        if waiter is None and deadline is None and reader.idle:
+            buffer = reader.buffer
+            buffer[0] = _POISON
+            try:
+                count = self._sock.recv_into(buffer)
+            except BaseException as error:
+                if not transport.is_of_socket(error):
+                    if buffer[0] != _POISON:
+                        raise
+                    self._stop_leading()  # nothing was read: the connection is as it was, only this call is given up
+                    raise _Failed(error) from None
+                count = -1  # whatever it is, it comes again, and is dealt with below
+            if count > 0:
+                sole = reader.sole_frame(count)
+                if sole is not None and sole[0] == _RESPONSE and sole[2] == call:
+                    self._stop_leading()
+                    return sole[3]
+            waiter = self._register_leading(call)
+            if count >= 0:
+                self._deliver(core.receive(count) if count else core.receive_eof())
+                self._attend(deadline)
+        elif waiter is None:
+            waiter = self._register_leading(call)
+        return self._outcome(call, what, waiter, deadline, leading=True)
+
+    def submit(
+        self,
+        command: int,
+        payload: Payload,
+        what: str,
+        token: Pending,
+        deadline: float | None = None,
+        extension: bytes = b"",
+    ) -> None:
+        """Call the peer; the outcome goes to the token. Raises as :meth:`call` does, if nothing was sent.
+
+        Past the deadline, the token gets ``DeadlineExceeded``.
+        """
+        with self._state:
+            call, data = self.core.start(command, payload, what, extension)
+        try:
+            self.threads.expect()
+            self._register(call, data, what, deadline, token)
+            if deadline is not None:
+                self._runtime()[1].watch(self)
+            return
+        except _Failed as failed:
+            error = failed.error
+            self.threads.forget()
+            self.threads.call_for_help()
+        except BaseException as interrupt:
+            self._interrupted(interrupt)
+            raise
+        raise error
+
+    def notify(self, command: int, payload: Payload, what: str) -> None:
+        """Call the peer one-way. Waits only where more is on its way than a fair amount.
+
+        Raises:
+            ConnectionLost: There is no connection (any more).
+            MessageTooLarge: The peer would not accept the arguments.
+        """
+        with self._state:
+            if self.core.state is not State.OPEN:
+                raise self.core.lost()
+        data = self.core.request(0, command, payload, what)
+        try:
+            self._writer.queue.append(data)
+            self._writer.make_room()
+        except BaseException as interrupt:
+            self._interrupted(interrupt)
+            raise
+
+    def _register(self, call: int, data: Outgoing, what: str, deadline: float | None, token: Token) -> None:
+        """Enter a call into the in-flight table as soon as the peer has room for it, and send it. Raises ``_Failed``."""
+        core = self.core
+        with self._state:
+            # One place is left for the thread that reads its own reply and is not in the table.
+            while len(core.calls) >= max(1, core.peer_limits.max_calls - 1) and not self.ended:
+                self._waiting_for_room += 1
+                try:
+                    if deadline is None:
+                        self._room.wait()
+                    elif (left := deadline - monotonic()) > 0:
+                        self._room.wait(min(left, transport.LONGEST_WAIT))
+                    else:
+                        raise _Failed(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
+                finally:
+                    self._waiting_for_room -= 1
+            if self.ended:
+                raise _Failed(core.lost())
+            core.calls.insert(call, token, deadline if isinstance(token, Pending) else None)
+        self._writer.queue.append(data)
+        self._writer.flush(deadline)
+
+    def _register_leading(self, call: int) -> CallWaiter:
+        """Enter the call of a thread that holds the role, which is given up if the connection has ended.
+
+        Raises ``_Failed``.
+        """
+        waiter = CallWaiter()
+        with self._state:
+            if not self.ended:
+                self.core.calls.insert(call, waiter)
+                return waiter
+        self._stop_leading()
+        raise _Failed(self.core.lost())
+
+    def _outcome(
+        self, call: int, what: str, waiter: CallWaiter, deadline: float | None, *, leading: bool = False
+    ) -> Payload:
+        """Wait, parked or leading, until the waiter is done or out of time. Raises ``_Failed``."""
+        interrupt: BaseException | None = None
+        while interrupt is None:
+            if leading or self.role.try_take():
+                leading = False
+                interrupt = self._lead(waiter, deadline)
+            left = None if deadline is None else deadline - monotonic()
+            if waiter.done or interrupt is not None or (left is not None and left <= 0):
+                break
+            interrupt = self._park(waiter, left)
+            leading, waiter.leads = waiter.leads, False
+        if not waiter.done and self.core.calls.pop(call) is not None:
+            self._made_room()
+            raise _Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))
+        if interrupt is not None:
+            raise _Failed(interrupt)
+        while not waiter.done:  # whoever removed the call from the table is about to say so
+            interrupt = self._park(waiter, None) or interrupt
+        if interrupt is not None:
+            raise _Failed(interrupt)
+        if waiter.error is not None:
+            raise _Failed(waiter.error)
+        frame = waiter.frame
+        assert frame is not None, "a waiter that is done has a frame or an error"
+        if frame.kind != _RESPONSE:
+            raise _Failed(unpack_failure(frame.payload, what))
+        return frame.payload
+
+    def _park(self, waiter: Waiter, timeout: float | None) -> BaseException | None:
+        """Park, and return an exception of a signal handler instead of raising it: it did no harm."""
+        try:
+            self.role.park(waiter, timeout)
+        except BaseException as error:
+            return error
+        return None
+
+    def _made_room(self) -> None:
+        if self._waiting_for_room:
+            with self._state:
+                self._room.notify_all()
+
+    def _interrupted(self, error: BaseException) -> None:
+        """An exception of a signal handler came where bytes or the role may be lost with it: nothing is certain."""
+        self._torn = True
+        lost = ConnectionLost("a call was interrupted while it sent or read")
+        lost.__cause__ = error
+        self.end(lost)
+        self._wind_up()  # once more, as it may have ended before, and somebody been about to learn of it
+
+    def fault(self) -> None:
+        logger.exception("a fault of typedrpc's own ended a connection")
+        self.end(ConnectionLost("a fault of typedrpc's own, see the log"))
+
+    # Reading
+
+    def _lead(self, waiter: Waiter, deadline: float | None) -> BaseException | None:
+        """Read, holding the role, until the waiter is done or out of time; then give the role up.
+
+        Returns an exception of a signal handler that did no harm, instead of raising it.
+        """
+        reader = self.core.reader
+        idle = False
+        try:
+            while not waiter.done and not (deadline is not None and monotonic() >= deadline):
+                if idle := reader.idle:
+                    reader.buffer[0] = _POISON
+                events = self._read(deadline)
+                idle = False
+                self._deliver(events)
+                self._attend(deadline)
+        except BaseException as error:
+            if not idle or reader.buffer[0] != _POISON:
+                raise
+            self._stop_leading()
+            return error
+        self._stop_leading()
+        return None
+
+    def _attend(self, deadline: float | None) -> None:
+        """See to what came for others, in a thread that reads for itself."""
+        if self._writer.queue:
+            self._writer.flush(deadline, leading=True)
+        if self.threads.ready:
+            self.threads.call_for_help()
+
+    def _stop_leading(self) -> None:
+        """The one exit of whoever holds the role."""
+        self.role.release()
+        if self.ended:
+            self._dispose()
+        elif self.threads.busy and not self.watched:
+            # The watcher sleeps while somebody reads. Now it may be that nobody does while others are at work.
+            self._runtime()[1].watch(self)
+
+    def _read(self, deadline: float | None = None) -> list[Event[Token]]:
+        """Read once; the role is held. Empty when the deadline passed first."""
+        core, sock = self.core, self._sock
+        try:
+            if deadline is not None and not transport.wait(sock, read=True, timeout=deadline - monotonic()):
+                return []
+            count = sock.recv_into(core.reader.get_buffer())
+        except BlockingIOError:  # pragma: no cover  # where sockets do not block
+            transport.wait(sock, read=True)
+            return []
+        except OSError as error:
+            if not transport.is_of_socket(error):
+                raise
+            lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
+            lost.__cause__ = error
+            return [core.close(lost)]
+        return core.receive(count) if count else core.receive_eof()
+
+    def _read_and_deliver(self) -> None:
+        self._deliver(self._read())
+
+    def _read_ahead(self) -> None:
+        """Read once, in a thread that waits to write and therefore cannot handle what comes."""
+        self._deliver(self._read())
+        if self.threads.ready:
+            self.threads.call_for_help()
+
+    def _is_readable(self) -> bool:
+        try:
+            return transport.wait(self._sock, read=True, timeout=0)
+        except (OSError, ValueError):  # closed meanwhile
+            return False
+
+    def _deliver(self, events: list[Event[Token]]) -> None:
+        """Pass on what was read; the role is held."""
+        queue, core = self._writer.queue, self.core
+        for event in events:
+            if isinstance(event, Outcome):
+                event.token.complete(self, event.frame)
+                self._made_room()
+            elif isinstance(event, Request):
+                if self._serves:
+                    self.threads.accept(event)
+                elif event.call:
+                    queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
+            elif isinstance(event, Closed):
+                # What the protocol has to say about the end goes out before the end does.
+                self._post(monotonic())
+                self.end(core.error or ConnectionLost("the connection is closed"))
+        if core.outgoing:
+            self._unasked = self._unasked + len(core.outgoing) if queue else 0
+            queue.extend(core.outgoing)
+            core.outgoing.clear()
+            if self._unasked > MAX_UNASKED:
+                logger.warning("a peer that calls without reading the answers was cut off")
+                self.end(ConnectionLost("the peer calls without reading the answers"))
+
+    # In the watcher's thread
+
+    def look(self, now: float) -> float | None:
+        """See :class:`typedrpc.sync.workers.Watched`."""
+        with self._state:
+            expired = self.core.calls.expire(now)
+            next_deadline = self.core.calls.next_deadline()
+        for token in expired:
+            token.fail(self, DeadlineExceeded("no answer in time"))
+        if expired:
+            self._made_room()
+            self.threads.call_for_help()
+        pause = self.threads.look_for_stall()
+        if next_deadline is None:
+            return pause
+        left = max(0.0, next_deadline - now)
+        return left if pause is None else min(pause, left)

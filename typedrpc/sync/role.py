@@ -1,0 +1,120 @@
+"""Who waits, reads: the read role of a connection, and the threads that are parked until they get it or their outcome.
+
+The invariants, each of which a hang taught somebody:
+
+1. Only the holder gives the role up, and :meth:`ReadRole.release` is the only way.
+2. Parking: enter ``parked``, then look again whether there is still a reason to sleep, then sleep.
+3. Who wakes a parked thread must have won its removal from ``parked``; a thread that cannot remove itself any more is
+   being woken, and takes that wake.
+4. Releasing: put the role back, then look at ``parked``: whoever leaves the role free and somebody parked wakes one.
+5. The role is handed over locked: the thread that is woken with ``leads`` set already has it.
+"""
+
+import contextlib
+from _thread import allocate_lock
+from typing import Final, final
+
+from typedrpc.transport import LONGEST_WAIT
+
+
+class Waiter:
+    """One thread that may sleep until another has something for it."""
+
+    __slots__ = ("done", "leads", "roused", "wake")
+
+    def __init__(self) -> None:
+        self.done = False
+        """What the thread waits for has come."""
+        self.leads = False
+        """The thread was woken because the read role is now its own."""
+        self.roused = False
+        """Whoever wakes the thread has said why; only the wake is still to come."""
+        self.wake = allocate_lock()
+        self.wake.acquire()
+
+
+@final
+class ReadRole:
+    """The right to read from a connection, held by one thread at a time."""
+
+    __slots__ = ("parked", "progress", "token")
+
+    def __init__(self) -> None:
+        # A list of one element is a try-lock at a third of the price of one: pop takes it, append gives it back.
+        self.token: Final = [True]
+        self.parked: Final[dict[Waiter, bool]] = {}
+        self.progress = 0
+        """Counts releases; written by the holder only."""
+
+    @property
+    def free(self) -> bool:
+        """Nobody reads at this moment."""
+        return bool(self.token)
+
+    def try_take(self) -> bool:
+        """Take the role if it is free."""
+        try:
+            return self.token.pop()
+        except IndexError:
+            return False
+
+    def release(self) -> None:
+        """Give the role up: to a parked thread if there is one."""
+        self.progress += 1
+        while True:
+            if self.parked and self._hand_over():
+                return
+            self.token.append(True)
+            if not self.parked or not self.try_take():
+                return
+
+    def _hand_over(self) -> bool:
+        for waiter in tuple(self.parked):
+            if self.parked.pop(waiter, False):
+                waiter.leads = waiter.roused = True
+                waiter.wake.release()
+                return True
+        return False
+
+    def rouse(self, waiter: Waiter) -> bool:
+        """Wake this thread if it is parked. Returns whether it was."""
+        if self.parked.pop(waiter, False):
+            waiter.roused = True
+            waiter.wake.release()
+            return True
+        return False
+
+    def rouse_for_good(self, waiter: Waiter) -> None:
+        """Wake this thread, also if one that was interrupted took it out of ``parked``: nobody is to park any more."""
+        if not self.rouse(waiter):
+            with contextlib.suppress(RuntimeError):  # not asleep
+                waiter.wake.release()
+
+    def park(self, waiter: Waiter, timeout: float | None) -> bool:
+        """Sleep until roused or handed the role; return at once when the role is free or the waiter is done.
+
+        Returns:
+            False when the time passed, or LONGEST_WAIT. True says only that it is worth looking again; ``waiter.leads``
+            is set when the role was handed over, and must be cleared by the caller.
+        """
+        waiter.roused = False
+        self.parked[waiter] = True
+        try:
+            if (waiter.done or self.token) and self.parked.pop(waiter, False):
+                return True
+            if waiter.wake.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, LONGEST_WAIT))):
+                return True
+            if self.parked.pop(waiter, False):
+                return False
+            waiter.wake.acquire()
+            return True
+        except BaseException:
+            # An exception of a signal handler. Being woken already, the thread may have been given the role.
+            if not self.parked.pop(waiter, False):
+                # Not all was said yet: the wake, which comes then, was not taken either.
+                if not waiter.roused:
+                    waiter.wake.acquire(timeout=1.0)
+                if waiter.leads:
+                    waiter.leads = False
+                    self.release()
+            raise

@@ -1,0 +1,291 @@
+"""Listen, accept and serve: the server of the threads side."""
+
+import contextlib
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from time import monotonic
+from types import FrameType, MappingProxyType, TracebackType
+from typing import Final, Self, TypedDict, final
+
+from typing_extensions import Unpack
+
+from typedrpc import transport
+from typedrpc.dispatch import Dispatcher
+from typedrpc.errors import ConnectionLost, ProtocolError
+from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
+from typedrpc.peer import Peer, next_peer_id
+from typedrpc.protocol import Protocol
+from typedrpc.service import FunctionService, Service, Table
+from typedrpc.sync.acceptor import Acceptor
+from typedrpc.sync.connection import Connection, Token
+from typedrpc.sync.fork import forsake_after_fork
+from typedrpc.sync.workers import Watcher, Workers
+
+logger = logging.getLogger("typedrpc")
+
+HANDSHAKE_TIME: Final = 10.0
+GRACE: Final = 5.0
+MAX_WORKERS: Final = 64
+
+
+class ServerOptions(TypedDict, total=False):
+    """What :class:`Server` takes besides services and URL, with the same names, types and defaults."""
+
+    ids: Mapping[str, int]
+    max_message_size: int
+    max_calls: int
+    max_workers: int
+    handshake_timeout: float
+    mode: int
+    insecure: bool
+    debug: bool
+
+
+@final
+class Server:
+    """Serves services to whoever connects, each connection with a thread of its own.
+
+    ::
+
+        with Server(Greeter(), url="tcp://127.0.0.1:0") as server:
+            print(server.url)
+
+    Handlers run concurrently, in the threads of the connections and in lent ones. All methods may be called from any
+    thread.
+    """
+
+    def __init__(
+        self,
+        *services: Service | FunctionService,
+        url: str,
+        ids: Mapping[str, int] = MappingProxyType({}),
+        max_message_size: int = MAX_MESSAGE_SIZE,
+        max_calls: int = MAX_CALLS,
+        max_workers: int = MAX_WORKERS,
+        handshake_timeout: float = HANDSHAKE_TIME,
+        mode: int = transport.UNIX_MODE,
+        insecure: bool = False,
+        debug: bool = False,
+    ) -> None:
+        """
+        Args:
+            services: Instances of ``Service`` subclasses, and function services.
+            url: ``tcp://host:port``, port 0 for one that the system chooses, or ``unix:///path``.
+            ids: Other command ids for some commands, where those of two services clash: ``{"Greeter.add": 7}``.
+            max_message_size: The largest message accepted from a client, in bytes.
+            max_calls: Calls of one client that may be in flight at a time.
+            max_workers: Threads that may be lent, on top of one for each connection, where handlers take their time.
+            handshake_timeout: Seconds that a client has to say who it is.
+            mode: The permissions of a unix socket's file.
+            insecure: Listen beyond loopback although nothing guards the server.
+            debug: Tell clients the traceback of an exception that a handler did not mean for them.
+
+        Raises:
+            DefinitionError: The services cannot be served together; says why.
+        """
+        self._url = url
+        self._limits = Limits(max_message_size=max_message_size, max_calls=max_calls)
+        self._handshake_timeout = handshake_timeout
+        self._mode = mode
+        self._insecure = insecure
+        self._dispatcher = Dispatcher(Table(services, ids), debug=debug)
+        self._lock = threading.Lock()
+        self._connections: dict[Connection, Peer] = {}
+        self._peers: dict[int, Peer] = {}
+        self._workers = Workers("typedrpc-server", max_workers)
+        self._watcher = Watcher("typedrpc-watcher")
+        self._acceptor: Acceptor | None = None
+        self._closing = False
+        self._stop = threading.Event()
+        self._closed = threading.Event()
+        forsake_after_fork(self)
+
+    @property
+    def url(self) -> str:
+        """Where the server listens; before it is started, what it was given."""
+        return self._url
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """The clients that are connected now, in the order in which they came."""
+        with self._lock:
+            return tuple(self._peers.values())
+
+    def start(self) -> Self:
+        """Listen, and serve in the background. A server is started once.
+
+        Raises:
+            ListenFailed: The socket could not be opened; says why.
+            RuntimeError: It was started before.
+        """
+        with self._lock:
+            if self._acceptor is not None or self._closing:
+                raise RuntimeError("a server is started once; make another one")
+            listener, address = transport.listen(self._url, insecure=self._insecure, mode=self._mode)
+            self._url = str(address)
+            self._acceptor = Acceptor(listener, address, self._welcome)
+        logger.info("serving at %s", self._url)
+        return self
+
+    def close(self, grace: float = GRACE) -> None:
+        """Stop: accept no more, let the handlers that run finish, end all connections. May be called again.
+
+        Args:
+            grace: Seconds that running handlers have. After that their clients get ``ConnectionLost``; a thread cannot
+                be ended from outside, so a handler that goes on does so for nobody.
+        """
+        with self._lock:
+            first, self._closing = not self._closing, True
+            connections = tuple(self._connections)
+        self._stop.set()
+        if not first:
+            self._closed.wait(grace + 1.0)
+            return
+        if self._acceptor is not None:
+            self._acceptor.close()
+        deadline = monotonic() + grace
+        for connection in connections:
+            connection.drain("the server is closing")
+        for connection in connections:
+            connection.threads.wait_until_idle(max(0.0, deadline - monotonic()))
+        for connection in connections:
+            connection.close("the server is closing")
+        self._watcher.close()
+        left = self._workers.close(max(1.0, deadline - monotonic()))
+        if left:
+            logger.warning("%d handlers go on after the server has closed", left)
+        logger.info("closed %s", self._url)
+        self._closed.set()
+
+    def wait(self) -> None:
+        """Block until the server is closed."""
+        self._closed.wait()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<server at {self._url}>"
+
+    def forsake(self) -> None:
+        """See :mod:`typedrpc.sync.fork`: to the child the server is closed, and goes on for the parent."""
+        self._lock = threading.Lock()
+        self._connections = {}
+        self._peers = {}
+        self._closing = True
+        self._stop = threading.Event()
+        self._closed = threading.Event()
+        self._stop.set()
+        self._closed.set()
+
+    def _welcome(self, sock: socket.socket) -> None:
+        """Serve a client that has just connected, in a thread of its own."""
+        transport.prepare(sock)
+        core: Protocol[Token] = Protocol(client=False, limits=self._limits)
+        peer = Peer(next_peer_id(), transport.describe_peer(sock), self, lambda reason: connection.close(reason))
+        connection = Connection(
+            sock,
+            core,
+            runtime=self._get_runtime,
+            dispatcher=self._dispatcher,
+            peer=peer,
+            on_end=self._on_end,
+        )
+        with self._lock:
+            self._connections[connection] = peer
+            closing = self._closing
+        if closing:
+            connection.end(ConnectionLost("the server is closing"))
+            return
+        try:
+            self._workers.start(lambda: self._serve(connection, peer))
+        except RuntimeError:
+            logger.warning("no thread could be started for %s: it was cut off", peer)
+            connection.end(ConnectionLost("no thread could be started"))
+
+    def _serve(self, connection: Connection, peer: Peer) -> None:
+        try:
+            connection.open(monotonic() + self._handshake_timeout)
+        except TimeoutError:
+            logger.warning("%s was cut off: no handshake within %g s", peer, self._handshake_timeout)
+            connection.end(ConnectionLost("no handshake in time"))
+            return
+        except ConnectionLost:
+            return  # said by _on_end
+        except Exception:
+            connection.fault()
+            return
+        with self._lock:
+            if not connection.ended:
+                self._peers[peer.id] = peer
+        connection.threads.serve()
+
+    def _on_end(self, connection: Connection) -> None:
+        with self._lock:
+            peer = self._connections.pop(connection, None)
+            if peer is not None:
+                self._peers.pop(peer.id, None)
+        error = connection.core.error
+        if error is not None and isinstance(error.__cause__, ProtocolError):
+            logger.warning("%s was cut off: %s", peer, error)
+        else:
+            logger.debug("%s has left: %s", peer, error)
+
+    def _get_runtime(self) -> tuple[Workers, Watcher]:
+        return self._workers, self._watcher
+
+
+def serve(
+    *services: Service | FunctionService,
+    url: str,
+    on_start: Callable[[Server], object] | None = None,
+    grace: float = GRACE,
+    **options: Unpack[ServerOptions],
+) -> None:
+    """Serve until SIGINT or SIGTERM comes or the server is closed, then stop cleanly.
+
+    Signals are heeded in the main thread; elsewhere only closing the server ends this.
+
+    Args:
+        services: As for :class:`Server`.
+        url: As for :class:`Server`.
+        on_start: Called with the server once it listens; ``server.url`` has the port that the system chose.
+        grace: Seconds that running handlers have to finish at the end.
+        options: As for :class:`Server`.
+
+    Raises:
+        DefinitionError: The services cannot be served together.
+        ListenFailed: The socket could not be opened.
+    """
+    server = Server(*services, url=url, **options)
+    with _signals(server._stop), server:
+        if on_start is not None:
+            on_start(server)
+        server._stop.wait()
+        server.close(grace)
+
+
+@contextlib.contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """Let SIGINT and SIGTERM set an event; outside the main thread, which alone may handle signals, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,197 @@
+"""Threads to lend, and the watcher that notices when a connection needs one.
+
+The thread that reads a request runs its handler, which is the fastest there is as long as handlers are quick. When one
+is not, nobody reads its connection meanwhile. The watcher looks at such connections every few milliseconds and lends
+them a thread when there is something to do; it sleeps while no handler runs.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, Protocol, final
+
+from typedrpc.transport import LONGEST_WAIT
+
+logger = logging.getLogger("typedrpc")
+
+TICK: Final = 0.004
+"""Seconds between two looks at a connection that nobody reads."""
+
+QUICK_TICK: Final = 0.001
+QUICK_TICKS: Final = 20
+"""After a lend the watcher looks more often for a while: where one handler is slow, more are likely to come."""
+
+LINGER: Final = 1.0
+"""Seconds that a thread without work waits for more before it ends."""
+
+
+@final
+class Workers:
+    """Starts threads for connections, and lends some of them again.
+
+    Threads are daemons, so that a handler that never ends does not keep the process alive.
+    """
+
+    def __init__(self, name: str, limit: int) -> None:
+        """
+        Args:
+            name: Begins the names of the threads.
+            limit: Threads that may be lent at a time, on top of the one that each connection has.
+        """
+        self._name = name
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._work_or_end = threading.Condition(self._lock)
+        self._waiting: list[Callable[[], None]] = []
+        self._idle = 0
+        self._lent = 0
+        self._number = 0
+        self._closed = False
+        self._threads: set[threading.Thread] = set()
+
+    def start(self, body: Callable[[], None]) -> None:
+        """Run ``body`` in a thread of its own, beyond the limit."""
+        with self._lock:
+            self._spawn(body)
+
+    def lend(self, body: Callable[[], None]) -> bool:
+        """Run ``body`` in a lent thread. Returns whether there was one."""
+        with self._lock:
+            if self._closed or self._lent >= self._limit:
+                return False
+            self._lent += 1
+            if self._idle > len(self._waiting):
+                self._waiting.append(body)
+                self._work_or_end.notify()
+                return True
+            try:
+                self._spawn(lambda: self._serve(body))
+            except RuntimeError:  # the system has no more threads: as good as none to lend
+                logger.warning("no thread could be started; calls wait until one is free")
+                self._lent -= 1
+                return False
+            return True
+
+    def _spawn(self, body: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                body()
+            finally:
+                with self._lock:
+                    self._threads.discard(thread)
+
+        self._number += 1
+        thread = threading.Thread(target=run, name=f"{self._name}-{self._number}", daemon=True)
+        try:
+            self._threads.add(thread)
+            thread.start()
+        except BaseException:
+            self._threads.discard(thread)
+            raise
+
+    def _serve(self, body: Callable[[], None]) -> None:
+        work: Callable[[], None] | None = body
+        while work is not None:
+            try:
+                work()
+            finally:
+                with self._lock:
+                    self._lent -= 1
+            work = self._next()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            self._idle += 1
+            try:
+                if not self._waiting and not self._closed:
+                    self._work_or_end.wait(LINGER)
+                return self._waiting.pop(0) if self._waiting else None
+            finally:
+                self._idle -= 1
+
+    def close(self, timeout: float) -> int:
+        """Wait until all threads have ended, except the calling one.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            How many are still running.
+        """
+        with self._lock:
+            self._closed = True
+            self._work_or_end.notify_all()
+            threads = self._threads - {threading.current_thread()}
+        deadline = monotonic() + timeout
+        for thread in threads:
+            thread.join(max(0.0, deadline - monotonic()))
+        return sum(thread.is_alive() for thread in threads)
+
+
+class Watched(Protocol):
+    """What the watcher looks at: a connection."""
+
+    watched: bool
+
+    def look(self, now: float) -> float | None:
+        """Lend a thread, or let calls expire, where it is time to.
+
+        Returns:
+            Seconds until the next look; None when there is nothing to look for until it is watched again.
+        """
+
+
+@final
+class Watcher:
+    """One thread that looks at connections; started when it is first needed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._arrived: list[Watched] = []
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def watch(self, connection: Watched) -> None:
+        """Look at a connection from now on, until its ``look`` says that it is not needed."""
+        with self._lock:
+            if self._closed:
+                return
+            connection.watched = True
+            self._arrived.append(connection)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def _run(self) -> None:
+        active: set[Watched] = set()
+        while not self._closed:
+            with self._lock:
+                active.update(self._arrived)
+                self._arrived.clear()
+            pause: float | None = None
+            for connection in tuple(active):
+                # Cleared first, looked at then: a thread that starts a handler does it the other way round, so that
+                # one of the two sees the other.
+                connection.watched = False
+                again = connection.look(monotonic())
+                if again is None:
+                    active.discard(connection)
+                else:
+                    connection.watched = True
+                    pause = again if pause is None else min(pause, again)
+            if not self._arrived:
+                self._wake.wait(None if pause is None else min(pause, LONGEST_WAIT))
+            self._wake.clear()
+
+    def close(self) -> None:
+        """End the thread and wait for it."""
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+        self._wake.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()

@@ -1,0 +1,265 @@
+"""What waits to be written on a connection, and the pen: the right to write, held by one thread at a time.
+
+Append first, then try the pen; whoever lays it down looks at the queue once more. So no byte waits for a thread that
+does not know of it, and no thread waits for another's write. Whoever finds the pipe full while nobody reads, reads
+meanwhile: two ends that send to each other always make way.
+"""
+
+import logging
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, final
+
+from typedrpc import transport
+from typedrpc.errors import ConnectionLost
+from typedrpc.protocol import Outgoing
+from typedrpc.sync.role import ReadRole
+from typedrpc.wire import Buffer
+
+logger = logging.getLogger("typedrpc")
+
+BATCH_SIZE: Final = 128 * 1024
+"""Small buffers are joined up to about so many bytes before they are written."""
+
+QUEUED_BYTES: Final = 64 * 1024 * 1024
+"""Bytes that may wait to be written before one-way calls and answers wait too."""
+
+QUEUED_FRAMES: Final = 4096
+"""Frames that may, whatever their size."""
+
+STALL_TIME: Final = 60.0
+"""Seconds without a byte going out after which a peer that does not read is cut off."""
+
+
+@final
+class Writer:
+    """The writing half of a connection.
+
+    Attributes:
+        queue: What waits, whole frames in order; appending is a single operation on a deque.
+        pen: A try-lock, as the read role's token is. Its holder alone sends.
+    """
+
+    __slots__ = (
+        "_crowd",
+        "_end",
+        "_helper",
+        "_laid_down",
+        "_leave",
+        "_may_read_ahead",
+        "_read_ahead",
+        "_role",
+        "_sock",
+        "_stop_leading",
+        "ended",
+        "pen",
+        "queue",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        role: ReadRole,
+        *,
+        may_read_ahead: Callable[[], bool],
+        read_ahead: Callable[[], None],
+        end: Callable[[ConnectionLost], None],
+        stop_leading: Callable[[], None],
+        leave: Callable[[], None],
+        helper: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """
+        Args:
+            sock: Where to write.
+            role: The connection's read role.
+            may_read_ahead: Whether there is room for more that cannot be handled yet.
+            read_ahead: Reads once, when the role is held and there is something to read.
+            end: Ends the connection.
+            stop_leading: Gives the role up.
+            leave: Called by who lays the pen down when the connection has ended.
+            helper: Runs a function in a thread of its own.
+        """
+        self.queue: Final[deque[Outgoing]] = deque()
+        self.pen: Final = [True]
+        self.ended = False
+        self._sock = sock
+        self._role = role
+        self._may_read_ahead = may_read_ahead
+        self._read_ahead = read_ahead
+        self._end = end
+        self._stop_leading = stop_leading
+        self._leave = leave
+        self._laid_down = threading.Condition()
+        self._crowd = 0  # threads that wait for the pen to be laid down
+        self._helper = helper
+
+    @property
+    def idle(self) -> bool:
+        """Everything has been handed to the system."""
+        return not self.queue and bool(self.pen)
+
+    def try_take_pen(self) -> bool:
+        """Take the pen if it is free."""
+        try:
+            return self.pen.pop()
+        except IndexError:
+            return False
+
+    def write_whole(self, data: Outgoing, deadline: float | None = None, *, leading: bool = False) -> bool:
+        """Write a frame in one buffer at once, if nothing is in the way.
+
+        Returns:
+            False when nothing of it was written, and it is still to be queued.
+        """
+        if type(data) is not bytes or self.queue:
+            return False
+        try:
+            self.pen.pop()
+        except IndexError:
+            return False
+        count = 0
+        try:
+            count = self._sock.send(data)
+        except BaseException as error:
+            if not transport.is_of_socket(error):
+                self._interrupted(error)
+                raise
+            # A full pipe, or a broken one: dealt with by who writes what is queued.
+        if 0 < count < len(data):
+            self.queue.appendleft((memoryview(data)[count:],))
+        self.pen.append(True)
+        if self.queue:
+            self.flush(deadline, leading=leading)
+        elif self.ended:
+            self._leave()
+        return count > 0
+
+    def flush(self, deadline: float | None = None, *, leading: bool = False, last: bool = False) -> None:
+        """Write what waits, unless another thread is at it. Past the deadline the rest is left to a thread of its own.
+
+        Args:
+            deadline: When to stop waiting for room in the pipe.
+            leading: Whether this thread holds the read role.
+            last: Whether the connection ends next, and the rest with it.
+        """
+        while self.queue and self.try_take_pen():
+            rest: list[Buffer] = []
+            try:
+                while not rest and (buffers := self._take()):
+                    rest = self._write(buffers, deadline, leading)
+            except BaseException as error:
+                self._interrupted(error)
+                raise
+            if self.ended:
+                self.queue.clear()
+                rest = []
+            if rest:
+                self.queue.appendleft(tuple(rest))
+            self.pen.append(True)
+            if self._crowd:
+                with self._laid_down:
+                    self._laid_down.notify_all()
+            if self.ended:
+                self._leave()
+            if rest:
+                if not last:
+                    # Others may wait for answers to what stands behind the rest.
+                    self._helper(self.flush)
+                return
+
+    @property
+    def full(self) -> bool:
+        """More than a fair amount waits to be written."""
+        return bool(self.queue) and (len(self.queue) > QUEUED_FRAMES or self._size() > QUEUED_BYTES)
+
+    def make_room(self) -> None:
+        """Write, and return when no more than a fair amount waits: for what the peer does not hold back by waiting."""
+        self.flush()
+        while self.full and not self.ended:
+            # Whoever has the pen writes everything that waits before it lays it down.
+            with self._laid_down:
+                self._crowd += 1
+                try:
+                    self._laid_down.wait_for(lambda: self.pen or self.ended)
+                finally:
+                    self._crowd -= 1
+            self.flush()
+
+    def _interrupted(self, error: BaseException) -> None:
+        """An exception of a signal handler while the pen was held: nobody knows how much was sent."""
+        lost = ConnectionLost("a write was interrupted")
+        lost.__cause__ = error
+        self.pen.append(True)
+        self._end(lost)
+        with self._laid_down:
+            self._laid_down.notify_all()
+        self._leave()
+
+    def _take(self) -> list[Buffer]:
+        """What to write next, in order, with small buffers joined; empty when there is nothing. The pen is held."""
+        small: list[Buffer] = []
+        size = 0
+        while self.queue and size < BATCH_SIZE:
+            item = self.queue.popleft()
+            if isinstance(item, tuple):
+                # A frame in several buffers: the first is its head, the rest are not worth a copy.
+                head = b"".join([*small, item[0]]) if small else item[0]
+                return [head, *item[1:]]
+            small.append(item)
+            size += len(item)
+        return [b"".join(small)] if len(small) > 1 else small
+
+    def _size(self) -> int:
+        """Bytes that wait; an estimate while others append."""
+        return sum(
+            sum(len(buffer) for buffer in item) if isinstance(item, tuple) else len(item) for item in self.queue.copy()
+        )
+
+    def _write(self, buffers: list[Buffer], deadline: float | None, leading: bool) -> list[Buffer]:
+        """Write buffers; the pen is held. Returns what is left when the deadline passed."""
+        stalled_since = 0.0
+        for index, buffer in enumerate(buffers):
+            view = memoryview(buffer)
+            while view and not self.ended:
+                try:
+                    count = self._sock.send(view)
+                except BlockingIOError:
+                    count = 0
+                except OSError as error:
+                    if not transport.is_of_socket(error):
+                        raise
+                    lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
+                    lost.__cause__ = error
+                    self._end(lost)
+                    return []
+                if count:
+                    view = view[count:]
+                    stalled_since = 0.0
+                    continue
+                now = monotonic()
+                if deadline is not None and now >= deadline:
+                    return [view, *buffers[index + 1 :]]
+                stalled_since = stalled_since or now
+                if now - stalled_since > STALL_TIME:
+                    logger.warning("a peer that read nothing for %g s was cut off", STALL_TIME)
+                    self._end(ConnectionLost(f"the peer read nothing for {STALL_TIME:g} s"))
+                    return []
+                self._await_room(leading, deadline)
+        return []
+
+    def _await_room(self, leading: bool, deadline: float | None) -> None:
+        """Wait a while for room in the pipe; read meanwhile if nobody else does: the peer may be as stuck as we are."""
+        timeout = 1.0 if deadline is None else min(1.0, deadline - monotonic())
+        if not leading and not self._role.try_take():
+            transport.wait(self._sock, write=True, timeout=min(0.02, timeout))
+            return
+        try:
+            # Never stop reading for what waits here to be written: the peer may do the same.
+            if transport.wait(self._sock, read=self._may_read_ahead(), write=True, timeout=timeout):
+                self._read_ahead()
+        finally:
+            if not leading:
+                self._stop_leading()
