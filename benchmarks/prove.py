@@ -1,0 +1,137 @@
+"""Measures what typedrpc promises in milliseconds and megabytes, and prints each figure beside its promise.
+
+::
+
+    make prove
+    python benchmarks/prove.py --only sequence --only bulk
+    python benchmarks/prove.py --quick --json figures.json
+
+Real processes over loopback, a few minutes at most. Every part runs in a process of its own and is ended when it takes
+too long: a call that hangs is a broken promise, not a benchmark that hangs. A budget is an aim for later work; missing
+it is shown, and breaks no promise.
+
+Exit code: 0 when every promise is met, 1 when one is missed, 2 for wrong arguments.
+"""
+
+import argparse
+import faulthandler
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+import proofs_bad_input
+import proofs_resources
+import proofs_speed
+import proofs_waiting
+from figures import Figure, heading
+
+
+class Part(NamedTuple):
+    """Some promises that are measured together, and the seconds that it may take."""
+
+    measure: Callable[[bool], list[Figure]]
+    time_limit: float
+
+
+PARTS = {
+    "parallel": Part(proofs_waiting.parallel, 30),
+    "slow-handler": Part(proofs_waiting.slow_handler, 30),
+    "killed": Part(proofs_waiting.killed, 30),
+    "no-server": Part(proofs_waiting.no_server, 20),
+    "bad-input": Part(proofs_bad_input.bad_input, 90),
+    "reconnect": Part(proofs_resources.reconnect, 60),
+    "fork": Part(proofs_resources.fork, 30),
+    "ids": Part(proofs_resources.ids, 60),
+    "import": Part(proofs_resources.import_time, 60),
+    "crossing": Part(proofs_speed.crossing, 60),
+    "bulk": Part(proofs_speed.bulk, 60),
+    "sequence": Part(proofs_speed.sequence, 120),
+}
+
+
+def machine() -> dict[str, object]:
+    """What the figures were measured on."""
+    processor = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+            processor = next(names, processor)
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "cores": usable,
+        "processor": processor or "unknown processor",
+        "system": platform.platform(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def run_part(name: str, quick: bool) -> list[Figure]:
+    """Measure one part in a process of its own. What goes wrong with it becomes a figure with a fault."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--part", name, *(["--quick"] if quick else [])]
+    limit = PARTS[name].time_limit
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            # The part ends itself at its limit, and shows where each of its threads was.
+            output, _ = process.communicate(timeout=limit + 5)
+        except subprocess.TimeoutExpired:
+            output = ""
+        finally:
+            process.kill()
+    try:
+        return [Figure(**fields) for fields in json.loads(output)]
+    except ValueError:
+        fault = f"it failed, or took longer than {limit:g} s; see above"
+        return [Figure(promise=f"the measurements of {name!r} come to an end", fault=fault)]
+
+
+def measure_part(name: str, quick: bool) -> None:
+    """What the process of a part does: print its figures in JSON."""
+    faulthandler.dump_traceback_later(PARTS[name].time_limit, exit=True)
+    figures = PARTS[name].measure(quick)
+    print(json.dumps([asdict(figure) for figure in figures]), flush=True)
+    faulthandler.cancel_dump_traceback_later()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Measure what is promised in milliseconds and megabytes.",
+        epilog="Exit code 1 when a promise is missed. A missed budget is no missed promise.",
+    )
+    parser.add_argument("--quick", action="store_true", help="small counts: shows that it runs, not how fast")
+    parser.add_argument("--only", action="append", choices=PARTS, metavar="NAME", help=f"one of {', '.join(PARTS)}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--slack", type=float, default=1.0, help="times every limit, for a machine that is busy (1)")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        measure_part(arguments.part, arguments.quick)
+        return 0
+    start = monotonic()
+    where = machine()
+    print("{python}, {cores} cores, {processor}, {system}, load {load}".format(**where))
+    if arguments.slack != 1:
+        print(f"every limit times {arguments.slack:g}")
+    print(f"\n{heading()}", flush=True)
+    figures: list[Figure] = []
+    for name in arguments.only or PARTS:
+        for figure in run_part(name, arguments.quick):
+            figures.append(figure)
+            print(figure.row(arguments.slack), flush=True)
+    missed = [figure for figure in figures if figure.is_missed(arguments.slack)]
+    print(f"\n{len(figures)} figures in {monotonic() - start:.0f} s; promises missed: {len(missed)}")
+    if arguments.json:
+        rows = [asdict(figure) | {"within_limit": figure.within_limit(arguments.slack)} for figure in figures]
+        arguments.json.write_text(json.dumps({"machine": where, "figures": rows}, indent=2) + "\n", encoding="utf-8")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The contract that the benchmarks call, and what its server says about its own process."""
+
+import logging
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from typedrpc import Service, rpc
+
+LARGE_MESSAGE = 256 * 1024 * 1024
+"""The limit of a message where 64 MiB travel in one."""
+
+
+@dataclass
+class Usage:
+    """What a process uses. A count is -1 where the system does not tell it."""
+
+    threads: int
+    descriptors: int
+    sockets: int
+    cpu_seconds: float
+    warnings: int
+
+
+class Workload(Service, name="workload"):
+    """Handlers that do next to nothing, or wait: what is measured is the way to them and back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held = 0
+        self._for_ever = threading.Event()
+
+    @rpc(id=1)
+    def add(self, a: int, b: int) -> int:
+        return a + b
+
+    @rpc(id=2)
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    @rpc(id=3)
+    def hold(self) -> None:
+        """Never return."""
+        with self._lock:
+            self._held += 1
+        self._for_ever.wait()
+
+    @rpc(id=4)
+    def held(self) -> int:
+        """How many calls of ``hold`` have begun."""
+        with self._lock:
+            return self._held
+
+    @rpc(id=5)
+    def echo(self, data: bytes) -> bytes:
+        return data
+
+    @rpc(id=6)
+    def take(self, data: bytes) -> int:
+        return len(data)
+
+    @rpc(id=7)
+    def give(self, size: int) -> bytes:
+        return bytes(size)
+
+    @rpc(id=8)
+    def usage(self) -> Usage:
+        return own_usage()
+
+
+class WarningCounter(logging.Handler):
+    """Counts the library's log lines of level WARNING and above."""
+
+    count = 0
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += 1
+
+
+warning_counter = WarningCounter()
+
+
+def own_usage() -> Usage:
+    """What this process uses at this moment."""
+    descriptors = sockets = -1
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        if os.path.isdir(folder):
+            numbers = os.listdir(folder)
+            descriptors = len(numbers)
+            if folder.startswith("/proc"):
+                sockets = sum(_target(f"{folder}/{number}").startswith("socket:") for number in numbers)
+            break
+    return Usage(threading.active_count(), descriptors, sockets, time.process_time(), warning_counter.count)
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:  # the descriptor of the listing itself
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident memory of a process, now and at its peak, in MiB."""
+
+    now: float
+    peak: float
+
+
+def memory_of(pid: int) -> Memory | None:
+    """The memory of a process; None where the system does not tell it this way."""
+    path = Path(f"/proc/{pid}/status")
+    if not path.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in path.read_text(encoding="ascii", errors="replace").splitlines())
+    return Memory(*(int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM")))
+
+
+def pin(cpu: int | None) -> None:
+    """Let this process run on one core only, where the system can do that. Before any thread is started."""
+    if cpu is not None and sys.platform == "linux":
+        os.sched_setaffinity(0, {cpu})
+
+
+def cores() -> tuple[int | None, int | None]:
+    """The core to pin a whole pair of processes to, and the one for the other process where each has its own."""
+    if sys.platform != "linux":
+        return None, None
+    usable = sorted(os.sched_getaffinity(0))
+    return usable[-1], usable[0]
