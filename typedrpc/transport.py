@@ -1,7 +1,6 @@
 """URL to socket: parse, listen, dial and wait, with errors in words. The only module that asks which system this is."""
 
 import contextlib
-import ipaddress
 import os
 import select
 import socket
@@ -100,7 +99,8 @@ def _listen_tcp(url: str, address: Address, insecure: bool) -> tuple[socket.sock
     family, kind, number, _, where = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    if not insecure and not ipaddress.ip_address(str(where[0]).partition("%")[0]).is_loopback:
+    # Resolved addresses are in canonical form.
+    if not insecure and not str(where[0]).startswith(("127.", "::ffff:127.")) and where[0] != "::1":
         raise ListenFailed(
             url,
             "this address can be reached from other machines, and neither TLS nor authentication guards it; "
