@@ -1,4 +1,4 @@
-"""Fixtures that all tests share. A test that hangs is killed by its time-out, with the stacks of all threads printed."""
+"""Fixtures that all tests share. A test that hangs is killed, and the stacks of all threads printed."""
 
 import logging
 import threading

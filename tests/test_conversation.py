@@ -464,7 +464,7 @@ class TestFailingHandlers:
     def test_debug_tells_the_traceback(self, runner: Runner) -> None:
         with runner.talk(Failing(Refusal("secret-text")), debug=True) as talk:
             failing = talk.proxy(Failing)
-            with pytest.raises(RemoteError, match="(?s)Traceback.*Refusal: secret-text"):
+            with pytest.raises(RemoteError, match=r"(?s)Traceback.*Refusal: secret-text"):
                 failing.fail()
             assert failing.invert(2) == 0.5
 
@@ -621,7 +621,12 @@ class TestDeadlines:
         with runner.talk(Workshop()) as talk:
             add = talk.proxy(Workshop).add
             timed = add.with_options(timeout=timeout)
-            for call in (lambda: timed(1), lambda: timed.submit(1).result(), lambda: next(timed.map([1]))):
+            forms: list[Callable[[], int]] = [
+                lambda: timed(1),
+                lambda: timed.submit(1).result(),
+                lambda: next(timed.map([1])),
+            ]
+            for call in forms:
                 if timeout < 1:
                     with pytest.raises(DeadlineExceeded):
                         call()

@@ -84,6 +84,12 @@ def current_call() -> Call:
         raise RuntimeError("current_call() works inside a handler only") from None
 
 
+def handled_by(server: object) -> bool:
+    """Whether this thread or task is handling a call of this server."""
+    call = _current.get(None)
+    return call is not None and call.server is server
+
+
 @final
 class Row:
     """What one command id leads to, with everything looked up that the way of a call needs."""

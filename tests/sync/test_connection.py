@@ -1,10 +1,13 @@
 """Calls over real sockets from many threads: that they finish, whatever happens to the connection meanwhile."""
 
+import contextlib
 import gc
+import random
 import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from functools import partial
 
 import pytest
 
@@ -24,7 +27,6 @@ from typedrpc import (
     ConnectionLost,
     DeadlineExceeded,
     Server,
-    ServerBusy,
     Service,
     connect,
     current_call,
@@ -91,7 +93,7 @@ class TestManyThreads:
             for number in range(first, first + 300):
                 assert proxy.add(number, 1) == number + 1
 
-        run_all([lambda first=first: ask(first) for first in range(0, 80_000, 10_000)])
+        run_all([partial(ask, first) for first in range(0, 80_000, 10_000)])
 
     def test_answers_of_every_size_reach_who_asked(self, proxy: Workshop) -> None:
         def ask(seed: int) -> None:
@@ -99,7 +101,7 @@ class TestManyThreads:
                 data = bytes([seed]) * ((seed * 7919 + number * 104_729) % 300_000)
                 assert proxy.echo(data) == data
 
-        run_all([lambda seed=seed: ask(seed) for seed in range(6)])
+        run_all([partial(ask, seed) for seed in range(6)])
 
     def test_a_blocked_call_holds_up_no_other_thread(self, workshop: Workshop, proxy: Workshop) -> None:
         blocked = [Running(proxy.wait, name) for name in "abc"]
@@ -126,7 +128,7 @@ class TestManyThreads:
                     assert proxy.add.submit(number, 2).result(PATIENCE) == number + 2
                 assert list(proxy.add.map(range(50))) == list(range(50))
 
-            run_all([lambda first=first: ask(first) for first in range(0, 6000, 1000)])
+            run_all([partial(ask, first) for first in range(0, 6000, 1000)])
 
     def test_no_room_in_time(self, workshop: Workshop) -> None:
         with (
@@ -200,19 +202,18 @@ class TestFutures:
         proxy.add.submit(1).add_done_callback(call_on)
         assert results.result(PATIENCE) == (2, 5, [7])
 
-    def test_a_callback_that_blocks(self, proxy: Workshop) -> None:
+    def test_a_callback_that_blocks(self, proxy: Workshop, workshop: Workshop) -> None:
         gate, entered = Gate(), Gate()
-        futures = [proxy.add.submit(number) for number in range(3)]
 
-        def block(future: Future[int]) -> None:
+        def block(future: Future[str]) -> None:
             entered.open()
             gate.wait()
 
-        futures[0].add_done_callback(block)
-        proxy.add.submit(9).add_done_callback(block)
+        # Its reply is held back until the callback is there, so that the library's thread runs it.
+        proxy.wait.submit("a").add_done_callback(block)
+        workshop.gates["a"].open()
         entered.wait()
         assert proxy.add(1) == 1
-        assert [future.result(PATIENCE) for future in futures] == [0, 1, 2]
         assert [proxy.add.submit(number).result(PATIENCE) for number in range(50)] == list(range(50))
         gate.open()
 
@@ -341,11 +342,16 @@ class TestLargeMessages:
                     assert proxy.echo(data) == data
                     assert proxy.echo.submit(data).result(PATIENCE) == data
 
-            run_all([lambda seed=seed: echo(seed) for seed in range(6)])
+            run_all([partial(echo, seed) for seed in range(6)])
 
     def test_more_than_the_pipe_holds_one_way_and_back(self, workshop: Workshop, proxy: Workshop) -> None:
         data = bytes(MIB)
-        sending = [Running(lambda: [proxy.swallow.notify(data) for _ in range(20)]) for _ in range(2)]
+
+        def send() -> None:
+            for _ in range(20):
+                proxy.swallow.notify(data)
+
+        sending = [Running(send) for _ in range(2)]
         assert [len(proxy.blob(4 * MIB)) for _ in range(10)] == [4 * MIB] * 10
         for one in sending:
             one.result()
@@ -463,8 +469,8 @@ class TestEnds:
             calling = Running(proxy.add, 1)
             full.wait()
             client.close()
-            for one in (*sending, calling):
-                assert isinstance(one.error(), ConnectionLost)
+            for error in (*(one.error() for one in sending), calling.error()):
+                assert isinstance(error, ConnectionLost)
             closed.open()
 
     def test_a_server_that_cuts_off_who_is_stuck_reading_nothing(self, workshop: Workshop) -> None:
@@ -536,20 +542,102 @@ class TestLateReplies:
                 workshop.gates[name].open()
                 assert proxy.add(seed, number) == seed + number
 
-        run_all([lambda seed=seed: ask(seed) for seed in range(4)])
+        run_all([partial(ask, seed) for seed in range(4)])
 
-    def test_a_call_that_ran_out_of_time_may_still_be_running(self, workshop: Workshop) -> None:
-        """The server counts it, whatever the caller thinks; another one is served or refused in words."""
+    @pytest.mark.parametrize("max_calls", [1, 2])
+    @pytest.mark.parametrize("submitted", [False, True])
+    def test_a_call_that_ran_out_of_time_still_takes_its_place(
+        self, max_calls: int, submitted: bool, workshop: Workshop
+    ) -> None:
+        """The server counts it until its handler is done; so does the client, and nobody is refused because of it."""
         with (
-            Server(workshop, url="tcp://127.0.0.1:0", max_calls=1) as server,
+            Server(workshop, url="tcp://127.0.0.1:0", max_calls=max_calls) as server,
             connect(Workshop, server.url) as proxy,
         ):
-            with pytest.raises(DeadlineExceeded):
-                proxy.wait.with_options(timeout=0.01)("a")
-            workshop.started["a"].wait()
-            with pytest.raises((ServerBusy, DeadlineExceeded)):
-                proxy.add.with_options(timeout=PATIENCE)(1)
-            workshop.gates["a"].open()
+            names = [str(number) for number in range(max_calls)]
+            for name in names:
+                timed = proxy.wait.with_options(timeout=0.05)
+                with pytest.raises(DeadlineExceeded):
+                    timed.submit(name).result(PATIENCE) if submitted else timed(name)
+            workshop.started[names[0]].wait()
+            with pytest.raises(DeadlineExceeded, match="no room"):
+                proxy.add.with_options(timeout=0.01)(1)
+            waiting = [Running(proxy.add, number) for number in range(4)]
+            for name in names:
+                workshop.gates[name].open()
+            assert [one.result() for one in waiting] == list(range(4))
+            run_all([lambda: [proxy.add(number) for number in range(50)]] * 4)
+
+
+class TestStress:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_everything_at_once(self, seed: int, workshop: Workshop) -> None:
+        """Sixteen threads mix all forms of calls on one connection, which is closed under them at some moment."""
+        chooser = random.Random(seed)
+        with Server(workshop, url="tcp://127.0.0.1:0", max_calls=chooser.choice([3, 40, 1024])) as server:
+            for round_ in range(4):
+                client = connect(server.url)
+                proxy = client.proxy(Workshop)
+                closing = threading.Barrier(17)
+
+                def mix(seed: int, proxy: Workshop = proxy, closing: threading.Barrier = closing) -> int:
+                    chooser = random.Random(seed)
+                    count = 0
+                    try:
+                        for step in range(60):
+                            if step == 40:
+                                closing.wait(PATIENCE)
+                            count += mix_once(chooser, proxy, seed)
+                    except ConnectionLost as lost:
+                        assert "closed on this side" in str(lost)
+                    except BaseException:
+                        closing.abort()
+                        raise
+                    return count
+
+                mixing = [Running(mix, 1000 * seed + 100 * round_ + number) for number in range(16)]
+                with contextlib.suppress(threading.BrokenBarrierError):  # then one of them says why
+                    closing.wait(PATIENCE)
+                if round_ % 2:
+                    client.close()
+                errors = [one.error() for one in mixing]
+                client.close()
+                assert [error for error in errors if not isinstance(error, threading.BrokenBarrierError | None)] == []
+                assert all(one.result() >= 40 for one in mixing)
+            with connect(Workshop, server.url) as after:
+                assert after.add(1) == 1
+            workshop.gates.open_all()
+
+
+def mix_once(chooser: random.Random, proxy: Workshop, seed: int) -> int:
+    number = chooser.randrange(1 << 40)
+    match chooser.randrange(8):
+        case 0 | 1:
+            assert proxy.add(number, seed) == number + seed
+        case 2:
+            futures = [proxy.add.submit(number, other) for other in range(chooser.randrange(8))]
+            assert [future.result(PATIENCE) for future in futures] == [number + other for other in range(len(futures))]
+        case 3:
+            proxy.note.notify(str(number))
+        case 4:
+            assert list(proxy.add.map(range(20))) == list(range(20))
+        case 5:
+            data = bytes([seed % 256]) * chooser.randrange(200_000)
+            assert proxy.echo(data) == data
+        case 6:
+            with contextlib.suppress(DeadlineExceeded):
+                assert proxy.add.with_options(timeout=chooser.choice([0, 1e-4, 1e-3, 1e-2]))(number) == number
+        case 7:
+            try:
+                future = proxy.add.with_options(timeout=chooser.choice([1e-4, 1e-3, PATIENCE])).submit(number)
+            except DeadlineExceeded:  # there was no room for it in time
+                return 1
+            if not chooser.randrange(3):
+                future.cancel()
+            else:
+                with contextlib.suppress(DeadlineExceeded):
+                    assert future.result(PATIENCE) == number
+    return 1
 
 
 def test_a_handler_reaches_its_server() -> None:

@@ -1,4 +1,4 @@
-"""Forks: sockets are shared with the child then, and threads are not. Each side goes on with a connection of its own."""
+"""Forks: sockets are shared with the child then, and threads are not. Each side goes on with its own connection."""
 
 import os
 import sys

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from tests.support import (
@@ -460,7 +460,7 @@ def test_connecting_to_a_server_that_misbehaves(script: Script) -> None:
 
 
 def test_connecting_gives_up_without_being_told_to() -> None:
-    with FakeServer(leaves) as fake, pytest.raises(ConnectFailed, match="closed the connection|reset by peer"):
+    with FakeServer(leaves) as fake, pytest.raises(ConnectFailed, match=r"closed the connection|reset by peer"):
         connect(fake.url)
 
 
@@ -510,13 +510,13 @@ BAD_ANSWERS: dict[str, tuple[bytes, type[RpcError], str]] = {
 def test_a_server_that_answers_badly(name: str, form: str) -> None:
     data, error, text = BAD_ANSWERS[name]
     with FakeServer(after_agreeing(data)) as fake, connect(Workshop, fake.url) as workshop:
+        forms: dict[str, Callable[[], int]] = {
+            "call": lambda: workshop.add(1),
+            "timed": lambda: workshop.add.with_options(timeout=PATIENCE)(1),
+            "submit": lambda: workshop.add.submit(1).result(PATIENCE),
+        }
         with pytest.raises(error, match=text):
-            if form == "call":
-                workshop.add(1)
-            elif form == "timed":
-                workshop.add.with_options(timeout=PATIENCE)(1)
-            else:
-                workshop.add.submit(1).result(PATIENCE)
+            forms[form]()
 
 
 def test_answers_to_calls_that_nobody_made() -> None:

@@ -119,8 +119,16 @@ def check_use(proxy: Workshop) -> bool:
     return not errors
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Interruption, TimeoutError])
+@pytest.mark.parametrize(
+    ("form", "error"),
+    [
+        *((form, KeyboardInterrupt) for form in FORMS),
+        (call, Interruption),
+        (call, TimeoutError),
+        (call_in_time, TimeoutError),
+    ],
+    ids=lambda value: value.__name__,
+)
 def test_an_interrupt_anywhere_in_a_call(form: Callable[[Workshop], object], error: type[BaseException]) -> None:
     with Server(Workshop(), url="tcp://127.0.0.1:0") as server:
         point, survived = 0, 0

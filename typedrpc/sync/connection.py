@@ -136,6 +136,8 @@ class Connection:
         self._state = threading.Lock()
         self._room = threading.Condition(self._state)
         self._waiting_for_room = 0
+        self._given_up = 0  # calls that nobody waits for any more; they are in flight until their late replies come
+        self._in_turn = False  # no call may be made that the in-flight table does not count
         self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
         self._failing: list[Token] = []
         self._torn = False
@@ -193,6 +195,7 @@ class Connection:
             self._stop_leading()
         if self.core.error is not None:
             raise self.core.lost()
+        self._in_turn = self.core.peer_limits.max_calls == 1
 
     def _post(self, deadline: float) -> None:
         self._writer.queue.extend(self.core.outgoing)
@@ -201,12 +204,15 @@ class Connection:
 
     def close(self, reason: str = "") -> None:
         """Say goodbye and end the connection. Calls that wait raise ``ConnectionLost``. May be called again."""
+        error = ConnectionLost(f"the connection was closed on this side{': ' if reason else ''}{reason}")
         with self._state:
-            goodbye = None if self.core.state in (State.GREETING, State.CLOSED) else self.core.goodbye(reason)
+            goodbye = self.core.goodbye(reason) if self.core.state is State.OPEN else None
+            # Before the peer knows: it may close at once, and who reads here would take that for the cause.
+            self.core.close(error)
         if goodbye is not None:
             self._writer.queue.append(goodbye)
             self._writer.flush(monotonic(), last=True)
-        self.end(ConnectionLost(f"the connection was closed on this side{': ' if reason else ''}{reason}"))
+        self.end(error)
         if self._torn:
             # The interrupted thread may have the role and the pen for ever, so nobody else closes the descriptor. Who
             # reads or writes was woken long since.
@@ -301,7 +307,7 @@ class Connection:
         waiter: CallWaiter | None = None
         try:
             # A thread that reads its own reply needs no entry in the in-flight table.
-            if core.peer_limits.max_calls == 1 or not self.role.try_take():
+            if self._in_turn or not self.role.try_take():
                 waiter = CallWaiter()
                 self._register(call, data, what, deadline, waiter)
                 return self._outcome(call, what, waiter, deadline)
@@ -330,7 +336,9 @@ class Connection:
                 if not transport.is_of_socket(error):
                     if buffer[0] != _POISON:
                         raise
-                    self._stop_leading()  # nothing was read: the connection is as it was, only this call is given up
+                    # Nothing was read: the connection is as it was, only this call is given up.
+                    self._give_up(1)
+                    self._stop_leading()
                     raise _Failed(error) from None
                 count = -1  # whatever it is, it comes again, and is dealt with below
             if count > 0:
@@ -361,8 +369,8 @@ class Connection:
         """
         with self._state:
             call, data = self.core.start(command, payload, what, extension)
+        self.threads.expect()
         try:
-            self.threads.expect()
             self._register(call, data, what, deadline, token)
             if deadline is not None:
                 self._runtime()[1].watch(self)
@@ -395,26 +403,38 @@ class Connection:
             raise
 
     def _register(self, call: int, data: Outgoing, what: str, deadline: float | None, token: Token) -> None:
-        """Enter a call into the in-flight table as soon as the peer has room for it, and send it. Raises ``_Failed``."""
+        """Enter a call into the in-flight table once the peer has room for it, and send it. Raises ``_Failed``."""
         core = self.core
         with self._state:
             # One place is left for the thread that reads its own reply and is not in the table.
-            while len(core.calls) >= max(1, core.peer_limits.max_calls - 1) and not self.ended:
-                self._waiting_for_room += 1
-                try:
-                    if deadline is None:
-                        self._room.wait()
-                    elif (left := deadline - monotonic()) > 0:
-                        self._room.wait(min(left, transport.LONGEST_WAIT))
-                    else:
-                        raise _Failed(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
-                finally:
-                    self._waiting_for_room -= 1
+            room = max(1, core.peer_limits.max_calls - 1)
+            if len(core.calls) + self._given_up - core.late_replies >= room:
+                self._wait_for_room(room, what, deadline)
             if self.ended:
                 raise _Failed(core.lost())
             core.calls.insert(call, token, deadline if isinstance(token, Pending) else None)
         self._writer.queue.append(data)
         self._writer.flush(deadline)
+
+    def _wait_for_room(self, room: int, what: str, deadline: float | None) -> None:
+        """Wait until fewer calls than ``room`` are in flight, or the connection has ended. The state lock is held."""
+        core = self.core
+        expecting = False
+        self._waiting_for_room += 1
+        try:
+            while len(core.calls) + self._given_up - core.late_replies >= room and not self.ended:
+                left = transport.LONGEST_WAIT if deadline is None else deadline - monotonic()
+                if left <= 0:
+                    raise _Failed(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
+                if not expecting and self._given_up > core.late_replies:
+                    # Those who made the calls have gone. Somebody has to read the late replies.
+                    self.threads.expect()
+                    expecting = True
+                self._room.wait(min(left, transport.LONGEST_WAIT))
+        finally:
+            self._waiting_for_room -= 1
+            if expecting:
+                self.threads.forget()
 
     def _register_leading(self, call: int) -> CallWaiter:
         """Enter the call of a thread that holds the role, which is given up if the connection has ended.
@@ -444,7 +464,7 @@ class Connection:
             interrupt = self._park(waiter, left)
             leading, waiter.leads = waiter.leads, False
         if not waiter.done and self.core.calls.pop(call) is not None:
-            self._made_room()
+            self._give_up(1)
             raise _Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))
         if interrupt is not None:
             raise _Failed(interrupt)
@@ -468,10 +488,21 @@ class Connection:
             return error
         return None
 
-    def _made_room(self) -> None:
+    def _give_up(self, calls: int) -> None:
+        """So many calls have left the table without an answer; to the peer they are still in flight."""
+        with self._state:
+            self._given_up += calls
+            self._in_turn = True
+            self._room.notify_all()  # not that there is room: those who wait have to see to it that somebody reads
+
+    def _make_room(self) -> None:
+        """Something was answered."""
         if self._waiting_for_room:
             with self._state:
                 self._room.notify_all()
+        if self._in_turn and self.core.peer_limits.max_calls > 1:
+            with self._state:
+                self._in_turn = self._given_up > self.core.late_replies
 
     def _interrupted(self, error: BaseException) -> None:
         """An exception of a signal handler came where bytes or the role may be lost with it: nothing is certain."""
@@ -565,7 +596,6 @@ class Connection:
         for event in events:
             if isinstance(event, Outcome):
                 event.token.complete(self, event.frame)
-                self._made_room()
             elif isinstance(event, Request):
                 if self._serves:
                     self.threads.accept(event)
@@ -575,6 +605,8 @@ class Connection:
                 # What the protocol has to say about the end goes out before the end does.
                 self._post(monotonic())
                 self.end(core.error or ConnectionLost("the connection is closed"))
+        if self._in_turn or self._waiting_for_room:
+            self._make_room()
         if core.outgoing:
             self._unasked = self._unasked + len(core.outgoing) if queue else 0
             queue.extend(core.outgoing)
@@ -593,7 +625,7 @@ class Connection:
         for token in expired:
             token.fail(self, DeadlineExceeded("no answer in time"))
         if expired:
-            self._made_room()
+            self._give_up(len(expired))
             self.threads.call_for_help()
         pause = self.threads.look_for_stall()
         if next_deadline is None:

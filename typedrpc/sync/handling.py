@@ -9,6 +9,7 @@ What is ready belongs to the connection, not to a thread. Who adds work does so 
 thread that leaves counts itself out first and looks for work then.
 """
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -118,10 +119,17 @@ class HandlerThreads:
                 self.ready.append(self._run_one_way)
 
     def expect(self) -> None:
-        """An outcome will come that no thread waits for: from now on somebody reads."""
-        with self._lock:
-            self._pending += 1
-        self._attach()
+        """An outcome will come that no thread waits for: from now on somebody reads. Does all or nothing."""
+        counted = False
+        try:
+            with self._lock:
+                self._pending += 1
+                counted = True
+            self._attach()
+        except BaseException:
+            if counted:
+                self.forget()
+            raise
 
     def forget(self) -> None:
         """An expected outcome will not come after all, or has been dealt with."""
@@ -178,19 +186,29 @@ class HandlerThreads:
         return self.ended or not (self.busy or self.ready or self._core.running or not self._writer.idle)
 
     def _attach(self) -> None:
-        counted = False
+        # Whoever takes the one element has the thread's place in the count: the thread when it begins, or who was
+        # interrupted while it was started.
+        place: list[None] = []
         try:
             with self._lock:
                 if self._attached:
                     return
                 self._attached = 1
-                counted = True
-            self._runtime()[0].start(self._run)
+                place.append(None)
+            self._runtime()[0].start(lambda: self._run_in(place))
         except BaseException:
-            if counted:
+            with contextlib.suppress(IndexError):
+                place.pop()
                 with self._lock:
                     self._attached -= 1
             raise
+
+    def _run_in(self, place: list[None]) -> None:
+        try:
+            place.pop()
+        except IndexError:
+            return
+        self._run()
 
     # In attached threads
 

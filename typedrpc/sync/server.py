@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from queue import SimpleQueue
 from time import monotonic
 from types import FrameType, MappingProxyType, TracebackType
 from typing import Final, Self, TypedDict, final
@@ -13,7 +14,7 @@ from typing import Final, Self, TypedDict, final
 from typing_extensions import Unpack
 
 from typedrpc import transport
-from typedrpc.dispatch import Dispatcher
+from typedrpc.dispatch import Dispatcher, handled_by
 from typedrpc.errors import ConnectionLost, ProtocolError
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
@@ -99,7 +100,8 @@ class Server:
         self._watcher = Watcher("typedrpc-watcher")
         self._acceptor: Acceptor | None = None
         self._closing = False
-        self._stop = threading.Event()
+        # A queue and no event: a signal handler may put, whatever the thread that it interrupts is about to do.
+        self._stop: SimpleQueue[None] = SimpleQueue()
         self._closed = threading.Event()
         forsake_after_fork(self)
 
@@ -133,14 +135,22 @@ class Server:
     def close(self, grace: float = GRACE) -> None:
         """Stop: accept no more, let the handlers that run finish, end all connections. May be called again.
 
+        Called by one of the server's handlers it returns at once: that handler has to finish too.
+
         Args:
             grace: Seconds that running handlers have. After that their clients get ``ConnectionLost``; a thread cannot
                 be ended from outside, so a handler that goes on does so for nobody.
         """
+        if handled_by(self):
+            threading.Thread(target=self._close, args=(grace,), name="typedrpc-close").start()
+        else:
+            self._close(grace)
+
+    def _close(self, grace: float) -> None:
         with self._lock:
             first, self._closing = not self._closing, True
             connections = tuple(self._connections)
-        self._stop.set()
+        self._stop.put(None)
         if not first:
             self._closed.wait(grace + 1.0)
             return
@@ -181,9 +191,9 @@ class Server:
         self._connections = {}
         self._peers = {}
         self._closing = True
-        self._stop = threading.Event()
+        self._stop = SimpleQueue()
         self._closed = threading.Event()
-        self._stop.set()
+        self._stop.put(None)
         self._closed.set()
 
     def _welcome(self, sock: socket.socket) -> None:
@@ -269,19 +279,19 @@ def serve(
     with _signals(server._stop), server:
         if on_start is not None:
             on_start(server)
-        server._stop.wait()
+        server._stop.get()
         server.close(grace)
 
 
 @contextlib.contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """Let SIGINT and SIGTERM set an event; outside the main thread, which alone may handle signals, do nothing."""
+def _signals(stop: "SimpleQueue[None]") -> Iterator[None]:
+    """Let SIGINT and SIGTERM put into a queue; outside the main thread, which alone may handle signals, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        stop.set()
+        stop.put(None)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
