@@ -1,4 +1,5 @@
 import copy
+import functools
 import hashlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator  # noqa: F401  # for the source that is executed
@@ -970,3 +971,34 @@ def test_no_id_is_left_to_propose(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_service_has_no_public_names() -> None:
     assert [name for name in vars(Service) if not name.startswith("_")] == []
     assert [name for name in dir(Service()) if not name.startswith("_")] == []
+
+
+def _passing(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("decorator", [staticmethod, classmethod, property, _passing])
+def test_a_decorator_above_rpc(decorator: Any) -> None:
+    with pytest.raises(DefinitionError, match="stands above @rpc, which must be the outermost decorator"):
+
+        class Covered(Service):
+            @decorator  # type: ignore[untyped-decorator]  # any of them
+            @rpc
+            def hello(self, name: str) -> str:
+                return name
+
+
+def test_async_does_not_hide_the_other_faults() -> None:
+    with pytest.raises(DefinitionError) as caught:
+
+        class Slow(Service):
+            @rpc
+            async def hello(self, name, *args) -> list:  # type: ignore[no-untyped-def, type-arg]  # that is the test
+                return []
+
+    assert len(caught.value.faults) == 4
+    assert "async def" in str(caught.value)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from typedrpc.codec import CommandCodec
-from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id
+from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id, takes_instance
 from typedrpc.errors import DefinitionError
 from typedrpc.schema import Signature, SignatureFaults, signature_of
 
@@ -173,7 +173,8 @@ class Command(Generic[CallableT_co]):
             final: Report a name that does not resolve; otherwise that is left for a later look.
         """
         faults = self.find_form_faults()
-        if self._signature is None and fault_of_function(self.function, method=self._is_method) is None:
+        readable = inspect.isfunction(self.function) and (not self._is_method or takes_instance(self.function))
+        if self._signature is None and readable:
             try:
                 self._signature = signature_of(self.function, method=self._is_method)
             except SignatureFaults as problem:

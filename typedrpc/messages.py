@@ -61,6 +61,10 @@ class Limits:
     max_calls: int = MAX_CALLS
 
     def __post_init__(self) -> None:
+        if type(self.max_message_size) is not int or type(self.max_calls) is not int:
+            raise ValueError(
+                f"max_message_size and max_calls must be ints: {self.max_message_size!r}, {self.max_calls!r}"
+            )
         if not MIN_MESSAGE_SIZE <= self.max_message_size <= MAX_FRAME_SIZE:
             raise ValueError(
                 f"max_message_size must be {MIN_MESSAGE_SIZE} to {MAX_FRAME_SIZE}, not {self.max_message_size}"

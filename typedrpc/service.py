@@ -197,6 +197,10 @@ class _ClassContract(_Contract):
         for name, value in list(self.cls.__dict__.items()):
             if isinstance(value, Command):
                 faults += [f"{name}: {fault}" for fault in self._add(name, value)]
+            elif _covers_command(value):
+                faults.append(
+                    f"{name}: a {type(value).__name__} stands above @rpc, which must be the outermost decorator"
+                )
         faults += self._merge(self.declared)
         for declaration in self.declarations() if self.bases else ():
             faults += [f"{declaration.name}: {fault}" for fault in self._find_implementation(declaration)]
@@ -280,6 +284,12 @@ class _ClassContract(_Contract):
         # Not self.cls.register, which may be a command.
         ABCMeta.register(self.cls, proxy_class)
         return proxy_class
+
+
+def _covers_command(value: object) -> bool:
+    """Whether another decorator was put above ``@rpc``: the command would be lost in silence."""
+    covered = (getattr(value, name, None) for name in ("__func__", "fget", "__wrapped__"))
+    return any(isinstance(inner, Command) for inner in covered)
 
 
 def _clash(first: Command[Any], second: Command[Any], id: int, taken: set[int], remedy: str) -> str:

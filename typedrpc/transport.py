@@ -48,6 +48,8 @@ def parse(url: str) -> Address:
         ValueError: It names none; says why and what a right one looks like.
     """
     forms = "write tcp://host:port or unix:///path"
+    if not isinstance(url, str):
+        raise ValueError(f"a URL is a str, not {type(url).__name__}; {forms}")
     if url.startswith("unix:"):
         path = url.removeprefix("unix://")
         if not url.startswith("unix://") or not path:

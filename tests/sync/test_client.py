@@ -3,6 +3,7 @@
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from typedrpc import (
     rpc,
 )
 from typedrpc.codec import pack_plain
-from typedrpc.wire import Kind
+from typedrpc.wire import Kind, payload_size
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -40,13 +41,14 @@ class TestBytesThatAreNotSent:
         with Forwarder(server.url) as forwarder, connect(Workshop, forwarder.url) as proxy:
             assert proxy.add(1) == 1
             sent = bytes(forwarder.sent)
-            for call in (
+            forms: list[Any] = [
                 proxy.add,
                 proxy.add.call,
                 proxy.add.submit,
                 proxy.add.notify,
                 proxy.add.with_options(timeout=9),
-            ):
+            ]
+            for call in forms:
                 for arguments in (("1",), (), (1, 2, 3), (1.5,), (None,)):
                     with pytest.raises(ArgumentError):
                         call(*arguments)
@@ -251,3 +253,31 @@ class TestManyThreads:
             client.close()
             for one in using:
                 one.result()
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), -1.0, 1e300])
+def test_a_time_out_that_is_none(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout must be None or a number of seconds"):
+        connect(Workshop, "tcp://127.0.0.1:9", timeout=timeout)
+
+
+@pytest.mark.parametrize("arguments", [(Workshop, None), (Workshop,), ("tcp://127.0.0.1:9", Workshop)])
+def test_arguments_that_are_no_url(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(ConnectFailed, match="a URL is a str, not"):
+        connect(*arguments)
+
+
+def test_one_way_calls_to_a_peer_that_does_not_read() -> None:
+    """With a time-out they come back in time; what was begun is sent by another thread."""
+    reading, read = Gate(), Gate()
+
+    def script(peer: RawPeer) -> None:
+        agree(peer)
+        reading.wait()
+        assert payload_size(peer.read_frame().payload) > 8_000_000
+        read.open()
+
+    with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
+        proxy.swallow.with_options(timeout=0.05).notify(bytes(8_000_000))
+        reading.open()
+        read.wait()

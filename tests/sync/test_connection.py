@@ -191,15 +191,16 @@ class TestManyThreads:
 
 
 class TestFutures:
-    def test_a_callback_that_calls(self, proxy: Workshop) -> None:
+    def test_a_callback_that_calls(self, proxy: Workshop, workshop: Workshop) -> None:
         results: Future[tuple[int, int, list[int]]] = Future()
 
-        def call_on(future: Future[int]) -> None:
+        def call_on(future: Future[str]) -> None:
             results.set_result(
-                (proxy.add(future.result(), 1), proxy.add.submit(5).result(PATIENCE), list(proxy.add.map([7])))
+                (proxy.add(int(future.result()), 1), proxy.add.submit(5).result(PATIENCE), list(proxy.add.map([7])))
             )
 
-        proxy.add.submit(1).add_done_callback(call_on)
+        proxy.wait.submit("1").add_done_callback(call_on)
+        workshop.gates["1"].open()
         assert results.result(PATIENCE) == (2, 5, [7])
 
     def test_a_callback_that_blocks(self, proxy: Workshop, workshop: Workshop) -> None:
@@ -224,26 +225,28 @@ class TestFutures:
             workshop.started["a"].wait()
             closed = Gate()
 
-            def close(future: Future[int]) -> None:
+            def close(future: Future[str]) -> None:
                 client.close()
                 closed.open()
 
-            proxy.add.submit(1).add_done_callback(close)
+            proxy.wait.submit("b").add_done_callback(close)
+            workshop.gates["b"].open()
             closed.wait()
             assert isinstance(blocked.error(), ConnectionLost)
             workshop.gates["a"].open()
 
     @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
     def test_a_callback_that_raises(
-        self, error: type[BaseException], proxy: Workshop, caplog: pytest.LogCaptureFixture
+        self, error: type[BaseException], proxy: Workshop, workshop: Workshop, caplog: pytest.LogCaptureFixture
     ) -> None:
-        def fail(future: Future[int]) -> None:
+        def fail(future: Future[str]) -> None:
             raise error("in a callback")
 
-        for number in range(5):
-            future = proxy.add.submit(number)
-            future.add_done_callback(fail) if not future.done() else None
-            assert future.result(PATIENCE) == number
+        for name in "abcde":
+            future = proxy.wait.submit(name)
+            future.add_done_callback(fail)
+            workshop.gates[name].open()
+            assert future.result(PATIENCE) == name
         assert proxy.add(1) == 1
 
     def test_a_cancelled_future(self, proxy: Workshop, workshop: Workshop) -> None:

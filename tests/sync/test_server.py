@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -473,7 +474,7 @@ class TestExhaustion:
                 program.say()
                 assert program.hear() == "out of descriptors"
                 connecting = Running(lambda: connect(Workshop, url, timeout=PATIENCE))
-                assert "cannot accept a connection now" in program.hear()
+                assert "cannot accept connections now" in program.hear()
                 assert proxy.add(1) == 1
                 assert not connecting.done
                 program.say()
@@ -562,3 +563,20 @@ def test_limits_of_the_system_are_not_touched() -> None:
     with Server(Workshop(), url=URL):
         pass
     assert (resource.getrlimit(resource.RLIMIT_NOFILE), os.getcwd()) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("max_workers", -1),
+        ("max_workers", 2.5),
+        ("max_calls", 2.5),
+        ("max_message_size", "1"),
+        ("handshake_timeout", 0),
+        ("handshake_timeout", -1),
+        ("handshake_timeout", float("nan")),
+    ],
+)
+def test_options_out_of_range(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=option):
+        Server(Workshop(), url="tcp://127.0.0.1:0", **{option: value})

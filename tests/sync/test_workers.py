@@ -37,7 +37,7 @@ class TestWorkers:
         assert sorted(done) == [1, 2, 3]
         assert names() == []
 
-    def test_no_more_are_lent_than_the_limit(self) -> None:
+    def test_no_more_are_lent_than_the_limit(self, caplog: pytest.LogCaptureFixture) -> None:
         pool = Workers("under-test", 2)
         gate, began = Gate(), threading.Semaphore(0)
 
@@ -48,6 +48,10 @@ class TestWorkers:
         assert pool.lend(body)
         assert pool.lend(body)
         assert not pool.lend(body)
+        assert not pool.lend(body)
+        assert [record.getMessage()[:46] for record in caplog.records] == [
+            "all 2 threads that may be lent are busy: calls"
+        ]
         pool.start(body)  # what a connection has of its own does not count
         for _ in range(3):
             assert began.acquire(timeout=PATIENCE)

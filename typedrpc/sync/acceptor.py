@@ -35,6 +35,7 @@ class Acceptor:
         self._address = address
         self._inode = transport.inode_of(address)
         self._welcome = welcome
+        self._short = False  # of descriptors or memory, and the log says so
         self._wake, self._waker = socket.socketpair()
         listener.setblocking(False)
         forsake_after_fork(self)
@@ -68,10 +69,13 @@ class Acceptor:
             sock, _ = self._listener.accept()
         except OSError as error:
             if error.errno in _OUT_OF_RESOURCES:
-                logger.warning("cannot accept a connection now, trying again: %s", error.strerror)
+                if not self._short:
+                    self._short = True
+                    logger.warning("cannot accept connections now, trying again and again: %s", error.strerror)
                 # Needs no descriptor of its own, as a selector would.
                 transport.wait(self._wake, read=True, timeout=_PAUSE)
             return  # otherwise the client has left again
+        self._short = False
         try:
             self._welcome(sock)
         except OSError as error:

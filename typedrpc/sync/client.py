@@ -24,7 +24,8 @@ from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits, pack_extensio
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.service import Service, bind, make_proxy, services_of
-from typedrpc.sync.connection import Connection, Pending, Token
+from typedrpc.sync.connection import Connection
+from typedrpc.sync.tokens import Pending, Token
 from typedrpc.sync.workers import Watcher, Workers
 from typedrpc.wire import Frame, Kind
 
@@ -113,8 +114,9 @@ class Client(Generic[EnteredT_co]):
         Raises:
             DefinitionError: It is no contract, or one that cannot be carried.
             ConnectionLost: There is no connection any more.
+            DeadlineExceeded: The peer did not tell its contract within 10 s.
         """
-        return self._make_proxy(contract, None)
+        return self._make_proxy(contract, monotonic() + CONNECT_TIME)
 
     def close(self) -> None:
         """End the connection. Calls that wait, in any thread, raise ``ConnectionLost``. May be called again."""
@@ -144,13 +146,13 @@ class Client(Generic[EnteredT_co]):
         pack, unpack = codec.pack_arguments, codec.unpack_result
         what = command.qualified_name
         timeout = options.timeout
-        linked, id = self._resolve(command)
+        linked, id = self._resolve(command, timeout)
 
         def invoke(*args: Any, **kwargs: Any) -> Any:
             nonlocal linked, id
             payload = pack(*args, **kwargs)
             if linked.connection.forked:
-                linked, id = self._resolve(command)
+                linked, id = self._resolve(command, timeout)
             if timeout is None:
                 answer = linked.connection.call(id, payload, what)
             else:
@@ -167,7 +169,7 @@ class Client(Generic[EnteredT_co]):
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> Future[Any]:
         payload = command.codec.pack_arguments(*args, **kwargs)
-        link, id = self._resolve(command)
+        link, id = self._resolve(command, options.timeout)
         future: Future[Any] = Future()
         unpack, what = command.codec.unpack_result, command.qualified_name
 
@@ -175,6 +177,8 @@ class Client(Generic[EnteredT_co]):
             if not future.set_running_or_notify_cancel():
                 return
             try:
+                if isinstance(outcome, DeadlineExceeded):
+                    raise DeadlineExceeded(f"{what}: {outcome}")
                 if isinstance(outcome, Exception):
                     raise outcome
                 if outcome.kind != Kind.RESPONSE:
@@ -198,8 +202,9 @@ class Client(Generic[EnteredT_co]):
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> None:
         payload = command.codec.pack_arguments(*args, **kwargs)
-        link, id = self._resolve(command)
-        link.connection.notify(id, payload, command.qualified_name)
+        link, id = self._resolve(command, options.timeout)
+        deadline = None if options.timeout is None else monotonic() + options.timeout
+        link.connection.notify(id, payload, command.qualified_name, deadline)
 
     def map(
         self, command: Command[Any], iterables: tuple[Iterable[Any], ...], options: CallOptions, /
@@ -223,7 +228,7 @@ class Client(Generic[EnteredT_co]):
 
     # Connections and agreements
 
-    def _make_proxy(self, contract: Any, deadline: float | None) -> Any:
+    def _make_proxy(self, contract: Any, deadline: float) -> Any:
         if isinstance(contract, Command):
             bound = bind(contract, self)
             if contract.declaration not in self._contracts:  # a FunctionService may have grown meanwhile
@@ -233,29 +238,30 @@ class Client(Generic[EnteredT_co]):
         self._learn(contract, deadline)
         return proxy
 
-    def _learn(self, contract: object, deadline: float | None) -> None:
+    def _learn(self, contract: object, deadline: float) -> None:
         """Agree with the peer about the services of a contract, or about that which a command is of."""
         for commands in services_of(contract).values():
             self._contracts.update(dict.fromkeys(commands.values(), commands))
-            self._agree(self._current_link(), commands, deadline)
+            self._agree(self._current_link(deadline), commands, deadline)
 
-    def _resolve(self, command: Command[Any]) -> tuple[_Link, int]:
-        """The connection to use now, and the peer's id of a command on it."""
-        link = self._current_link()
+    def _resolve(self, command: Command[Any], timeout: float | None) -> tuple[_Link, int]:
+        """The connection to use now, made anew in a forked child, and the peer's id of a command on it."""
+        deadline = monotonic() + (CONNECT_TIME if timeout is None else min(timeout, CONNECT_TIME))
+        link = self._current_link(deadline)
         commands = self._contracts[command.declaration]
-        agreement = link.agreements.get(id(commands)) or self._agree(link, commands)
+        agreement = link.agreements.get(id(commands)) or self._agree(link, commands, deadline)
         return link, agreement.id_of(command)
 
-    def _current_link(self) -> _Link:
+    def _current_link(self, deadline: float) -> _Link:
         link = self._link
         if link.connection.forked and not self._closed:
             with self._lock:
                 if self._link.connection.forked:
-                    self._link = self._dial(monotonic() + CONNECT_TIME, again=False)
+                    self._link = self._dial(deadline, again=False)
                 link = self._link
         return link
 
-    def _agree(self, link: _Link, commands: Mapping[str, Command[Any]], deadline: float | None = None) -> Agreement:
+    def _agree(self, link: _Link, commands: Mapping[str, Command[Any]], deadline: float) -> Agreement:
         name = next(iter(commands.values())).service_name
         conversation = agree(name, commands)
         id_, payload = next(conversation)
@@ -359,7 +365,10 @@ def connect(
     Raises:
         ConnectFailed: No connection could be made; says why.
         DefinitionError: The contract is none, or cannot be carried.
+        ValueError: A limit or the time-out is out of range.
     """
+    if timeout is not None and not 0 <= timeout <= transport.LONGEST_WAIT:
+        raise ValueError(f"timeout must be None or a number of seconds from 0 up to a day, not {timeout!r}")
     limits = Limits(max_message_size=max_message_size, max_calls=max_calls)
     if url is None:
         return Client(contract, None, limits, timeout)

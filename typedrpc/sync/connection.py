@@ -14,14 +14,13 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
-from typing import Final, Protocol, final
+from typing import Final, final
 
 from typedrpc import transport
 from typedrpc.codec import Payload
 from typedrpc.dispatch import Dispatcher
-from typedrpc.errors import ConnectionLost, DeadlineExceeded, RpcError, UnknownCommand
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.peer import Peer
 from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Request, State
@@ -29,77 +28,22 @@ from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.fork import forsake_after_fork
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.role import ReadRole, Waiter
+from typedrpc.sync.tokens import CallWaiter, Failed, Pending, Token
 from typedrpc.sync.workers import Watcher, Workers
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import Frame, Kind
+from typedrpc.wire import Kind
 
 logger = logging.getLogger("typedrpc")
 
 MAX_UNASKED: Final = 16 * 1024
 """Refusals and pongs that may wait to be written before the peer is taken for one that does not read."""
 
+GOODBYE_TIME: Final = 0.1
+"""Seconds that closing waits for what is still being written."""
+
 _RESPONSE: Final = int(Kind.RESPONSE)
 _POISON: Final = 0xFF
 """Put where the first byte of a header is read to. No header begins with it: a frame cannot be so long."""
-
-
-class Token(Protocol):
-    """What waits for the outcome of a call."""
-
-    def complete(self, connection: "Connection", frame: Frame) -> None:
-        """The peer answered."""
-
-    def fail(self, connection: "Connection", error: RpcError) -> None:
-        """There is no answer, unless there was one: what came first counts."""
-
-
-class CallWaiter(Waiter):
-    """A thread that waits for its reply."""
-
-    __slots__ = ("error", "frame")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.frame: Frame | None = None
-        self.error: RpcError | None = None
-
-    def complete(self, connection: "Connection", frame: Frame) -> None:
-        self.frame = frame
-        self.done = True
-        connection.role.rouse(self)
-
-    def fail(self, connection: "Connection", error: RpcError) -> None:
-        if not self.done:
-            self.error = error
-            self.done = True
-        connection.role.rouse_for_good(self)
-
-
-class _Failed(Exception):
-    """How a call ends other than with a result. Whatever else comes out of one is of a signal handler."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-@final
-class Pending:
-    """A call whose outcome goes to a function, in a thread of the connection's own."""
-
-    __slots__ = ("_finish",)
-
-    def __init__(self, finish: Callable[[Frame | RpcError], None]) -> None:
-        self._finish = [finish]
-
-    def complete(self, connection: "Connection", frame: Frame) -> None:
-        connection.threads.settle(partial(self._settle, frame))
-
-    def fail(self, connection: "Connection", error: RpcError) -> None:
-        connection.threads.settle(partial(self._settle, error))
-
-    def _settle(self, outcome: Frame | RpcError) -> None:
-        while self._finish:
-            self._finish.pop()(outcome)
 
 
 @final
@@ -212,6 +156,9 @@ class Connection:
         if goodbye is not None:
             self._writer.queue.append(goodbye)
             self._writer.flush(monotonic(), last=True)
+        if not self._writer.idle:
+            # Another thread has the pen, perhaps with our goodbye: the peer is to learn the reason if it reads at all.
+            self._writer.wait_until_idle(GOODBYE_TIME)
         self.end(error)
         if self._torn:
             # The interrupted thread may have the role and the pen for ever, so nobody else closes the descriptor. Who
@@ -245,7 +192,7 @@ class Connection:
         # shutdown, not close: another thread may be in recv or poll, and the descriptor's number must stay ours.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        self._writer.queue.clear()
+        self._writer.wind_up()
         self._failing.extend(self.core.calls.pop_all())
         if self._torn:
             self._failing.extend(self.core.leaving)
@@ -316,7 +263,7 @@ class Connection:
                 self._writer.queue.append(data)
                 self._writer.flush(deadline, leading=True)
             return self._read_reply(call, what, deadline, waiter)
-        except _Failed as failed:
+        except Failed as failed:
             error = failed.error
         except BaseException as interrupt:
             self._interrupted(interrupt)
@@ -324,7 +271,7 @@ class Connection:
         raise error
 
     def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
-        """Read the reply to a call; the role is held. Raises ``_Failed``."""
+        """Read the reply to a call; the role is held. Raises ``Failed``."""
         core = self.core
         reader = core.reader
         if waiter is None and deadline is None and reader.idle:
@@ -339,7 +286,7 @@ class Connection:
                     # Nothing was read: the connection is as it was, only this call is given up.
                     self._give_up(1)
                     self._stop_leading()
-                    raise _Failed(error) from None
+                    raise Failed(error) from None
                 count = -1  # whatever it is, it comes again, and is dealt with below
             if count > 0:
                 sole = reader.sole_frame(count)
@@ -375,7 +322,7 @@ class Connection:
             if deadline is not None:
                 self._runtime()[1].watch(self)
             return
-        except _Failed as failed:
+        except Failed as failed:
             error = failed.error
             self.threads.forget()
             self.threads.call_for_help()
@@ -384,8 +331,10 @@ class Connection:
             raise
         raise error
 
-    def notify(self, command: int, payload: Payload, what: str) -> None:
-        """Call the peer one-way. Waits only where more is on its way than a fair amount.
+    def notify(self, command: int, payload: Payload, what: str, deadline: float | None = None) -> None:
+        """Call the peer one-way: write the call, or leave it to the thread that is writing.
+
+        Past the deadline the rest is left to a thread of its own: what was begun is sent.
 
         Raises:
             ConnectionLost: There is no connection (any more).
@@ -397,13 +346,13 @@ class Connection:
         data = self.core.request(0, command, payload, what)
         try:
             self._writer.queue.append(data)
-            self._writer.make_room()
+            self._writer.make_room(deadline)
         except BaseException as interrupt:
             self._interrupted(interrupt)
             raise
 
     def _register(self, call: int, data: Outgoing, what: str, deadline: float | None, token: Token) -> None:
-        """Enter a call into the in-flight table once the peer has room for it, and send it. Raises ``_Failed``."""
+        """Enter a call into the in-flight table once the peer has room for it, and send it. Raises ``Failed``."""
         core = self.core
         with self._state:
             # One place is left for the thread that reads its own reply and is not in the table.
@@ -411,7 +360,7 @@ class Connection:
             if len(core.calls) + self._given_up - core.late_replies >= room:
                 self._wait_for_room(room, what, deadline)
             if self.ended:
-                raise _Failed(core.lost())
+                raise Failed(core.lost())
             core.calls.insert(call, token, deadline if isinstance(token, Pending) else None)
         self._writer.queue.append(data)
         self._writer.flush(deadline)
@@ -425,7 +374,7 @@ class Connection:
             while len(core.calls) + self._given_up - core.late_replies >= room and not self.ended:
                 left = transport.LONGEST_WAIT if deadline is None else deadline - monotonic()
                 if left <= 0:
-                    raise _Failed(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
+                    raise Failed(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
                 if not expecting and self._given_up > core.late_replies:
                     # Those who made the calls have gone. Somebody has to read the late replies.
                     self.threads.expect()
@@ -439,7 +388,7 @@ class Connection:
     def _register_leading(self, call: int) -> CallWaiter:
         """Enter the call of a thread that holds the role, which is given up if the connection has ended.
 
-        Raises ``_Failed``.
+        Raises ``Failed``.
         """
         waiter = CallWaiter()
         with self._state:
@@ -447,12 +396,12 @@ class Connection:
                 self.core.calls.insert(call, waiter)
                 return waiter
         self._stop_leading()
-        raise _Failed(self.core.lost())
+        raise Failed(self.core.lost())
 
     def _outcome(
         self, call: int, what: str, waiter: CallWaiter, deadline: float | None, *, leading: bool = False
     ) -> Payload:
-        """Wait, parked or leading, until the waiter is done or out of time. Raises ``_Failed``."""
+        """Wait, parked or leading, until the waiter is done or out of time. Raises ``Failed``."""
         interrupt: BaseException | None = None
         while interrupt is None:
             if leading or self.role.try_take():
@@ -465,19 +414,19 @@ class Connection:
             leading, waiter.leads = waiter.leads, False
         if not waiter.done and self.core.calls.pop(call) is not None:
             self._give_up(1)
-            raise _Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))
+            raise Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))
         if interrupt is not None:
-            raise _Failed(interrupt)
+            raise Failed(interrupt)
         while not waiter.done:  # whoever removed the call from the table is about to say so
             interrupt = self._park(waiter, None) or interrupt
         if interrupt is not None:
-            raise _Failed(interrupt)
+            raise Failed(interrupt)
         if waiter.error is not None:
-            raise _Failed(waiter.error)
+            raise Failed(waiter.error)
         frame = waiter.frame
         assert frame is not None, "a waiter that is done has a frame or an error"
         if frame.kind != _RESPONSE:
-            raise _Failed(unpack_failure(frame.payload, what))
+            raise Failed(unpack_failure(frame.payload, what))
         return frame.payload
 
     def _park(self, waiter: Waiter, timeout: float | None) -> BaseException | None:

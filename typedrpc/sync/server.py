@@ -1,14 +1,11 @@
 """Listen, accept and serve: the server of the threads side."""
 
-import contextlib
 import logging
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from queue import SimpleQueue
+from collections.abc import Callable, Mapping
 from time import monotonic
-from types import FrameType, MappingProxyType, TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Self, TypedDict, final
 
 from typing_extensions import Unpack
@@ -21,8 +18,10 @@ from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.service import FunctionService, Service, Table
 from typedrpc.sync.acceptor import Acceptor
-from typedrpc.sync.connection import Connection, Token
+from typedrpc.sync.connection import Connection
 from typedrpc.sync.fork import forsake_after_fork
+from typedrpc.sync.stop import Stop
+from typedrpc.sync.tokens import Token
 from typedrpc.sync.workers import Watcher, Workers
 
 logger = logging.getLogger("typedrpc")
@@ -86,7 +85,12 @@ class Server:
 
         Raises:
             DefinitionError: The services cannot be served together; says why.
+            ValueError: A limit is out of range.
         """
+        if type(max_workers) is not int or max_workers < 0:
+            raise ValueError(f"max_workers must be a number of threads from 0 up, not {max_workers!r}")
+        if not 0 < handshake_timeout <= transport.LONGEST_WAIT:
+            raise ValueError(f"handshake_timeout must be more than 0 seconds and at most a day: {handshake_timeout!r}")
         self._url = url
         self._limits = Limits(max_message_size=max_message_size, max_calls=max_calls)
         self._handshake_timeout = handshake_timeout
@@ -100,8 +104,7 @@ class Server:
         self._watcher = Watcher("typedrpc-watcher")
         self._acceptor: Acceptor | None = None
         self._closing = False
-        # A queue and no event: a signal handler may put, whatever the thread that it interrupts is about to do.
-        self._stop: SimpleQueue[None] = SimpleQueue()
+        self._on_closing: Callable[[], None] = lambda: None
         self._closed = threading.Event()
         forsake_after_fork(self)
 
@@ -150,7 +153,7 @@ class Server:
         with self._lock:
             first, self._closing = not self._closing, True
             connections = tuple(self._connections)
-        self._stop.put(None)
+        self._on_closing()
         if not first:
             self._closed.wait(grace + 1.0)
             return
@@ -191,9 +194,7 @@ class Server:
         self._connections = {}
         self._peers = {}
         self._closing = True
-        self._stop = SimpleQueue()
         self._closed = threading.Event()
-        self._stop.put(None)
         self._closed.set()
 
     def _welcome(self, sock: socket.socket) -> None:
@@ -276,26 +277,10 @@ def serve(
         ListenFailed: The socket could not be opened.
     """
     server = Server(*services, url=url, **options)
-    with _signals(server._stop), server:
-        if on_start is not None:
-            on_start(server)
-        server._stop.get()
-        server.close(grace)
-
-
-@contextlib.contextmanager
-def _signals(stop: "SimpleQueue[None]") -> Iterator[None]:
-    """Let SIGINT and SIGTERM put into a queue; outside the main thread, which alone may handle signals, do nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.put(None)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with Stop() as stop:
+        server._on_closing = stop.set
+        with stop.on_signals(), server:
+            if on_start is not None:
+                on_start(server)
+            stop.wait()
+            server.close(grace)

@@ -48,6 +48,7 @@ class Workers:
         self._lent = 0
         self._number = 0
         self._closed = False
+        self._exhausted = False  # and the log says so
         self._threads: set[threading.Thread] = set()
 
     def start(self, body: Callable[[], None]) -> None:
@@ -58,8 +59,18 @@ class Workers:
     def lend(self, body: Callable[[], None]) -> bool:
         """Run ``body`` in a lent thread. Returns whether there was one."""
         with self._lock:
-            if self._closed or self._lent >= self._limit:
+            if self._closed:
                 return False
+            if self._lent >= self._limit:
+                if not self._exhausted:
+                    self._exhausted = True
+                    logger.warning(
+                        "all %d threads that may be lent are busy: calls wait until a handler ends. Handlers that call "
+                        "this side again may wait for ever; raise max_workers or give those calls a time-out",
+                        self._limit,
+                    )
+                return False
+            self._exhausted = False
             self._lent += 1
             if self._idle > len(self._waiting):
                 self._waiting.append(body)

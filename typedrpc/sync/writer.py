@@ -133,8 +133,8 @@ class Writer:
         self.pen.append(True)
         if self.queue:
             self.flush(deadline, leading=leading)
-        elif self.ended:
-            self._leave()
+        elif self._crowd or self.ended:
+            self._lay_down()
         return count > 0
 
     def flush(self, deadline: float | None = None, *, leading: bool = False, last: bool = False) -> None:
@@ -159,11 +159,8 @@ class Writer:
             if rest:
                 self.queue.appendleft(tuple(rest))
             self.pen.append(True)
-            if self._crowd:
-                with self._laid_down:
-                    self._laid_down.notify_all()
-            if self.ended:
-                self._leave()
+            if self._crowd or self.ended:
+                self._lay_down()
             if rest:
                 if not last:
                     # Others may wait for answers to what stands behind the rest.
@@ -175,18 +172,44 @@ class Writer:
         """More than a fair amount waits to be written."""
         return bool(self.queue) and (len(self.queue) > QUEUED_FRAMES or self._size() > QUEUED_BYTES)
 
-    def make_room(self) -> None:
-        """Write, and return when no more than a fair amount waits: for what the peer does not hold back by waiting."""
-        self.flush()
-        while self.full and not self.ended:
+    def make_room(self, deadline: float | None = None) -> None:
+        """Write, and return when no more than a fair amount waits: for what the peer does not hold back by waiting.
+
+        Past the deadline it returns all the same.
+        """
+        self.flush(deadline)
+        while self.full and not self.ended and not (deadline is not None and monotonic() >= deadline):
+            left = None if deadline is None else max(0.0, min(deadline - monotonic(), transport.LONGEST_WAIT))
             # Whoever has the pen writes everything that waits before it lays it down.
             with self._laid_down:
                 self._crowd += 1
                 try:
-                    self._laid_down.wait_for(lambda: self.pen or self.ended)
+                    self._laid_down.wait_for(lambda: self.pen or self.ended, left)
                 finally:
                     self._crowd -= 1
-            self.flush()
+            self.flush(deadline)
+
+    def wait_until_idle(self, timeout: float) -> None:
+        """Return when everything has been written, at the latest after so many seconds."""
+        with self._laid_down:
+            self._crowd += 1
+            try:
+                self._laid_down.wait_for(lambda: self.idle or self.ended, timeout)
+            finally:
+                self._crowd -= 1
+
+    def wind_up(self) -> None:
+        """The connection has ended: nothing is written any more, and nobody waits for it."""
+        self.queue.clear()
+        with self._laid_down:
+            self._laid_down.notify_all()
+
+    def _lay_down(self) -> None:
+        """The pen was laid down, and somebody is to know."""
+        with self._laid_down:
+            self._laid_down.notify_all()
+        if self.ended:
+            self._leave()
 
     def _interrupted(self, error: BaseException) -> None:
         """An exception of a signal handler while the pen was held: nobody knows how much was sent."""

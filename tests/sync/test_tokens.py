@@ -1,0 +1,64 @@
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import Running
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, RpcError
+from typedrpc.sync.role import ReadRole
+from typedrpc.sync.tokens import CallWaiter, Pending
+from typedrpc.wire import Frame, Kind
+
+FRAME = Frame(Kind.RESPONSE, 0, 1, b"\x01")
+
+
+class Threads:
+    """What is to be run in a thread of the connection's own."""
+
+    def __init__(self) -> None:
+        self.settled: list[Callable[[], None]] = []
+
+    def settle(self, finish: Callable[[], None]) -> None:
+        self.settled.append(finish)
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.role = ReadRole()
+        self.threads = Threads()
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_parked_thread_learns_the_outcome(answered: bool) -> None:
+    owner = Owner()
+    assert owner.role.try_take()
+    waiter = CallWaiter()
+    parked = Running(owner.role.park, waiter, None)
+    if answered:
+        waiter.complete(owner, FRAME)  # type: ignore[arg-type]  # it has what is used of one
+    else:
+        waiter.fail(owner, ConnectionLost("gone"))  # type: ignore[arg-type]
+    assert parked.result() is True
+    assert waiter.done
+    assert (waiter.frame is FRAME) is answered
+    assert isinstance(waiter.error, ConnectionLost) is not answered
+
+
+def test_what_came_first_counts() -> None:
+    owner = Owner()
+    waiter = CallWaiter()
+    waiter.complete(owner, FRAME)  # type: ignore[arg-type]
+    waiter.fail(owner, ConnectionLost("gone"))  # type: ignore[arg-type]
+    assert waiter.frame is FRAME
+    assert waiter.error is None
+
+
+def test_a_pending_outcome_goes_to_its_function_elsewhere() -> None:
+    owner = Owner()
+    outcomes: list[Frame | RpcError] = []
+    error = DeadlineExceeded("late")
+    Pending(outcomes.append).complete(owner, FRAME)  # type: ignore[arg-type]
+    Pending(outcomes.append).fail(owner, error)  # type: ignore[arg-type]
+    assert outcomes == []
+    for finish in owner.threads.settled:
+        finish()
+    assert outcomes == [FRAME, error]

@@ -1,0 +1,64 @@
+"""An event that signals set too, so that a program which waits for its end finds it whatever thread the signal hits."""
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import Final, Self, final
+
+from typedrpc import transport
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+@final
+class Stop:
+    """Set once, never cleared. It waits on a socket and not on a lock.
+
+    A thread that waits for a lock hears of a signal only if the system delivers it to just that thread, while it
+    waits; and a handler must not take a lock that the thread which it interrupts may hold.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def set(self) -> None:
+        """From any thread, and from a signal handler."""
+        with contextlib.suppress(OSError):  # full: it is set; closed: nobody waits any more
+            self._writer.send(b"\0")
+
+    def wait(self) -> None:
+        """Block until it is set."""
+        transport.wait(self._reader, read=True)
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Have SIGINT and SIGTERM set it. Outside the main thread, which alone may handle signals, do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.set()
+
+        handlers = {number: signal.signal(number, handle) for number in SIGNALS}
+        descriptor = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(descriptor)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._reader.close()
+        self._writer.close()

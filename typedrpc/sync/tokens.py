@@ -1,0 +1,78 @@
+"""What waits for the outcome of a call: a thread that parks, or a function for a thread of the connection's own."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol, final
+
+from typedrpc.errors import RpcError
+from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.role import ReadRole, Waiter
+from typedrpc.wire import Frame
+
+
+class Owner(Protocol):
+    """What a token needs of the connection that its call is made on."""
+
+    @property
+    def role(self) -> ReadRole: ...
+    @property
+    def threads(self) -> HandlerThreads: ...
+
+
+class Token(Protocol):
+    """What waits for the outcome of a call."""
+
+    def complete(self, connection: Owner, frame: Frame) -> None:
+        """The peer answered."""
+
+    def fail(self, connection: Owner, error: RpcError) -> None:
+        """There is no answer, unless there was one: what came first counts."""
+
+
+class CallWaiter(Waiter):
+    """A thread that waits for its reply."""
+
+    __slots__ = ("error", "frame")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frame: Frame | None = None
+        self.error: RpcError | None = None
+
+    def complete(self, connection: Owner, frame: Frame) -> None:
+        self.frame = frame
+        self.done = True
+        connection.role.rouse(self)
+
+    def fail(self, connection: Owner, error: RpcError) -> None:
+        if not self.done:
+            self.error = error
+            self.done = True
+        connection.role.rouse_for_good(self)
+
+
+class Failed(Exception):
+    """How a call ends other than with a result. Whatever else comes out of one is of a signal handler."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+@final
+class Pending:
+    """A call whose outcome goes to a function, in a thread of the connection's own."""
+
+    __slots__ = ("_finish",)
+
+    def __init__(self, finish: Callable[[Frame | RpcError], None]) -> None:
+        self._finish = [finish]
+
+    def complete(self, connection: Owner, frame: Frame) -> None:
+        connection.threads.settle(partial(self._settle, frame))
+
+    def fail(self, connection: Owner, error: RpcError) -> None:
+        connection.threads.settle(partial(self._settle, error))
+
+    def _settle(self, outcome: Frame | RpcError) -> None:
+        while self._finish:
+            self._finish.pop()(outcome)
