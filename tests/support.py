@@ -375,7 +375,15 @@ class Program:
             return sys.stdin.readline().strip()
     """
 
-    def __init__(self, source: str, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, source: str, *, environment: Mapping[str, str] | None = None, measured: bool = True) -> None:
+        """
+        Args:
+            source: The program.
+            environment: What is added to the environment.
+            measured: Whether coverage looks on where this test run is measured. It must not where signal handlers
+                raise: an exception in its tracer leaves the lock of its data locked, and all threads stand still.
+        """
+        inherited = {name: value for name, value in os.environ.items() if measured or not name.startswith("COVERAGE_")}
         text = textwrap.dedent(self.PROLOGUE) + textwrap.dedent(source)
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", text],
@@ -383,7 +391,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **(environment or {})},
+            env={**inherited, **(environment or {})},
         )
         self.errors = ""
 

@@ -490,7 +490,7 @@ class TestExhaustion:
             start = threading.Thread.start
 
             def refuse(thread: threading.Thread) -> None:
-                if thread.name.startswith("typedrpc-server"):
+                if threading.current_thread().name == "typedrpc-accept":
                     raise RuntimeError("can't start new thread")
                 start(thread)
 
