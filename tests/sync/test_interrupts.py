@@ -28,6 +28,39 @@ CHECKED_AFTER: Final = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD", 
 """Bytecodes after which the interpreter looks for signals."""
 
 
+def traces_opcodes_at_once() -> bool:
+    """Whether a function's opcodes are traced the first time that it runs. CPython 3.13 begins the second time."""
+
+    def traced() -> list[int]:
+        return [len("a"), len("b")]
+
+    counts = []
+    for _ in range(2):
+        opcodes: list[int] = []
+
+        def step(frame: FrameType, event: str, argument: object, seen: list[int] = opcodes) -> Any:
+            seen.append(frame.f_lasti)
+            return step
+
+        def enter(frame: FrameType, event: str, argument: object, step: Any = step) -> Any:
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            return step
+
+        before = sys.gettrace()
+        sys.settrace(enter)
+        traced()
+        sys.settrace(before)
+        counts.append(len(opcodes))
+    return counts[0] == counts[1]
+
+
+sweep = pytest.mark.skipif(
+    not traces_opcodes_at_once(),
+    reason="this interpreter does not trace opcodes reliably, which is how an exception is put at every point; the "
+    "tests that send real signals run on every interpreter",
+)
+
+
 class Interruption(Exception):
     """What a signal handler raises."""
 
@@ -119,6 +152,7 @@ def check_use(proxy: Workshop) -> bool:
     return not errors
 
 
+@sweep
 @pytest.mark.parametrize(
     ("form", "error"),
     [
@@ -156,6 +190,7 @@ def test_an_interrupt_anywhere_in_a_call(form: Callable[[Workshop], object], err
         assert survived
 
 
+@sweep
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_an_interrupt_anywhere_while_another_thread_waits(form: Callable[[Workshop], object]) -> None:
     workshop = Workshop()
@@ -192,6 +227,7 @@ def test_an_interrupt_anywhere_while_another_thread_waits(form: Callable[[Worksh
         assert point > 10
 
 
+@sweep
 @pytest.mark.parametrize("timeout", [None, 60.0])
 def test_an_interrupt_anywhere_in_a_thread_that_reads_for_others(timeout: float | None) -> None:
     """It reads what others wait for, and hands the role over to one of them at the end."""
@@ -253,6 +289,7 @@ def test_an_interrupt_anywhere_in_a_thread_that_reads_for_others(timeout: float 
 
 
 # A socket that no variable has yet can only be closed by the garbage collector.
+@sweep
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_anywhere_while_connecting() -> None:
     with Server(Workshop(), url="tcp://127.0.0.1:0") as server:
