@@ -193,7 +193,7 @@ def test_an_answer_that_makes_no_sense(reply: bytes) -> None:
 )
 def test_a_signature_that_cannot_be_read_concerns_its_command_alone(signatures: object, theirs: str) -> None:
     replies = {
-        ProtocolCommand.CONTRACT: pack_plain({"get": [5, STORE["get"].signature.fingerprint], "put": [6, b"other"]}),
+        ProtocolCommand.CONTRACT: pack_plain({"get": [5, STORE["get"].schema.fingerprint], "put": [6, b"other"]}),
         ProtocolCommand.SIGNATURES: pack_plain(signatures),
     }
     agreement, _ = converse(Store, lambda question: replies[question[0]])
@@ -248,7 +248,7 @@ DIGEST = TABLE.digest("store")
         (["store", DIGEST, "more, from a later version"], None),
         (["elsewhere", DIGEST], {}),
         (["elsewhere", b""], {}),
-        (["store", b""], {name: [row.id, row.signature.fingerprint] for name, row in STORE.items()}),
+        (["store", b""], {name: [row.id, row.schema.fingerprint] for name, row in STORE.items()}),
     ],
 )
 def test_the_question_about_a_contract(question: object, reply: object) -> None:
@@ -262,7 +262,7 @@ def test_the_question_about_a_contract(question: object, reply: object) -> None:
         (["store", [], "more, from a later version"], {}),
         (["elsewhere", ["put"]], {}),
         (["store", ["drop"]], {}),
-        (["store", ["put", "drop"]], {"put": STORE["put"].signature.to_data()}),
+        (["store", ["put", "drop"]], {"put": STORE["put"].schema.to_data()}),
     ],
 )
 def test_the_question_about_signatures(question: object, reply: object) -> None:

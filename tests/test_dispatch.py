@@ -295,7 +295,7 @@ def test_contracts_are_agreed_upon() -> None:
 
 def test_signatures_are_told() -> None:
     told = unpack_plain(Counter().ask(ProtocolCommand.SIGNATURES, pack_plain(["Shop", ["add"]])))
-    assert told == {"add": COMMANDS["add"].signature.to_data()}
+    assert told == {"add": COMMANDS["add"].schema.to_data()}
 
 
 @pytest.mark.parametrize("id", [ProtocolCommand.CONTRACT, ProtocolCommand.SIGNATURES])

@@ -21,7 +21,7 @@ from typedrpc.failure import PUBLIC_BUILTINS, unpack_failure
 from typedrpc.messages import Limits
 from typedrpc.peer import Peer
 from typedrpc.protocol import Protocol, Request, State
-from typedrpc.schema import Signature, signature_of
+from typedrpc.schema import Schema, schema_of
 from typedrpc.service import Service, Table, contract_digest
 from typedrpc.wire import PREAMBLE, Flag, Frame, Kind, encode
 
@@ -100,7 +100,7 @@ def function_of(signature: str) -> Callable[..., object]:
 
 
 def codec_of(signature: str) -> CommandCodec:
-    return CommandCodec("Store.get", signature_of(function_of(signature), method=False))
+    return CommandCodec("Store.get", schema_of(function_of(signature), method=False))
 
 
 def plain(payload: Payload) -> tuple[bytes, ...]:
@@ -173,9 +173,9 @@ def test_errors(vector: dict[str, Any]) -> None:
 def test_contracts(vector: dict[str, Any]) -> None:
     rows = []
     for row in vector["commands"]:
-        signature = signature_of(function_of(row["signature"]), method=False)
+        signature = schema_of(function_of(row["signature"]), method=False)
         assert signature.to_data() == row["data"]
-        assert Signature.from_data(row["data"]) == signature
+        assert Schema.from_data(row["data"]) == signature
         assert json.loads(row["json"]) == row["data"]
         assert signature.fingerprint.hex() == row["fingerprint"]
         assert derived_id(vector["service"], row["command"]) == row["derived_id"]

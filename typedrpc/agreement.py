@@ -14,7 +14,7 @@ from typedrpc.command import Command
 from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.errors import ArgumentTypeError, ContractMismatch, ProtocolError, UnknownCommand
 from typedrpc.messages import ProtocolCommand
-from typedrpc.schema import Signature
+from typedrpc.schema import Schema
 from typedrpc.service import Table, contract_digest
 
 MAX_DEPTH: Final = 400
@@ -118,7 +118,7 @@ def agree(service: str, commands: Mapping[str, Command[Any]]) -> Generator[Quest
     Raises:
         ProtocolError: An answer makes no sense.
     """
-    digest = contract_digest((name, command.id, command.signature.fingerprint) for name, command in commands.items())
+    digest = contract_digest((name, command.id, command.schema.fingerprint) for name, command in commands.items())
     theirs = _unpack((yield ProtocolCommand.CONTRACT, pack_plain([service, digest])))
     if theirs is None:
         return Agreement({name: command.id for name, command in commands.items()}, {})
@@ -128,7 +128,7 @@ def agree(service: str, commands: Mapping[str, Command[Any]]) -> Generator[Quest
     for name, command in commands.items():
         if name in rows:
             id, fingerprint = rows[name]
-            if fingerprint == command.signature.fingerprint:
+            if fingerprint == command.schema.fingerprint:
                 ids[name] = id
             else:
                 differing.append(name)
@@ -136,7 +136,7 @@ def agree(service: str, commands: Mapping[str, Command[Any]]) -> Generator[Quest
     if differing:
         answer = _unpack((yield ProtocolCommand.SIGNATURES, pack_plain([service, differing])))
         for name in differing:
-            ours = str(commands[name].signature)
+            ours = str(commands[name].schema)
             refused[name] = ContractMismatch(commands[name].qualified_name, ours, _read_signature(answer, name))
     return Agreement(ids, refused)
 
@@ -169,6 +169,6 @@ def _read_signature(answer: Any, name: str) -> str:
     if (size := len(pack_plain(answer[name]))) > MAX_SIGNATURE:
         return f"a signature of {size} bytes, which is too long to show"
     try:
-        return str(Signature.from_data(answer[name]))
+        return str(Schema.from_data(answer[name]))
     except ValueError as error:
         return f"a signature that is not understood here ({error})"

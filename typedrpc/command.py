@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec
 from typedrpc.codec import CommandCodec
 from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id, takes_instance
 from typedrpc.errors import DefinitionError
-from typedrpc.schema import Signature, SignatureFaults, signature_of
+from typedrpc.schema import Schema, SignatureFaults, schema_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -112,7 +112,7 @@ class Command(Generic[CallableT_co]):
         self.declaration: Command[Any] = self
         self.siblings: Mapping[str, Command[Any]] = {}
         self._replaces = replaces
-        self._signature: Signature | None = None
+        self._schema: Schema | None = None
         self._codec: CommandCodec | None = None
 
     @overload
@@ -141,30 +141,30 @@ class Command(Generic[CallableT_co]):
         return f"{self.service_name}.{self.name}" if self.service_name else self.name
 
     @property
-    def signature(self) -> Signature:
+    def schema(self) -> Schema:
         """The signature that callers and handlers agree on: that of the declaration.
 
         Raises:
             DefinitionError: A name in the annotations does still not resolve, or an annotation cannot be carried.
         """
         declaration = self.declaration
-        if declaration._signature is None and (faults := declaration.find_faults(final=True)):
+        if declaration._schema is None and (faults := declaration.find_faults(final=True)):
             raise DefinitionError(declaration.qualified_name, faults)
-        assert declaration._signature is not None, "no faults means that there is a signature"
-        return declaration._signature
+        assert declaration._schema is not None, "no faults means that there is a signature"
+        return declaration._schema
 
     @property
     def codec(self) -> CommandCodec:
         """The codec of the declaration's signature. Raises as ``signature`` does."""
         declaration = self.declaration
         if declaration._codec is None:
-            declaration._codec = CommandCodec(declaration.qualified_name, self.signature)
+            declaration._codec = CommandCodec(declaration.qualified_name, self.schema)
         return declaration._codec
 
     @property
     def is_resolved(self) -> bool:
         """Whether the signature has been read; it has not while a name in the annotations does not resolve yet."""
-        return self.declaration._signature is not None
+        return self.declaration._schema is not None
 
     def find_faults(self, *, final: bool) -> list[str]:
         """What is wrong with the function as a command that a service declares, a sentence each; reads the signature.
@@ -174,9 +174,9 @@ class Command(Generic[CallableT_co]):
         """
         faults = self.find_form_faults()
         readable = inspect.isfunction(self.function) and (not self._is_method or takes_instance(self.function))
-        if self._signature is None and readable:
+        if self._schema is None and readable:
             try:
-                self._signature = signature_of(self.function, method=self._is_method)
+                self._schema = schema_of(self.function, method=self._is_method)
             except SignatureFaults as problem:
                 faults.extend(problem.faults)
             except NameError as problem:
@@ -195,10 +195,10 @@ class Command(Generic[CallableT_co]):
             faults.append(fault)
         return faults
 
-    def has_signature_of(self, declaration: Command[Any]) -> bool:
+    def has_schema_of(self, declaration: Command[Any]) -> bool:
         """Whether the function itself, and not only the command that it implements, has the declared signature."""
         try:
-            return signature_of(self.function, method=self._is_method) == declaration.signature
+            return schema_of(self.function, method=self._is_method) == declaration.schema
         except (SignatureFaults, NameError):
             return False
 

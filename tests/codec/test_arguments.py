@@ -13,7 +13,7 @@ from typedrpc.codec import CommandCodec, Segmented
 from typedrpc.codec.arguments import ArgumentsCoder
 from typedrpc.codec.faults import Fault
 from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, ArgumentValueError
-from typedrpc.schema import Parameter, ParameterKind, ScalarNode, Signature, signature_of
+from typedrpc.schema import Parameter, ParameterKind, ScalarNode, Schema, schema_of
 
 packb: Any = msgpack.packb
 MISSING = object()
@@ -34,7 +34,7 @@ class Colour(enum.Enum):
 
 
 def codec_of(function: Callable[..., Any], name: str = "Store.put") -> CommandCodec:
-    return CommandCodec(name, signature_of(function, method=False))
+    return CommandCodec(name, schema_of(function, method=False))
 
 
 def nothing() -> None: ...
@@ -324,7 +324,7 @@ def test_names_of_parameters_never_collide_with_those_of_the_generator() -> None
     parameters = tuple(
         Parameter(name, ParameterKind.POSITIONAL_OR_KEYWORD, ScalarNode("int"), required=False) for name in names
     )
-    codec = CommandCodec("Test.command", Signature(parameters, ScalarNode("None")))
+    codec = CommandCodec("Test.command", Schema(parameters, ScalarNode("None")))
     values = list(range(len(names)))
     assert codec.unpack_arguments(codec.pack_arguments(*values)) == (tuple(values), {})
     assert codec.unpack_arguments(codec.pack_arguments(**dict(zip(names, values, strict=True)))) == (tuple(values), {})

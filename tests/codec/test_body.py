@@ -10,13 +10,13 @@ import pytest
 
 from typedrpc.codec import MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, CommandCodec, Segmented, body
 from typedrpc.codec.faults import Fault, Misfit
-from typedrpc.schema import Signature, node_of
+from typedrpc.schema import Schema, node_of
 
 packb: Any = msgpack.packb
 
 
 def codec_of(hint: Any) -> CommandCodec:
-    return CommandCodec("Test.command", Signature((), node_of(hint)))
+    return CommandCodec("Test.command", Schema((), node_of(hint)))
 
 
 @pytest.fixture(autouse=True)

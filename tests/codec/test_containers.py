@@ -14,13 +14,13 @@ import pytest
 
 from typedrpc.codec import CodecError, CommandCodec
 from typedrpc.codec.containers import COLLECTION_TYPES, MAPPING_TYPES
-from typedrpc.schema import COLLECTIONS, MAPPINGS, Signature, node_of
+from typedrpc.schema import COLLECTIONS, MAPPINGS, Schema, node_of
 
 packb: Any = msgpack.packb
 
 
 def codec_of(hint: Any) -> CommandCodec:
-    return CommandCodec("Test.command", Signature((), node_of(hint)))
+    return CommandCodec("Test.command", Schema((), node_of(hint)))
 
 
 def trip(hint: Any, value: object) -> Any:

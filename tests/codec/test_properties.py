@@ -22,7 +22,7 @@ from typedrpc.codec.base import Coders
 from typedrpc.codec.body import Packing, pack_body
 from typedrpc.codec.faults import Fault
 from typedrpc.errors import ArgumentError
-from typedrpc.schema import ParameterKind, Signature, node_of, signature_of
+from typedrpc.schema import ParameterKind, Schema, node_of, schema_of
 
 thorough = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -162,7 +162,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def codec_of(hint: Any) -> CommandCodec:
-    return CommandCodec("Test.command", Signature((), node_of(hint)))
+    return CommandCodec("Test.command", Schema((), node_of(hint)))
 
 
 @thorough
@@ -242,7 +242,7 @@ def functions(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> tuple[Callabl
 @given(st.data())
 def test_calls_bind_as_python_binds_them(data: st.DataObject) -> None:
     function, types = data.draw(functions(st.sampled_from(SCALARS[:6])))
-    codec = CommandCodec("Test.command", signature_of(function, method=False))
+    codec = CommandCodec("Test.command", schema_of(function, method=False))
     for _ in range(4):
         # Nearly right calls: any number of positional arguments, any of the names, and some that are unknown.
         parameters = list(inspect.signature(function).parameters.values())
@@ -275,7 +275,7 @@ def test_calls_bind_as_python_binds_them(data: st.DataObject) -> None:
 @given(st.data())
 def test_arguments_of_every_type_arrive_as_they_were(data: st.DataObject) -> None:
     function, types = data.draw(functions(TYPES))
-    codec = CommandCodec("Test.command", signature_of(function, method=False))
+    codec = CommandCodec("Test.command", schema_of(function, method=False))
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
@@ -343,7 +343,7 @@ def test_hostile_payloads_raise_only_what_is_documented(data: st.DataObject) -> 
     def command(*args: Any, **kwargs: Any) -> Any: ...
 
     command.__annotations__ = {"args": typed.hint, "kwargs": typed.hint, "return": typed.hint}
-    codec = CommandCodec("Test.command", signature_of(command, method=False))
+    codec = CommandCodec("Test.command", schema_of(command, method=False))
     good = codec.pack_arguments(data.draw(typed.values), key=data.draw(typed.values))
     body, segments = good if isinstance(good, Segmented) else (good, [])
     for _ in range(5):
@@ -363,7 +363,7 @@ PLAIN = st.recursive(
 @given(st.data())
 def test_good_msgpack_of_wrong_shapes_raises_only_what_is_documented(data: st.DataObject) -> None:
     function, _ = data.draw(functions(TYPES))
-    codec = CommandCodec("Test.command", signature_of(function, method=False))
+    codec = CommandCodec("Test.command", schema_of(function, method=False))
     total = len(inspect.signature(function).parameters)
     shape = st.one_of(
         PLAIN,

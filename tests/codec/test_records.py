@@ -8,7 +8,7 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from typedrpc.codec import CodecError, CommandCodec
-from typedrpc.schema import DataclassNode, Signature, node_of
+from typedrpc.schema import RecordNode, Schema, node_of
 
 packb: Any = msgpack.packb
 
@@ -68,7 +68,7 @@ class Sub(Point):
 
 
 def codec_of(hint: Any) -> CommandCodec:
-    return CommandCodec("Test.command", Signature((), node_of(hint)))
+    return CommandCodec("Test.command", Schema((), node_of(hint)))
 
 
 def trip(hint: Any, value: object) -> Any:
@@ -223,6 +223,6 @@ def test_dataclasses_within_dataclasses_share_their_code() -> None:
 
 
 def test_a_dataclass_of_a_peer_has_no_codec() -> None:
-    codec = CommandCodec("Test.command", Signature((), DataclassNode("Point", ())))
+    codec = CommandCodec("Test.command", Schema((), RecordNode("Point", ())))
     with pytest.raises(TypeError, match="the dataclass Point came from a peer; it has no class here"):
         codec.unpack_result(b"\x90")

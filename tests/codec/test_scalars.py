@@ -14,14 +14,14 @@ import pytest
 
 from typedrpc.codec import SEGMENT_THRESHOLD, CodecError, CommandCodec, Segmented
 from typedrpc.codec.scalars import SCALAR_CODERS
-from typedrpc.schema import SCALARS, EnumNode, Signature, node_of
+from typedrpc.schema import SCALARS, EnumNode, Schema, node_of
 
 packb: Any = msgpack.packb
 UTC = timezone.utc  # noqa: UP017  # short
 
 
 def codec_of(hint: Any) -> CommandCodec:
-    return CommandCodec("Test.command", Signature((), node_of(hint)))
+    return CommandCodec("Test.command", Schema((), node_of(hint)))
 
 
 def trip(hint: Any, value: object) -> object:
@@ -458,7 +458,7 @@ def test_literal_members_of_an_enum() -> None:
 
 
 def test_an_enum_of_a_peer_has_no_codec() -> None:
-    codec = CommandCodec("Test.command", Signature((), EnumNode("Colour", ("RED",))))
+    codec = CommandCodec("Test.command", Schema((), EnumNode("Colour", ("RED",))))
     with pytest.raises(TypeError, match="the enum Colour came from a peer; it has no class here"):
         codec.pack_result(1)
 

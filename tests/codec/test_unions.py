@@ -11,7 +11,7 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from typedrpc.codec import CodecError, CommandCodec, Segmented
-from typedrpc.schema import Signature, node_of
+from typedrpc.schema import Schema, node_of
 
 packb: Any = msgpack.packb
 
@@ -45,7 +45,7 @@ class Other:
 
 
 def codec_of(hint: Any) -> CommandCodec:
-    return CommandCodec("Test.command", Signature((), node_of(hint)))
+    return CommandCodec("Test.command", Schema((), node_of(hint)))
 
 
 def trip(hint: Any, value: object) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from typedrpc.schema import Node, Signature, node_of, signature_of
+from typedrpc.schema import Node, Schema, node_of, schema_of
 from typedrpc.schema.data import NodeWriter
 
 
@@ -24,7 +24,7 @@ def everything(
     raise NotImplementedError
 
 
-GOOD = signature_of(everything, method=True).to_data()
+GOOD = schema_of(everything, method=True).to_data()
 
 
 BAD: list[tuple[Any, str]] = [
@@ -74,7 +74,7 @@ BAD: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("data", "text"), BAD, ids=[f"{i}-{text}" for i, (_, text) in enumerate(BAD)])
 def test_bad_data_is_a_value_error(data: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        Signature.from_data(data)
+        Schema.from_data(data)
 
 
 def test_data_that_nests_deep_is_a_value_error() -> None:
@@ -82,10 +82,10 @@ def test_data_that_nests_deep_is_a_value_error() -> None:
     for _ in range(100_000):
         data = ["list", data]
     with pytest.raises(ValueError, match="nests deeper than 128"):
-        Signature.from_data([[], data, []])
+        Schema.from_data([[], data, []])
     chain = [["dataclass", f"D{i}", [["x", ["ref", i + 1], True]]] for i in range(100_000)]
     with pytest.raises(ValueError, match="nests deeper than 128"):
-        Signature.from_data([[], ["ref", 0], chain])
+        Schema.from_data([[], ["ref", 0], chain])
 
 
 JUNK = st.recursive(
@@ -102,10 +102,10 @@ JUNK = st.recursive(
 @given(st.one_of(JUNK, st.lists(JUNK, min_size=3, max_size=3)))
 def test_junk_is_a_value_error_or_a_signature(data: Any) -> None:
     try:
-        signature = Signature.from_data(data)
+        signature = Schema.from_data(data)
     except ValueError:
         return
-    assert Signature.from_data(signature.to_data()) == signature
+    assert Schema.from_data(signature.to_data()) == signature
 
 
 def mutate(data: Any, source: random.Random) -> Any:
@@ -122,7 +122,7 @@ def mutate(data: Any, source: random.Random) -> Any:
 @given(st.randoms(use_true_random=False))
 def test_mutated_data_is_a_value_error_or_a_signature(source: random.Random) -> None:
     try:
-        signature = Signature.from_data(mutate(GOOD, source))
+        signature = Schema.from_data(mutate(GOOD, source))
     except ValueError:
         return
     assert str(signature)
@@ -133,11 +133,11 @@ def test_shared_dataclasses_are_written_once() -> None:
     cls: Any = Point
     for level in range(30):
         cls = make_dataclass(f"Level{level}", [(name, cls) for name in "abcd"])
-    signature = Signature((), node_of(cls))
-    assert hash(signature) == hash(Signature((), node_of(cls)))
+    signature = Schema((), node_of(cls))
+    assert hash(signature) == hash(Schema((), node_of(cls)))
     data = signature.to_data()
     assert len(repr(data)) < 10_000
-    assert Signature.from_data(data).to_data() == data
+    assert Schema.from_data(data).to_data() == data
 
 
 def test_an_unknown_kind_of_node_cannot_be_written() -> None:

@@ -16,9 +16,9 @@ import pytest
 from typing_extensions import TypeAliasType, TypedDict, Unpack
 
 from typedrpc.schema import (
-    DataclassNode,
     EnumNode,
-    Signature,
+    RecordNode,
+    Schema,
     SignatureFaults,
     children,
     node_of,
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 def test_a_dataclass_carries_its_fields_and_its_class() -> None:
     node = node_of(Line)
-    assert isinstance(node, DataclassNode)
+    assert isinstance(node, RecordNode)
     assert [(f.name, str(f.node), f.required) for f in node.fields] == [
         ("start", "Point", True),
         ("ends", "list[Point]", True),
@@ -61,8 +61,8 @@ def test_a_dataclass_carries_its_fields_and_its_class() -> None:
     ]
     assert node.cls is Line
     assert node.fields[0].node is children(node.fields[1].node)[0]  # one node for each class
-    copy = Signature.from_data(Signature((), node).to_data()).result
-    assert isinstance(copy, DataclassNode)
+    copy = Schema.from_data(Schema((), node).to_data()).result
+    assert isinstance(copy, RecordNode)
     assert copy == node
     assert copy.cls is None
     assert copy != node_of(make_dataclass("Line", [("start", Point), ("ends", list[Point])]))
@@ -257,7 +257,7 @@ def test_an_init_that_takes_the_fields_is_as_good_as_the_generated_one() -> None
 
 
 def test_nesting_up_to_the_limit_is_fine() -> None:
-    assert Signature.from_data(Signature((), node_of(deep(63))).to_data()).result == node_of(deep(63))
+    assert Schema.from_data(Schema((), node_of(deep(63))).to_data()).result == node_of(deep(63))
 
 
 def test_a_long_hint_is_cut_in_the_text_of_its_fault() -> None:

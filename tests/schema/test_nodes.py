@@ -14,11 +14,11 @@ from typing_extensions import Doc, TypeAliasType
 from typedrpc.schema import (
     NONE,
     CollectionNode,
-    DataclassNode,
     LiteralNode,
     ParameterKind,
+    RecordNode,
     ScalarNode,
-    Signature,
+    Schema,
     SignatureFaults,
     children,
     hashable,
@@ -116,9 +116,9 @@ def test_a_node_prints_as_the_annotation(hint: Any, text: str) -> None:
 @pytest.mark.parametrize(("hint", "text"), PRINTED, ids=[text for _, text in PRINTED])
 def test_a_signature_travels(hint: Any, text: str) -> None:
     node = node_of(hint)
-    signature = Signature((), node)
+    signature = Schema((), node)
     data = signature.to_data()
-    copy = Signature.from_data(data)
+    copy = Schema.from_data(data)
     assert copy == signature
     assert hash(copy) == hash(signature)
     assert copy.to_data() == data
@@ -127,7 +127,7 @@ def test_a_signature_travels(hint: Any, text: str) -> None:
 
 
 def test_fingerprints_differ_where_signatures_do() -> None:
-    fingerprints = {Signature((), node_of(hint)).fingerprint for hint, _ in PRINTED}
+    fingerprints = {Schema((), node_of(hint)).fingerprint for hint, _ in PRINTED}
     assert len(fingerprints) == len({text for _, text in PRINTED})
 
 
@@ -143,7 +143,7 @@ def test_the_order_in_a_union_does_not_matter() -> None:
     assert node_of(Union[int, str, None]) == node_of(None | str | int)  # noqa: UP007
     nested = node_of(list[int | str])
     assert nested == node_of(list[str | int])
-    assert Signature((), nested).fingerprint == Signature((), node_of(list[str | int])).fingerprint
+    assert Schema((), nested).fingerprint == Schema((), node_of(list[str | int])).fingerprint
 
 
 def twins(name: str) -> tuple[Any, Any]:
@@ -158,7 +158,7 @@ def test_classes_of_one_name_stay_apart_in_a_union() -> None:
     first, second = twins("Twin")
     assert node_of(first | second) == node_of(second | first)
     assert str(node_of(first | second)) == "Twin | Twin"
-    assert Signature.from_data(Signature((), node_of(first | second)).to_data()).result == node_of(first | second)
+    assert Schema.from_data(Schema((), node_of(first | second)).to_data()).result == node_of(first | second)
     one, other = twin_enum("A"), twin_enum("B")
     assert node_of(one | other) == node_of(other | one)
     with pytest.raises(SignatureFaults, match="Twin stands for two classes that look the same; rename one"):
@@ -192,7 +192,7 @@ def test_hashable(hint: Any, expected: bool) -> None:
 
 
 def test_what_came_from_a_peer_may_be_hashable() -> None:
-    assert hashable(DataclassNode("Point", ()))
+    assert hashable(RecordNode("Point", ()))
 
 
 def test_nodes_are_frozen_and_small() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, make_dataclass
 
 import pytest
 
-from typedrpc.schema import Signature, SignatureFaults, node_of, signature_of
+from typedrpc.schema import Schema, SignatureFaults, node_of, schema_of
 
 
 @dataclass
@@ -22,7 +22,7 @@ def everything(
 
 
 def test_a_signature_has_every_kind_of_parameter() -> None:
-    signature = signature_of(everything, method=True)
+    signature = schema_of(everything, method=True)
     assert str(signature) == (
         "(a: int, /, b: str, c: bool = ..., *args: float, d: Point, e: None = ..., **kwargs: bytes) -> list[str]"
     )
@@ -35,7 +35,7 @@ def test_a_signature_has_every_kind_of_parameter() -> None:
         ("KEYWORD_ONLY", False),
         ("VAR_KEYWORD", False),
     ]
-    assert Signature.from_data(signature.to_data()) == signature
+    assert Schema.from_data(signature.to_data()) == signature
 
 
 def test_signatures_print_as_python_writes_them() -> None:
@@ -43,9 +43,9 @@ def test_signatures_print_as_python_writes_them() -> None:
     def named(*, a: int) -> None: ...
     def none() -> None: ...
 
-    assert str(signature_of(only, method=False)) == "(a: int, /) -> None"
-    assert str(signature_of(named, method=False)) == "(*, a: int) -> None"
-    assert str(signature_of(none, method=False)) == "() -> None"
+    assert str(schema_of(only, method=False)) == "(a: int, /) -> None"
+    assert str(schema_of(named, method=False)) == "(*, a: int) -> None"
+    assert str(schema_of(none, method=False)) == "() -> None"
 
 
 def test_all_the_faults_of_a_signature_come_together() -> None:
@@ -53,7 +53,7 @@ def test_all_the_faults_of_a_signature_come_together() -> None:
         ...
 
     with pytest.raises(SignatureFaults) as caught:
-        signature_of(command, method=True)
+        schema_of(command, method=True)
     assert caught.value.faults == [
         "parameter 'a' has no annotation; give it the type of its argument",
         "parameter 'b': object cannot travel: it says nothing of what travels; name the type, or a union of the types",
@@ -70,12 +70,12 @@ def test_a_method_needs_self() -> None:
 
     for function in (bare, star):
         with pytest.raises(SignatureFaults, match="takes self as its first parameter"):
-            signature_of(function, method=True)
+            schema_of(function, method=True)
 
 
 def test_a_function_without_a_readable_signature_is_a_fault() -> None:
     with pytest.raises(SignatureFaults, match="its parameters cannot be read: no signature found for builtin"):
-        signature_of(iter, method=False)
+        schema_of(iter, method=False)
 
 
 def test_an_annotation_that_is_no_expression_is_a_fault() -> None:
@@ -83,7 +83,7 @@ def test_an_annotation_that_is_no_expression_is_a_fault() -> None:
 
     command.__annotations__["x"] = "1 +"
     with pytest.raises(SignatureFaults, match="an annotation cannot be evaluated: SyntaxError"):
-        signature_of(command, method=False)
+        schema_of(command, method=False)
 
 
 def test_a_class_that_is_not_there_yet_is_a_name_error() -> None:
@@ -94,7 +94,7 @@ def test_a_class_that_is_not_there_yet_is_a_name_error() -> None:
     def command(x: "NotThereYet") -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
     with pytest.raises(NameError):
-        signature_of(command, method=False)
+        schema_of(command, method=False)
 
 
 FINGERPRINT = "f4288f185d2533ff"
@@ -104,13 +104,13 @@ def test_fingerprints_do_not_depend_on_the_process() -> None:
     program = (
         "from dataclasses import dataclass\n"
         "from typing import Literal\n"
-        "from typedrpc.schema import signature_of\n"
+        "from typedrpc.schema import schema_of\n"
         "@dataclass\n"
         "class P:\n"
         "    x: int | str | None\n"
         "    ü: Literal['b', 'ä', 1]\n"
         "def f(a: set[str | bytes], *b: P, c: frozenset[int] = frozenset()) -> dict[str, P]: ...\n"
-        "print(signature_of(f, method=False).fingerprint.hex())\n"
+        "print(schema_of(f, method=False).fingerprint.hex())\n"
     )
     outputs = {
         subprocess.run(

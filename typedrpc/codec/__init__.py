@@ -50,22 +50,30 @@ included), array, map, extension 2; a literal has those of its values.
 """
 
 # Importing the modules of coders registers them.
-from typedrpc.codec import containers, records, scalars, unions
+from typedrpc.codec import containers, records, scalars, unions, wrapped
 from typedrpc.codec.body import MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
 from typedrpc.codec.command import CommandCodec
 from typedrpc.codec.plain import pack_plain, unpack_plain
+from typedrpc.schema import Conversion, Record, RecordField, Refused, register, register_finder
 
 __all__ = [
     "MAX_SEGMENTS",
     "SEGMENT_THRESHOLD",
     "CodecError",
     "CommandCodec",
+    "Conversion",
     "Payload",
+    "Record",
+    "RecordField",
+    "Refused",
     "Segmented",
     "containers",
     "pack_plain",
     "records",
+    "register",
+    "register_finder",
     "scalars",
     "unions",
     "unpack_plain",
+    "wrapped",
 ]

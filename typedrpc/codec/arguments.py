@@ -18,11 +18,11 @@ from typing import Any
 
 from typedrpc.codec.base import Coder, Coders
 from typedrpc.codec.body import Packing, Payload, SegmentReader, open_payload, pack_body
-from typedrpc.codec.containers import CollectionCoder, listed
-from typedrpc.codec.faults import Fault, cut, short
+from typedrpc.codec.containers import listed
+from typedrpc.codec.faults import Fault, cut, short, too_deep
 from typedrpc.codec.source import Source, emit_packed, emit_unpacked
 from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, ArgumentValueError
-from typedrpc.schema import CollectionNode, MappingNode, Parameter, ParameterKind, ScalarNode, Signature
+from typedrpc.schema import CollectionNode, MappingNode, Parameter, ParameterKind, ScalarNode, Schema
 
 MAX_FAULTS = 20
 """Faults of one call that its error lists."""
@@ -39,7 +39,7 @@ MISSING: Any = _Missing.MISSING
 class ArgumentsCoder:
     """Packs and unpacks the arguments of one command."""
 
-    def __init__(self, command: str, signature: Signature, coders: Coders) -> None:
+    def __init__(self, command: str, signature: Schema, coders: Coders) -> None:
         self._command = command
         self._parameters = signature.parameters
         self._coders = [_coder(parameter, coders) for parameter in self._parameters]
@@ -85,7 +85,7 @@ class ArgumentsCoder:
                         with out.block(f"if not {out.constant(self._names, 'names')}.isdisjoint({named}):"):
                             out.line(f"return {failed}")
             for name, coder in zip(names, self._coders, strict=True):
-                if isinstance(coder, CollectionCoder) and coder.one_shot:
+                if coder.one_shot:
                     out.line(f"{name} = {out.constant(listed)}({name})")
             with out.block("try:"):
                 refused = [extra for extra in (star, named) if extra not in names]
@@ -154,6 +154,8 @@ class ArgumentsCoder:
                     packed[index] = coder.pack(value, packing)
                 except Fault as fault:
                     faults.add_fault(parameter.name, fault)
+                except RecursionError:
+                    faults.add_fault(parameter.name, too_deep())
             elif parameter.required:
                 faults.add_missing(parameter.name)
         faults.raise_any()
@@ -330,6 +332,8 @@ class ArgumentsCoder:
                     values[index] = coder.unpack(values[index], segments)
                 except Fault as fault:
                     faults.add_fault(parameter.name, fault)
+                except RecursionError:
+                    faults.add_fault(parameter.name, too_deep())
             elif parameter.required:
                 faults.add_missing(parameter.name)
 

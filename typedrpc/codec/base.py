@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 from typedrpc.codec.body import Packing, SegmentReader
 from typedrpc.codec.faults import Fault, type_name
@@ -23,20 +24,33 @@ from typedrpc.schema import Node
 
 NO_TYPES: frozenset[type] = frozenset()
 
+ValueT = TypeVar("ValueT")
+
+
+def lazily(compute: Callable[[Any], ValueT]) -> ValueT:
+    """An attribute that is computed when it is first read."""
+    return cast(ValueT, cached_property(compute))
+
 
 class Coder(ABC):
     """How the values of one node travel.
 
+    Coders of recursive types refer to each other in circles. So a coder asks others for nothing while it is made; what
+    depends on them is computed when first read (`lazily`).
+
     Attributes:
         node: The node.
+        parts: The coders of what its values hold.
         sends: The exact Python types that the source packs.
         wire: The Python types that its data may have after msgpack has unpacked it. Members of a union need no tag
             where theirs are disjoint.
         also_sends, also_wire: Types that are accepted where no other member of a union claims them.
-        uses_segments: Whether a value may travel beside the body; then the source has a variable ``segments`` at hand.
+        large: Whether a value may itself travel beside the body.
         map_key: Whether the data can be the key of a msgpack map.
-        bounded: Whether its data takes a few bytes only, give or take a huge int.
-        bare: Whether the usual data needs no options to be unpacked: neither extensions nor maps with keys of any kind.
+        small: Whether the data takes a few bytes only, give or take a huge int, besides that of its parts.
+        plain: Whether the usual data needs no options to be unpacked, neither extensions nor maps with keys of any
+            kind, besides that of its parts.
+        one_shot: Whether values may be gone after one look: generators.
         decides: Whether a value of its type that does not fit is a fault even where another member of a union takes it.
         lenient: Whether the source accepts more than the types of `exact`, by converting.
     """
@@ -45,15 +59,55 @@ class Coder(ABC):
     wire: frozenset[type] = NO_TYPES
     also_sends: frozenset[type] = NO_TYPES
     also_wire: frozenset[type] = NO_TYPES
-    uses_segments = False
+    parts: tuple[Coder, ...] = ()
+    large = False
     map_key = False
-    bounded = False
-    bare = False
+    small = False
+    plain = False
+    one_shot = False
     decides = False
     lenient = False
 
     def __init__(self, node: Node, coders: Coders) -> None:
         self.node = node
+
+    @lazily
+    def reached(self) -> tuple[frozenset[Coder], bool]:
+        """The coder itself with all that its values may hold, and whether one of them may hold itself."""
+        seen: set[Coder] = set()
+        circular = False
+        path: list[tuple[Coder, list[Coder]]] = [(self, [*self.parts])]
+        above: set[Coder] = {self}
+        while path:
+            coder, left = path[-1]
+            if not left:
+                path.pop()
+                above.discard(coder)
+                seen.add(coder)
+                continue
+            part = left.pop()
+            if part in above:
+                circular = True
+            elif part not in seen:
+                path.append((part, [*part.parts]))
+                above.add(part)
+        return frozenset(seen), circular
+
+    @lazily
+    def uses_segments(self) -> bool:
+        """Whether anything in a value may travel beside the body; then the source has a variable ``segments``."""
+        return any(coder.large for coder in self.reached[0])
+
+    @lazily
+    def bounded(self) -> bool:
+        """Whether the data of a value takes a few bytes only, give or take a huge int."""
+        coders, circular = self.reached
+        return not circular and all(coder.small for coder in coders)
+
+    @lazily
+    def bare(self) -> bool:
+        """Whether the usual data needs no options to be unpacked."""
+        return all(coder.plain for coder in self.reached[0])
 
     def exact(self, way: Way) -> frozenset[type]:
         """The types whose values travel, or arrive, just as they are. Empty where the type alone does not settle it."""
@@ -139,21 +193,30 @@ class Coders:
         # By identity, as equal nodes may stand for different classes; the entry keeps the node alive.
         made = self._made.get(id(node))
         if made is None:
-            made = self._made[id(node)] = (node, _registry[type(node)](node, self))
+            # In its place before it is made, as its parts may refer to it.
+            kind = _registry[type(node)](node)
+            coder = kind.__new__(kind)
+            made = self._made[id(node)] = (node, coder)
+            coder.__init__(node, self)  # type: ignore[misc]  # the half of the call that was left
         return made[1]
 
 
-MakerT = TypeVar("MakerT", bound=Callable[..., Coder])
+CoderT = TypeVar("CoderT", bound=type[Coder])
 
-_registry: dict[type[Node], Callable[[Node, Coders], Coder]] = {}
+_registry: dict[type[Node], Callable[[Any], type[Coder]]] = {}
 
 
-def coder_for(kind: type[Node]) -> Callable[[MakerT], MakerT]:
-    """Registers a class of coders, or a function that makes them, for a kind of node."""
+def coder_for(kind: type[Node]) -> Callable[[CoderT], CoderT]:
+    """Registers a class of coders for a kind of node."""
 
-    def register(maker: MakerT) -> MakerT:
-        assert kind not in _registry, f"{kind.__name__} has a coder already"
-        _registry[kind] = maker
-        return maker
+    def register(cls: CoderT) -> CoderT:
+        choose_coder(kind, lambda node: cls)
+        return cls
 
     return register
+
+
+def choose_coder(kind: type[Node], choose: Callable[[Any], type[Coder]]) -> None:
+    """Registers the choice of a class of coders for each node of a kind."""
+    assert kind not in _registry, f"{kind.__name__} has a coder already"
+    _registry[kind] = choose

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from typedrpc.codec.faults import Fault, Misfit, cut
+from typedrpc.schema.conversions import zone_key, zone_of
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -90,12 +91,19 @@ def pack_hook(value: object) -> object:
 
 
 def pack_datetime(value: datetime) -> object:
-    """The extension for a datetime: its own fields, and the offset from UTC if it has one."""
+    """The extension for a datetime: its own fields, the offset from UTC if it has one, and the name of its zone."""
     fields = (value.year, value.month, value.day, value.hour, value.minute, value.second, value.fold, value.microsecond)
     offset = value.utcoffset()
     if offset is None:
         return msgpack.ExtType(EXT_DATETIME, _NAIVE.pack(*fields))
-    return msgpack.ExtType(EXT_DATETIME, _AWARE.pack(*fields, offset // _MICROSECOND))
+    zone = zone_key(value.tzinfo) or ""
+    return msgpack.ExtType(EXT_DATETIME, _AWARE.pack(*fields, offset // _MICROSECOND) + zone.encode())
+
+
+class UnknownZone(NamedTuple):
+    """Stands in an unpacked body for a datetime in a time zone that is not known here."""
+
+    reason: str
 
 
 def unpack_hook(code: int, data: bytes) -> object:
@@ -110,13 +118,19 @@ def unpack_hook(code: int, data: bytes) -> object:
 
 
 def _unpack_datetime(data: bytes) -> object:
-    zone = None
+    zone: Any = None
     try:
         if len(data) == _NAIVE.size:
             year, month, day, hour, minute, second, fold, microsecond = _NAIVE.unpack(data)
         else:
-            year, month, day, hour, minute, second, fold, microsecond, offset = _AWARE.unpack(data)
+            year, month, day, hour, minute, second, fold, microsecond, offset = _AWARE.unpack_from(data)
             zone = timezone(timedelta(microseconds=offset))
+            if len(data) > _AWARE.size:
+                name = data[_AWARE.size :].decode()
+                try:
+                    zone = zone_of(name)
+                except ValueError as error:
+                    return UnknownZone(str(error))
         return datetime(year, month, day, hour, minute, second, microsecond, zone, fold=fold)
     except (ValueError, OverflowError, struct.error):
         return UNKNOWN
@@ -127,7 +141,7 @@ def segment_mark(index: int) -> object:
     return msgpack.ExtType(EXT_SEGMENT, _INDEX.pack(index))
 
 
-def segment(value: bytes, segments: list[Buffer]) -> object:
+def segment(value: Buffer, segments: list[Buffer]) -> object:
     """Puts a large value beside the body, as long as there is room. Returns what stands for it in the body."""
     if len(segments) >= MAX_SEGMENTS:
         return value
@@ -150,8 +164,10 @@ class Packing:
 
     def items(self, iterable: Iterable[object]) -> Iterable[object]:
         """The items of `iterable`, the same ones each time it is asked for: members of a union are tried in turn."""
-        if isinstance(iterable, Sized):
-            return iterable
+        return iterable if isinstance(iterable, Sized) else self.once(iterable)
+
+    def once(self, iterable: Any) -> list[object]:
+        """The items of what may be gone after one look."""
         # The entry keeps the iterable alive, so its id stays its own.
         if id(iterable) not in self._read:
             self._read[id(iterable)] = (iterable, [*iterable])
@@ -170,8 +186,8 @@ class SegmentReader:
     def __init__(self, segments: Sequence[Buffer]) -> None:
         self._left = dict(enumerate(segments))
 
-    def take(self, data: object) -> bytes:
-        """The bytes that `data` stands for.
+    def take(self, data: object) -> Buffer:
+        """The bytes that `data` stands for, in the buffer that they were read into.
 
         Raises:
             Fault: It stands for no segment, or for one that was used before.
@@ -179,7 +195,7 @@ class SegmentReader:
         if type(data) is not Segment:
             raise Misfit
         try:
-            return bytes(self._left.pop(data.number))
+            return self._left.pop(data.number)
         except KeyError:
             raise Fault("bytes", f"segment {data.number}, which is not there", is_type=False) from None
 

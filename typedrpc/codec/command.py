@@ -10,7 +10,7 @@ from typedrpc.codec.arguments import ArgumentsCoder
 from typedrpc.codec.base import Coders
 from typedrpc.codec.body import Payload
 from typedrpc.codec.result import ResultCoder
-from typedrpc.schema import Signature
+from typedrpc.schema import Schema
 
 
 class CommandCodec:
@@ -23,9 +23,9 @@ class CommandCodec:
         signature: Its signature; the classes behind its nodes have to be there, so not one that came from a peer.
     """
 
-    def __init__(self, command: str, signature: Signature) -> None:
+    def __init__(self, command: str, signature: Schema) -> None:
         self.command = command
-        self.signature = signature
+        self.schema = signature
 
     @cached_property
     def _coders(self) -> Coders:
@@ -33,11 +33,11 @@ class CommandCodec:
 
     @cached_property
     def _arguments(self) -> ArgumentsCoder:
-        return ArgumentsCoder(self.command, self.signature, self._coders)
+        return ArgumentsCoder(self.command, self.schema, self._coders)
 
     @cached_property
     def _result(self) -> ResultCoder:
-        return ResultCoder(self.command, self.signature, self._coders)
+        return ResultCoder(self.command, self.schema, self._coders)
 
     @cached_property
     def pack_arguments(self) -> Callable[..., Payload]:

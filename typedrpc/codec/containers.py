@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import collections.abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from typedrpc.codec.base import Coder, Coders, coder_for
+from typedrpc.codec.base import Coder, Coders, coder_for, lazily
 from typedrpc.codec.body import Packing, SegmentReader, pack_body
 from typedrpc.codec.faults import Fault, index_step, short, type_name
 from typedrpc.codec.source import Source, Way
@@ -26,6 +28,7 @@ COLLECTION_TYPES: Mapping[str, _Collection] = {
     "tuple": _Collection((tuple,), tuple, tuple),
     "set": _Collection((set,), set, set),
     "frozenset": _Collection((frozenset,), frozenset, frozenset),
+    "deque": _Collection((collections.deque,), collections.deque, collections.deque),
     "Sequence": _Collection((list, tuple), collections.abc.Sequence, list),
     "MutableSequence": _Collection((list,), collections.abc.MutableSequence, list),
     "Collection": _Collection((list, tuple), collections.abc.Collection, list),
@@ -33,10 +36,20 @@ COLLECTION_TYPES: Mapping[str, _Collection] = {
     "AbstractSet": _Collection((set, frozenset), collections.abc.Set, set),
     "MutableSet": _Collection((set,), collections.abc.MutableSet, set),
 }
-MAPPING_TYPES: Mapping[str, type] = {
-    "dict": dict,
-    "Mapping": collections.abc.Mapping,
-    "MutableMapping": collections.abc.MutableMapping,
+
+
+class _Mapping(NamedTuple):
+    accepts: type
+    makes: Callable[..., Any] = dict
+
+
+MAPPING_TYPES: Mapping[str, _Mapping] = {
+    "dict": _Mapping(dict),
+    "OrderedDict": _Mapping(collections.OrderedDict, collections.OrderedDict),
+    "defaultdict": _Mapping(collections.defaultdict, partial(collections.defaultdict, None)),
+    "Counter": _Mapping(collections.Counter, collections.Counter),
+    "Mapping": _Mapping(collections.abc.Mapping),
+    "MutableMapping": _Mapping(collections.abc.MutableMapping),
 }
 
 
@@ -77,8 +90,8 @@ class CollectionCoder(Coder):
         self._item = coders.of(node.item)
         self._collection = COLLECTION_TYPES[node.kind]
         self._is_set = issubclass(self._collection.makes, set | frozenset)
+        self.parts = (self._item,)
         self.sends = frozenset(self._collection.sends)
-        self.uses_segments = self._item.uses_segments
         self.one_shot = node.kind == "Iterable"
 
     def accepts(self, kind: type) -> int | None:
@@ -128,15 +141,15 @@ class CollectionCoder(Coder):
         if way == "pack":
             if not typed:
                 emit_type_test(out, var, self.sends)
-            if self._is_set:
-                var = out.assign(f"[*{var}]")
+            if self._is_set or self._collection.makes is collections.deque:
+                var = out.assign(f"[*{var}]")  # nothing that msgpack packs
             return self._item.emit_column(out, way, var)
         if not typed:
             emit_type_test(out, var, self.wire)
         items = self._item.emit_column(out, way, var)
         if self._collection.makes is list:
             return items
-        value = out.assign(f"{self._collection.makes.__name__}({items})")
+        value = out.assign(f"{out.constant(self._collection.makes)}({items})")
         if self._is_set:
             with out.block(f"if len({value}) != len({var}):"):
                 out.line("raise misfit")
@@ -149,13 +162,12 @@ class TupleCoder(Coder):
 
     sends = frozenset({tuple})
     wire = frozenset({list})
+    small = plain = True
 
     def __init__(self, node: TupleNode, coders: Coders) -> None:
         super().__init__(node, coders)
         self._items = [coders.of(item) for item in node.items]
-        self.bounded = all(item.bounded for item in self._items)
-        self.bare = all(item.bare for item in self._items)
-        self.uses_segments = any(item.uses_segments for item in self._items)
+        self.parts = tuple(self._items)
 
     def _check(self, value: object, kind: type) -> Any:
         if not issubclass(type(value), kind):
@@ -203,19 +215,29 @@ class MappingCoder(Coder):
 
     def __init__(self, node: MappingNode, coders: Coders) -> None:
         super().__init__(node, coders)
-        key = coders.of(node.key)
-        self._pairs = not key.map_key
-        self._key = key if self._pairs else key.as_key()
+        self._given_key = coders.of(node.key)
         self._value = coders.of(node.value)
-        self._accepts = MAPPING_TYPES[node.kind]
-        self.sends = frozenset({dict})
-        self.wire = frozenset({list if self._pairs else dict})
-        self.uses_segments = self._key.uses_segments or self._value.uses_segments
+        self.parts = (self._given_key, self._value)
+        self._mapping = MAPPING_TYPES[node.kind]
+        self._abstract = not issubclass(self._mapping.accepts, dict)
+        self.sends = frozenset({dict if self._abstract else self._mapping.accepts})
+
+    @lazily
+    def _pairs(self) -> bool:
+        return not self._given_key.map_key
+
+    @lazily
+    def _key(self) -> Coder:
+        return self._given_key if self._pairs else self._given_key.as_key()
+
+    @lazily
+    def wire(self) -> frozenset[type]:
+        return frozenset({list if self._pairs else dict})
 
     def accepts(self, kind: type) -> int | None:
-        if self._accepts is dict:
-            return super().accepts(kind)
-        return ABSTRACT if issubclass(kind, self._accepts) else None
+        if self._abstract:
+            return ABSTRACT if issubclass(kind, self._mapping.accepts) else None
+        return super().accepts(kind)
 
     def pack(self, value: Any, packing: Packing) -> object:
         if self.accepts(type(value)) is None:
@@ -231,9 +253,11 @@ class MappingCoder(Coder):
         pairs = data if self._pairs else data.items()
         if self._pairs and not all(type(pair) is list and len(pair) == 2 for pair in pairs):
             raise Fault(self.node, "an array of something else than pairs")
-        return self._collect(
-            [self._pair(key, item, lambda coder, part: coder.unpack(part, segments)) for key, item in pairs],
-            as_pairs=False,
+        return self._mapping.makes(
+            self._collect(
+                [self._pair(key, item, lambda coder, part: coder.unpack(part, segments)) for key, item in pairs],
+                as_pairs=False,
+            )
         )
 
     def _pair(self, key: object, item: object, step: Callable[[Coder, object], object]) -> tuple[object, object]:
@@ -262,6 +286,13 @@ class MappingCoder(Coder):
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
         if not typed:
             emit_type_test(out, var, self.sends if way == "pack" else self.wire)
+        items = self._emit_dict(out, way, var)
+        if way == "pack" or self._mapping.makes is dict:
+            return items
+        return out.assign(f"{out.constant(self._mapping.makes)}({items})")
+
+    def _emit_dict(self, out: Source, way: Way, var: str) -> str:
+        """Writes the code for the dict in `var`, and returns the variable with what travels, or a dict that arrives."""
         if self._pairs and way == "unpack":
             return self._emit_pairs(out, var)
         key_types, value_types = self._key.exact(way), self._value.exact(way)

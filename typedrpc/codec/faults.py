@@ -47,6 +47,11 @@ class Fault(Exception):
         return f"{self.path}: expected {self.expected}, got {self.got}"
 
 
+def too_deep() -> Fault:
+    """The fault of a value on which the walk ran out of stack."""
+    return Fault("a value that nests less deeply", "one that nests too deeply, or holds itself", is_type=False)
+
+
 def cut(text: str) -> str:
     """`text` on one line, at most `MAX_TEXT` characters long."""
     text = text[: MAX_TEXT + 1].replace("\n", " ")

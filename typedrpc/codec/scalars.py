@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from typedrpc.codec import body
-from typedrpc.codec.base import NO_TYPES, Coder, Coders, coder_for
-from typedrpc.codec.body import SEGMENT_THRESHOLD, Packing, Segment, SegmentReader
-from typedrpc.codec.faults import Fault, Misfit, short, type_name
+from typedrpc.codec.base import NO_TYPES, Coder, Coders, choose_coder, coder_for
+from typedrpc.codec.body import SEGMENT_THRESHOLD, Packing, Segment, SegmentReader, UnknownZone
+from typedrpc.codec.faults import Fault, Misfit, index_step, short, type_name
 from typedrpc.codec.source import Source, Way
-from typedrpc.schema import EnumNode, LiteralNode, Node, ScalarNode
+from typedrpc.schema import EnumNode, FlagNode, LiteralNode, Node, ScalarNode
 
 if TYPE_CHECKING:
     import enum
@@ -56,7 +56,7 @@ class NoneCoder(ExactCoder):
     """None travels as nil."""
 
     exact_type = type(None)
-    map_key = bounded = bare = True
+    map_key = small = plain = True
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
         if not typed:
@@ -69,7 +69,7 @@ class BoolCoder(ExactCoder):
     """A bool travels as true or false."""
 
     exact_type = bool
-    map_key = bounded = bare = True
+    map_key = small = plain = True
 
 
 class IntCoder(ExactCoder):
@@ -77,7 +77,7 @@ class IntCoder(ExactCoder):
 
     exact_type = int
     base = staticmethod(int.__int__)
-    map_key = bounded = bare = True
+    map_key = small = plain = True
 
 
 class StrCoder(ExactCoder):
@@ -85,7 +85,7 @@ class StrCoder(ExactCoder):
 
     exact_type = str
     base = staticmethod(str.__str__)
-    map_key = bare = True
+    map_key = plain = True
 
     def pack(self, value: object, packing: Packing) -> object:
         text = super().pack(value, packing)
@@ -98,10 +98,9 @@ class StrCoder(ExactCoder):
 
 
 class DatetimeCoder(ExactCoder):
-    """A datetime travels as an extension, and arrives naive or with a fixed offset."""
+    """A datetime travels as an extension, and arrives naive, with its ``zoneinfo`` zone, or with a fixed offset."""
 
     exact_type = datetime
-    bounded = True
 
     def pack(self, value: object, packing: Packing) -> object:
         if not isinstance(value, datetime):
@@ -112,6 +111,11 @@ class DatetimeCoder(ExactCoder):
             raise Fault(
                 "datetime", f"one that cannot be read: {type(error).__name__}: {error}", is_type=False
             ) from error
+
+    def unpack(self, data: object, segments: SegmentReader) -> object:
+        if type(data) is UnknownZone:
+            raise Fault("datetime", f"one in {data.reason}", is_type=False)
+        return super().unpack(data, segments)
 
 
 def to_float(value: object) -> float:
@@ -126,7 +130,7 @@ class FloatCoder(ExactCoder):
 
     exact_type = float
     base = staticmethod(float.__float__)
-    map_key = bounded = bare = lenient = True
+    map_key = small = plain = lenient = True
     also_sends = also_wire = frozenset({int})
 
     def accepts(self, kind: type) -> int | None:
@@ -161,14 +165,14 @@ class BytesCoder(ExactCoder):
 
     exact_type = bytes
     base = staticmethod(_exact_bytes)
-    map_key = bare = lenient = uses_segments = True
+    map_key = plain = lenient = large = True
 
     def __init__(self, node: Node, coders: Coders, *, inline: bool = False) -> None:
         super().__init__(node, coders)
         self._coders = coders
         self._inline = inline
         if inline:
-            self.uses_segments = self.lenient = False
+            self.large = self.lenient = False
         else:
             self.wire = frozenset({bytes, Segment})
 
@@ -185,40 +189,189 @@ class BytesCoder(ExactCoder):
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
         if type(data) is Segment and not self._inline:
-            return segments.take(data)
+            return bytes(segments.take(data))
         return super().unpack(data, segments)
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
         if self._inline:
             return super().emit(out, way, var, typed=typed)
         if way == "unpack":
-            return out.assign(f"{var} if type({var}) is bytes else segments.take({var})")
+            return out.assign(f"{var} if type({var}) is bytes else bytes(segments.take({var}))")
         super().emit(out, way, var, typed=typed)
         return out.assign(f"{var} if len({var}) < {SEGMENT_THRESHOLD} else segment({var}, segments)")
 
 
-SCALAR_CODERS: dict[str, Callable[[Node, Coders], Coder]] = {
+class BufferCoder(Coder):
+    """A bytearray or a memoryview travels as bytes do, and a large one arrives in the buffer that it was read into."""
+
+    plain = large = True
+    wire = frozenset({bytes, Segment})
+    made: Callable[[Any], object]
+
+    def pack(self, value: object, packing: Packing) -> object:
+        if not self._fits(value):
+            raise self.misfit(value)
+        view = memoryview(cast(bytes, value))
+        if not view.c_contiguous or view.ndim != 1 or view.format != "B":
+            raise Fault(self.node, f"a memoryview of format {view.format!r}, not of contiguous bytes", is_type=False)
+        return view if len(view) < SEGMENT_THRESHOLD else body.segment(view, packing.segments)
+
+    def _fits(self, value: object) -> bool:
+        return self.accepts(type(value)) is not None
+
+    def unpack(self, data: object, segments: SegmentReader) -> object:
+        if type(data) is bytes:
+            return self.made(data)
+        if type(data) is Segment:
+            return self.made(segments.take(data))
+        raise self.misfit(data)
+
+    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
+        made = out.constant(self.made)
+        if way == "unpack":
+            return out.assign(f"{made}({var} if type({var}) is bytes else segments.take({var}))")
+        (kind,) = self.sends
+        if not typed:
+            with out.block(f"if type({var}) is not {out.constant(kind)}:"):
+                out.line("raise misfit")
+        # What may be changed while it waits to be sent is looked at through a view: changes show, its size cannot.
+        view = out.assign(f"{out.constant(byte_view)}({var})")
+        return out.assign(f"{view} if len({view}) < {SEGMENT_THRESHOLD} else segment({view}, segments)")
+
+
+def byte_view(value: bytearray | memoryview) -> memoryview:
+    """A view of the bytes of a buffer, for generated code."""
+    view = memoryview(value)
+    if not view.c_contiguous or view.ndim != 1 or view.format != "B":
+        raise Misfit
+    return view
+
+
+def _own_bytearray(data: object) -> bytearray:
+    return data if type(data) is bytearray else bytearray(cast(bytes, data))
+
+
+def _read_only(data: object) -> memoryview:
+    return memoryview(cast(bytes, data)).toreadonly()
+
+
+class BytearrayCoder(BufferCoder):
+    """A large bytearray arrives as the very one that it was read into."""
+
+    sends = frozenset({bytearray})
+    made = staticmethod(_own_bytearray)
+
+
+class MemoryviewCoder(BufferCoder):
+    """A memoryview of bytes arrives as a read-only one."""
+
+    sends = frozenset({memoryview})
+    made = staticmethod(_read_only)
+
+
+PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, dict})
+PLAIN_KEYS = frozenset({type(None), bool, int, float, str, bytes})
+PLAIN_DEPTH = 200
+"""How deep plain data may nest in a value annotated with ``Any``."""
+
+
+def check_plain(value: object) -> object:
+    """`value`, if it is plain data: None, bools, ints, floats, text, bytes, and lists and dicts of these, exactly.
+
+    Raises:
+        Fault: It is not; with the path.
+    """
+    level: list[tuple[str, Any]] = [("", value)]
+    for _ in range(PLAIN_DEPTH):
+        below: list[tuple[str, Any]] = []
+        for path, item in level:
+            kind = type(item)
+            if kind is list:
+                below += [(f"{path}[{index}]", part) for index, part in enumerate(item)]
+            elif kind is dict:
+                for key, part in item.items():
+                    if type(key) not in PLAIN_KEYS:
+                        raise Fault("a plain key", type_name(key)).within(path)
+                    below.append((f"{path}{index_step(key)}", part))
+            elif kind is str and not item.isascii():
+                _check_text(item, path)
+            elif kind not in PLAIN_TYPES:
+                raise Fault("plain data", type_name(item)).within(path)
+        if not below:
+            return value
+        level = below
+    raise Fault(f"plain data of at most {PLAIN_DEPTH} levels", "more", is_type=False)
+
+
+def _check_text(text: str, path: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Fault("str", f"a lone surrogate at index {error.start}", is_type=False).within(path) from None
+
+
+def is_plain(value: object) -> object:
+    """`value`, if it is plain data, for generated code: like `check_plain` without paths."""
+    level: list[Any] = [value]
+    for _ in range(PLAIN_DEPTH):
+        below: list[Any] = []
+        kinds = {*map(type, level)}
+        if not kinds <= PLAIN_TYPES:
+            raise Misfit
+        if list in kinds or dict in kinds:
+            for item in level:
+                if type(item) is list:
+                    below += item
+                elif type(item) is dict:
+                    if not {*map(type, item)} <= PLAIN_KEYS:
+                        raise Misfit
+                    below += item.values()
+        if not below:
+            return value
+        level = below
+    raise Misfit
+
+
+class AnyCoder(Coder):
+    """Plain data travels as it is, whatever it is."""
+
+    wire = PLAIN_TYPES
+    also_sends = PLAIN_TYPES
+
+    def accepts(self, kind: type) -> int | None:
+        return 3000
+
+    def pack(self, value: object, packing: Packing) -> object:
+        return check_plain(value)
+
+    def unpack(self, data: object, segments: SegmentReader) -> object:
+        return check_plain(data)
+
+    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
+        out.line(f"{out.constant(is_plain)}({var})")
+        return var
+
+
+SCALAR_CODERS: dict[str, type[Coder]] = {
     "None": NoneCoder,
     "bool": BoolCoder,
     "int": IntCoder,
     "float": FloatCoder,
     "str": StrCoder,
     "bytes": BytesCoder,
+    "bytearray": BytearrayCoder,
+    "memoryview": MemoryviewCoder,
     "datetime": DatetimeCoder,
+    "Any": AnyCoder,
 }
-
-
-@coder_for(ScalarNode)
-def scalar_coder(node: ScalarNode, coders: Coders) -> Coder:
-    """The coder of a scalar, by its name."""
-    return SCALAR_CODERS[node.name](node, coders)
+choose_coder(ScalarNode, lambda node: SCALAR_CODERS[node.name])
 
 
 @coder_for(LiteralNode)
 class LiteralCoder(Coder):
     """A literal travels as its value. Type and value have to be exactly those of the annotation."""
 
-    map_key = bounded = bare = True
+    map_key = small = plain = True
 
     def __init__(self, node: LiteralNode, coders: Coders) -> None:
         super().__init__(node, coders)
@@ -252,7 +405,7 @@ class LiteralCoder(Coder):
 class EnumCoder(Coder):
     """A member of an enum travels as its name."""
 
-    map_key = bounded = bare = True
+    map_key = small = plain = True
 
     def __init__(self, node: EnumNode, coders: Coders) -> None:
         super().__init__(node, coders)
@@ -290,3 +443,45 @@ class EnumCoder(Coder):
             with out.block(f"if {name} not in {members}:"):
                 out.line("raise misfit")
         return name
+
+
+@coder_for(FlagNode)
+class FlagCoder(Coder):
+    """A combination of flags travels as the sum of its bits."""
+
+    map_key = small = plain = True
+    wire = frozenset({int})
+
+    def __init__(self, node: FlagNode, coders: Coders) -> None:
+        super().__init__(node, coders)
+        if node.cls is None:
+            raise TypeError(f"the flag {node.name} came from a peer; it has no class here")
+        self._cls: Any = node.cls
+        self.sends = frozenset({node.cls})
+
+    def pack(self, value: Any, packing: Packing) -> object:
+        if type(value) is not self._cls:
+            raise self.misfit(value)
+        return value._value_
+
+    def unpack(self, data: object, segments: SegmentReader) -> object:
+        if type(data) is not int:
+            raise self.misfit(data)
+        try:
+            return self.made(data)
+        except Exception as error:  # which bits are refused, and how, is the class's affair
+            raise Fault(self.node, f"{short(data)}: {type(error).__name__}", is_type=False) from error
+
+    def made(self, bits: int) -> object:
+        """The combination with these bits. Raises Misfit where the class has no such, or would drop some."""
+        value = self._cls(bits)
+        if type(value) is not self._cls or value._value_ != bits:
+            raise Misfit
+        return value
+
+    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
+        (kind,) = self.sends if way == "pack" else self.wire
+        if not typed:
+            with out.block(f"if type({var}) is not {out.constant(kind)}:"):
+                out.line("raise misfit")
+        return out.assign(f"{var}._value_" if way == "pack" else f"{out.constant(self.made)}({var})")

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import collections
 import collections.abc
-import dataclasses
 import enum
-import inspect
-import io
 import types
 import typing
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NewType, TypeVar, Union, cast, get_args, get_origin
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NewType, Union, cast, get_args, get_origin
 
 import typing_extensions
 
+from typedrpc.schema.constraints import constrained
+from typedrpc.schema.conversions import Conversion, Record, Refused, conversion_of, find
 from typedrpc.schema.nodes import (
     NONE,
     SCALARS,
+    AliasNode,
     CollectionNode,
-    DataclassNode,
+    ConvertedNode,
     EnumNode,
     Field,
+    FlagNode,
     LiteralValue,
     MappingNode,
     Node,
+    RecordNode,
     ScalarNode,
     TupleNode,
     children,
     hashable,
     literal_of,
+    stands_within,
     union_of,
 )
+from typedrpc.schema.records import Names, Scope, is_record, record_name, record_of, shown, substitute
+from typedrpc.schema.refusals import refusal
 
 MAX_DEPTH = 64
 """How deep annotations may nest. Walks over nodes recurse, and msgpack itself stops at 511."""
@@ -43,6 +48,7 @@ _COLLECTIONS: Mapping[object, str] = {
     list: "list",
     set: "set",
     frozenset: "frozenset",
+    collections.deque: "deque",
     collections.abc.Sequence: "Sequence",
     collections.abc.MutableSequence: "MutableSequence",
     collections.abc.Collection: "Collection",
@@ -53,25 +59,20 @@ _COLLECTIONS: Mapping[object, str] = {
 _SETS = frozenset({"set", "frozenset", "AbstractSet", "MutableSet"})
 _MAPPINGS: Mapping[object, str] = {
     dict: "dict",
+    collections.OrderedDict: "OrderedDict",
+    collections.defaultdict: "defaultdict",
+    collections.Counter: "Counter",
     collections.abc.Mapping: "Mapping",
     collections.abc.MutableMapping: "MutableMapping",
 }
-_STREAMS = (
-    collections.abc.Iterator,
-    collections.abc.Generator,
-    collections.abc.AsyncIterable,
-    collections.abc.AsyncIterator,
-    collections.abc.AsyncGenerator,
-)
+KINDS: Mapping[object, str] = {**_COLLECTIONS, **_MAPPINGS, tuple: "tuple"}
+"""Every collection and mapping that can travel, with the name that it has in a schema."""
+
 _ALIASES: tuple[type, ...] = tuple(
     {typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType)}
 )
 # Generics of typing without their arguments: List, Tuple, ... but not Tuple[()].
 _BARE = frozenset(value for value in vars(typing).values() if get_origin(value) is not None and not get_args(value))
-_GENERIC = "generic dataclasses cannot travel yet; write one dataclass for each type"
-_RECURSIVE = "recursive types cannot travel yet; send the parts as a flat list that refers by index"
-_UNKNOWN = f"no type of this kind is known; use one of {', '.join(SCALARS.values())}, a collection or a dataclass"
-_UNTYPED = "it says nothing of what travels; name the type, or a union of the types"
 
 
 class SignatureFaults(Exception):
@@ -98,7 +99,7 @@ def node_of(hint: object, where: str = "the type") -> Node:
 
     Raises:
         SignatureFaults: The hint, or something within it, cannot travel.
-        NameError: A string annotation of a dataclass field names something that is not defined (yet).
+        NameError: A string annotation within a class names something that is not defined (yet).
     """
     reader = HintReader()
     node = reader.read(hint, where)
@@ -107,28 +108,27 @@ def node_of(hint: object, where: str = "the type") -> Node:
     return node
 
 
-def shown(hint: object) -> str:
-    """A hint as the programmer wrote it, cut to a sane length."""
-    if isinstance(hint, type) and get_origin(hint) is None:
-        text = hint.__name__
-    else:
-        text = repr(hint).replace("typing_extensions.", "").replace("typing.", "").replace("collections.abc.", "")
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
 class HintReader:
-    """Reads hints and collects every fault. The nodes that it returns are good only while `faults` is empty."""
+    """Reads hints and collects every fault. The nodes that it returns are good only while `faults` is empty.
 
-    def __init__(self) -> None:
+    Args:
+        names: What string annotations may use besides the names of the module that they stand in.
+        scope: Where the first hints find theirs.
+    """
+
+    def __init__(self, names: Names | None = None, scope: Scope | None = None) -> None:
         self.faults: list[str] = []
-        self._dataclasses: dict[type, Node | None] = {}  # None: being read
-        self._aliases: list[object] = []
+        self._names: Names = names or {}
+        self._scope = scope or Scope({}, {})
+        self._records: dict[object, Node] = {}
+        self._aliases: dict[object, Node] = {}
+        self._recursive: set[object] = set()
         self._depth = 0
 
     def read(self, hint: object, where: str) -> Node:
         """The node of `hint`. A fault goes to `faults`, with `where` as its place."""
         if self._depth >= MAX_DEPTH:
-            return self._fault(where, hint, f"types nest deeper than {MAX_DEPTH} here; {_RECURSIVE}")
+            return self._fault(where, hint, f"types nest deeper than {MAX_DEPTH} here; make a part of it a class")
         self._depth += 1
         try:
             return self._node(hint, where)
@@ -151,33 +151,42 @@ class HintReader:
         if isinstance(hint, NewType):
             return self.read(hint.__supertype__, where)
         if isinstance(hint, _ALIASES):
-            return self._alias(hint, where)
+            return self._alias(hint, (), where)
+        if isinstance(hint, str | typing.ForwardRef):
+            return self._name(hint if isinstance(hint, str) else hint.__forward_arg__, where)
         if isinstance(hint, type) and origin is None:
-            if issubclass(hint, enum.Enum):
-                return self._enum(hint, where)
-            if dataclasses.is_dataclass(hint):
-                return self._dataclass(hint, where)
-        return self._fault(where, hint, refusal(hint))
+            return self._class(hint, where)
+        return self._fault(where, hint, refusal(hint, KINDS))
 
-    def _alias(self, alias: Any, where: str) -> Node:
-        if alias in self._aliases:
-            return self._fault(where, alias, _RECURSIVE)
-        self._aliases.append(alias)
+    def _class(self, cls: type[Any], where: str) -> Node:
+        if (conversion := conversion_of(cls)) is not None:
+            return self._converted(conversion, where)
+        if issubclass(cls, enum.Enum):
+            return self._enum(cls, where)
+        if is_record(cls) and not getattr(cls, "__parameters__", ()):
+            return self._record(cls, (), where)
+        return self._found(cls, cls, where)
+
+    def _found(self, hint: object, origin: object, where: str) -> Node:
+        """The node of what a finder or the adapter of a library may know."""
         try:
-            return self.read(alias.__value__, where)
-        finally:
-            self._aliases.pop()
+            found = find(hint)
+        except TypeError as error:
+            return self._fault(where, hint, str(error))
+        if isinstance(found, Conversion):
+            return self._converted(found, where)
+        if isinstance(found, Record):
+            return self._fields(found.cls, (found.cls, found.name), found.name, lambda: found, where)
+        return self._fault(where, hint, refusal(origin, KINDS))
 
-    def _generic(self, hint: object, origin: object, args: tuple[Any, ...], where: str) -> Node:
+    def _generic(self, hint: object, origin: Any, args: tuple[Any, ...], where: str) -> Node:
         inside = f"{where}, in {shown(hint)}" if len(where) < MAX_PLACE else where
         if origin is Union or origin is types.UnionType:
             return self._union(hint, [self.read(arg, inside) for arg in args], where)
         if origin is Literal:
             return self._literal(hint, args, where)
         if origin is Annotated:
-            if _constrains(hint):
-                return self._fault(where, hint, "constraints are not checked yet; leave them out of the annotation")
-            return self.read(args[0], where)
+            return self._annotated(hint, args, where)
         if any(get_origin(arg) is typing_extensions.Unpack or _is_star(arg) for arg in args):
             return self._fault(where, hint, "an unpacked tuple has no place of its own; write its types out")
         if origin is tuple:
@@ -189,11 +198,15 @@ class HintReader:
                 return self._fault(where, hint, f"{item} cannot be hashed; use a type that can, a tuple say")
             return CollectionNode(kind, item)
         if origin in _MAPPINGS:
-            key, value = self.read(args[0], inside), self.read(args[1], inside)
+            key = self.read(args[0], inside)
             if not hashable(key):
                 return self._fault(where, hint, f"the key {key} cannot be hashed; use a type that can, a tuple say")
-            return MappingNode(_MAPPINGS[origin], key, value)
-        return self._fault(where, hint, refusal(origin))
+            return MappingNode(_MAPPINGS[origin], key, self.read(args[1] if len(args) > 1 else int, inside))
+        if isinstance(origin, _ALIASES):
+            return self._alias(origin, args, where)
+        if isinstance(origin, type) and is_record(origin):
+            return self._record(origin, args, where)
+        return self._found(hint, origin, where)
 
     def _union(self, hint: object, members: list[Node], where: str) -> Node:
         seen: dict[Node, Node] = {}
@@ -202,10 +215,48 @@ class HintReader:
                 return self._fault(where, hint, f"{member} stands for two classes that look the same; rename one")
         return union_of(members)
 
+    def _annotated(self, hint: object, args: tuple[Any, ...], where: str) -> Node:
+        if isinstance(found := _annotated_class(hint, args[0]), Conversion):
+            return self._converted(found, where)
+        base = self.read(args[0], where)
+        try:
+            return constrained(base, args[1:])
+        except ValueError as error:
+            return self._fault(where, hint, str(error))
+
     def _tuple(self, args: tuple[Any, ...], inside: str) -> Node:
         if len(args) == 2 and args[1] is Ellipsis:
             return CollectionNode("tuple", self.read(args[0], inside))
         return TupleNode(tuple(self.read(arg, inside) for arg in args))
+
+    def _alias(self, alias: Any, args: tuple[Any, ...], where: str) -> Node:
+        binding = dict(zip(alias.__type_params__, args, strict=False))
+        name = record_name(alias, args)
+        return self._named((alias, args), name, lambda: substitute(alias.__value__, binding), where)
+
+    def _name(self, text: str, where: str) -> Node:
+        """The node of a name in brackets, which may stand within its own definition: ``Json = dict[str, "Json"]``."""
+        scope = self._scope
+        return self._named((text, scope), text, lambda: scope.evaluate(text), where)
+
+    def _named(self, key: object, name: str, value: Callable[[], object], where: str) -> Node:
+        """The node of an alias: what it stands for, or a node of its own where that refers to the alias again."""
+        if key in self._aliases:
+            self._recursive.add(key)
+            return self._aliases[key]
+        node = self._aliases[key] = AliasNode(name)
+        target = self.read(value(), where)
+        if key not in self._recursive:
+            self._aliases[key] = target
+            return target
+        if stands_within(target, node):
+            target = self._fault(where, name, "it stands for itself; put a collection between")
+        node.complete(target)
+        return node
+
+    def _converted(self, conversion: Conversion, where: str) -> Node:
+        inside = f"{where}, in what {conversion.name} travels as" if len(where) < MAX_PLACE else where
+        return ConvertedNode(conversion.name, self.read(conversion.wire, inside), conversion)
 
     def _literal(self, hint: object, values: tuple[Any, ...], where: str) -> Node:
         plain: list[LiteralValue] = []
@@ -214,6 +265,8 @@ class HintReader:
         for value in values:
             if value is None:
                 members.append(NONE)
+            elif isinstance(value, enum.Flag):
+                return self._fault(where, hint, "the members of a flag combine; name the whole flag")
             elif isinstance(value, enum.Enum):
                 enums.setdefault(type(value), set()).add(value.name)
             elif type(value) is str and not _encodable(value):
@@ -232,73 +285,61 @@ class HintReader:
         return union_of(members or [NONE])
 
     def _enum(self, cls: type[enum.Enum], where: str) -> Node:
-        if issubclass(cls, enum.Flag):
-            return self._fault(where, cls, "flags combine; use a frozenset of a plain Enum, or an int")
         names = tuple(member.name for member in cls)
         if not names:
             return self._fault(where, cls, "the enum has no members; name an enum that has some")
+        if issubclass(cls, enum.Flag):
+            return FlagNode(cls.__name__, tuple((cast(str, bit.name), int(bit.value)) for bit in cls), cls=cls)
         return EnumNode(cls.__name__, names, cls=cls)
 
-    def _dataclass(self, cls: type, where: str) -> Node:
-        if cls in self._dataclasses:
-            return self._dataclasses[cls] or self._fault(where, cls, _RECURSIVE)
-        if getattr(cls, "__parameters__", ()):
-            return self._fault(where, cls, _GENERIC)
-        self._dataclasses[cls] = None
-        hints: dict[str, Any] = {}
+    def _record(self, cls: type[Any], args: tuple[Any, ...], where: str) -> Node:
+        return self._fields(cls, (cls, args), record_name(cls, args), lambda: record_of(cls, args, self._names), where)
+
+    def _fields(self, cls: type[Any], key: object, name: str, record: Callable[[], Record], where: str) -> Node:
+        """The node of a class with fields. Within them the node itself stands for the class."""
+        if key in self._records:
+            return self._records[key]
+        node = RecordNode(name, keyed=typing_extensions.is_typeddict(cls), cls=cls)
+        self._records[key] = node
         try:
-            hints = typing.get_type_hints(cls, include_extras=True)
+            fields = record().fields
         except NameError:
             raise
+        except Refused as error:
+            return self._fault(where, cls, str(error))
         except Exception as error:
-            reason: str | None = f"an annotation in it cannot be evaluated: {type(error).__name__}: {error}"
-        else:
-            reason = _constructor_fault(cls, hints)
-        if reason:
-            node = self._fault(where, cls, reason)
-        else:
-            fields = [
-                Field(field.name, self.read(hints[field.name], f"{where}, in {cls.__name__}.{field.name}"), required)
-                for field, required in dataclass_fields(cls)
-            ]
-            node = DataclassNode(cls.__name__, tuple(fields), cls=cls)
-        self._dataclasses[cls] = node
+            return self._fault(where, cls, f"an annotation in it cannot be evaluated: {type(error).__name__}: {error}")
+        scope, self._scope = self._scope, Scope.of_class(cls, self._names)
+        inside = where if len(where) > MAX_PLACE else f"{where}, in {name}"
+        node.complete(
+            tuple(
+                Field(field.name, self.read(field.hint, f"{inside}.{field.name}"), field.required, field.argument)
+                for field in fields
+            )
+        )
+        self._scope = scope
         return node
 
 
-def dataclass_fields(cls: type) -> list[tuple[dataclasses.Field[Any], bool]]:
-    """The fields that the constructor takes, each with whether it has to be given."""
-    missing = dataclasses.MISSING
-    return [
-        (field, field.default is missing and field.default_factory is missing)
-        for field in dataclasses.fields(cast(Any, cls))
-        if field.init
-    ]
-
-
-def _constructor_fault(cls: type, hints: Mapping[str, object]) -> str | None:
-    """Why instances of the dataclass `cls` cannot be made from their fields, or None."""
-    for name, hint in hints.items():
-        if isinstance(hint, dataclasses.InitVar):
-            return f"its constructor takes {name!r}, an InitVar, which instances do not keep"
-    parameters = list(inspect.signature(cast(Any, cls).__init__).parameters.values())[1:]
-    taken = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    named = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
-    fields = [field for field, _ in dataclass_fields(cls)]
-    if (
-        len(taken) + len(named) != len(parameters)
-        or taken != [field.name for field in fields if not field.kw_only]
-        or named != {field.name for field in fields if field.kw_only}
-    ):
-        return "its __init__ does not take its fields one by one; send a dataclass that holds what it takes"
+def _annotated_class(hint: object, base: object) -> Conversion | Record | None:
+    """How an ``Annotated`` class travels whose adapter looks at the annotation itself: a numpy array."""
+    cls = get_origin(base) or base
+    if isinstance(cls, type) and cls.__module__.partition(".")[0] == "numpy":
+        return find(hint)
     return None
 
 
-def _same_classes(first: Node, second: Node) -> bool:
+def _same_classes(first: Node, second: Node, seen: frozenset[int] = frozenset()) -> bool:
     """Whether two equal nodes stand for the same Python classes too."""
-    if isinstance(first, DataclassNode | EnumNode) and isinstance(second, DataclassNode | EnumNode):
+    if first is second or id(first) in seen:
+        return True
+    if isinstance(first, ConvertedNode) and isinstance(second, ConvertedNode):
+        ours, theirs = first.conversion, second.conversion
+        return ours is not None and theirs is not None and ours.cls is theirs.cls
+    if isinstance(first, RecordNode | EnumNode | FlagNode) and isinstance(second, RecordNode | EnumNode | FlagNode):
         return first.cls is second.cls
-    return all(map(_same_classes, children(first), children(second)))
+    seen |= {id(first)}
+    return all(_same_classes(a, b, seen) for a, b in zip(children(first), children(second), strict=True))
 
 
 def _encodable(text: str) -> bool:
@@ -311,61 +352,3 @@ def _encodable(text: str) -> bool:
 
 def _is_star(arg: object) -> bool:
     return isinstance(arg, types.GenericAlias) and bool(getattr(arg, "__unpacked__", False))
-
-
-def _constrains(hint: object) -> bool:
-    """Whether the metadata of an ``Annotated`` holds what could be a constraint: anything but documentation."""
-    return any(not isinstance(item, str | typing_extensions.Doc) for item in cast(Any, hint).__metadata__)
-
-
-def refusal(hint: object) -> str:
-    """Why `hint` cannot travel and what to use instead."""
-    origin = get_origin(hint) or hint
-    if hint is Any or hint is object:
-        return _UNTYPED
-    if not isinstance(origin, Hashable):
-        return _UNKNOWN
-    if origin in _COLLECTIONS or origin in _MAPPINGS or origin is tuple:
-        return f"it does not say what it holds; give the types in brackets, as in {_example(origin)}"
-    if origin is collections.abc.Callable or isinstance(hint, types.FunctionType):
-        return "a function stays in its process; offer it as a command of a service instead"
-    if origin in _STREAMS:
-        return "streams cannot travel yet; use list[...] or Iterable[...], which travel whole"
-    if isinstance(hint, TypeVar | typing.ParamSpec | typing.TypeVarTuple):
-        return "the type has to be known; write a concrete type"
-    if isinstance(hint, str | typing.ForwardRef):
-        return "the name was not resolved; write the type itself"
-    if hint is bytearray or hint is memoryview:
-        return "use bytes"
-    if isinstance(origin, type) and dataclasses.is_dataclass(origin):
-        return _GENERIC
-    if isinstance(hint, type):
-        return _class_refusal(hint)
-    return _UNKNOWN
-
-
-def _class_refusal(cls: type) -> str:
-    if typing_extensions.is_typeddict(cls) or (issubclass(cls, tuple) and hasattr(cls, "_fields")):
-        return "use a dataclass"
-    if issubclass(cls, io.IOBase | typing.IO):
-        return "an open file belongs to its process; send its content as bytes, or its path as str"
-    if issubclass(cls, tuple(SCALARS)):
-        return f"use {next(name for base, name in SCALARS.items() if issubclass(cls, base))}, or a NewType of it"
-    if issubclass(cls, list | tuple | set | frozenset | dict):
-        return "use the builtin collection with its types in brackets"
-    if issubclass(cls, BaseException):
-        return "raise it, or send its text as str"
-    if cls.__module__ in ("builtins", "abc") or cls.__module__.partition(".")[0] in _PLAIN_MODULES:
-        return "this type is not supported; send it as str, int, float or a dataclass"
-    return "its attributes have no declared types; make it a @dataclass"
-
-
-_PLAIN_MODULES = frozenset({"datetime", "decimal", "uuid", "pathlib", "fractions", "ipaddress", "collections", "re"})
-
-
-def _example(origin: object) -> str:
-    if origin is tuple:
-        return "tuple[int, str]"
-    if origin in _MAPPINGS:
-        return f"{_MAPPINGS[origin]}[str, int]"
-    return f"{_COLLECTIONS[origin]}[int]"

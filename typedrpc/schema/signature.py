@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import enum
-import hashlib
 import inspect
-import json
-import typing
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any, Final, NamedTuple
 
 from typedrpc.schema.data import Data, NodeReader, NodeWriter, as_text
 from typedrpc.schema.hints import HintReader, SignatureFaults
 from typedrpc.schema.nodes import Node
+from typedrpc.schema.records import Scope
 
 
 class ParameterKind(enum.IntEnum):
@@ -26,8 +24,7 @@ class ParameterKind(enum.IntEnum):
     VAR_KEYWORD = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter of a command.
 
     The default is no part of it, only whether there is one: an argument that is not given is not sent, and the callee's
@@ -45,12 +42,30 @@ class Parameter:
         return f"{stars}{self.name}: {self.node}{default}"
 
 
-@dataclass(frozen=True)
-class Signature:
-    """The parameters of a command, without ``self``, and its result."""
+class Schema:
+    """A command as data: its parameters, without ``self``, and its result.
 
-    parameters: tuple[Parameter, ...]
-    result: Node
+    ``str(schema)`` is the signature as Python writes it. Immutable; two schemas are equal where their parts are.
+
+    Attributes:
+        parameters: In the order of declaration.
+        result: The type of the result.
+    """
+
+    def __init__(self, parameters: tuple[Parameter, ...], result: Node) -> None:
+        self.parameters: Final = parameters
+        self.result: Final = result
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Schema):
+            return NotImplemented
+        return self.parameters == other.parameters and self.result == other.result
+
+    def __hash__(self) -> int:
+        return hash((self.parameters, self.result))
+
+    def __repr__(self) -> str:
+        return f"<Schema {self}>"
 
     def __str__(self) -> str:
         parts: list[str] = []
@@ -84,7 +99,7 @@ class Signature:
         return [parameters, writer.write(self.result), writer.definitions]
 
     @classmethod
-    def from_data(cls, data: object) -> Signature:
+    def from_data(cls, data: object) -> Schema:
         """The signature that `data`, which may come from a peer, describes.
 
         Raises:
@@ -105,16 +120,21 @@ class Signature:
 
         The same in every process and on every version of Python.
         """
+        import hashlib  # imported when used, with json: 6 ms of the import
+        import json
+
         text = json.dumps(self.to_data(), ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("ascii")).digest()[:8]
 
 
-def signature_of(function: Callable[..., object], *, method: bool) -> Signature:
+def schema_of(function: Callable[..., object], *, method: bool, names: Mapping[str, Any] | None = None) -> Schema:
     """The signature of a function from its annotations.
 
     Args:
         function: Any function; string annotations are resolved.
         method: Leave the first parameter, ``self``, out.
+        names: What string annotations may use besides the names of the function's module: those of the function that it
+            was defined in.
 
     Raises:
         SignatureFaults: Something is not annotated or cannot travel; all the faults together.
@@ -129,13 +149,14 @@ def signature_of(function: Callable[..., object], *, method: bool) -> Signature:
         if not parameters or parameters[0].kind not in (0, 1):
             raise SignatureFaults(["a command of a class takes self as its first parameter"])
         del parameters[0]
+    scope = Scope.of_function(function, names or {})
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        hints = {name: scope.evaluate(hint) for name, hint in inspect.get_annotations(inspect.unwrap(function)).items()}
     except NameError:
         raise
     except Exception as error:
         raise SignatureFaults([f"an annotation cannot be evaluated: {type(error).__name__}: {error}"]) from error
-    reader = HintReader()
+    reader = HintReader(names, scope)
     reader.faults = faults
     read: list[Parameter] = []
     for parameter in parameters:
@@ -152,7 +173,7 @@ def signature_of(function: Callable[..., object], *, method: bool) -> Signature:
     result = reader.read(hints.get("return"), "the result")
     if faults:
         raise SignatureFaults(faults)
-    return Signature(tuple(read), result)
+    return Schema(tuple(read), result)
 
 
 def _parameter(data: object, reader: NodeReader) -> Parameter:

@@ -1,0 +1,113 @@
+"""What ``Annotated`` asks of a value besides its type: constraints of ``annotated-types``, and what reads like them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import typing_extensions
+
+from typedrpc.schema.nodes import (
+    CollectionNode,
+    ConstrainedNode,
+    Constraint,
+    ConvertedNode,
+    MappingNode,
+    Node,
+    ScalarNode,
+    TupleNode,
+    bare,
+)
+
+MAX_TEXT = 200
+"""Characters of a constraint's argument that a schema keeps."""
+
+# The class of annotated-types (read by name: whoever annotates with it has imported it) and its attribute.
+_KNOWN = {
+    "Gt": ("gt", "gt"),
+    "Ge": ("ge", "ge"),
+    "Lt": ("lt", "lt"),
+    "Le": ("le", "le"),
+    "MultipleOf": ("multiple_of", "multiple_of"),
+    "MinLen": ("min_length", "min_length"),
+    "MaxLen": ("max_length", "max_length"),
+    "Predicate": ("predicate", "func"),
+}
+_WORDS_ONLY = frozenset({"DocInfo", "Unit"})
+_META = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length")
+_ORDERED = frozenset({"int", "float", "bool", "str", "bytes", "datetime"})
+_NUMBERS = frozenset({"int", "float", "bool"})
+_SIZED = frozenset({"str", "bytes", "bytearray", "memoryview"})
+
+
+def constrained(base: Node, metadata: Iterable[object]) -> Node:
+    """`base` with the constraints among what stands behind it in an ``Annotated``.
+
+    Text, documentation and whatever is no constraint is meant for somebody else, and passed over.
+
+    Raises:
+        ValueError: A constraint cannot be checked, or makes no sense for the type; the text says why.
+    """
+    asked = tuple(constraint for item in metadata for constraint in _constraints(item))
+    for constraint in asked:
+        _check_fits(bare(base), constraint)
+    if isinstance(base, ConstrainedNode):
+        return ConstrainedNode(base.base, base.constraints + asked)
+    return ConstrainedNode(base, asked) if asked else base
+
+
+def _constraints(item: object) -> Iterator[Constraint]:
+    cls = type(item)
+    module = cls.__module__.partition(".")[0]
+    if isinstance(item, str | typing_extensions.Doc | type):
+        return
+    if module == "annotated_types":
+        if cls.__name__ in _KNOWN:
+            kind, attribute = _KNOWN[cls.__name__]
+            yield _constraint(kind, getattr(item, attribute))
+        elif isinstance(item, Iterable):  # Interval and Len stand for several
+            for part in item:
+                yield from _constraints(part)
+        elif cls.__name__ not in _WORDS_ONLY:
+            raise ValueError(f"nothing here checks {cls.__name__}; use a Predicate")
+    elif module == "pydantic":  # Field(gt=0) keeps constraints of annotated-types
+        for part in getattr(item, "metadata", ()):
+            yield from _constraints(part)
+    elif module == "msgspec" and cls.__name__ == "Meta":
+        if getattr(item, "pattern", None) is not None:
+            raise ValueError("nothing here checks the pattern of a Meta; use a Predicate")
+        for kind in _META:
+            if (argument := getattr(item, kind, None)) is not None:
+                yield _constraint(kind, argument)
+
+
+def _constraint(kind: str, argument: Any) -> Constraint:
+    if kind == "predicate":
+        if not callable(argument):
+            raise ValueError(f"the predicate {argument!r} cannot be called")
+        text = getattr(argument, "__qualname__", None) or repr(argument)
+    else:
+        text = repr(argument)
+    return Constraint(kind, text[:MAX_TEXT], argument)
+
+
+def _check_fits(base: Node, constraint: Constraint) -> None:
+    kind = constraint.kind
+    if kind == "predicate":
+        return
+    name = cast(str, getattr(base, "name", ""))
+    converted = isinstance(base, ConvertedNode)
+    if kind in ("min_length", "max_length"):
+        sized = isinstance(base, CollectionNode | MappingNode | TupleNode) or name in _SIZED
+        if not (sized or converted):
+            raise ValueError(f"{base} has no length for {constraint}")
+    elif kind == "multiple_of":
+        if not (converted or name in _NUMBERS):
+            raise ValueError(f"{base} is no number for {constraint}")
+        if not constraint.argument:
+            raise ValueError("nothing is a multiple of 0")
+    elif not (converted or (isinstance(base, ScalarNode) and name in _ORDERED)):
+        raise ValueError(
+            f"{base} cannot be compared with the argument of {constraint}; in a union, write it at the member that it "
+            "is meant for"
+        )
