@@ -9,6 +9,7 @@ from typedrpc.schema.conversions import (
     register,
     register_finder,
 )
+from typedrpc.schema.evolution import Adaptation, Difference, adapt_result, compatible
 from typedrpc.schema.hints import SignatureFaults, node_of
 from typedrpc.schema.nodes import (
     ANY,
@@ -48,12 +49,14 @@ __all__ = [
     "MAPPINGS",
     "NONE",
     "SCALARS",
+    "Adaptation",
     "AliasNode",
     "CollectionNode",
     "ConstrainedNode",
     "Constraint",
     "Conversion",
     "ConvertedNode",
+    "Difference",
     "EnumNode",
     "Field",
     "Finder",
@@ -74,7 +77,9 @@ __all__ = [
     "SignatureFaults",
     "TupleNode",
     "UnionNode",
+    "adapt_result",
     "children",
+    "compatible",
     "hashable",
     "node_of",
     "register",
