@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -213,6 +213,45 @@ def test_importing_typedrpc_brings_nothing_but_its_dependencies() -> None:
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     imported = set(run.stdout.split()) - set(sys.stdlib_module_names)
     assert imported == {"typedrpc", "msgpack", "typing_extensions"}
+
+
+# What `import typedrpc` imports of the standard library besides what its dependencies do. Every program that uses it
+# waits for these and for what they import in turn; what is needed later, or by few, is imported where it is used.
+IMPORTED_AT_ONCE = {
+    "__future__",
+    "concurrent.futures",
+    "contextvars",
+    "dataclasses",
+    "errno",
+    "hashlib",
+    "heapq",
+    "json",
+    "logging",
+    "math",
+    "socket",
+    "threading",
+}
+
+
+def imported_by(*modules: str, after: Iterable[str]) -> set[str]:
+    """What importing modules adds to ``sys.modules`` of an interpreter that has imported those which come before."""
+    program = (
+        f"import sys; sys.path[:] = {[str(ROOT), *sys.path]!r}; import {', '.join(after)};"
+        f"before = set(sys.modules); import {', '.join(modules)}; print(*set(sys.modules) - before)"
+    )
+    # Without site: what it runs, coverage for one, imports much and would hide it.
+    run = subprocess.run([sys.executable, "-ISc", program], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+def test_importing_typedrpc_imports_little_of_the_standard_library() -> None:
+    imported = imported_by("typedrpc", after=[*DEPENDENCIES, *sorted(IMPORTED_AT_ONCE)])
+    assert {name for name in imported if top(name) != "typedrpc"} == set()
+
+
+def test_importing_typedrpc_needs_what_is_said_to_be_imported_at_once() -> None:
+    imported = imported_by("typedrpc", *DEPENDENCIES, after=["sys"])
+    assert imported >= IMPORTED_AT_ONCE - set(sys.builtin_module_names)
 
 
 def documents() -> list[Path]:
