@@ -68,9 +68,8 @@ class Limits:
         self.max_calls = max_calls
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Limits):
-            return NotImplemented
-        return (self.max_message_size, self.max_calls) == (other.max_message_size, other.max_calls)
+        mine = (self.max_message_size, self.max_calls)
+        return isinstance(other, Limits) and mine == (other.max_message_size, other.max_calls)
 
     def __repr__(self) -> str:
         return f"Limits(max_message_size={self.max_message_size}, max_calls={self.max_calls})"
