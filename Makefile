@@ -30,7 +30,9 @@ check: $(VENV)/.dev  ## ruff (lint, format), mypy --strict, pyright.
 
 unit: $(VENV)/.dev  ## pytest, with the coverage of the subprocesses that the tests start.
 	@rm -f .coverage .coverage.*
-	$(RUN) -m pytest --cov $(PYTEST_ARGS)
+	@# A worker takes whole files, for what the tests of a file share; the slowest come first. One that a time-out ends
+	@# is not replaced: its successors would run the test that hangs again and again.
+	$(RUN) -m pytest --cov -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
 prove: $(VENV)/.dev  ## Measure what is promised in milliseconds and megabytes, each figure beside its promise.
 	@$(RUN) benchmarks/prove.py

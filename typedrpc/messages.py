@@ -3,7 +3,6 @@
 Reading trusts nothing and never raises: what is wrong with a message comes back as a sentence.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from typedrpc.codec import CodecError, Payload, pack_plain, unpack_plain
@@ -48,7 +47,6 @@ class Extension:
     TARGET: Final = 6  # reserved
 
 
-@dataclass(frozen=True, slots=True)
 class Limits:
     """What this side accepts; told to the peer in the hello.
 
@@ -57,20 +55,24 @@ class Limits:
         max_calls: Calls of the peer that are in flight at a time.
     """
 
-    max_message_size: int = MAX_MESSAGE_SIZE
-    max_calls: int = MAX_CALLS
+    __slots__ = ("max_calls", "max_message_size")
 
-    def __post_init__(self) -> None:
-        if type(self.max_message_size) is not int or type(self.max_calls) is not int:
-            raise ValueError(
-                f"max_message_size and max_calls must be ints: {self.max_message_size!r}, {self.max_calls!r}"
-            )
-        if not MIN_MESSAGE_SIZE <= self.max_message_size <= MAX_FRAME_SIZE:
-            raise ValueError(
-                f"max_message_size must be {MIN_MESSAGE_SIZE} to {MAX_FRAME_SIZE}, not {self.max_message_size}"
-            )
-        if not 1 <= self.max_calls <= 2**31 - 1:
-            raise ValueError(f"max_calls must be 1 to {2**31 - 1}: {self.max_calls}")
+    def __init__(self, max_message_size: int = MAX_MESSAGE_SIZE, max_calls: int = MAX_CALLS) -> None:
+        if type(max_message_size) is not int or type(max_calls) is not int:
+            raise ValueError(f"max_message_size and max_calls must be ints: {max_message_size!r}, {max_calls!r}")
+        if not MIN_MESSAGE_SIZE <= max_message_size <= MAX_FRAME_SIZE:
+            raise ValueError(f"max_message_size must be {MIN_MESSAGE_SIZE} to {MAX_FRAME_SIZE}, not {max_message_size}")
+        if not 1 <= max_calls <= 2**31 - 1:
+            raise ValueError(f"max_calls must be 1 to {2**31 - 1}: {max_calls}")
+        self.max_message_size = max_message_size
+        self.max_calls = max_calls
+
+    def __eq__(self, other: object) -> bool:
+        mine = (self.max_message_size, self.max_calls)
+        return isinstance(other, Limits) and mine == (other.max_message_size, other.max_calls)
+
+    def __repr__(self) -> str:
+        return f"Limits(max_message_size={self.max_message_size}, max_calls={self.max_calls})"
 
 
 def pack_hello(limits: Limits) -> bytes:

@@ -19,7 +19,6 @@ event is :class:`Closed`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -91,14 +90,28 @@ class Outcome(Generic[TokenT]):
         self.frame = frame
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class _Turn:
+    """An event that says all by its class."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Opened(_Turn):
     """Event: the peer is let in, calls may be made."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+
+class Closed(_Turn):
     """Event, always the last: the connection is over, because of ``Protocol.error``."""
+
+    __slots__ = ()
 
 
 Event: TypeAlias = Request | Outcome[TokenT] | Opened | Closed

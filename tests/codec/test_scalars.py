@@ -239,7 +239,7 @@ def test_an_instance_of_a_subclass_arrives_as_the_base(hint: Any, value: object,
         (int, 1.0, "float"),
         (int, "1", "str"),
         (int, None, "None"),
-        (int, Mock(spec=int), "Mock"),
+        pytest.param(int, Mock(spec=int), "Mock", id="int-Mock"),  # it would be named after its address
         (float, "1", "str"),
         (float, None, "None"),
         (str, b"a", "bytes"),
