@@ -2,7 +2,32 @@
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any, final
+from threading import Lock
+from typing import Any, Final, final
+
+MAX_VERSIONS: Final = 4096
+"""Schemas of its own by which one peer may write its calls."""
+
+
+@final
+class Versions:
+    """By which schemas of its own a peer writes its calls: what each of their numbers leads to. Thread-safe."""
+
+    __slots__ = ("_lock", "_numbers", "rows")
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+        self._numbers: dict[object, int] = {}
+        self._lock = Lock()
+
+    def number_of(self, key: object, make: Callable[[], Any]) -> int | None:
+        """The number of what `make` gives, the same one for the same key; None beyond `MAX_VERSIONS`."""
+        with self._lock:
+            number = self._numbers.get(key)
+            if number is None and len(self.rows) < MAX_VERSIONS:
+                number = self._numbers[key] = len(self.rows)
+                self.rows.append(make())
+            return number
 
 
 @final
@@ -15,12 +40,13 @@ class Peer:
         server: The server that it is connected to; None at a client.
     """
 
-    __slots__ = ("_close", "address", "id", "server")
+    __slots__ = ("_close", "address", "id", "server", "versions")
 
     def __init__(self, id: int, address: str, server: Any, close: Callable[[str], None]) -> None:
         self.id = id
         self.address = address
         self.server = server
+        self.versions = Versions()
         self._close = close
 
     def close(self, reason: str = "") -> None:

@@ -331,7 +331,9 @@ class Connection:
             raise
         raise error
 
-    def notify(self, command: int, payload: Payload, what: str, deadline: float | None = None) -> None:
+    def notify(
+        self, command: int, payload: Payload, what: str, deadline: float | None = None, extension: bytes = b""
+    ) -> None:
         """Call the peer one-way: write the call, or leave it to the thread that is writing.
 
         Past the deadline the rest is left to a thread of its own: what was begun is sent.
@@ -343,7 +345,7 @@ class Connection:
         with self._state:
             if self.core.state is not State.OPEN:
                 raise self.core.lost()
-        data = self.core.request(0, command, payload, what)
+        data = self.core.request(0, command, payload, what, extension)
         try:
             self._writer.queue.append(data)
             self._writer.make_room(deadline)
