@@ -114,14 +114,14 @@ def test_a_signature_that_differs_is_refused_for_its_command_alone() -> None:
     errors = []
     for _ in range(2):
         with pytest.raises(ContractMismatch) as raised:
-            agreement.route_of(STORE["put"]).id
+            agreement.route_of(STORE["put"])
         errors.append(raised.value)
     assert errors[0] is not errors[1]
     assert errors[0].command == "store.put"
     assert errors[0].ours == "(key: str, value: bytes) -> None"
     assert errors[0].theirs == "(key: str, value: str, times: int = ...) -> None"
     with pytest.raises(UnknownCommand) as unknown:
-        agreement.route_of(STORE["mode"]).id
+        agreement.route_of(STORE["mode"])
     assert (unknown.value.command, unknown.value.id) == ("store.mode", STORE["mode"].id)
 
 
@@ -130,7 +130,7 @@ def test_a_service_that_the_peer_does_not_have() -> None:
     assert asked == [ProtocolCommand.CONTRACT]
     for command in STORE.values():
         with pytest.raises(UnknownCommand):
-            agreement.route_of(command).id
+            agreement.route_of(command)
 
 
 def deep_service(leaf: str) -> type[Service]:
@@ -146,7 +146,7 @@ def test_signatures_nest_deeper_than_other_plain_data() -> None:
     ours, theirs = deep_service("int"), deep_service("str")
     agreement, _ = agree_with(Table([theirs()]), ours)
     with pytest.raises(ContractMismatch) as raised:
-        agreement.route_of(commands_of(ours)["dig"]).id
+        agreement.route_of(commands_of(ours)["dig"])
     assert "list[str]" in raised.value.theirs
 
 
@@ -199,7 +199,7 @@ def test_a_signature_that_cannot_be_read_concerns_its_command_alone(signatures: 
     agreement, _ = converse(Store, lambda question: replies[question[0]])
     assert agreement.route_of(STORE["get"]).id == 5
     with pytest.raises(ContractMismatch) as raised:
-        agreement.route_of(STORE["put"]).id
+        agreement.route_of(STORE["put"])
     assert raised.value.theirs == theirs
 
 
