@@ -27,6 +27,7 @@ class Conversion(NamedTuple):
         encode: From a value to what travels.
         decode: And back. What it raises makes the value one that does not fit.
         exact: The classes that values usually have, if not just `cls`.
+        promoted: Other classes whose values type checkers let pass for one: int and float for ``complex``.
     """
 
     cls: type[Any]
@@ -35,6 +36,7 @@ class Conversion(NamedTuple):
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
     exact: tuple[type[Any], ...] = ()
+    promoted: tuple[type[Any], ...] = ()
 
     @property
     def instances(self) -> frozenset[type[Any]]:
@@ -229,6 +231,7 @@ def _complex(cls: type[Any]) -> Conversion:
         tuple[float, float],
         lambda value: (value.real, value.imag),
         lambda data: complex(*data),
+        promoted=(int, float),
     )
 
 
