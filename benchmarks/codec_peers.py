@@ -66,12 +66,10 @@ def _typedrpc(subject: Subject) -> Coding:
     codec = CommandCodec("benchmark", signature_of(command, method=False))
 
     def received(sent: Any) -> Any:
-        # A large segment arrives in a buffer of the connection, so decoding bytes copies them.
-        return (
-            Segmented(sent.body, [memoryview(segment) for segment in sent.segments])
-            if isinstance(sent, Segmented)
-            else sent
-        )
+        if not isinstance(sent, Segmented):
+            return sent
+        # A segment arrives in a buffer of the connection, so decoding has to copy it.
+        return Segmented(sent.body, [memoryview(segment) for segment in sent.segments])
 
     return Coding(subject.value, codec.pack_result, codec.unpack_result, received)
 
