@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 from codec_values import Subject
 
 from typedrpc.codec import CommandCodec, Segmented
-from typedrpc.schema import signature_of
+from typedrpc.schema import schema_of
 
 
 class Coding(NamedTuple):
@@ -63,7 +63,7 @@ def _typedrpc(subject: Subject) -> Coding:
     def command() -> Any: ...
 
     command.__annotations__["return"] = subject.hint
-    codec = CommandCodec("benchmark", signature_of(command, method=False))
+    codec = CommandCodec("benchmark", schema_of(command, method=False))
 
     def received(sent: Any) -> Any:
         if not isinstance(sent, Segmented):

@@ -51,7 +51,7 @@ def test_a_column_of_scalars_is_checked_at_the_speed_of_c() -> None:
         for way in ("pack", "unpack"):
             text = emitted(hint, way)
             assert "for " not in text
-            assert "{*map(type, value)} <= only_" in text
+            assert "{*map(type, value)} <= only_" in text or "[*map(type, value)].count(" in text
             assert text.endswith("\nvalue")
 
 

@@ -160,7 +160,7 @@ class Coder(ABC):
         exact = self.exact(way)
         if not exact:
             return self.emit_loop(out, way, var)
-        test = f"if not {{*map(type, {var})}} <= {out.types(exact)}:"
+        test = f"if {out.differ_from(exact, var, f'len({var})')}:"
         if not self.lenient:
             with out.block(test):
                 out.line("raise misfit")

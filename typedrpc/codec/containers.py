@@ -300,9 +300,9 @@ class MappingCoder(Coder):
             return self._emit_items(out, way, var)
         lenient = self._key.lenient or self._value.lenient
         result = out.assign(var) if lenient else var
-        tests = f"{{*map(type, {var})}} <= {out.types(key_types)}"
-        tests += f" and {{*map(type, {var}.values())}} <= {out.types(value_types)}"
-        with out.block(f"if not ({tests}):"):
+        tests = f"{out.differ_from(key_types, var, f'len({var})')}"
+        tests += f" or {out.differ_from(value_types, f'{var}.values()', f'len({var})')}"
+        with out.block(f"if {tests}:"):
             out.line(f"{result} = {self._emit_items(out, way, var)}" if lenient else "raise misfit")
         return result
 

@@ -153,7 +153,8 @@ class FloatCoder(ExactCoder):
         return number
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
-        return out.assign(f"{var} if type({var}) is float else {out.constant(to_float)}({var})")
+        exact = out.constant(float)
+        return out.assign(f"{var} if type({var}) is {exact} else {out.constant(to_float)}({var})")
 
 
 def _exact_bytes(value: bytes) -> bytes:
