@@ -27,6 +27,8 @@ class Conversion(NamedTuple):
         encode: From a value to what travels.
         decode: And back. What it raises makes the value one that does not fit.
         exact: The classes that values usually have, if not just `cls`.
+        promoted: Classes whose instances type checkers take for those of `cls`, the nearest first: ``float`` and
+            ``int`` for ``complex``. `encode` is given them too.
     """
 
     cls: type[Any]
@@ -35,6 +37,7 @@ class Conversion(NamedTuple):
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
     exact: tuple[type[Any], ...] = ()
+    promoted: tuple[type[Any], ...] = ()
 
     @property
     def instances(self) -> frozenset[type[Any]]:
@@ -229,6 +232,7 @@ def _complex(cls: type[Any]) -> Conversion:
         tuple[float, float],
         lambda value: (value.real, value.imag),
         lambda data: complex(*data),
+        promoted=(float, int),
     )
 
 
