@@ -168,13 +168,12 @@ class Sample:
 
 def samples_of(annotation: str) -> Sample:
     """Values of a row of the table, by the row of the corpus with the same type."""
-    (row,) = [row for row in corpus.ROWS if same(row.annotation, NODES[annotation])][:1] or [None]
-    assert row is not None, f"the corpus has no row for {annotation}"
-    return Sample(row)
+    found = [row for row in corpus.ROWS if CORPUS_NODES[row.annotation] == NODES[annotation]]
+    assert found, f"the corpus has no row for {annotation}"
+    return Sample(found[0])
 
 
-def same(annotation: str, node: Node) -> bool:
-    return read(annotation, CORPUS) == node
+CORPUS_NODES: Final = {row.annotation: read(row.annotation, CORPUS) for row in corpus.ROWS}
 
 
 def form(data: object) -> str:
