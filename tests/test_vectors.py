@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, NotRequi
 
 import annotated_types
 import pytest
+from typing_extensions import TypeAliasType
 
 from tests.back_to_back import feed, frames, joined, said
 from typedrpc import errors
@@ -92,7 +93,7 @@ NAMES: Final[dict[str, Any]] = {
     "Decimal": decimal.Decimal,
     "Fraction": fractions.Fraction,
     "Literal": Literal,
-    "Nested": "int | list[Nested]",
+    "Nested": TypeAliasType("Nested", "int | list[Nested]"),
     "UUID": uuid.UUID,
     "ZoneInfo": zoneinfo.ZoneInfo,
     "inf": float("inf"),

@@ -210,6 +210,7 @@ Grid: TypeAlias = "list[list[int]]"
 Pairs: TypeAlias = list[tuple[T, T]]
 Words = TypeAliasType("Words", list[str])
 Nested: TypeAlias = "int | list[Nested]"
+Forest = TypeAliasType("Forest", "dict[str, Forest]")
 
 
 def is_even(number: int) -> bool:
@@ -584,6 +585,7 @@ ROWS = [
     Row("Pairs[int]", ("[(1, 2)]", "[]"), ("[(1, 'a')]", "[1]", "None")),
     Row("Words", ("['a']", "[]"), ("[1]", "'a'", "None")),
     Row("Nested", ("1", "[1, [2, [True]]]", "[]"), ("'a'", "[1, ['a']]", "1.5", "None")),
+    Row("Forest", ("{}", "{'a': {'b': {}}}"), ("{'a': 1}", "{1: {}}", "None")),
     Row("Annotated[int, 'words']", ("1", "True"), ("'a'", "1.0", "None")),
     Row("Annotated[int, Gt(0)]", ("1", "True", "2**64"), ("'a'", "1.0", "None")),
     Row("Annotated[float, Interval(ge=0, lt=1)]", ("0.5", "0", "False"), ("'a'", "None", "1j")),
