@@ -79,6 +79,8 @@ class Tree:
     below: list["Tree"] = field(default_factory=lambda: list[Tree]())
 
 
+Nested = TypeAliasType("Nested", "int | list[Nested]")
+
 NAMES: Final[dict[str, Any]] = {
     **{name: value for name, value in vars(collections.abc).items() if name in collections.abc.__all__},
     **{name: getattr(collections, name) for name in ("Counter", "OrderedDict", "defaultdict", "deque")},
@@ -93,7 +95,7 @@ NAMES: Final[dict[str, Any]] = {
     "Decimal": decimal.Decimal,
     "Fraction": fractions.Fraction,
     "Literal": Literal,
-    "Nested": TypeAliasType("Nested", "int | list[Nested]"),
+    "Nested": Nested,
     "UUID": uuid.UUID,
     "ZoneInfo": zoneinfo.ZoneInfo,
     "inf": float("inf"),
