@@ -160,7 +160,9 @@ class ConvertedCoder(AroundCoder):
     def accepts(self, kind: type) -> int | None:
         if self._cls in kind.__mro__:
             return kind.__mro__.index(self._cls)
-        return 1000 if issubclass(kind, self._conversion.promoted) else None
+        # Further off than an int from a float.
+        ranks = enumerate(self._conversion.promoted, 1001)
+        return next((rank for rank, base in ranks if issubclass(kind, base)), None)
 
     def as_key(self) -> Coder:
         assert isinstance(self.node, ConvertedNode)

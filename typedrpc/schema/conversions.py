@@ -27,7 +27,8 @@ class Conversion(NamedTuple):
         encode: From a value to what travels.
         decode: And back. What it raises makes the value one that does not fit.
         exact: The classes that values usually have, if not just `cls`.
-        promoted: Other classes whose values type checkers let pass for one: int and float for ``complex``.
+        promoted: Classes whose instances type checkers take for those of `cls`, the nearest first: ``float`` and
+            ``int`` for ``complex``. `encode` is given them too.
     """
 
     cls: type[Any]
@@ -231,7 +232,7 @@ def _complex(cls: type[Any]) -> Conversion:
         tuple[float, float],
         lambda value: (value.real, value.imag),
         lambda data: complex(*data),
-        promoted=(int, float),
+        promoted=(float, int),
     )
 
 
