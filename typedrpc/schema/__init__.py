@@ -9,7 +9,8 @@ from typedrpc.schema.conversions import (
     register,
     register_finder,
 )
-from typedrpc.schema.hints import SignatureFaults, node_of
+from typedrpc.schema.hints import SignatureFaults, UnresolvedNames, node_of
+from typedrpc.schema.local import LocalNames, is_local, running_around
 from typedrpc.schema.nodes import (
     ANY,
     COLLECTIONS,
@@ -61,6 +62,7 @@ __all__ = [
     "IgnoredNode",
     "LiteralNode",
     "LiteralValue",
+    "LocalNames",
     "MappingNode",
     "Node",
     "Parameter",
@@ -74,10 +76,13 @@ __all__ = [
     "SignatureFaults",
     "TupleNode",
     "UnionNode",
+    "UnresolvedNames",
     "children",
     "hashable",
+    "is_local",
     "node_of",
     "register",
     "register_finder",
+    "running_around",
     "schema_of",
 ]

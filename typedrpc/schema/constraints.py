@@ -46,14 +46,22 @@ def constrained(base: Node, metadata: Iterable[object]) -> Node:
     Text, documentation and whatever is no constraint is meant for somebody else, and passed over.
 
     Raises:
-        ValueError: A constraint cannot be checked, or makes no sense for the type; the text says why.
+        ValueError: A constraint cannot be checked; the text says why.
     """
     asked = tuple(constraint for item in metadata for constraint in _constraints(item))
-    for constraint in asked:
-        _check_fits(bare(base), constraint)
     if isinstance(base, ConstrainedNode):
         return ConstrainedNode(base.base, base.constraints + asked)
     return ConstrainedNode(base, asked) if asked else base
+
+
+def check_fits(node: ConstrainedNode) -> None:
+    """Whether the constraints make sense for the type, which has been read to the end.
+
+    Raises:
+        ValueError: One does not; the text says why.
+    """
+    for constraint in node.constraints:
+        _check_fits(bare(node), constraint)
 
 
 def _constraints(item: object) -> Iterator[Constraint]:
