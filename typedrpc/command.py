@@ -204,7 +204,7 @@ class Command(Generic[CallableT_co]):
             function = inspect.unwrap(self.function)
             names = self._names
             if is_local(function):
-                holding = () if defining else (self._owner, self)
+                holding = () if defining else (self if self._owner is None else self._owner,)
                 running = running_around(function, sys._getframe(1), holding=holding)
                 names = running if names is None else names.completed(running)
             try:

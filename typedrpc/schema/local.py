@@ -29,7 +29,7 @@ class LocalNames:
         self._functions = functions
 
     def of(self, owner: Any) -> list[Mapping[str, Any]]:
-        """What annotations of a function or a class see, from the inside out; nothing where it is not local to these."""
+        """What annotations of a function or a class see, from the inside out; nothing where it is local to others."""
         if owner.__module__ != self._module:
             return []
         return [self._functions[name] for name in enclosing(owner) if name in self._functions]
@@ -66,27 +66,24 @@ def running_around(function: Any, frame: FrameType | None, *, holding: tuple[obj
     Args:
         function: A function that is no wrapper.
         frame: Where to begin.
-        holding: The innermost function has one of these as a local variable. Without it, the first function of this
-            name is taken: right where the definition runs, a guess later.
+        holding: The innermost function has one of these as a local variable, which tells it from other calls of the
+            same function. Without it the first one is taken, which is right while the definition runs.
 
     Returns:
-        None if there are none.
+        None if the innermost one does not run.
     """
     wanted = enclosing(function)
     globals = getattr(function, "__globals__", None)
-    innermost = wanted[0] if wanted else ""
     found: dict[str, Mapping[str, Any]] = {}
     while frame is not None and len(found) < len(wanted):
         name = frame.f_code.co_qualname
         if name in wanted and name not in found and frame.f_globals is globals:
             names = frame.f_locals
-            if name == innermost and holding and not any(_is_one_of(value, holding) for value in names.values()):
-                names = {}
-            if names:
+            if found or (name == wanted[0] and _holds(names, holding)):
                 found[name] = names
         frame = frame.f_back
     return LocalNames(function.__module__, found) if found else None
 
 
-def _is_one_of(value: object, those: tuple[object, ...]) -> bool:
-    return any(value is one for one in those)
+def _holds(names: Mapping[str, Any], wanted: tuple[object, ...]) -> bool:
+    return not wanted or any(value is one for value in names.values() for one in wanted)
