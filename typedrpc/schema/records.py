@@ -51,10 +51,10 @@ class Scope:
     @classmethod
     def of_class(cls, owner: type[Any], names: LocalNames | None = None) -> Scope:
         """The scope of a class's annotations, with `names` of the functions that it may be local to."""
-        module: Any = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
+        module = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
         local: list[Any] = [] if names is None else names.of(owner)
-        # A field's default is in the class under the field's name, which may be that of its type: `date: date = ...`.
-        return cls(dict(vars(owner)), ChainMap(_type_parameters(owner), *local, module), owner.__module__)
+        body: Any = _BodyNames(owner)
+        return cls(module, ChainMap(_type_parameters(owner), body, *local), owner.__module__)
 
     def of_alias(self, alias: Any) -> Scope:
         """The scope of an alias that was met here: its module, or, where that is the same, all the names of here."""
@@ -86,14 +86,19 @@ class Scope:
 
 
 class _BodyNames(Mapping[str, Any]):
-    """What annotations in a class body see of it. A method may be called ``list`` and still give a ``list``."""
+    """What annotations in a class body see of it.
+
+    A method may be called ``list`` and still give a ``list``; a field may be called as its type is: ``date: date``.
+    """
 
     def __init__(self, owner: type[Any]) -> None:
         self._names = vars(owner)
+        self._fields = self._names.get("__annotations__", {})
 
     def __getitem__(self, name: str) -> Any:
         value = self._names[name]
-        if isinstance(value, FunctionType) or (not isinstance(value, type) and hasattr(value, "__wrapped__")):
+        is_method = isinstance(value, FunctionType) or (not isinstance(value, type) and hasattr(value, "__wrapped__"))
+        if is_method or name in self._fields:
             raise KeyError(name)
         return value
 
