@@ -293,6 +293,7 @@ Even = TypeAliasType("Even", "tuple[int, Odd] | None")
 Odd = TypeAliasType("Odd", "tuple[str, Even] | None")
 Nested = TypeAliasType("Nested", "list[Nested[T]] | T", type_params=(T,))
 Plural = TypeAliasType("Plural", list[T], type_params=(T,))
+Twice = TypeAliasType("Twice", Plural[Plural[int]])
 Itself = TypeAliasType("Itself", "Itself")  # type: ignore[misc]
 ItselfInUnion = TypeAliasType("ItselfInUnion", "int | ItselfInUnion")  # type: ignore[misc]
 There = TypeAliasType("There", "Back | int")  # pyright: ignore[reportGeneralTypeIssues]
@@ -315,7 +316,6 @@ def text_and_target(hint: Any) -> tuple[str, str]:
 def test_aliases_that_do_not_refer_to_themselves_are_what_they_stand_for() -> None:
     assert node_of(Plainly) == node_of(list[int])
     assert str(node_of(Plural[int])) == "list[int]"
-    Twice = TypeAliasType("Twice", Plural[Plural[int]])
     assert str(node_of(Twice)) == "list[list[int]]"
 
 

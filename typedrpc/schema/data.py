@@ -47,7 +47,7 @@ from typedrpc.schema.nodes import (
     ScalarNode,
     TupleNode,
     UnionNode,
-    stands_within,
+    children,
 )
 
 Data: TypeAlias = "str | int | bool | list[Data]"
@@ -186,13 +186,21 @@ class NodeReader:
                 record.complete(read)
             case ["alias", str(name), node]:
                 alias = self._nodes[index] = AliasNode(as_text(name, "an alias"))
-                target = self.read(node)
-                if stands_within(target, alias):
-                    raise ValueError("an alias stands for itself")
-                alias.complete(target)
+                alias.complete(self.read(node))
             case _:
                 raise ValueError("a definition is in no known form")
         return self._nodes[index]
+
+    def check(self) -> None:
+        """Looks at what shows only when all has been read: that no alias stands for itself.
+
+        Raises:
+            ValueError: One does.
+        """
+        settled: set[int] = set()
+        for node in self._nodes.values():
+            if isinstance(node, AliasNode):
+                _check_alias(node, settled)
 
     def _field(self, data: object) -> Field:
         match data:
@@ -200,6 +208,27 @@ class NodeReader:
                 return Field(as_text(name, "a field"), self.read(node), required)
             case _:
                 raise ValueError("a field is in no known form")
+
+
+def _check_alias(alias: AliasNode, settled: set[int]) -> None:
+    """Raises ValueError if an alias stands for itself with nothing in between. Looks at each alias once."""
+    open_aliases: set[int] = set()
+    left: list[tuple[Node, bool]] = [(alias, False)]
+    while left:
+        node, is_done = left.pop()
+        if isinstance(node, AliasNode):
+            if is_done:
+                open_aliases.remove(id(node))
+                settled.add(id(node))
+                continue
+            if id(node) in settled:
+                continue
+            if id(node) in open_aliases:
+                raise ValueError("an alias stands for itself")
+            open_aliases.add(id(node))
+            left.append((node, True))
+        if isinstance(node, AliasNode | UnionNode | ConstrainedNode):
+            left.extend((child, False) for child in children(node))
 
 
 def as_list(data: object, what: str) -> list[object]:

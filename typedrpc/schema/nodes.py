@@ -62,7 +62,7 @@ class Node:
             return True
         if type(self) is not type(other) or not isinstance(other, Node):
             return NotImplemented
-        return _same_graphs(self, other)
+        return same_graphs([(self, other)])
 
     def _own(self) -> object:
         """What is compared besides the children."""
@@ -426,27 +426,36 @@ def children(node: Node) -> tuple[Node, ...]:
             return ()
 
 
-def _same_graphs(first: Node, second: Node) -> bool:
-    """Whether two nodes, unrolled along all cycles, are the same tree."""
-    left = [(first, second)]
-    met: set[tuple[int, int]] = set()
+def same_graphs(pairs: Iterable[tuple[Node, Node]]) -> bool:
+    """Whether the two nodes of each pair, unrolled along all cycles, are the same tree."""
+    left = list(pairs)
+    leaders: dict[int, int] = {}
     while left:
         one, other = left.pop()
         if one is other:
             continue
         if type(one) is not type(other) or one._own() != other._own():
             return False
+        # Nodes that have to be equal are put into classes, so that the work grows with the sum of the two graphs' sizes
+        # and not with their product: Hopcroft and Karp's way to compare automata.
         if isinstance(one, RecordNode | AliasNode):
-            # Who meets a pair again has gone round a cycle, or comes by another way.
-            pair = (id(one), id(other))
-            if pair in met:
+            ours, theirs = _leader(leaders, id(one)), _leader(leaders, id(other))
+            if ours == theirs:
                 continue
-            met.add(pair)
-        ours, theirs = children(one), children(other)
-        if len(ours) != len(theirs):
+            leaders[ours] = theirs
+        below, beyond = children(one), children(other)
+        if len(below) != len(beyond):
             return False
-        left.extend(zip(ours, theirs, strict=True))
+        left.extend(zip(below, beyond, strict=True))
     return True
+
+
+def _leader(leaders: dict[int, int], member: int) -> int:
+    """Who stands for the class that `member` is in. The way there is shortened for who asks next."""
+    while (leader := leaders.get(member)) is not None:
+        leaders[member] = leaders.get(leader, leader)
+        member = leader
+    return member
 
 
 def bare(node: Node) -> Node:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from typedrpc.schema.data import Data, NodeReader, NodeWriter, as_text
 from typedrpc.schema.hints import HintReader, SignatureFaults
 from typedrpc.schema.local import LocalNames
-from typedrpc.schema.nodes import Node
+from typedrpc.schema.nodes import Node, same_graphs
 from typedrpc.schema.records import Scope
 
 
@@ -60,7 +60,13 @@ class Schema:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schema):
             return NotImplemented
-        return self.parameters == other.parameters and self.result == other.result
+        if len(self.parameters) != len(other.parameters):
+            return False
+        both = list(zip(self.parameters, other.parameters, strict=True))
+        if any((a.name, a.kind, a.required) != (b.name, b.kind, b.required) for a, b in both):
+            return False
+        # In one go: parameters may share what they are made of.
+        return same_graphs([*((a.node, b.node) for a, b in both), (self.result, other.result)])
 
     def __hash__(self) -> int:
         return hash((self.parameters, self.result))
@@ -110,6 +116,7 @@ class Schema:
             case [list(parameters), result, definitions]:
                 reader = NodeReader(definitions)
                 signature = cls(tuple(_parameter(item, reader) for item in parameters), reader.read(result))
+                reader.check()
             case _:
                 raise ValueError("a signature is in no known form")
         _check_order(signature.parameters)
