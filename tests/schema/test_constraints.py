@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal, NewType, Optional, cast
 
 import annotated_types as at
 import pytest
@@ -80,7 +80,7 @@ UNDERSTOOD: list[tuple[Any, str]] = [
     (list[Positive], "list[Annotated[int, Gt(0)]]"),
     (Annotated[list[Positive], at.MinLen(1)], "Annotated[list[Annotated[int, Gt(0)]], MinLen(1)]"),
     (dict[Annotated[str, at.MinLen(1)], Positive], "dict[Annotated[str, MinLen(1)], Annotated[int, Gt(0)]]"),
-    (Positive | None, "Annotated[int, Gt(0)] | None"),
+    (Optional[Positive], "Annotated[int, Gt(0)] | None"),  # noqa: UP045
     (Annotated[int | None, at.Predicate(Checker())], "Annotated[int | None, Predicate(Checker())]"),
     # Passed over
     (Annotated[int, "words", 3, None, object(), [], {"ge": 0}], "int"),
@@ -128,6 +128,10 @@ REFUSED: list[tuple[Any, str]] = [
     (Annotated[int, at.Interval(gt=0), at.MinLen(1)], f"int {NO_LENGTH}"),
     (Annotated[datetime.datetime, at.Timezone(None)], "nothing here checks Timezone; use a Predicate"),
     (Annotated[int, at.Predicate(3)], "the predicate 3 cannot be called"),  # type: ignore[arg-type]
+    (Annotated[int, at.Gt("a")], "int does not go with the argument of Gt('a'): '<' not supported between"),
+    (Annotated[str, at.Le(3)], "str does not go with the argument of Le(3)"),
+    (Annotated[int, at.MultipleOf(cast(Any, "a"))], "int does not go with the argument of MultipleOf('a')"),
+    (Annotated[str, at.MinLen(cast(Any, "a"))], "the argument of MinLen('a') is no int"),
     (list[Annotated[int, at.MinLen(1)]], "in list[Annotated[int, MinLen(min_length=1)]]: Annotated[int, MinLen"),
 ]
 

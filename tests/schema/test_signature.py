@@ -68,8 +68,10 @@ def test_all_the_faults_of_a_signature_come_together() -> None:
         schema_of(command, method=True)
     assert caught.value.faults == [
         "parameter 'a' has no annotation; give it the type of its argument",
-        "parameter 'b': object cannot travel: it says nothing of what travels; name the type, or a union of the types, "
-        "or Any for plain data",
+        (
+            "parameter 'b': object cannot travel: it says nothing of what travels; name the type, or a union of the "
+            "types, or Any for plain data"
+        ),
         "parameter '*c' has no annotation; give it the type of each argument",
         "parameter 'd': list cannot travel: it does not say what it holds; give the types in brackets, as in list[int]",
         "parameter '**e' has no annotation; give it the type of each argument",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import typing_extensions
 
@@ -104,7 +104,7 @@ def _check_fits(base: Node, constraint: Constraint) -> None:
     kind = constraint.kind
     if kind == "predicate":
         return
-    name = cast(str, getattr(base, "name", ""))
+    name = base.name if isinstance(base, ScalarNode) else ""
     converted = isinstance(base, ConvertedNode)
     if kind in ("min_length", "max_length"):
         sized = isinstance(base, CollectionNode | MappingNode | TupleNode) or name in _SIZED
@@ -119,7 +119,7 @@ def _check_fits(base: Node, constraint: Constraint) -> None:
             raise ValueError("nothing is a multiple of 0")
         if not converted:
             _try(lambda: _ORDERED[name] % constraint.argument, base, constraint)
-    elif not (converted or (isinstance(base, ScalarNode) and name in _ORDERED)):
+    elif not (converted or name in _ORDERED):
         raise ValueError(
             f"{base} cannot be compared with the argument of {constraint}; in a union, write it at the member that it "
             "is meant for"
