@@ -17,6 +17,7 @@ import math
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -34,7 +35,7 @@ from typing import (
 from typedrpc.codec import CommandCodec
 from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id, takes_instance
 from typedrpc.errors import DefinitionError
-from typedrpc.schema import Schema, SignatureFaults, schema_of
+from typedrpc.schema import LocalNames, Schema, SignatureFaults, UnresolvedNames, is_local, running_around, schema_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,8 +119,13 @@ class Command(Generic[CallableT_co]):
         self.declaration: Command[Any] = self
         self.siblings: Mapping[str, Command[Any]] = {}
         self._replaces = replaces
+        self._owner: type[Any] | None = None
+        self._names: LocalNames | None = None
         self._schema: Schema | None = None
         self._codec: CommandCodec | None = None
+
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        self._owner = owner
 
     @overload
     def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
@@ -182,13 +188,38 @@ class Command(Generic[CallableT_co]):
         readable = inspect.isfunction(self.function) and (not self._is_method or takes_instance(self.function))
         if self._schema is None and readable:
             try:
-                self._schema = schema_of(self.function, method=self._is_method)
+                self._read(defining=not final)
             except SignatureFaults as problem:
                 faults.extend(problem.faults)
-            except NameError as problem:
-                if final:
-                    faults.append(f"an annotation does not resolve: {problem}")
+                faults.extend(problem.unresolved if final else ())
+            except UnresolvedNames as problem:
+                faults.extend(problem.unresolved if final else ())
         return faults
+
+    def _read(self, *, defining: bool) -> Schema:
+        """The signature of the function itself.
+
+        Args:
+            defining: The definition runs, so that the functions which the command is local to are those on the stack.
+
+        Raises:
+            SignatureFaults: It cannot be carried.
+            UnresolvedNames: A name in the annotations does not resolve (yet).
+        """
+        if self._schema is None:
+            function = inspect.unwrap(self.function)
+            names = self._names
+            if is_local(function):
+                holding = () if defining else (self if self._owner is None else self._owner,)
+                running = running_around(function, sys._getframe(1), holding=holding)
+                names = running if names is None else names.completed(running)
+            try:
+                self._schema = schema_of(self.function, method=self._is_method, names=names, owner=self._owner)
+            except UnresolvedNames:
+                self._names = names and names.kept()
+                raise
+            self._names = None
+        return self._schema
 
     def find_form_faults(self) -> list[str]:
         """What is wrong with the command apart from its annotations, a sentence each."""
@@ -204,8 +235,8 @@ class Command(Generic[CallableT_co]):
     def has_schema_of(self, declaration: Command[Any]) -> bool:
         """Whether the function itself, and not only the command that it implements, has the declared signature."""
         try:
-            return schema_of(self.function, method=self._is_method) == declaration.schema
-        except (SignatureFaults, NameError):
+            return self._read(defining=False) == declaration.schema
+        except (SignatureFaults, UnresolvedNames):
             return False
 
     def declare(self, service_name: str, name: str, siblings: Mapping[str, Command[Any]]) -> None:
@@ -223,6 +254,9 @@ class Command(Generic[CallableT_co]):
         self.id = declaration.id
         self.siblings = declaration.siblings
         self.declaration = declaration
+        if is_local(self.function):  # its names may be gone when it is compared with its contract
+            with suppress(SignatureFaults, UnresolvedNames):
+                self._read(defining=True)
 
 
 class FunctionCommand(Command[CallableT_co]):

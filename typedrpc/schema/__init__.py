@@ -10,7 +10,8 @@ from typedrpc.schema.conversions import (
     register_finder,
 )
 from typedrpc.schema.evolution import Adaptation, Difference, adapt_result, compatible
-from typedrpc.schema.hints import SignatureFaults, node_of
+from typedrpc.schema.hints import SignatureFaults, UnresolvedNames, node_of
+from typedrpc.schema.local import LocalNames, is_local, running_around
 from typedrpc.schema.nodes import (
     ANY,
     COLLECTIONS,
@@ -64,6 +65,7 @@ __all__ = [
     "IgnoredNode",
     "LiteralNode",
     "LiteralValue",
+    "LocalNames",
     "MappingNode",
     "Node",
     "Parameter",
@@ -77,12 +79,15 @@ __all__ = [
     "SignatureFaults",
     "TupleNode",
     "UnionNode",
+    "UnresolvedNames",
     "adapt_result",
     "children",
     "compatible",
     "hashable",
+    "is_local",
     "node_of",
     "register",
     "register_finder",
+    "running_around",
     "schema_of",
 ]

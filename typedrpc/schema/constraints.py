@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import typing_extensions
 
@@ -35,7 +35,8 @@ _KNOWN = {
 }
 _WORDS_ONLY = frozenset({"DocInfo", "Unit"})
 _META = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length")
-_ORDERED = frozenset({"int", "float", "bool", "str", "bytes", "datetime"})
+# A value of each type that has an order, None where not every two values can be compared: dates with and without zone.
+_ORDERED: dict[str, Any] = {"int": 0, "float": 0.0, "bool": False, "str": "", "bytes": b"", "datetime": None}
 _NUMBERS = frozenset({"int", "float", "bool"})
 _SIZED = frozenset({"str", "bytes", "bytearray", "memoryview"})
 
@@ -46,14 +47,22 @@ def constrained(base: Node, metadata: Iterable[object]) -> Node:
     Text, documentation and whatever is no constraint is meant for somebody else, and passed over.
 
     Raises:
-        ValueError: A constraint cannot be checked, or makes no sense for the type; the text says why.
+        ValueError: A constraint cannot be checked; the text says why.
     """
     asked = tuple(constraint for item in metadata for constraint in _constraints(item))
-    for constraint in asked:
-        _check_fits(bare(base), constraint)
     if isinstance(base, ConstrainedNode):
         return ConstrainedNode(base.base, base.constraints + asked)
     return ConstrainedNode(base, asked) if asked else base
+
+
+def check_fits(node: ConstrainedNode) -> None:
+    """Whether the constraints make sense for the type, which has been read to the end.
+
+    Raises:
+        ValueError: One does not; the text says why.
+    """
+    for constraint in node.constraints:
+        _check_fits(bare(node), constraint)
 
 
 def _constraints(item: object) -> Iterator[Constraint]:
@@ -95,19 +104,32 @@ def _check_fits(base: Node, constraint: Constraint) -> None:
     kind = constraint.kind
     if kind == "predicate":
         return
-    name = cast(str, getattr(base, "name", ""))
+    name = base.name if isinstance(base, ScalarNode) else ""
     converted = isinstance(base, ConvertedNode)
     if kind in ("min_length", "max_length"):
         sized = isinstance(base, CollectionNode | MappingNode | TupleNode) or name in _SIZED
         if not (sized or converted):
             raise ValueError(f"{base} has no length for {constraint}")
+        if not isinstance(constraint.argument, int):
+            raise ValueError(f"the argument of {constraint} is no int")
     elif kind == "multiple_of":
         if not (converted or name in _NUMBERS):
             raise ValueError(f"{base} is no number for {constraint}")
         if not constraint.argument:
             raise ValueError("nothing is a multiple of 0")
-    elif not (converted or (isinstance(base, ScalarNode) and name in _ORDERED)):
+        if not converted:
+            _try(lambda: _ORDERED[name] % constraint.argument, base, constraint)
+    elif not (converted or name in _ORDERED):
         raise ValueError(
             f"{base} cannot be compared with the argument of {constraint}; in a union, write it at the member that it "
             "is meant for"
         )
+    elif not converted and (example := _ORDERED[name]) is not None:
+        _try(lambda: example < constraint.argument, base, constraint)
+
+
+def _try(check: Callable[[], object], base: Node, constraint: Constraint) -> None:
+    try:
+        check()
+    except TypeError as error:
+        raise ValueError(f"{base} does not go with the argument of {constraint}: {error}") from error

@@ -53,12 +53,15 @@ class RecordField(NamedTuple):
         hint: Its type hint.
         required: Whether the constructor has to be given it.
         argument: The name under which the constructor takes it; None where it takes it by position, in this order.
+        scope: Where strings within the hint find their names (a `typedrpc.schema.records.Scope`), None for the module
+            of the class.
     """
 
     name: str
     hint: Any
     required: bool
     argument: str | None = None
+    scope: object = None
 
 
 class Record(NamedTuple):
@@ -169,7 +172,7 @@ def _annotated_wire(encode: Callable[..., Any], decode: Callable[..., Any]) -> A
     for function, is_result in ((encode, True), (decode, False)):
         try:
             hints = get_type_hints(function, include_extras=True)
-        except (NameError, TypeError):  # builtins and classes have none
+        except (NameError, AttributeError, TypeError):  # builtins and classes have none
             continue
         result = hints.pop("return", None)
         found = result if is_result else next(iter(hints.values()), None)

@@ -47,10 +47,11 @@ from typedrpc.schema.nodes import (
     ScalarNode,
     TupleNode,
     UnionNode,
-    stands_within,
+    children,
 )
 
 Data: TypeAlias = "str | int | bool | list[Data]"
+_Defined: TypeAlias = EnumNode | FlagNode | RecordNode | AliasNode
 
 MAX_DEPTH = 128
 """How deep data of a peer may nest before it is refused."""
@@ -64,51 +65,57 @@ class NodeWriter:
     def __init__(self) -> None:
         self.definitions: list[Data] = []
         self._index: dict[Node, int] = {}
+        self._left: list[_Defined] = []
 
     def write(self, node: Node) -> Data:
         """The data of `node`."""
+        data = self._write(node)
+        while self._left:  # not by recursion: a graph may be deeper than Python recurses
+            defined = self._left.pop()
+            self.definitions[self._index[defined]] = self._definition(defined)
+        return data
+
+    def _write(self, node: Node) -> Data:
         match node:
             case ScalarNode():
                 return node.name
             case LiteralNode():
                 return ["Literal", [[name, _literal_text(value)] for name, value in node.items]]
             case CollectionNode():
-                return [node.kind, self.write(node.item)]
+                return [node.kind, self._write(node.item)]
             case TupleNode():
-                return ["fixed", [self.write(item) for item in node.items]]
+                return ["fixed", [self._write(item) for item in node.items]]
             case MappingNode():
-                return [node.kind, self.write(node.key), self.write(node.value)]
+                return [node.kind, self._write(node.key), self._write(node.value)]
             case UnionNode():
-                return ["Union", [self.write(member) for member in node.members]]
+                return ["Union", [self._write(member) for member in node.members]]
             case ConstrainedNode():
                 asked: list[Data] = [[constraint.kind, constraint.text] for constraint in node.constraints]
-                return ["Annotated", self.write(node.base), asked]
+                return ["Annotated", self._write(node.base), asked]
             case ConvertedNode():
-                return ["as", node.name, self.write(node.wire)]
+                return ["as", node.name, self._write(node.wire)]
             case EnumNode() | FlagNode() | RecordNode() | AliasNode():
                 return ["ref", self._define(node)]
             case _:
                 raise TypeError(f"{type(node).__name__} has no form as data")
 
-    def _define(self, node: EnumNode | FlagNode | RecordNode | AliasNode) -> int:
+    def _define(self, node: _Defined) -> int:
         index = self._index.get(node)
         if index is None:
-            # The place is taken before the parts are written, so that what they define comes after it, and what refers
-            # to this node from within finds it.
             index = self._index[node] = len(self.definitions)
             self.definitions.append([])
-            self.definitions[index] = self._definition(node)
+            self._left.append(node)
         return index
 
-    def _definition(self, node: EnumNode | FlagNode | RecordNode | AliasNode) -> list[Data]:
+    def _definition(self, node: _Defined) -> list[Data]:
         match node:
             case EnumNode():
                 return ["enum", node.name, [*node.members], node.literal]
             case FlagNode():
                 return ["flag", node.name, [[name, bit] for name, bit in node.members]]
             case AliasNode():
-                return ["alias", node.name, self.write(node.target)]
-        fields: list[Data] = [[field.name, self.write(field.node), field.required] for field in node.fields]
+                return ["alias", node.name, self._write(node.target)]
+        fields: list[Data] = [[field.name, self._write(field.node), field.required] for field in node.fields]
         return ["record", node.name, fields, node.keyed]
 
 
@@ -179,13 +186,21 @@ class NodeReader:
                 record.complete(read)
             case ["alias", str(name), node]:
                 alias = self._nodes[index] = AliasNode(as_text(name, "an alias"))
-                target = self.read(node)
-                if stands_within(target, alias):
-                    raise ValueError("an alias stands for itself")
-                alias.complete(target)
+                alias.complete(self.read(node))
             case _:
                 raise ValueError("a definition is in no known form")
         return self._nodes[index]
+
+    def check(self) -> None:
+        """Looks at what shows only when all has been read: that no alias stands for itself.
+
+        Raises:
+            ValueError: One does.
+        """
+        settled: set[int] = set()
+        for node in self._nodes.values():
+            if isinstance(node, AliasNode):
+                _check_alias(node, settled)
 
     def _field(self, data: object) -> Field:
         match data:
@@ -193,6 +208,27 @@ class NodeReader:
                 return Field(as_text(name, "a field"), self.read(node), required)
             case _:
                 raise ValueError("a field is in no known form")
+
+
+def _check_alias(alias: AliasNode, settled: set[int]) -> None:
+    """Raises ValueError if an alias stands for itself with nothing in between. Looks at each alias once."""
+    open_aliases: set[int] = set()
+    left: list[tuple[Node, bool]] = [(alias, False)]
+    while left:
+        node, is_done = left.pop()
+        if isinstance(node, AliasNode):
+            if is_done:
+                open_aliases.remove(id(node))
+                settled.add(id(node))
+                continue
+            if id(node) in settled:
+                continue
+            if id(node) in open_aliases:
+                raise ValueError("an alias stands for itself")
+            open_aliases.add(id(node))
+            left.append((node, True))
+        if isinstance(node, AliasNode | UnionNode | ConstrainedNode):
+            left.extend((child, False) for child in children(node))
 
 
 def as_list(data: object, what: str) -> list[object]:

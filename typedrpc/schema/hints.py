@@ -8,34 +8,41 @@ import enum
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, NewType, Union, cast, get_args, get_origin
 
 import typing_extensions
 
-from typedrpc.schema.constraints import constrained
+from typedrpc.schema.constraints import check_fits, constrained
 from typedrpc.schema.conversions import Conversion, Record, Refused, conversion_of, find
+from typedrpc.schema.local import LocalNames
 from typedrpc.schema.nodes import (
+    IGNORED,
     NONE,
     SCALARS,
     AliasNode,
     CollectionNode,
+    ConstrainedNode,
     ConvertedNode,
     EnumNode,
     Field,
     FlagNode,
+    IgnoredNode,
     LiteralValue,
     MappingNode,
     Node,
     RecordNode,
     ScalarNode,
     TupleNode,
+    UnionNode,
+    bare,
     children,
     hashable,
     literal_of,
     stands_within,
     union_of,
 )
-from typedrpc.schema.records import Names, Scope, is_record, record_name, record_of, shown, substitute
+from typedrpc.schema.records import Scope, is_record, record_name, record_of, shown, substitute
 from typedrpc.schema.refusals import refusal
 
 MAX_DEPTH = 64
@@ -43,6 +50,9 @@ MAX_DEPTH = 64
 
 MAX_PLACE = 300
 """Characters of a place after which it does not become more precise."""
+
+UNREADABLE = object()
+"""Stands for the value of an annotation that cannot be evaluated."""
 
 _COLLECTIONS: Mapping[object, str] = {
     list: "list",
@@ -80,14 +90,28 @@ class SignatureFaults(Exception):
 
     Attributes:
         faults: One sentence per fault, each with its place.
+        unresolved: One sentence per name that is not defined (yet).
     """
 
-    def __init__(self, faults: Sequence[str]) -> None:
+    def __init__(self, faults: Sequence[str], unresolved: Sequence[str] = ()) -> None:
         self.faults = list(faults)
+        self.unresolved = list(unresolved)
         super().__init__(self.faults)
 
     def __str__(self) -> str:
         return "; ".join(self.faults)
+
+
+class UnresolvedNames(NameError):
+    """Names in annotations are not defined (yet). Nothing else is wrong.
+
+    Attributes:
+        unresolved: One sentence per name.
+    """
+
+    def __init__(self, unresolved: Sequence[str]) -> None:
+        self.unresolved = list(unresolved)
+        super().__init__("; ".join(self.unresolved))
 
 
 def node_of(hint: object, where: str = "the type") -> Node:
@@ -99,27 +123,29 @@ def node_of(hint: object, where: str = "the type") -> Node:
 
     Raises:
         SignatureFaults: The hint, or something within it, cannot travel.
-        NameError: A string annotation within a class names something that is not defined (yet).
+        UnresolvedNames: A string annotation within a class names something that is not defined (yet).
     """
     reader = HintReader()
     node = reader.read(hint, where)
-    if reader.faults:
-        raise SignatureFaults(reader.faults)
+    reader.check()
     return node
 
 
 class HintReader:
-    """Reads hints and collects every fault. The nodes that it returns are good only while `faults` is empty.
+    """Reads hints and collects every fault. The nodes that it returns are good only if `check` raises nothing.
 
     Args:
-        names: What string annotations may use besides the names of the module that they stand in.
+        names: The names of the functions that classes may be local to.
         scope: Where the first hints find theirs.
     """
 
-    def __init__(self, names: Names | None = None, scope: Scope | None = None) -> None:
+    def __init__(self, names: LocalNames | None = None, scope: Scope | None = None) -> None:
         self.faults: list[str] = []
-        self._names: Names = names or {}
+        self._unresolved: dict[str, None] = {}
+        self._names = names
         self._scope = scope or Scope({}, {})
+        self._converting: frozenset[type[Any]] = frozenset()
+        self._late: list[Callable[[], object]] = []
         self._records: dict[object, Node] = {}
         self._aliases: dict[object, Node] = {}
         self._recursive: set[object] = set()
@@ -135,13 +161,44 @@ class HintReader:
         finally:
             self._depth -= 1
 
+    def evaluate(self, hint: object, where: str = "") -> object:
+        """What an annotation stands for; `UNREADABLE` where that cannot be told, which is noted."""
+        return self._value(lambda: self._scope.evaluate(hint), where)
+
+    def check(self) -> None:
+        """Raises what is wrong with all that has been read.
+
+        Raises:
+            SignatureFaults: Something cannot travel.
+            UnresolvedNames: Something is not defined (yet), and that is all.
+        """
+        late, self._late = self._late, []
+        for check in late:
+            check()
+        if self.faults:
+            raise SignatureFaults(self.faults, list(self._unresolved))
+        if self._unresolved:
+            raise UnresolvedNames(list(self._unresolved))
+
+    def _value(self, evaluate: Callable[[], object], where: str) -> object:
+        place = f"{where}: " if where else ""
+        try:
+            return evaluate()
+        except (NameError, AttributeError) as error:
+            self._unresolved[f"{place}an annotation does not resolve: {error}"] = None
+        except Exception as error:
+            self.faults.append(f"{place}an annotation cannot be evaluated: {type(error).__name__}: {error}")
+        return UNREADABLE
+
     def _fault(self, where: str, hint: object, reason: str) -> Node:
         self.faults.append(f"{where}: {shown(hint)} cannot travel: {reason}")
-        return NONE
+        return IGNORED
 
     def _node(self, hint: object, where: str) -> Node:
         if hint is None:
             return NONE
+        if hint is UNREADABLE:
+            return IGNORED
         if isinstance(hint, type) and hint in SCALARS:
             return ScalarNode(SCALARS[hint])
         origin = get_origin(hint)
@@ -194,19 +251,22 @@ class HintReader:
         if origin in _COLLECTIONS:
             kind = _COLLECTIONS[origin]
             item = self.read(args[0], inside)
-            if kind in _SETS and not hashable(item):
-                return self._fault(where, hint, f"{item} cannot be hashed; use a type that can, a tuple say")
+            if kind in _SETS:
+                self._late.append(partial(self._check_hashable, hint, item, where))
             return CollectionNode(kind, item)
         if origin in _MAPPINGS:
             key = self.read(args[0], inside)
-            if not hashable(key):
-                return self._fault(where, hint, f"the key {key} cannot be hashed; use a type that can, a tuple say")
+            self._late.append(partial(self._check_hashable, hint, key, where))
             return MappingNode(_MAPPINGS[origin], key, self.read(args[1] if len(args) > 1 else int, inside))
         if isinstance(origin, _ALIASES):
             return self._alias(origin, args, where)
         if isinstance(origin, type) and is_record(origin):
             return self._record(origin, args, where)
         return self._found(hint, origin, where)
+
+    def _check_hashable(self, hint: object, node: Node, where: str) -> None:
+        if not hashable(node):
+            self._fault(where, hint, f"{node} cannot be hashed; use a type that can, a tuple say")
 
     def _union(self, hint: object, members: list[Node], where: str) -> Node:
         seen: dict[Node, Node] = {}
@@ -220,9 +280,21 @@ class HintReader:
             return self._converted(found, where)
         base = self.read(args[0], where)
         try:
-            return constrained(base, args[1:])
+            node = constrained(base, args[1:])
         except ValueError as error:
             return self._fault(where, hint, str(error))
+        if isinstance(node, ConstrainedNode):
+            self._late.append(partial(self._check_fits, hint, node, where))
+        return node
+
+    def _check_fits(self, hint: object, node: ConstrainedNode, where: str) -> None:
+        base = bare(node)
+        if isinstance(base, IgnoredNode) or (isinstance(base, UnionNode) and IGNORED in base.members):
+            return
+        try:
+            check_fits(node)
+        except ValueError as error:
+            self._fault(where, hint, str(error))
 
     def _tuple(self, args: tuple[Any, ...], inside: str) -> Node:
         if len(args) == 2 and args[1] is Ellipsis:
@@ -231,8 +303,13 @@ class HintReader:
 
     def _alias(self, alias: Any, args: tuple[Any, ...], where: str) -> Node:
         binding = dict(zip(alias.__type_params__, args, strict=False))
-        name = record_name(alias, args)
-        return self._named((alias, args), name, lambda: substitute(alias.__value__, binding), where)
+        outer = self._scope
+        scope = self._scope = outer.of_alias(alias)
+        try:
+            name = record_name(alias, args)
+            return self._named((alias, args), name, lambda: substitute(scope.evaluate(alias.__value__), binding), where)
+        finally:
+            self._scope = outer
 
     def _name(self, text: str, where: str) -> Node:
         """The node of a name in brackets, which may stand within its own definition: ``Json = dict[str, "Json"]``."""
@@ -245,7 +322,9 @@ class HintReader:
             self._recursive.add(key)
             return self._aliases[key]
         node = self._aliases[key] = AliasNode(name)
-        target = self.read(value(), where)
+        converting, self._converting = self._converting, frozenset()
+        target = self.read(self._value(value, where), where)
+        self._converting = converting
         if key not in self._recursive:
             self._aliases[key] = target
             return target
@@ -255,8 +334,15 @@ class HintReader:
         return node
 
     def _converted(self, conversion: Conversion, where: str) -> Node:
+        if conversion.cls in self._converting:
+            return self._fault(where, conversion.cls, "what it travels as holds it again; put a dataclass between")
         inside = f"{where}, in what {conversion.name} travels as" if len(where) < MAX_PLACE else where
-        return ConvertedNode(conversion.name, self.read(conversion.wire, inside), conversion)
+        converting, scope = self._converting, self._scope
+        self._converting = converting | {conversion.cls}
+        self._scope = Scope.of_class(conversion.cls, self._names)
+        node = ConvertedNode(conversion.name, self.read(conversion.wire, inside), conversion)
+        self._converting, self._scope = converting, scope
+        return node
 
     def _literal(self, hint: object, values: tuple[Any, ...], where: str) -> Node:
         plain: list[LiteralValue] = []
@@ -301,23 +387,26 @@ class HintReader:
             return self._records[key]
         node = RecordNode(name, keyed=typing_extensions.is_typeddict(cls), cls=cls)
         self._records[key] = node
+        inside = where if len(where) > MAX_PLACE else f"{where}, in {name}"
         try:
             fields = record().fields
-        except NameError:
-            raise
         except Refused as error:
             return self._fault(where, cls, str(error))
+        except NameError as error:
+            self._unresolved[f"{inside}: an annotation does not resolve: {error}"] = None
+            return IGNORED
         except Exception as error:
             return self._fault(where, cls, f"an annotation in it cannot be evaluated: {type(error).__name__}: {error}")
-        scope, self._scope = self._scope, Scope.of_class(cls, self._names)
-        inside = where if len(where) > MAX_PLACE else f"{where}, in {name}"
-        node.complete(
-            tuple(
-                Field(field.name, self.read(field.hint, f"{inside}.{field.name}"), field.required, field.argument)
-                for field in fields
-            )
-        )
-        self._scope = scope
+        outer = self._scope, self._converting
+        own = Scope.of_class(cls, self._names)
+        self._converting = frozenset()
+        read = []
+        for field in fields:
+            self._scope = field.scope if isinstance(field.scope, Scope) else own
+            child = self.read(field.hint, f"{inside}.{field.name}")
+            read.append(Field(field.name, child, field.required, field.argument))
+        self._scope, self._converting = outer
+        node.complete(tuple(read))
         return node
 
 

@@ -5,12 +5,12 @@ A node says what a type is, never how it travels. Two contracts agree on a type 
 predicate) is not compared, and is None in a node that came from a peer.
 
 Recursive types are graphs with cycles. Every cycle passes through a `RecordNode` or an `AliasNode`, whose parts are
-given after it was made; these two end all walks that follow a cycle.
+given after it was made; these two end all walks that follow a cycle. A graph that came from a peer may be deeper than
+Python recurses, so walks that follow records and aliases keep a list of what is left to visit.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, ClassVar, Final, TypeAlias
@@ -60,9 +60,13 @@ class Node:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if type(self) is not type(other):
+        if type(self) is not type(other) or not isinstance(other, Node):
             return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in self._compared)
+        return same_graphs([(self, other)])
+
+    def _own(self) -> object:
+        """What is compared besides the children."""
+        return None
 
     def __hash__(self) -> int:
         return hash((type(self), *(getattr(self, name) for name in self._compared)))
@@ -78,6 +82,9 @@ class ScalarNode(Node):
 
     def __init__(self, name: str) -> None:
         self.name: Final = name
+
+    def _own(self) -> object:
+        return self.name
 
     def __str__(self) -> str:
         return self.name
@@ -96,6 +103,9 @@ class LiteralNode(Node):
         """The values alone, in canonical order."""
         return tuple(value for _, value in self.items)
 
+    def _own(self) -> object:
+        return self.items
+
     def __str__(self) -> str:
         return f"Literal[{', '.join(repr(value) for value in self.values)}]"
 
@@ -108,6 +118,9 @@ class CollectionNode(Node):
     def __init__(self, kind: str, item: Node) -> None:
         self.kind: Final = kind
         self.item: Final = item
+
+    def _own(self) -> object:
+        return self.kind
 
     def __str__(self) -> str:
         return f"{self.kind}[{self.item}, ...]" if self.kind == "tuple" else f"{self.kind}[{self.item}]"
@@ -134,6 +147,9 @@ class MappingNode(Node):
         self.kind: Final = kind
         self.key: Final = key
         self.value: Final = value
+
+    def _own(self) -> object:
+        return self.kind
 
     def __str__(self) -> str:
         return f"Counter[{self.key}]" if self.kind == "Counter" else f"{self.kind}[{self.key}, {self.value}]"
@@ -169,6 +185,9 @@ class EnumNode(Node):
         self.literal: Final = literal
         self.cls: Final = cls
 
+    def _own(self) -> object:
+        return self.name, self.members, self.literal
+
     def __str__(self) -> str:
         if self.literal:
             return f"Literal[{', '.join(f'{self.name}.{member}' for member in self.members)}]"
@@ -185,6 +204,9 @@ class FlagNode(Node):
         self.name: Final = name
         self.members: Final = members
         self.cls: Final = cls
+
+    def _own(self) -> object:
+        return self.name, self.members
 
     def __str__(self) -> str:
         return self.name
@@ -227,6 +249,9 @@ class ConstrainedNode(Node):
         self.base: Final = base
         self.constraints: Final = constraints
 
+    def _own(self) -> object:
+        return self.constraints
+
     def __str__(self) -> str:
         return f"Annotated[{self.base}, {', '.join(map(str, self.constraints))}]"
 
@@ -247,6 +272,9 @@ class ConvertedNode(Node):
         self.name: Final = name
         self.wire: Final = wire
         self.conversion: Final = conversion
+
+    def _own(self) -> object:
+        return self.name
 
     def __str__(self) -> str:
         return self.name
@@ -282,46 +310,7 @@ class Field:
         return f"Field({self.name!r}, {self.node}, required={self.required})"
 
 
-class _Comparison(threading.local):
-    """Pairs of named nodes that this thread is comparing: who meets one again has gone round a cycle."""
-
-    def __init__(self) -> None:
-        self.pairs: set[tuple[int, int]] = set()
-
-
-_comparison = _Comparison()
-
-
-class _NamedNode(Node):
-    """A node that may be part of itself. Its parts are given once, after it was made."""
-
-    __slots__ = ()
-
-    def _parts(self) -> object:
-        raise NotImplementedError
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        if type(self) is not type(other) or not isinstance(other, _NamedNode):
-            return NotImplemented
-        pairs = _comparison.pairs
-        pair = (id(self), id(other))
-        if pair in pairs:
-            return True
-        # Pairs are kept until the outermost comparison is done: one difference anywhere makes all of it unequal.
-        outermost = not pairs
-        pairs.add(pair)
-        try:
-            return self._parts() == other._parts()
-        finally:
-            if outermost:
-                pairs.clear()
-
-    __hash__ = Node.__hash__
-
-
-class RecordNode(_NamedNode):
+class RecordNode(Node):
     """A class with typed fields (a dataclass, a NamedTuple, a TypedDict) by its name and the fields that make it.
 
     Attributes:
@@ -351,8 +340,10 @@ class RecordNode(_NamedNode):
         assert self._fields is None
         self._fields = fields
 
-    def _parts(self) -> object:
-        return self.name, self.keyed, self._fields
+    def _own(self) -> object:
+        if self._fields is None:
+            return self.name, self.keyed, None
+        return self.name, self.keyed, tuple((field.name, field.required) for field in self._fields)
 
     def __hash__(self) -> int:
         # By name alone: a deep hash would visit each path through shared nodes, and fields come later than the node.
@@ -365,7 +356,7 @@ class RecordNode(_NamedNode):
         return f"RecordNode({self.name!r}, {[field.name for field in self._fields or ()]})"
 
 
-class AliasNode(_NamedNode):
+class AliasNode(Node):
     """A type alias that refers to itself, by its name and what it stands for. Other aliases are no nodes."""
 
     __slots__ = ("_target", "name")
@@ -385,8 +376,8 @@ class AliasNode(_NamedNode):
         assert self._target is None
         self._target = target
 
-    def _parts(self) -> object:
-        return self.name, self._target
+    def _own(self) -> object:
+        return self.name, self._target is None
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -413,7 +404,7 @@ IGNORED = IgnoredNode()
 
 
 def children(node: Node) -> tuple[Node, ...]:
-    """The nodes directly below `node`."""
+    """The nodes directly below `node`; none yet where it is being read."""
     match node:
         case CollectionNode():
             return (node.item,)
@@ -424,9 +415,9 @@ def children(node: Node) -> tuple[Node, ...]:
         case UnionNode():
             return node.members
         case RecordNode():
-            return tuple(field.node for field in node.fields)
+            return tuple(field.node for field in node._fields or ())
         case AliasNode():
-            return (node.target,)
+            return () if node._target is None else (node._target,)
         case ConstrainedNode():
             return (node.base,)
         case ConvertedNode():
@@ -435,53 +426,113 @@ def children(node: Node) -> tuple[Node, ...]:
             return ()
 
 
+def same_graphs(pairs: Iterable[tuple[Node, Node]]) -> bool:
+    """Whether the two nodes of each pair, unrolled along all cycles, are the same tree."""
+    left = list(pairs)
+    leaders: dict[int, int] = {}
+    while left:
+        one, other = left.pop()
+        if one is other:
+            continue
+        if type(one) is not type(other) or one._own() != other._own():
+            return False
+        # Nodes that have to be equal are put into classes, so that the work grows with the sum of the two graphs' sizes
+        # and not with their product: Hopcroft and Karp's way to compare automata.
+        if isinstance(one, RecordNode | AliasNode):
+            ours, theirs = _leader(leaders, id(one)), _leader(leaders, id(other))
+            if ours == theirs:
+                continue
+            leaders[ours] = theirs
+        below, beyond = children(one), children(other)
+        if len(below) != len(beyond):
+            return False
+        left.extend(zip(below, beyond, strict=True))
+    return True
+
+
+def _leader(leaders: dict[int, int], member: int) -> int:
+    """Who stands for the class that `member` is in. The way there is shortened for who asks next."""
+    while (leader := leaders.get(member)) is not None:
+        leaders[member] = leaders.get(leader, leader)
+        member = leader
+    return member
+
+
 def bare(node: Node) -> Node:
-    """`node` without what stands around it and is no type of its own: constraints and aliases."""
-    while isinstance(node, ConstrainedNode | AliasNode):
-        node = node.base if isinstance(node, ConstrainedNode) else node.target
-    return node
+    """`node` without what stands around it and is no type of its own: constraints and aliases.
+
+    An alias that is being read stays.
+    """
+    while True:
+        if isinstance(node, ConstrainedNode):
+            node = node.base
+        elif isinstance(node, AliasNode) and node._target is not None:
+            node = node._target
+        else:
+            return node
 
 
 def stands_within(target: Node, alias: AliasNode) -> bool:
     """Whether a value of `target` could be one of `alias` with nothing in between: then it is no type."""
-    if target is alias:
-        return True
-    if isinstance(target, AliasNode):
-        return target._target is not None and stands_within(target.target, alias)
-    return isinstance(target, UnionNode | ConstrainedNode) and any(
-        stands_within(child, alias) for child in children(target)
-    )
+    left = [target]
+    met: set[int] = set()
+    while left:
+        node = left.pop()
+        if node is alias:
+            return True
+        if isinstance(node, AliasNode):
+            if id(node) in met:
+                continue
+            met.add(id(node))
+        if isinstance(node, AliasNode | UnionNode | ConstrainedNode):
+            left.extend(children(node))
+    return False
 
 
 _UNHASHABLE = frozenset({"bytearray", "memoryview", "Any"})
 
 
-def hashable(node: Node, _seen: frozenset[int] = frozenset()) -> bool:
-    """Whether what arrives for `node` can be a dict key or an element of a set."""
+def hashable(node: Node) -> bool:
+    """Whether what arrives for `node` can be a dict key or an element of a set.
+
+    A record or an alias that is being read counts as far as it is known.
+    """
+    left = [node]
+    met: set[int] = set()
+    while left:
+        node = left.pop()
+        if isinstance(node, RecordNode | AliasNode):
+            # What makes a type unhashable that is part of itself is found at its other parts.
+            if id(node) in met:
+                continue
+            met.add(id(node))
+        if not _may_be_hashed(node):
+            return False
+        if not isinstance(node, ConvertedNode) and not (isinstance(node, RecordNode) and not _is_tuple(node)):
+            left.extend(children(node))  # other classes answer for what they hold
+    return True
+
+
+def _may_be_hashed(node: Node) -> bool:
+    """Whether nothing but what `node` holds can make it unhashable."""
     match node:
         case ScalarNode():
             return node.name not in _UNHASHABLE
         case CollectionNode():
-            return node.kind in ("tuple", "frozenset") and hashable(node.item, _seen)
-        case TupleNode() | UnionNode() | ConstrainedNode():
-            return all(hashable(child, _seen) for child in children(node))
-        case AliasNode():
-            return id(node) in _seen or node._target is None or hashable(node.target, _seen | {id(node)})
+            return node.kind in ("tuple", "frozenset")
         case MappingNode():
             return False
         case RecordNode():
-            if node.keyed:
-                return False
-            if node.cls is not None and issubclass(node.cls, tuple):
-                # A record that is being read is part of itself: what makes it unhashable is found at its other fields.
-                if id(node) in _seen or node._fields is None:
-                    return True
-                return all(hashable(child, _seen | {id(node)}) for child in children(node))
-            return node.cls is None or node.cls.__hash__ is not None
+            return not node.keyed and (node.cls is None or node.cls.__hash__ is not None)
         case ConvertedNode():
             return node.conversion is None or node.conversion.cls.__hash__ is not None
         case _:
             return True
+
+
+def _is_tuple(node: RecordNode) -> bool:
+    """Whether the values are tuples, which are as hashable as what they hold."""
+    return node.cls is not None and issubclass(node.cls, tuple)
 
 
 def literal_of(values: Iterable[LiteralValue]) -> LiteralNode:

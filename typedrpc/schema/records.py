@@ -8,46 +8,117 @@ import sys
 import typing
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, Protocol, get_args, get_origin
+from contextlib import suppress
+from types import CellType, FunctionType
+from typing import Any, Generic, NamedTuple, Protocol, get_args, get_origin
 
 import typing_extensions
 
 from typedrpc.schema.conversions import Record, RecordField, Refused
+from typedrpc.schema.local import LocalNames
 
-Names = Mapping[str, Any]
 Binding = dict[Any, Any]
 
 
 class Scope:
     """Where string annotations find their names."""
 
-    def __init__(self, globals: dict[str, Any], local: Names) -> None:
+    def __init__(self, globals: dict[str, Any], local: Mapping[str, Any], module: str = "") -> None:
         self._globals = globals
         self._local = local
+        self._module = module
 
     @classmethod
-    def of_function(cls, function: Any, names: Names) -> Scope:
-        """The scope of a function's annotations, with `names` besides those of its module."""
-        parameters = {parameter.__name__: parameter for parameter in getattr(function, "__type_params__", ())}
-        return cls(getattr(inspect.unwrap(function), "__globals__", {}), {**names, **parameters})
+    def of_function(cls, function: Any, names: LocalNames | None = None, owner: type[Any] | None = None) -> Scope:
+        """The scope of a function's annotations.
+
+        Args:
+            function: The function.
+            names: The names of the functions that it is local to.
+            owner: The class in whose body it stands.
+        """
+        inner = inspect.unwrap(function)
+        scopes: list[Any] = [_type_parameters(function)]
+        if owner is not None:
+            scopes.append(_BodyNames(owner))
+        if names is not None:
+            scopes += names.of(inner)
+        if closure := getattr(inner, "__closure__", None):
+            # Filled in as the functions around it go on, and kept when they have returned.
+            scopes.append(_contents(inner.__code__.co_freevars, closure))
+        return cls(getattr(inner, "__globals__", {}), ChainMap(*scopes), inner.__module__)
 
     @classmethod
-    def of_class(cls, owner: type[Any], names: Names) -> Scope:
-        """The scope of a class's annotations, with `names` besides those of its module."""
-        parameters = {parameter.__name__: parameter for parameter in getattr(owner, "__type_params__", ())}
+    def of_class(cls, owner: type[Any], names: LocalNames | None = None) -> Scope:
+        """The scope of a class's annotations, with `names` of the functions that it may be local to."""
         module = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
-        # A field's default is in the class under the field's name, which may be that of its type: `date: date = ...`.
-        return cls(dict(vars(owner)), ChainMap(parameters, dict(names), module))
+        local: list[Any] = [] if names is None else names.of(owner)
+        body: Any = _BodyNames(owner)
+        return cls(module, ChainMap(_type_parameters(owner), body, *local), owner.__module__)
+
+    def of_alias(self, alias: Any) -> Scope:
+        """The scope of an alias that was met here: its module, or, where that is the same, all the names of here."""
+        module = sys.modules.get(alias.__module__)
+        return self if module is None or alias.__module__ == self._module else Scope(vars(module), {}, alias.__module__)
+
+    def binding(self, arguments: Binding) -> Scope:
+        """The same scope in which type parameters, by their names, stand for `arguments`."""
+        if not arguments:
+            return self
+        local: Any = self._local
+        bound = {parameter.__name__: argument for parameter, argument in arguments.items()}
+        return Scope(self._globals, ChainMap(bound, local), self._module)
 
     def evaluate(self, hint: Any) -> Any:
         """What an annotation stands for. Strings within brackets stay: they may refer to what they are part of.
 
         Raises:
-            NameError: It names something that is not defined (yet).
+            NameError: It names something that is not defined (yet), in a module or outside.
         """
         if isinstance(hint, typing.ForwardRef):
             hint = hint.__forward_arg__
-        return eval(hint, self._globals, self._local) if isinstance(hint, str) else hint
+        if not isinstance(hint, str):
+            return hint
+        try:
+            return eval(hint, self._globals, self._local)
+        except AttributeError as error:  # of a module that is being imported, as a rule
+            raise NameError(str(error)) from error
+
+
+class _BodyNames(Mapping[str, Any]):
+    """What annotations in a class body see of it.
+
+    A method may be called ``list`` and still give a ``list``; a field may be called as its type is: ``date: date``.
+    """
+
+    def __init__(self, owner: type[Any]) -> None:
+        self._names = vars(owner)
+        self._fields = self._names.get("__annotations__", {})
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._names[name]
+        is_method = isinstance(value, FunctionType) or (not isinstance(value, type) and hasattr(value, "__wrapped__"))
+        if is_method or name in self._fields:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _type_parameters(owner: Any) -> dict[str, Any]:
+    return {parameter.__name__: parameter for parameter in getattr(owner, "__type_params__", ())}
+
+
+def _contents(names: tuple[str, ...], cells: tuple[CellType, ...]) -> dict[str, Any]:
+    found = {}
+    for name, cell in zip(names, cells, strict=True):
+        with suppress(ValueError):  # it is empty still
+            found[name] = cell.cell_contents
+    return found
 
 
 _QUALIFIERS = (typing.Required, typing.NotRequired, typing_extensions.ReadOnly, typing.Final, typing.ClassVar)
@@ -63,13 +134,13 @@ def is_namedtuple(cls: type[Any]) -> bool:
     return issubclass(cls, tuple) and isinstance(getattr(cls, "_fields", None), tuple)
 
 
-def record_of(cls: type[Any], arguments: tuple[Any, ...], names: Names) -> Record:
+def record_of(cls: type[Any], arguments: tuple[Any, ...], names: LocalNames | None) -> Record:
     """The fields of a class that `is_record` knows.
 
     Args:
         cls: The class.
         arguments: What stands in brackets behind it, one for each of its type parameters.
-        names: What string annotations may use besides the names of the class's module: the names of the function that
+        names: What string annotations may use besides the names of the class's module: the names of the functions that
             the class is local to.
 
     Raises:
@@ -120,17 +191,32 @@ def substitute(hint: Any, binding: Binding) -> Any:
     return hint
 
 
-def class_hints(cls: type[Any], arguments: tuple[Any, ...], names: Names) -> dict[str, Any]:
-    """The evaluated annotations of a class and its bases, each with the type parameters of its own class replaced."""
+class Annotation(NamedTuple):
+    """The evaluated annotation of a field, with type parameters replaced, and where strings within find their names."""
+
+    hint: Any
+    scope: Scope
+
+
+def class_hints(cls: type[Any], arguments: tuple[Any, ...], names: LocalNames | None) -> dict[str, Annotation]:
+    """The annotations of a class and its bases, each as its own class means it."""
     if typing_extensions.is_typeddict(cls):
         return _typeddict_hints(cls, arguments, names)
     bindings = dict(_bindings(cls, arguments))
-    hints: dict[str, Any] = {}
+    hints: dict[str, Annotation] = {}
     for base in reversed(cls.__mro__):
-        scope = Scope.of_class(base, names)
-        for name, hint in inspect.get_annotations(base).items():
-            hints[name] = substitute(scope.evaluate(hint), bindings.get(base, {}))
+        binding = bindings.get(base, {})
+        hints.update(_annotations(base, inspect.get_annotations(base), binding, names))
     return hints
+
+
+def _annotations(
+    cls: type[Any], hints: Mapping[str, Any], binding: Binding, names: LocalNames | None
+) -> Iterator[tuple[str, Annotation]]:
+    scope = Scope.of_class(cls, names)
+    bound = scope.binding(binding)
+    for name, hint in hints.items():
+        yield name, Annotation(substitute(scope.evaluate(hint), binding), bound)
 
 
 def _bindings(cls: type[Any], arguments: tuple[Any, ...]) -> Iterator[tuple[type[Any], Binding]]:
@@ -143,10 +229,10 @@ def _bindings(cls: type[Any], arguments: tuple[Any, ...]) -> Iterator[tuple[type
             yield from _bindings(origin, tuple(substitute(argument, binding) for argument in get_args(base)))
 
 
-def _typeddict_hints(cls: type[Any], arguments: tuple[Any, ...], names: Names) -> dict[str, Any]:
+def _typeddict_hints(cls: type[Any], arguments: tuple[Any, ...], names: LocalNames | None) -> dict[str, Annotation]:
     # A TypedDict keeps neither its bases nor, apart from its own, the annotations as they were.
     binding = dict(zip(getattr(cls, "__parameters__", ()), arguments, strict=False))
-    hints: dict[str, Any] = {}
+    hints: dict[str, Annotation] = {}
     inherited: dict[str, list[Any]] = {}
     for base in vars(cls).get("__orig_bases__", ()):
         origin = get_origin(base) or base
@@ -160,9 +246,7 @@ def _typeddict_hints(cls: type[Any], arguments: tuple[Any, ...], names: Names) -
         for name, hint in cls.__annotations__.items()
         if not any(hint is other for other in inherited.get(name, ()))
     }
-    scope = Scope.of_class(cls, names)
-    for name, hint in own.items():
-        hints[name] = substitute(scope.evaluate(hint), binding)
+    hints.update(_annotations(cls, own, binding, names))
     return {name: hints[name] for name in cls.__annotations__}
 
 
@@ -175,26 +259,27 @@ def _unqualified(hint: Any) -> tuple[Any, set[Any]]:
     return hint, found
 
 
-def _keys(cls: Any, hints: Mapping[str, Any]) -> Iterator[RecordField]:
-    for name, hint in hints.items():
-        hint, qualifiers = _unqualified(hint)
+def _keys(cls: Any, hints: Mapping[str, Annotation]) -> Iterator[RecordField]:
+    for name, annotation in hints.items():
+        hint, qualifiers = _unqualified(annotation.hint)
         # Required and NotRequired in string annotations are unknown to the class.
         required = name in cls.__required_keys__
         if typing.Required in qualifiers:
             required = True
         elif typing.NotRequired in qualifiers:
             required = False
-        yield RecordField(name, hint, required)
+        yield RecordField(name, hint, required, scope=annotation.scope)
 
 
-def _tuple_fields(cls: Any, hints: Mapping[str, Any]) -> Iterator[RecordField]:
+def _tuple_fields(cls: Any, hints: Mapping[str, Annotation]) -> Iterator[RecordField]:
     missing = [name for name in cls._fields if name not in hints]
     if missing:
         raise Refused(f"its field {missing[0]!r} has no type; make it a NamedTuple with annotations")
     if cls.__new__ is not _plain_new(cls) or "__init__" in vars(cls):
         raise Refused("its __new__ is its own; send a NamedTuple or a dataclass that holds what it takes")
     for name in cls._fields:
-        yield RecordField(name, hints[name], name not in cls._field_defaults)
+        hint, scope = hints[name]
+        yield RecordField(name, hint, name not in cls._field_defaults, scope=scope)
 
 
 def _plain_new(cls: Any) -> Any:
@@ -203,7 +288,7 @@ def _plain_new(cls: Any) -> Any:
     return base.__new__
 
 
-def _dataclass_fields(cls: type[Any], hints: Mapping[str, Any]) -> Iterator[RecordField]:
+def _dataclass_fields(cls: type[Any], hints: Mapping[str, Annotation]) -> Iterator[RecordField]:
     """The fields that the constructor takes, in the order of declaration."""
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     arguments: dict[str, str | None] = {}
@@ -214,7 +299,7 @@ def _dataclass_fields(cls: type[Any], hints: Mapping[str, Any]) -> Iterator[Reco
         if field is not None and optional == _has_default(field) and parameter.kind in _NAMED:
             by_name = parameter.kind is parameter.KEYWORD_ONLY or not by_position
             arguments[name] = name if by_name else None
-        elif field is not None or not isinstance(hints.get(name), dataclasses.InitVar):
+        elif field is not None or name not in hints or not isinstance(hints[name].hint, dataclasses.InitVar):
             raise Refused(_OWN_INIT)
         elif optional:
             by_position = False
@@ -226,10 +311,10 @@ def _dataclass_fields(cls: type[Any], hints: Mapping[str, Any]) -> Iterator[Reco
     if arguments.keys() != fields.keys():
         raise Refused(_OWN_INIT)
     for name, field in fields.items():
-        hint, _ = _unqualified(hints[name])
+        hint, _ = _unqualified(hints[name].hint)
         if hint is typing.Final:
             raise Refused(f"its field {name!r} is Final and says no type; write the type in brackets behind Final")
-        yield RecordField(name, hint, not _has_default(field), arguments[name])
+        yield RecordField(name, hint, not _has_default(field), arguments[name], hints[name].scope)
 
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

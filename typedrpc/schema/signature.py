@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import enum
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from typedrpc.schema.data import Data, NodeReader, NodeWriter, as_text
 from typedrpc.schema.hints import HintReader, SignatureFaults
-from typedrpc.schema.nodes import Node
+from typedrpc.schema.local import LocalNames
+from typedrpc.schema.nodes import Node, same_graphs
 from typedrpc.schema.records import Scope
 
 
@@ -59,7 +60,13 @@ class Schema:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schema):
             return NotImplemented
-        return self.parameters == other.parameters and self.result == other.result
+        if len(self.parameters) != len(other.parameters):
+            return False
+        both = list(zip(self.parameters, other.parameters, strict=True))
+        if any((a.name, a.kind, a.required) != (b.name, b.kind, b.required) for a, b in both):
+            return False
+        # In one go: parameters may share what they are made of.
+        return same_graphs([*((a.node, b.node) for a, b in both), (self.result, other.result)])
 
     def __hash__(self) -> int:
         return hash((self.parameters, self.result))
@@ -109,6 +116,7 @@ class Schema:
             case [list(parameters), result, definitions]:
                 reader = NodeReader(definitions)
                 signature = cls(tuple(_parameter(item, reader) for item in parameters), reader.read(result))
+                reader.check()
             case _:
                 raise ValueError("a signature is in no known form")
         _check_order(signature.parameters)
@@ -127,52 +135,51 @@ class Schema:
         return hashlib.sha256(text.encode("ascii")).digest()[:8]
 
 
-def schema_of(function: Callable[..., object], *, method: bool, names: Mapping[str, Any] | None = None) -> Schema:
+def schema_of(
+    function: Callable[..., object],
+    *,
+    method: bool,
+    names: LocalNames | None = None,
+    owner: type[Any] | None = None,
+) -> Schema:
     """The signature of a function from its annotations.
 
     Args:
         function: Any function; string annotations are resolved.
         method: Leave the first parameter, ``self``, out.
-        names: What string annotations may use besides the names of the function's module: those of the function that it
-            was defined in.
+        names: The names of the functions that it is local to, for string annotations.
+        owner: The class that it stands in, for the same.
 
     Raises:
         SignatureFaults: Something is not annotated or cannot travel; all the faults together.
-        NameError: An annotation names something that is not defined (yet).
+        UnresolvedNames: An annotation names something that is not defined (yet), and nothing else is wrong.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError) as error:
         raise SignatureFaults([f"its parameters cannot be read: {error}"]) from error
-    faults: list[str] = []
     if method:
         if not parameters or parameters[0].kind not in (0, 1):
             raise SignatureFaults(["a command of a class takes self as its first parameter"])
         del parameters[0]
-    scope = Scope.of_function(function, names or {})
-    try:
-        hints = {name: scope.evaluate(hint) for name, hint in inspect.get_annotations(inspect.unwrap(function)).items()}
-    except NameError:
-        raise
-    except Exception as error:
-        raise SignatureFaults([f"an annotation cannot be evaluated: {type(error).__name__}: {error}"]) from error
-    reader = HintReader(names, scope)
-    reader.faults = faults
+    reader = HintReader(names, Scope.of_function(function, names, owner))
+    hints = {name: reader.evaluate(hint) for name, hint in inspect.get_annotations(inspect.unwrap(function)).items()}
     read: list[Parameter] = []
     for parameter in parameters:
         kind = ParameterKind(parameter.kind)
         stars = {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(kind, "")
         where = f"parameter '{stars}{parameter.name}'"
         if parameter.name not in hints:
-            faults.append(f"{where} has no annotation; give it the type of {'each' if stars else 'its'} argument")
+            reader.faults.append(
+                f"{where} has no annotation; give it the type of {'each' if stars else 'its'} argument"
+            )
             continue
         required = parameter.default is parameter.empty and not stars
         read.append(Parameter(parameter.name, kind, reader.read(hints[parameter.name], where), required))
     if "return" not in hints:
-        faults.append("the result has no annotation; write '-> None' where there is none")
+        reader.faults.append("the result has no annotation; write '-> None' where there is none")
     result = reader.read(hints.get("return"), "the result")
-    if faults:
-        raise SignatureFaults(faults)
+    reader.check()
     return Schema(tuple(read), result)
 
 
