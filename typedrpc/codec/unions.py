@@ -78,11 +78,17 @@ class UnionCoder(Coder):
         )
         if not ranked:
             raise self.misfit(value)
+        if len(ranked) == 1:
+            return self._tag(ranked[0][1], self._members[ranked[0][1]].pack(value, packing))
+        # Within a union whose members are tried in turn, this one is asked again for the same value, and so on down.
+        return packing.remembered((self, id(value)), value, lambda: self._pack_nearest(value, ranked, packing))
+
+    def _pack_nearest(self, value: object, ranked: list[tuple[int, int]], packing: Packing) -> object:
         deepest: Fault | None = None
         for rank, index in ranked:
             used = len(packing.segments)
             try:
-                packed = self._members[index].pack(value, packing)
+                return self._tag(index, self._members[index].pack(value, packing))
             except Fault as fault:
                 del packing.segments[used:]
                 if deepest is None or fault.depth > deepest.depth:
@@ -90,10 +96,11 @@ class UnionCoder(Coder):
                 # Another member of the same rank may be the same class with other types: Box[int] | Box[str].
                 if self._members[index].decides and not any(other == rank and i > index for other, i in ranked):
                     break
-                continue
-            return [index, packed] if self._tagged else packed
         assert deepest is not None
-        raise deepest if len(ranked) == 1 or deepest.depth else self._none_fits(deepest)
+        raise deepest if deepest.depth else self._none_fits(deepest)
+
+    def _tag(self, index: int, packed: object) -> object:
+        return [index, packed] if self._tagged else packed
 
     def _none_fits(self, fault: Fault) -> Fault:
         return Fault(self.node, fault.got, is_type=fault.is_type)
