@@ -304,6 +304,10 @@ MIXED: list[tuple[Any, list[Any]]] = [
     (date | int, [date(2024, 1, 1), 5]),
     (date | time | Decimal | complex, [date(2024, 1, 1), time(1), Decimal("1.0"), 1j]),
     (Decimal | str, [Decimal("1.0"), "1.0"]),
+    (list[int] | list[float], [[1], [1.5], []]),
+    (dict[str, bool] | dict[str, int] | dict[str, float], [{"a": 1}, {"a": True}, {"a": 1.0}]),
+    (list[Base] | list[Derived], [[Base(1)], [Derived(1)], [Further(1)][:0]]),
+    (tuple[float, list[int]] | tuple[float, list[bool]], [(1.5, [1]), (1.5, [True])]),
     (list[Decimal] | list[str], [[Decimal(1)], ["1"]]),
     (bytes | bytearray | memoryview, [b"a", bytearray(b"a"), memoryview(b"a"), bytes(70_000), bytearray(70_000)]),
     (Spot | tuple[int] | list[int], [Spot(1), (1,), [1]]),
@@ -353,6 +357,21 @@ def test_what_is_none_of_the_members_is_refused(hint: Any, value: Any, text: str
     refused = BothWays(hint).refuses(value)
     assert refused.startswith(text)
     assert "expected" in refused
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "back"),
+    [
+        (list[int] | list[float], [1, 1.5], [1.0, 1.5]),
+        (list[float] | list[str], [1], [1.0]),
+        (list[float] | list[complex], [1, True], [1.0, 1.0]),
+        (list[Base] | list[Other], [Further(1)], [Base(1)]),
+        (list[bytes | float] | list[bytes | str], [bytes(70_000), 1], [bytes(70_000), 1.0]),
+        (float | str | None, 5, 5.0),
+    ],
+)
+def test_where_no_member_keeps_the_types_the_first_takes_the_value(hint: Any, value: Any, back: Any) -> None:
+    assert same(BothWays(hint).arrives(value), back)
 
 
 def chain(depth: int, item: Any) -> Any:

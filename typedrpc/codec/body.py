@@ -154,14 +154,16 @@ class Packing:
 
     Attributes:
         segments: The values that travel beside the body, so far.
+        adapted: How many values did not have just the type that they travel as: ints for floats, subclasses.
     """
 
-    __slots__ = ("_read", "_remembered", "segments")
+    __slots__ = ("_read", "_remembered", "adapted", "segments")
 
     def __init__(self) -> None:
         self.segments: list[Buffer] = []
+        self.adapted = 0
         self._read: dict[int, tuple[object, list[object]]] = {}
-        self._remembered: dict[object, tuple[object, object, list[Buffer]]] = {}
+        self._remembered: dict[object, tuple[object, object, list[Buffer], int]] = {}
 
     def items(self, iterable: Iterable[object]) -> Iterable[object]:
         """The items of `iterable`, the same ones each time it is asked for: members of a union are tried in turn."""
@@ -182,17 +184,18 @@ class Packing:
             value: The value, which is kept, so that its id stays its own.
             pack: Packs it.
         """
-        used = len(self.segments)
+        used, adapted = len(self.segments), self.adapted
         place = (*key, used)  # packed values refer to segments by number
         found = self._remembered.get(place)
         if found is None:
             try:
-                found = (value, pack(), self.segments[used:])
+                found = (value, pack(), self.segments[used:], self.adapted - adapted)
             except Fault as fault:
-                found = (value, fault.copy(), [])
+                found = (value, fault.copy(), [], 0)
             self._remembered[place] = found
         else:
             self.segments += found[2]
+            self.adapted += found[3]
         if isinstance(found[1], Fault):
             raise found[1].copy()
         return found[1]

@@ -36,6 +36,7 @@ class RecordCoder(Coder):
     def pack(self, value: object, packing: Packing) -> object:
         if not issubclass(type(value), self._cls):
             raise self.misfit(value)
+        packing.adapted += type(value) is not self._cls
         packed = []
         for field, coder in zip(self._fields, self._coders, strict=True):
             try:

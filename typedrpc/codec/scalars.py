@@ -38,6 +38,7 @@ class ExactCoder(Coder):
             return value
         if not issubclass(type(value), self.exact_type):
             raise self.misfit(value)
+        packing.adapted += 1
         return self.base(value)
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
@@ -105,6 +106,7 @@ class DatetimeCoder(ExactCoder):
     def pack(self, value: object, packing: Packing) -> object:
         if not isinstance(value, datetime):
             raise self.misfit(value)
+        packing.adapted += type(value) is not datetime
         try:
             return body.pack_datetime(value)
         except Exception as error:  # the tzinfo may be anybody's code
@@ -137,7 +139,10 @@ class FloatCoder(ExactCoder):
         return 1000 if issubclass(kind, int) else super().accepts(kind)
 
     def pack(self, value: object, packing: Packing) -> object:
-        return self._float(value) if issubclass(type(value), int) else super().pack(value, packing)
+        if not issubclass(type(value), int):
+            return super().pack(value, packing)
+        packing.adapted += 1
+        return self._float(value)
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
         return self._float(data) if type(data) is int else super().unpack(data, segments)

@@ -84,18 +84,30 @@ class UnionCoder(Coder):
         return packing.remembered((self, id(value)), value, lambda: self._pack_nearest(value, ranked, packing))
 
     def _pack_nearest(self, value: object, ranked: list[tuple[int, int]], packing: Packing) -> object:
+        """Packs a value that several members may take: by the nearest, of equally near ones by what keeps its types."""
         deepest: Fault | None = None
-        for rank, index in ranked:
-            used = len(packing.segments)
+        nearest: tuple[int, int] | None = None
+        used, adapted = len(packing.segments), packing.adapted
+        for position, (rank, index) in enumerate(ranked):
+            if nearest is not None and rank > nearest[0]:
+                break
+            rivals = any(other == rank for other, _ in ranked[position + 1 :])
             try:
-                return self._tag(index, self._members[index].pack(value, packing))
+                packed = self._members[index].pack(value, packing)
             except Fault as fault:
-                del packing.segments[used:]
                 if deepest is None or fault.depth > deepest.depth:
                     deepest = fault
                 # Another member of the same rank may be the same class with other types: Box[int] | Box[str].
-                if self._members[index].decides and not any(other == rank and i > index for other, i in ranked):
+                if self._members[index].decides and not rivals and nearest is None:
                     break
+            else:
+                if packing.adapted == adapted or (nearest is None and not rivals):
+                    return self._tag(index, packed)
+                nearest = nearest or (rank, index)
+            del packing.segments[used:]
+            packing.adapted = adapted
+        if nearest is not None:
+            return self._tag(nearest[1], self._members[nearest[1]].pack(value, packing))
         assert deepest is not None
         raise deepest if deepest.depth else self._none_fits(deepest)
 

@@ -167,6 +167,7 @@ class ConvertedCoder(AroundCoder):
     def pack(self, value: object, packing: Packing) -> object:
         if not issubclass(type(value), self._cls):
             raise self.misfit(value)
+        packing.adapted += type(value) not in self.sends
         try:
             encoded = self._conversion.encode(value)
         except Exception as error:  # anybody's code
