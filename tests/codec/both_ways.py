@@ -49,10 +49,12 @@ def same(a: Any, b: Any) -> bool:
         case dict():
             if len(a) != len(b) or (isinstance(a, collections.OrderedDict) and not all(map(same, a, b))):
                 return False
-            pairs = [(key, _counterpart(key, b)) for key in a]
+            known = {key: key for key in b}
+            pairs = [(key, _counterpart(key, known)) for key in a]
             return all(theirs is not NOT_TAKEN and same(a[ours], b[theirs]) for ours, theirs in pairs)
         case set() | frozenset():
-            return len(a) == len(b) and all(_counterpart(item, b) is not NOT_TAKEN for item in a)
+            known = {item: item for item in b}
+            return len(a) == len(b) and all(_counterpart(item, known) is not NOT_TAKEN for item in a)
         case Decimal():
             return str(a) == str(b)
     if dataclasses.is_dataclass(a):
@@ -60,8 +62,10 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b) and str(a) == str(b)
 
 
-def _counterpart(key: Any, keys: Any) -> Any:
+def _counterpart(key: Any, keys: dict[Any, Any]) -> Any:
     """The key among `keys` that `key` is the same as, itself where it is there."""
+    if (found := keys.get(key, NOT_TAKEN)) is not NOT_TAKEN and same(key, found):
+        return found
     return next((other for other in keys if same(key, other)), NOT_TAKEN)
 
 

@@ -16,7 +16,6 @@ import math
 import os
 import pathlib
 import sys
-import typing
 import uuid
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
@@ -66,6 +65,11 @@ unknown take_packer give_packer unpackb args kwargs v_1 v_7 a_0 NO_SEGMENTS Segm
 NAMES = st.sampled_from([name for name in WORDS.split() if name != "__x"])
 PUBLIC_NAMES = st.sampled_from([name for name in WORDS.split() if not name.startswith("_") and name != "count"])
 KEYS = st.one_of(NAMES, st.sampled_from(["with space", "class", "", "1", "'", '"', "{}", "\n", "日本"]))
+
+
+make_namedtuple: Any = NamedTuple
+make_typeddict: Any = typing_extensions.TypedDict
+counter: Any = collections.Counter
 
 
 def generic(origin: Any, *args: Any) -> Any:
@@ -303,8 +307,8 @@ def mappings(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> Typed:
             ]
         )
     )
-    if origin is collections.Counter:
-        return Typed(origin[key.hint], st.dictionaries(key.values, INTS, max_size=4).map(collections.Counter), False)
+    if origin is counter:
+        return Typed(origin[key.hint], st.dictionaries(key.values, INTS, max_size=4).map(counter), False)
     value = draw(types)
     made: Any = {
         collections.OrderedDict: collections.OrderedDict,
@@ -317,11 +321,15 @@ def mappings(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> Typed:
 
 @st.composite
 def unions(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> Typed:
-    greedy = draw(st.lists(types.filter(lambda typed: typed.greedy), max_size=1)) if draw(st.integers(0, 9)) == 0 else []
+    greedy = (
+        draw(st.lists(types.filter(lambda typed: typed.greedy), max_size=1)) if draw(st.integers(0, 9)) == 0 else []
+    )
     others = st.sampled_from(CONVERTED) if greedy else types.filter(lambda typed: not typed.greedy)
     members = [*greedy, *draw(st.lists(others, min_size=1, max_size=4))]
     hint = generic(Union, *(member.hint for member in members), *draw(st.sampled_from([[], [None]])))
-    return Typed(hint, st.one_of([member.values for member in members]), all(member.hashable for member in members), bool(greedy))
+    return Typed(
+        hint, st.one_of([member.values for member in members]), all(member.hashable for member in members), bool(greedy)
+    )
 
 
 def here(cls: Any) -> Any:
@@ -333,7 +341,10 @@ def here(cls: Any) -> Any:
 @st.composite
 def dataclass_types(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> Typed:
     names = draw(st.lists(NAMES, max_size=4, unique=True))
-    fields = [(name, draw(types), draw(st.booleans()), draw(st.sampled_from(["no", "no", "value", "factory"]))) for name in names]
+    fields = [
+        (name, draw(types), draw(st.booleans()), draw(st.sampled_from(["no", "no", "value", "factory"])))
+        for name in names
+    ]
     frozen = draw(st.booleans())
     optional = False
     made: list[tuple[str, Any, Any]] = []
@@ -343,9 +354,7 @@ def dataclass_types(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> Typed:
         optional = optional or (not kw_only and default != "no")
         kinds = {"no": {}, "value": {"default": None}, "factory": {"default_factory": list}}
         made.append((name, typed.hint, dataclasses.field(kw_only=kw_only, **kinds[default])))  # type: ignore[arg-type]
-    cls = here(
-        dataclasses.make_dataclass(f"Class{next(numbers)}", made, frozen=frozen, slots=draw(st.booleans()))
-    )
+    cls = here(dataclasses.make_dataclass(f"Class{next(numbers)}", made, frozen=frozen, slots=draw(st.booleans())))
     values = st.fixed_dictionaries({name: typed.values for name, typed, _, _ in fields})
     hashable = frozen and all(typed.hashable for _, typed, _, _ in fields)
     return Typed(cls, values.map(lambda kwargs: cls(**kwargs)), hashable)
@@ -355,7 +364,9 @@ def dataclass_types(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> Typed:
 def namedtuple_types(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> Typed:
     names = draw(st.lists(PUBLIC_NAMES, max_size=4, unique=True))
     items = [draw(types) for _ in names]
-    cls: Any = here(NamedTuple(f"Tuple{next(numbers)}", [(name, item.hint) for name, item in zip(names, items, strict=True)]))  # type: ignore[misc]
+    cls: Any = here(
+        make_namedtuple(f"Tuple{next(numbers)}", [(name, item.hint) for name, item in zip(names, items, strict=True)])
+    )
     values = st.tuples(*(item.values for item in items))
     return Typed(cls, values.map(lambda row: cls(*row)), all(item.hashable for item in items))
 
@@ -370,7 +381,7 @@ def typeddict_types(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> Typed:
         name: (draw(st.sampled_from(wrap)) if name in given else typing_extensions.NotRequired)[item.hint]
         for name, item in items.items()
     }
-    cls = here(typing_extensions.TypedDict(f"Dict{next(numbers)}", hints))  # type: ignore[operator]
+    cls = here(make_typeddict(f"Dict{next(numbers)}", hints))
     values = st.fixed_dictionaries(
         {name: items[name].values for name in names if name in given},
         optional={name: items[name].values for name in names if name not in given},
@@ -463,10 +474,10 @@ def recursive(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> Typed:
         cls = dataclasses.make_dataclass(name, [("item", item.hint), ("inner", hint)], slots=draw(st.booleans()))
         make = cls
     elif kind == "tuple":
-        cls = NamedTuple(name, [("item", item.hint), ("inner", hint)])  # type: ignore[misc]
+        cls = make_namedtuple(name, [("item", item.hint), ("inner", hint)])
         make = cls
     else:
-        cls = typing_extensions.TypedDict(name, {"item": item.hint, "inner": hint})  # type: ignore[operator]
+        cls = make_typeddict(name, {"item": item.hint, "inner": hint})
         make = lambda item, inner: {"item": item, "inner": inner}  # noqa: E731
     setattr(sys.modules[__name__], name, here(cls))
     leaves = st.builds(make, item.values, st.just(_EMPTY[way]))
@@ -482,7 +493,7 @@ def aliases(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> Typed:
     """An alias, or a class that holds one that refers to itself: ``Json``."""
     item, name = draw(types), f"Alias{next(numbers)}"
     if draw(st.booleans()):
-        return item._replace(hint=typing_extensions.TypeAliasType(name, item.hint))  # type: ignore[misc]
+        return item._replace(hint=typing_extensions.TypeAliasType(name, item.hint))
     leaf = draw(st.sampled_from(LEAVES))
     way: Any = draw(st.sampled_from([list, dict]))
     cls = here(dataclasses.make_dataclass(f"Leaf{next(numbers)}", [("item", item.hint)]))
@@ -513,7 +524,7 @@ def wider(types: st.SearchStrategy[Typed]) -> st.SearchStrategy[Typed]:
 
 
 SMALL_TYPES = st.one_of(st.sampled_from([*SCALARS, *CONVERTED, *CONSTRAINED]), enums())
-TYPES = st.recursive(SMALL_TYPES, wider, max_leaves=5)
+TYPES = st.one_of(wider(st.recursive(SMALL_TYPES, wider, max_leaves=4)), st.recursive(SMALL_TYPES, wider, max_leaves=5))
 
 
 # Functions.

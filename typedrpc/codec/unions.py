@@ -95,7 +95,8 @@ class UnionCoder(Coder):
             try:
                 packed = self._members[index].pack(value, packing)
             except Fault as fault:
-                if deepest is None or fault.depth > deepest.depth:
+                # The deepest fault tells most, and of those one of a value that has the right type.
+                if deepest is None or (fault.depth, deepest.is_type) > (deepest.depth, fault.is_type):
                     deepest = fault
                 # Another member of the same rank may be the same class with other types: Box[int] | Box[str].
                 if self._members[index].decides and not rivals and nearest is None:
