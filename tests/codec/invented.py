@@ -70,6 +70,7 @@ KEYS = st.one_of(NAMES, st.sampled_from(["with space", "class", "", "1", "'", '"
 make_namedtuple: Any = NamedTuple
 make_typeddict: Any = typing_extensions.TypedDict
 counter: Any = collections.Counter
+make_alias: Any = typing_extensions.TypeAliasType
 
 
 def generic(origin: Any, *args: Any) -> Any:
@@ -493,14 +494,14 @@ def aliases(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> Typed:
     """An alias, or a class that holds one that refers to itself: ``Json``."""
     item, name = draw(types), f"Alias{next(numbers)}"
     if draw(st.booleans()):
-        return item._replace(hint=typing_extensions.TypeAliasType(name, item.hint))
+        return item._replace(hint=make_alias(name, item.hint))
     leaf = draw(st.sampled_from(LEAVES))
     way: Any = draw(st.sampled_from([list, dict]))
     cls = here(dataclasses.make_dataclass(f"Leaf{next(numbers)}", [("item", item.hint)]))
     ends = st.one_of(leaf.values, st.builds(cls, item.values))
     inner = list[name] if way is list else dict[str, name]  # type: ignore[valid-type]
     values = st.recursive(ends, lambda inner: _held("list" if way is list else "dict", inner), max_leaves=5)
-    alias = typing_extensions.TypeAliasType(name, generic(Union, leaf.hint, cls, inner))  # type: ignore[misc]
+    alias = make_alias(name, generic(Union, leaf.hint, cls, inner))
     setattr(sys.modules[__name__], name, alias)
     holder = here(dataclasses.make_dataclass(f"Holder{next(numbers)}", [("held", name)]))
     return Typed(holder, st.builds(holder, values), False)
