@@ -105,6 +105,7 @@ class CollectionCoder(Coder):
     def pack(self, value: Any, packing: Packing) -> object:
         if self.accepts(type(value)) is None:
             raise self.misfit(value)
+        packing.adapted += type(value) not in self.sends
         packed = []
         for index, item in enumerate(packing.items(value)):
             try:
@@ -242,6 +243,7 @@ class MappingCoder(Coder):
     def pack(self, value: Any, packing: Packing) -> object:
         if self.accepts(type(value)) is None:
             raise self.misfit(value)
+        packing.adapted += type(value) not in self.sends
         return self._collect(
             [self._pair(key, item, lambda coder, part: coder.pack(part, packing)) for key, item in value.items()],
             as_pairs=self._pairs,

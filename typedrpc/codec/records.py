@@ -39,6 +39,7 @@ class RecordCoder(Coder):
     def pack(self, value: object, packing: Packing) -> object:
         if not issubclass(type(value), self._cls):
             raise self.misfit(value)
+        packing.adapted += type(value) is not self._cls
         packed = []
         for field, coder in zip(self._fields, self._coders, strict=True):
             try:
@@ -154,7 +155,7 @@ class KeyedCoder(Coder):
     def _walk(self, value: Mapping[Any, Any], step: Callable[[Coder, Any], object]) -> dict[str, object]:
         walked: dict[str, object] = {}
         for key in value:
-            if type(key) is not str or key not in self._fields:
+            if key not in self._fields:
                 raise Fault(f"a key of {self.node}", short_key(key))
         for name, (field, coder) in self._fields.items():
             if name in value:

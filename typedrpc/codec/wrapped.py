@@ -171,6 +171,7 @@ class ConvertedCoder(AroundCoder):
     def pack(self, value: object, packing: Packing) -> object:
         if self.accepts(type(value)) is None:
             raise self.misfit(value)
+        packing.adapted += type(value) not in self.sends
         try:
             encoded = self._conversion.encode(value)
         except Exception as error:  # anybody's code
