@@ -187,7 +187,7 @@ def _libraries(hint: Any) -> Iterable[str]:
         return
     if hasattr(cls, "__attrs_attrs__"):
         yield "attrs"
-    if hasattr(cls, "__pydantic_fields__"):
+    if hasattr(cls, "__pydantic_complete__"):
         yield "pydantic"
     if hasattr(cls, "__struct_fields__"):
         yield "msgspec"

@@ -7,7 +7,7 @@ import inspect
 import sys
 import typing
 from collections import ChainMap
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Generic, Protocol, get_args, get_origin
 
 import typing_extensions
@@ -253,9 +253,9 @@ def generic_parts(hint: Any) -> tuple[type[Any], tuple[Any, ...]]:
     return cls, arguments
 
 
-def check_constructor(cls: type[Any], arguments: Collection[str]) -> None:
-    """Raises Refused unless the constructor takes these arguments by name, and needs no others."""
-    parameters = inspect.signature(cls).parameters
+def check_constructor(constructor: Callable[..., Any], arguments: Collection[str]) -> None:
+    """Raises Refused unless a constructor takes these arguments by name, and needs no others."""
+    parameters = inspect.signature(constructor).parameters
     needed = {
         name
         for name, parameter in parameters.items()

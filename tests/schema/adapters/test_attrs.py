@@ -6,7 +6,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import pytest
 
-from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip
+from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
 from typedrpc.schema import SignatureFaults, node_of, schema_of
 
@@ -139,7 +139,7 @@ def test_a_dataclass_of_the_same_name_and_fields_is_the_same_type() -> None:
 def test_unions_tell_them_apart() -> None:
     hint = Point | Frozen | Box[int] | Box[str] | list[int] | str | None
     for value in (Point(1), Frozen(name="a"), Box(1), Box("a"), [1], "x", None):
-        arrived = trip(hint, value)
+        arrived = trip_either_way(hint, value)
         assert type(arrived) is type(value)
         assert arrived == value
 
@@ -157,8 +157,8 @@ def test_names_of_a_function() -> None:
     def take(value: Outer) -> None: ...
 
     with pytest.raises(NameError):
-        schema_of(take)
-    (parameter,) = schema_of(take, names={"Inner": Inner}).parameters
+        schema_of(take, method=False)
+    (parameter,) = schema_of(take, method=False, names={"Inner": Inner}).parameters
     assert [str(field.node) for field in parameter.node.fields] == ["Inner", "list[Inner]"]  # type: ignore[attr-defined]
 
 

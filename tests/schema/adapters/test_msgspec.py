@@ -5,7 +5,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import pytest
 
-from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip
+from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
 from typedrpc.schema import node_of, schema_of
 
@@ -108,7 +108,7 @@ def test_a_dataclass_of_the_same_name_and_fields_is_the_same_type() -> None:
 def test_unions_tell_them_apart() -> None:
     hint = Point | Frozen | Box[int] | Box[str] | list[int] | str | None
     for value in (Point(1), Frozen(first_name="a", last_name="b"), Box(1), Box("a"), [1], "x", None):
-        arrived = trip(hint, value)
+        arrived = trip_either_way(hint, value)
         assert type(arrived) is type(value)
         assert arrived == value
 
@@ -123,8 +123,8 @@ def test_names_of_a_function() -> None:
     def take(value: Outer) -> None: ...
 
     with pytest.raises(NameError):
-        schema_of(take)
-    assert schema_of(take, names={"Inner": Inner}).parameters[0].node.fields[0].node == node_of(Inner)  # type: ignore[attr-defined]
+        schema_of(take, method=False)
+    assert schema_of(take, method=False, names={"Inner": Inner}).parameters[0].node.fields[0].node == node_of(Inner)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pytest
 
-from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip
+from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
 from typedrpc.schema import node_of, schema_of
 
@@ -42,7 +42,7 @@ class Limited(BaseModel):
     age: int = Field(ge=0, lt=150)
     nick: str | None = Field(default=None, max_length=3)
     name: Annotated[str, Field(min_length=1)] = "x"
-    either: int | str = Field(default=1, gt=0)
+    either: int | float = Field(default=1, gt=0)
     exact: Annotated[int, Gt(0)] | None = None
 
     @field_validator("name")
@@ -92,6 +92,13 @@ class Owner(BaseModel):
     pet: Cat | Dog = Field(discriminator="kind")
 
 
+class Initialising(BaseModel):
+    x: int
+
+    def __init__(self, **data: Any) -> None:
+        super().__init__(**data)
+
+
 class Secretive(BaseModel):
     name: str
     cached: int = Field(default=0, exclude=True)
@@ -113,6 +120,11 @@ class Plain:
     z: int = dataclasses.field(init=False, default=5)
 
 
+@pydantic.dataclasses.dataclass
+class AliasedPlain:
+    x: int = Field(alias="the X")
+
+
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair(Generic[T]):
     one: T
@@ -132,7 +144,7 @@ class OnTop(Plain):
         (Frozen, Frozen(name="a", tags=["b"])),
         (Aliased, Aliased(theA=1, **{"not an identifier": 2})),  # type: ignore[arg-type]
         (ByName, ByName(a=1)),
-        (Limited, Limited(age=149, nick="abc", either="a", exact=3)),
+        (Limited, Limited(age=149, nick="abc", either=2.5, exact=3)),
         (Box[int], Box[int](item=1, others=[2])),
         (Box[Box[str]], Box[Box[str]](item=Box[str](item="a"))),
         (Labelled, Labelled(item=1, label="x")),
@@ -141,6 +153,8 @@ class OnTop(Plain):
         (Later, Later(item=DefinedLater(x=1))),
         (Owner, Owner(pet=Dog())),
         (Secretive, Secretive(name="a")),
+        (Initialising, Initialising(x=1)),
+        (AliasedPlain, AliasedPlain(**{"the X": 1})),  # type: ignore[arg-type]
         (Numbers, Numbers([1, 2])),
         (Empty, Empty()),
         (Plain, Plain(1, 2)),
@@ -180,7 +194,7 @@ def test_nothing_is_converted_on_arrival() -> None:
 
 
 def test_the_models_own_validators_refuse() -> None:
-    fields: list[Any] = [("age", int), ("nick", str | None), ("name", str), ("either", int | str), ("exact", int | None)]
+    fields: list[Any] = [("age", int), ("nick", str | None), ("name", str), ("either", int | float), ("exact", int | None)]
     Wire = dataclasses.make_dataclass("Wire", fields)
     assert "got 150" in refused_on_arrival(Limited, Wire, Wire(150, None, "a", 1, None))
     assert "got fields it refuses: ValidationError: " in refused_on_arrival(Limited, Wire, Wire(1, None, "bad", 1, None))
@@ -205,7 +219,7 @@ def test_unions_tell_them_apart() -> None:
     hint = Point | Frozen | Box[int] | Box[str] | Plain | list[int] | str | None
     values = (Point(x=1), Frozen(name="a"), Box[int](item=1), Box[str](item="a"), Plain(1), [1], "x", None)
     for value in values:
-        arrived = trip(hint, value)
+        arrived = trip_either_way(hint, value)
         assert type(arrived) is type(value)
         assert arrived == value
 
@@ -223,13 +237,13 @@ def test_names_of_a_function() -> None:
 
     for function in (take, take_other):
         with pytest.raises(NameError, match=r"names something that is not defined \(yet\)"):
-            schema_of(function)
+            schema_of(function, method=False)
 
     class Inner(BaseModel):
         x: int
 
     for function in (take, take_other):
-        node: Any = schema_of(function, names={"Inner": Inner}).parameters[0].node
+        node: Any = schema_of(function, method=False, names={"Inner": Inner}).parameters[0].node
         assert node.fields[0].node == node_of(Inner)
 
 
@@ -251,6 +265,13 @@ class Initialised:
     seed: dataclasses.InitVar[int]
 
 
+class OwnInit(BaseModel):
+    x: int
+
+    def __init__(self, text: str) -> None:
+        super().__init__(x=int(text))
+
+
 @pytest.mark.parametrize(
     ("hint", "text"),
     [
@@ -261,6 +282,7 @@ class Initialised:
         (ByPath, "its field 'x' is looked for in a path alone"),
         (Hidden, "its field 'x' is excluded from what is sent, and has no default"),
         (Initialised, "its __init__ does not take its fields one by one"),
+        (OwnInit, "its __init__ does not take its fields one by one"),
         (Box[Any], None),
     ],
 )

@@ -8,9 +8,10 @@ constructor: the model's own validators run, and what they raise refuses the val
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import AliasChoices, BaseModel
@@ -51,8 +52,16 @@ def find(hint: Any, names: Names) -> Record:
             continue
         argument = _argument(name, field, config)
         fields.append(RecordField(name, substitute(_hint(field), binding), field.is_required(), argument))
-    check_constructor(cls, [str(field.argument) for field in fields])
+    _check_constructor(cls, fields)
     return Record(cls, record_name(cls, arguments), tuple(fields))
+
+
+def _check_constructor(cls: Any, fields: Iterable[RecordField]) -> None:
+    if not issubclass(cls, BaseModel):
+        parameters = inspect.signature(cls).parameters  # where the alias is no identifier, the name stands
+        check_constructor(cls, [field.argument if field.argument in parameters else field.name for field in fields])
+    elif not cls.__init__.__module__.startswith("pydantic."):
+        check_constructor(types.MethodType(cls.__init__, cls), [str(field.argument) for field in fields])
 
 
 def _complete(cls: Any, names: Names) -> None:
