@@ -63,7 +63,7 @@ from typedrpc.codec import containers, records, scalars, unions, wrapped
 from typedrpc.codec.body import MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
 from typedrpc.codec.command import CommandCodec
 from typedrpc.codec.plain import pack_plain, unpack_plain
-from typedrpc.schema import Conversion, Record, RecordField, Refused, register, register_finder
+from typedrpc.schema import Conversion, Record, RecordField, Refused, Shape, register, register_finder
 
 __all__ = [
     "MAX_SEGMENTS",
@@ -76,6 +76,7 @@ __all__ = [
     "RecordField",
     "Refused",
     "Segmented",
+    "Shape",
     "containers",
     "pack_plain",
     "records",

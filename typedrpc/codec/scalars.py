@@ -167,7 +167,11 @@ def _exact_bytes(value: bytes) -> bytes:
 
 
 class BytesCoder(ExactCoder):
-    """Bytes travel as bin, or from `SEGMENT_THRESHOLD` bytes on beside the body; as keys of maps always as bin."""
+    """Bytes travel as bin, or from `SEGMENT_THRESHOLD` bytes on beside the body; as keys of maps always as bin.
+
+    Large ones are sent without a copy and arrive with one: Python cannot read into ``bytes``, only into buffers that
+    can be changed. Who minds takes a ``bytearray`` or a ``memoryview``.
+    """
 
     exact_type = bytes
     base = staticmethod(_exact_bytes)
@@ -208,7 +212,11 @@ class BytesCoder(ExactCoder):
 
 
 class BufferCoder(Coder):
-    """A bytearray or a memoryview travels as bytes do, and a large one arrives in the buffer that it was read into."""
+    """A bytearray or a memoryview travels as bytes do, and a large one arrives in the buffer that it was read into.
+
+    A small one is copied into the body. A large one is not copied: whoever sends it sees to it that it is written, or
+    copied, before its owner may change it.
+    """
 
     plain = large = True
     wire = frozenset({bytes, Segment})

@@ -86,6 +86,7 @@ CHECKS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "min_length": (lambda value, least: len(value) >= least, "len({value}) >= {argument}"),
     "max_length": (lambda value, most: len(value) <= most, "len({value}) <= {argument}"),
     "predicate": (lambda value, holds: holds(value), "{argument}({value})"),
+    "shape": (lambda value, shape: shape.allows(value.shape), "{argument}.allows({value}.shape)"),
 }
 """How each constraint is checked, and the same as source."""
 

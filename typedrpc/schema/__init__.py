@@ -1,5 +1,6 @@
 """A contract's types as data, which knows nothing of bytes: nodes, schemas, and how annotations become them."""
 
+from typedrpc.schema.constraints import Shape
 from typedrpc.schema.conversions import (
     Conversion,
     Finder,
@@ -76,6 +77,7 @@ __all__ = [
     "Refused",
     "ScalarNode",
     "Schema",
+    "Shape",
     "SignatureFaults",
     "TupleNode",
     "UnionNode",

@@ -46,6 +46,7 @@ CONSTRAINTS: Final[dict[str, str]] = {
     "min_length": "MinLen",
     "max_length": "MaxLen",
     "predicate": "Predicate",
+    "shape": "Shape",
 }
 """What can be asked of a value besides its type, with the name that it is printed with."""
 
