@@ -444,13 +444,20 @@ def bare(node: Node) -> Node:
 
 def stands_within(target: Node, alias: AliasNode) -> bool:
     """Whether a value of `target` could be one of `alias` with nothing in between: then it is no type."""
-    if target is alias:
-        return True
-    if isinstance(target, AliasNode):
-        return target._target is not None and stands_within(target.target, alias)
-    return isinstance(target, UnionNode | ConstrainedNode) and any(
-        stands_within(child, alias) for child in children(target)
-    )
+    seen: set[int] = set()
+    left = [target]
+    while left:
+        node = left.pop()
+        if node is alias:
+            return True
+        if id(node) in seen:  # an alias may be referred to many times
+            continue
+        seen.add(id(node))
+        if isinstance(node, AliasNode):
+            left += () if node._target is None else (node._target,)
+        elif isinstance(node, UnionNode | ConstrainedNode):
+            left += children(node)
+    return False
 
 
 _UNHASHABLE = frozenset({"bytearray", "memoryview", "Any"})
