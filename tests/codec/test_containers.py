@@ -315,3 +315,15 @@ def test_what_is_ready_is_handed_over_without_a_copy(monkeypatch: pytest.MonkeyP
 def test_the_tables_of_schema_and_codec_agree() -> None:
     assert set(COLLECTION_TYPES) == set(COLLECTIONS)
     assert set(MAPPING_TYPES) == set(MAPPINGS)
+
+
+@pytest.mark.parametrize("head", ["list[", "dict[str, ", "tuple[float, ", "dict[tuple[str, int], "])
+def test_what_nests_as_deep_as_a_schema_may(head: str) -> None:
+    """Python takes 20 loops within each other, and 100 levels of indent."""
+    depth = 30 if head.startswith("dict[tuple") else 60
+    value: Any = 7
+    for _ in range(depth):
+        value = {"list[": [value], "dict[str, ": {"a": value}, "tuple[float, ": (0.5, value)}.get(
+            head, {("a", 1): value}
+        )
+    assert trip(eval(head * depth + "int" + "]" * depth), value) == value
