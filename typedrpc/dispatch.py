@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from time import monotonic
 from typing import Any, Final, final
 
-from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, BuiltinCommand
+from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
 from typedrpc.codec import CodecError, CommandCodec, Payload, pack_plain, unpack_plain
 from typedrpc.errors import (
     ArgumentValueError,
@@ -217,29 +217,34 @@ class Dispatcher:
 
 
 def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:
+    """The number of a caller's schema, if all that differs is safe. Nothing is compiled for it yet."""
     command = entry.command
+    packed = pack_plain(data)
+    if len(packed) > MAX_SIGNATURE:
+        return None
     try:
         caller = Schema.from_data(data)
     except ValueError:
         return None
     if not all(difference.safe for difference in compatible(caller, command.schema)):
         return None
-
-    def make() -> Row:
-        unpack = partial(_unpack_version, command.codec, caller)
-        return Row(command.qualified_name, entry.function, unpack, command.codec.pack_result)
-
-    return versions.number_of((entry.id, caller.fingerprint), make)
+    unpack = partial(_unpack_version, command.codec, packed)
+    make = partial(Row, command.qualified_name, entry.function, unpack, partial(_pack_result, command.codec))
+    return versions.number_of(entry.id, packed, make)
 
 
-def _unpack_version(codec: CommandCodec, caller: Schema, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return _adapter(codec, caller)(payload)
+def _pack_result(codec: CommandCodec, result: Any) -> Payload:
+    return codec.pack_result(result)
+
+
+def _unpack_version(codec: CommandCodec, packed: bytes, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return _adapter(codec, packed)(payload)
 
 
 @lru_cache(maxsize=1024)
-def _adapter(codec: CommandCodec, caller: Schema) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Adapters are compiled when first used and shared by all connections: by the pair of the two versions."""
-    return codec.unpack_arguments_of(caller)
+def _adapter(codec: CommandCodec, packed: bytes) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
+    """What unpacks the arguments by a caller's schema: compiled when first used, and shared by all connections."""
+    return codec.unpack_arguments_of(Schema.from_data(unpack_plain(packed, max_depth=MAX_DEPTH)))
 
 
 def _unpack_plain(builtin: BuiltinCommand, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:

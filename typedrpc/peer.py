@@ -8,24 +8,39 @@ from typing import Any, Final, final
 MAX_VERSIONS: Final = 4096
 """Schemas of its own by which one peer may write its calls."""
 
+MAX_VERSIONS_SIZE: Final = 16 * 1024 * 1024
+"""Bytes of all these schemas together."""
+
 
 @final
 class Versions:
-    """By which schemas of its own a peer writes its calls: what each of their numbers leads to. Thread-safe."""
+    """By which schemas of its own a peer writes its calls: what each of their numbers leads to. Thread-safe.
 
-    __slots__ = ("_lock", "_numbers", "rows")
+    Attributes:
+        rows: What the numbers, which count from 0, lead to.
+    """
+
+    __slots__ = ("_left", "_lock", "_numbers", "rows")
 
     def __init__(self) -> None:
         self.rows: list[Any] = []
-        self._numbers: dict[object, int] = {}
+        self._numbers: dict[tuple[int, bytes], int] = {}
+        self._left = MAX_VERSIONS_SIZE
         self._lock = Lock()
 
-    def number_of(self, key: object, make: Callable[[], Any]) -> int | None:
-        """The number of what `make` gives, the same one for the same key; None beyond `MAX_VERSIONS`."""
+    def number_of(self, command: int, schema: bytes, make: Callable[[], Any]) -> int | None:
+        """The number of a packed schema for a command, the same one each time; None where there are too many.
+
+        Args:
+            command: The id of the command.
+            schema: The schema, packed.
+            make: Gives what a new number leads to.
+        """
         with self._lock:
-            number = self._numbers.get(key)
-            if number is None and len(self.rows) < MAX_VERSIONS:
-                number = self._numbers[key] = len(self.rows)
+            number = self._numbers.get((command, schema))
+            if number is None and len(self.rows) < MAX_VERSIONS and len(schema) <= self._left:
+                self._left -= len(schema)
+                number = self._numbers[command, schema] = len(self.rows)
                 self.rows.append(make())
             return number
 

@@ -448,3 +448,15 @@ def test_containers_of_every_length(length: int) -> None:
         arrived = codec.unpack_result(codec.pack_result(value))
         assert type(arrived) is type(value)
         assert arrived == value
+
+
+@pytest.mark.parametrize("head", ["list[", "dict[str, ", "tuple[float, ", "dict[tuple[str, int], "])
+def test_what_nests_as_deep_as_a_schema_may(head: str) -> None:
+    """Python takes 20 loops within each other, and 100 levels of indent."""
+    depth = 30 if head.startswith("dict[tuple") else 60
+    value: Any = 7
+    for _ in range(depth):
+        value = {"list[": [value], "dict[str, ": {"a": value}, "tuple[float, ": (0.5, value)}.get(
+            head, {("a", 1): value}
+        )
+    assert trip(eval(head * depth + "int" + "]" * depth), value) == value

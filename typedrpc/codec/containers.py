@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from typedrpc.codec.base import Coder, Coders, coder_for, lazily
+from typedrpc.codec.base import MAX_NESTING, Coder, Coders, coder_for, lazily
 from typedrpc.codec.body import Packing, SegmentReader, pack_body
 from typedrpc.codec.faults import Fault, index_step, short, type_name
 from typedrpc.codec.source import Source, Way
@@ -288,7 +288,10 @@ class MappingCoder(Coder):
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
         if not typed:
             emit_type_test(out, var, self.sends if way == "pack" else self.wire)
-        items = self._emit_dict(out, way, var)
+        if out.depth >= MAX_NESTING:
+            items = self.emit_apart(out, way, var, "items", lambda inner: self._emit_dict(out, way, inner))
+        else:
+            items = self._emit_dict(out, way, var)
         if way == "pack" or self._mapping.makes is dict:
             return items
         return out.assign(f"{out.constant(self._mapping.makes)}({items})")

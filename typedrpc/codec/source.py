@@ -68,6 +68,11 @@ class Source:
         finally:
             self._depth -= 1
 
+    @property
+    def depth(self) -> int:
+        """Levels of indent at this place."""
+        return self._depth
+
     def mark(self) -> int:
         """This place, for `insert`."""
         return len(self._lines)

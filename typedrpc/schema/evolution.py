@@ -10,7 +10,9 @@ A change is safe where the reader can read everything that the writer may write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from typedrpc.schema.conversions import Conversion
@@ -31,11 +33,17 @@ from typedrpc.schema.nodes import (
     ScalarNode,
     TupleNode,
     UnionNode,
+    bare,
+    children,
 )
 from typedrpc.schema.signature import Parameter, ParameterKind, Schema
 
 MAX_STEPS: Final = 20_000
 """Pairs of types that one comparison looks at. More is taken for a peer that wants to be expensive."""
+
+
+MAX_TEXT: Final = 200
+"""Characters of a type, or of a list of names, in the text of a difference."""
 
 
 class Difference(NamedTuple):
@@ -82,45 +90,29 @@ class Adaptation:
     """
 
     def __init__(self, caller: Schema, callee: Schema) -> None:
-        resolution = _Resolution()
         self.parameters: list[Parameter] = []
         self.places: list[int | None] = []
-        for parameter, place in _pairs(caller.parameters, callee.parameters):
-            self.places.append(place)
-            if place is None:
-                node: Node = IGNORED
-                where = f"parameter '{_stars(parameter)}{parameter.name}'"
-                if parameter.required or _stars(parameter):
-                    resolution.break_(where, "the callee does not take it")
-                else:
-                    resolution.note(where, "the callee does not take it, and ignores it where it is given")
-            else:
-                own = callee.parameters[place]
-                where = f"parameter '{_stars(own)}{own.name}'"
-                node = resolution.read(parameter.node, own.node, where)
-                if own.required and not parameter.required:
-                    resolution.break_(where, "it has no default any more, and the caller may leave it out")
-                elif parameter.required and not own.required:
-                    resolution.note(where, "it has a default")
-                if parameter.kind is not own.kind:
-                    resolution.note(where, "it is given in another way")
-            self.parameters.append(parameter._replace(node=node))
-        for place, own in enumerate(callee.parameters):
-            if place not in self.places:
-                where = f"parameter '{_stars(own)}{own.name}'"
-                if own.required:
-                    resolution.break_(where, "it is required, and the caller does not give it")
-                else:
-                    resolution.note(where, "the caller does not give it, and its default counts")
-        if not resolution.differences and caller.parameters != callee.parameters:
-            resolution.note("the parameters", "they stand in another order")
+        resolution = _Resolution()
+        with resolution.limited():
+            for parameter, place in _pairs(caller.parameters, callee.parameters):
+                own = None if place is None else callee.parameters[place]
+                self.parameters.append(parameter._replace(node=_read_parameter(resolution, parameter, own)))
+                self.places.append(place)
+            _check_missing(resolution, callee.parameters, self.places)
+            _check_binding(resolution, caller.parameters, callee.parameters, self.places)
         self.differences = resolution.differences
 
 
 def adapt_result(writer: Node, reader: Node) -> tuple[Node, list[Difference]]:
     """The node that reads, as `reader`, a result written as `writer`; and what is different."""
     resolution = _Resolution()
-    return resolution.read(writer, reader, "the result"), resolution.differences
+    node: Node = IGNORED
+    with resolution.limited():
+        node = resolution.read(writer, reader, "the result")
+    return node, resolution.differences
+
+
+_VARIADIC = (ParameterKind.VAR_POSITIONAL, ParameterKind.VAR_KEYWORD)
 
 
 def _pairs(callers: Sequence[Parameter], callees: Sequence[Parameter]) -> list[tuple[Parameter, int | None]]:
@@ -128,17 +120,87 @@ def _pairs(callers: Sequence[Parameter], callees: Sequence[Parameter]) -> list[t
 
     By name; those with stars, which have no name for callers, by their kind.
     """
-    variadic = (ParameterKind.VAR_POSITIONAL, ParameterKind.VAR_KEYWORD)
-    by_name = {own.name: index for index, own in enumerate(callees) if own.kind not in variadic}
-    by_kind = {own.kind: index for index, own in enumerate(callees) if own.kind in variadic}
+    by_name = {own.name: index for index, own in enumerate(callees) if own.kind not in _VARIADIC}
+    by_kind = {own.kind: index for index, own in enumerate(callees) if own.kind in _VARIADIC}
     return [
-        (parameter, by_kind.get(parameter.kind) if parameter.kind in variadic else by_name.get(parameter.name))
+        (parameter, by_kind.get(parameter.kind) if parameter.kind in _VARIADIC else by_name.get(parameter.name))
         for parameter in callers
     ]
 
 
-def _stars(parameter: Parameter) -> str:
-    return {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+def _where(parameter: Parameter) -> str:
+    stars = {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    return f"parameter '{stars}{parameter.name}'"
+
+
+def _read_parameter(resolution: _Resolution, parameter: Parameter, own: Parameter | None) -> Node:
+    """The type that reads the argument for a parameter of the caller, which is for `own` of the callee's."""
+    where = _where(own or parameter)
+    if own is None:
+        if parameter.required or parameter.kind in _VARIADIC:
+            return resolution.break_(where, "the callee does not take it")
+        resolution.note(where, "the callee does not take it, and ignores it where it is given")
+        return IGNORED
+    node = resolution.read(parameter.node, own.node, where)
+    if own.required and not parameter.required:
+        resolution.break_(where, "the callee requires it, and the caller may leave it out")
+    elif parameter.required and not own.required:
+        resolution.note(where, "it has a default at the callee")
+    if parameter.kind is not own.kind:
+        resolution.note(where, "it is given in another way")
+    return node
+
+
+def _check_missing(resolution: _Resolution, callees: Sequence[Parameter], places: Sequence[int | None]) -> None:
+    for place, own in enumerate(callees):
+        if place in places:
+            continue
+        if own.required:
+            resolution.break_(_where(own), "it is required, and the caller does not give it")
+        elif own.kind in _VARIADIC:
+            resolution.note(_where(own), "the caller does not have it")
+        else:
+            resolution.note(_where(own), "the caller does not give it, and its default counts")
+    taken = [place for place in places if place is not None]
+    if taken != sorted(taken):
+        resolution.note("the parameters", "they stand in another order")
+
+
+def _check_binding(
+    resolution: _Resolution, callers: Sequence[Parameter], callees: Sequence[Parameter], places: Sequence[int | None]
+) -> None:
+    """Find the calls that fit the caller's parameters, and that Python cannot bind to the callee's."""
+    giver = {place: index for index, place in enumerate(places) if place is not None}
+    for place, own in enumerate(callees):
+        index = giver.get(place)
+        if own.kind is ParameterKind.VAR_KEYWORD and index is not None:
+            names = {parameter.name for parameter in callers if parameter.kind in _BY_NAME}
+            for other in callees:
+                if other.kind in _BY_NAME and other.name not in names:
+                    resolution.break_(_where(other), f"the caller may give it among the {_where(own)[10:]}")
+        elif own.kind in (ParameterKind.POSITIONAL_ONLY, ParameterKind.VAR_POSITIONAL) and index is not None:
+            for before in range(place):
+                if not _always_given(callers, callees[before], giver.get(before), index):
+                    resolution.break_(
+                        _where(own), f"it goes by position, and the caller may leave out {_where(callees[before])[10:]}"
+                    )
+
+
+_BY_NAME = (ParameterKind.POSITIONAL_OR_KEYWORD, ParameterKind.KEYWORD_ONLY)
+
+
+def _always_given(callers: Sequence[Parameter], own: Parameter, before: int | None, after: int) -> bool:
+    """Whether a caller that gives the parameter with the index `after` also gives the one that is for `own`."""
+    if own.required:
+        return True
+    if before is None:
+        return False
+    return callers[before].required or (
+        # Who gives arguments by position gives all those before them.
+        callers[after].kind in (ParameterKind.POSITIONAL_ONLY, ParameterKind.VAR_POSITIONAL)
+        and callers[before].kind <= ParameterKind.POSITIONAL_OR_KEYWORD
+        and before < after
+    )
 
 
 # What a value of a type is, too, as type checkers see it; the type itself first.
@@ -169,69 +231,143 @@ _WIDER: Final[Mapping[str, frozenset[str]]] = {
         "Mapping": "Mapping",
     }.items()
 }
+_DISTINCT: Final = frozenset({"key", "set", "frozenset", "AbstractSet", "MutableSet"})
+"""Where no two values may be the same."""
+
 _PLAIN: Final = frozenset({"None", "bool", "int", "float", "str", "bytes"})
 
 
-class _Resolution:
-    """One comparison of two types, and all that is found on the way."""
+class _TooLarge(Exception):
+    """The comparison has taken all its steps."""
 
-    def __init__(self, parent: _Resolution | None = None) -> None:
+
+class _Resolution:
+    """One comparison of two versions, and all that is found on the way.
+
+    What it costs is bounded by its steps, whatever a peer sends: each pair of types that is looked at is one.
+    """
+
+    def __init__(self) -> None:
         self.differences: list[Difference] = []
-        self.broken = False
-        # Pairs of named nodes that are, or were, compared: those of recursive types refer to themselves.
-        self._made: dict[tuple[int, int], Node] = dict(parent._made) if parent else {}
-        self._steps: list[int] = parent._steps if parent else [0]
+        self._steps = 0
+        self._breaks = 0
+        # Pairs of named types of which the second reads the first, or is tried whether it does: those of recursive
+        # types refer to themselves. Within keys and elements of sets there are other rules.
+        self._made: dict[tuple[int, int, bool], Node] = {}
+        self._in_key = False
+        # Pairs of named types that were found to be the same or not, or are held to be while they are compared.
+        self._same: dict[tuple[int, int], bool] = {}
+        self._held: list[tuple[int, int]] = []
+
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """What takes too many steps in this block is a breaking difference."""
+        try:
+            yield
+        except (_TooLarge, RecursionError):
+            self.break_("the types", "they are too large, or nest too deep, to be compared")
 
     def note(self, where: str, text: str) -> None:
         self.differences.append(Difference(where, True, text))
 
     def break_(self, where: str, text: str) -> Node:
         self.differences.append(Difference(where, False, text))
-        self.broken = True
+        self._breaks += 1
         return IGNORED
 
     def read(self, writer: Node, reader: Node, where: str) -> Node:
         """The node with the form of `writer` and the values of `reader`."""
-        self._steps[0] += 1
-        if self._steps[0] > MAX_STEPS:
-            return self.break_(where, "the two are too large to be compared")
-        if writer is reader or writer == reader:
+        if self._are_same(writer, reader):
             return reader
-        if isinstance(writer, AliasNode) or isinstance(reader, AliasNode):
+        if isinstance(writer, AliasNode):
             return self._alias(writer, reader, where)
+        if isinstance(reader, AliasNode):
+            # Only what the writer has as an alias is made one: it is the writer's that has to refer to itself.
+            return self.read(writer, reader.target, where)
+        if isinstance(reader, UnionNode) or isinstance(writer, UnionNode):
+            return self._union(writer, reader, where)
         if isinstance(reader, ConstrainedNode) or isinstance(writer, ConstrainedNode):
             return self._constrained(writer, reader, where)
-        if isinstance(writer, UnionNode):
-            return self._members(writer, reader, where)
-        if isinstance(reader, UnionNode):
-            node = self._member(writer, reader, where)
-            if not self.differences or self.differences[-1].where != where:
-                self.note(where, f"{writer} is now {reader}")
-            return node
         plain = self._plain(writer, reader, where)
-        return plain if plain is not None else self.break_(where, f"{writer} cannot be read as {reader}")
+        if plain is None:
+            return self.break_(where, f"{_short(writer)} cannot be read as {_short(reader)}")
+        return plain
 
-    def _alias(self, writer: Node, reader: Node, where: str) -> Node:
-        key = (id(writer), id(reader))
+    def _step(self, count: int = 1) -> None:
+        self._steps += count
+        if self._steps > MAX_STEPS:
+            raise _TooLarge
+
+    def _are_same(self, first: Node, second: Node) -> bool:
+        """Whether two nodes are equal. As ``==``, at a bounded cost."""
+        if first is second:
+            return True
+        self._step()
+        if type(first) is not type(second):
+            return False
+        if not isinstance(first, RecordNode | AliasNode):
+            return self._are_parts_same(first, second)
+        pair = id(first), id(second)
+        if pair in self._same:
+            return self._same[pair]
+        outermost = not self._held
+        self._same[pair] = True
+        self._held.append(pair)
+        if not self._are_parts_same(first, second):
+            self._same[pair] = False
+        same = self._same[pair]
+        if outermost:
+            # What was held to be the same within something that is not may have been found so for that reason only.
+            for held in self._held if not same else ():
+                if self._same[held]:
+                    del self._same[held]
+            self._held.clear()
+        return same
+
+    def _are_parts_same(self, first: Node, second: Node) -> bool:
+        match first, second:
+            case RecordNode(), RecordNode():
+                heads = [
+                    (node.name, node.keyed, [(field.name, field.required) for field in node.fields])
+                    for node in (first, second)
+                ]
+                alike = heads[0] == heads[1]
+            case AliasNode(), AliasNode():
+                alike = first.name == second.name
+            case CollectionNode(), CollectionNode():
+                alike = first.kind == second.kind
+            case MappingNode(), MappingNode():
+                alike = first.kind == second.kind
+            case ConstrainedNode(), ConstrainedNode():
+                alike = first.constraints == second.constraints
+            case ConvertedNode(), ConvertedNode():
+                alike = first.name == second.name
+            case (TupleNode(), TupleNode()) | (UnionNode(), UnionNode()):
+                alike = True
+            case _:
+                return first == second
+        parts = children(first), children(second)
+        return alike and len(parts[0]) == len(parts[1]) and all(map(self._are_same, *parts))
+
+    def _alias(self, writer: AliasNode, reader: Node, where: str) -> Node:
+        key = id(writer), id(reader), self._in_key
         if key not in self._made:
-            node = AliasNode(reader.name if isinstance(reader, AliasNode) else str(writer))
+            node = AliasNode(reader.name if isinstance(reader, AliasNode) else writer.name)
             self._made[key] = node
-            target = self.read(
-                writer.target if isinstance(writer, AliasNode) else writer,
-                reader.target if isinstance(reader, AliasNode) else reader,
-                where,
-            )
-            node.complete(target)
+            if isinstance(reader, AliasNode) and reader.name != writer.name:
+                self.note(where, f"{writer.name} is {reader.name} here")
+            node.complete(self.read(writer.target, reader.target if isinstance(reader, AliasNode) else reader, where))
         return self._made[key]
 
     def _constrained(self, writer: Node, reader: Node, where: str) -> Node:
         promised = writer.constraints if isinstance(writer, ConstrainedNode) else ()
         asked = reader.constraints if isinstance(reader, ConstrainedNode) else ()
+        self._step(len(promised) * len(asked))
         for constraint in asked:
             if not any(_implies(other, constraint) for other in promised):
                 self.break_(where, f"it has to fit {constraint}, which the writer does not see to")
         if promised and set(promised) != set(asked):
-            self.note(where, f"the writer sees to {', '.join(map(str, promised))}")
+            self.note(where, f"the writer sees to {_cut(', '.join(map(str, promised)))}")
         base = self.read(
             writer.base if isinstance(writer, ConstrainedNode) else writer,
             reader.base if isinstance(reader, ConstrainedNode) else reader,
@@ -239,23 +375,65 @@ class _Resolution:
         )
         return ConstrainedNode(base, asked) if asked else base
 
-    def _members(self, writer: UnionNode, reader: Node, where: str) -> Node:
+    def _union(self, writer: Node, reader: Node, where: str) -> Node:
+        if not isinstance(writer, UnionNode) and isinstance(bare(writer), UnionNode):
+            return self._constrained(writer, reader, where)  # constraints around a union concern all its members
+        if isinstance(reader, ConstrainedNode):
+            return self._constrained(writer, reader, where)
+        writers = writer.members if isinstance(writer, UnionNode) else (writer,)
+        readers = reader.members if isinstance(reader, UnionNode) else (reader,)
         before = len(self.differences)
-        node = UnionNode(tuple(self.read(member, reader, where) for member in writer.members))
+        renamed = self._renamed(writers, readers)
+        nodes = [self._member(member, reader, readers, renamed, where) for member in writers]
         if len(self.differences) == before:
-            self.note(where, f"{writer} is now {reader}")
-        return node
+            self.note(where, f"{_short(writer)} is now {_short(reader)}")
+        return UnionNode(tuple(nodes)) if isinstance(writer, UnionNode) else nodes[0]
 
-    def _member(self, writer: Node, reader: UnionNode, where: str) -> Node:
-        """The union's member that reads the writer's type: the one that is nearest to it."""
-        for member in sorted(reader.members, key=lambda member: _distance(writer, member)):
-            trial = _Resolution(self)
-            node = trial.read(writer, member, where)
-            if not trial.broken:
-                self._made = trial._made
-                self.differences += trial.differences
+    def _renamed(self, writers: Sequence[Node], readers: Sequence[Node]) -> dict[type[Node], tuple[Node, Node]]:
+        """The classes of a union, by kind, that have another name in the other: where it is one in each."""
+        self._step(len(writers) + len(readers))
+        renamed: dict[type[Node], tuple[Node, Node]] = {}
+        for kind in (RecordNode, EnumNode, FlagNode):
+            ours = {node.name: node for node in map(bare, readers) if isinstance(node, kind)}
+            theirs = {node.name: node for node in map(bare, writers) if isinstance(node, kind)}
+            left, right = theirs.keys() - ours.keys(), ours.keys() - theirs.keys()
+            if len(left) == len(right) == 1:
+                renamed[kind] = theirs[left.pop()], ours[right.pop()]
+        return renamed
+
+    def _member(
+        self,
+        writer: Node,
+        reader: Node,
+        readers: Sequence[Node],
+        renamed: Mapping[type[Node], tuple[Node, Node]],
+        where: str,
+    ) -> Node:
+        """Read a type as the nearest member of a union that can.
+
+        Classes are told apart by their names, since one may look like another by chance.
+        """
+        self._step(len(readers))
+        core = bare(writer)
+        for member in readers:
+            if self._are_same(writer, member):
+                return member
+        for member in sorted(readers, key=lambda member: _distance(writer, member)):
+            other = bare(member)
+            if isinstance(core, RecordNode | EnumNode | FlagNode) and type(core) is type(other):
+                assert isinstance(other, RecordNode | EnumNode | FlagNode)
+                pair = renamed.get(type(core))
+                if core.name != other.name and not (pair and pair[0] is core and pair[1] is other):
+                    continue
+            found, breaks, made = len(self.differences), self._breaks, len(self._made)
+            node = self.read(writer, member, where)
+            if self._breaks == breaks:
                 return node
-        return self.break_(where, f"{writer} cannot be read as {reader}")
+            del self.differences[found:]
+            self._breaks = breaks
+            for key in list(islice(reversed(self._made), len(self._made) - made)):
+                del self._made[key]
+        return self.break_(where, f"{_short(writer)} cannot be read as {_short(reader)}")
 
     def _plain(self, writer: Node, reader: Node, where: str) -> Node | None:
         """As `read`, for types that are neither aliases nor unions nor constrained. None where they do not fit."""
@@ -265,14 +443,17 @@ class _Resolution:
             case ScalarNode(), (ScalarNode() | ConvertedNode()):
                 return self._noted(writer, reader, where, _promoted(writer, reader, (writer.name,)))
             case LiteralNode(), LiteralNode():
+                self._step(len(writer.items))
                 fits = set(writer.items) <= set(reader.items)
                 return self._noted(writer, reader, where, writer if fits else None)
             case LiteralNode(), (ScalarNode() | ConvertedNode()):
+                self._step(len(writer.items))
                 kinds = tuple({name for name, _ in writer.items})
                 return self._noted(writer, reader, where, _promoted(writer, reader, kinds))
             case EnumNode(), EnumNode():
                 return self._enum(writer, reader, where)
             case FlagNode(), FlagNode():
+                self._step(len(writer.members))
                 fits = set(writer.members) <= set(reader.members)
                 return self._noted(writer, reader, where, reader if fits else None)
             case CollectionNode(), CollectionNode() if reader.kind in _WIDER[writer.kind]:
@@ -280,7 +461,7 @@ class _Resolution:
                     writer,
                     reader,
                     where,
-                    CollectionNode(reader.kind, self.read(writer.item, reader.item, f"{where}[...]")),
+                    CollectionNode(reader.kind, self._item(writer.item, reader.item, f"{where}[...]", reader.kind)),
                 )
             case TupleNode(), TupleNode() if len(writer.items) == len(reader.items):
                 pairs = enumerate(zip(writer.items, reader.items, strict=True))
@@ -288,7 +469,7 @@ class _Resolution:
             case TupleNode(), CollectionNode() if reader.kind in _WIDER["tuple"]:
                 return self._tuple(writer, reader, where)
             case MappingNode(), MappingNode() if reader.kind in _WIDER[writer.kind]:
-                key = self.read(writer.key, reader.key, f"{where}[key]")
+                key = self._item(writer.key, reader.key, f"{where}[key]", "key")
                 value = self.read(writer.value, reader.value, f"{where}[...]")
                 return self._noted_kind(writer, reader, where, MappingNode(reader.kind, key, value))
             case ConvertedNode(), ConvertedNode() if writer.name == reader.name:
@@ -299,8 +480,15 @@ class _Resolution:
 
     def _noted(self, writer: Node, reader: Node, where: str, node: Node | None) -> Node | None:
         if node is not None:
-            self.note(where, f"{writer} is now {reader}")
+            self.note(where, f"{_short(writer)} is now {_short(reader)}")
         return node
+
+    def _item(self, writer: Node, reader: Node, where: str, kind: str) -> Node:
+        before, self._in_key = self._in_key, self._in_key or kind in _DISTINCT
+        try:
+            return self.read(writer, reader, where)
+        finally:
+            self._in_key = before
 
     def _noted_kind(
         self, writer: CollectionNode | MappingNode, reader: CollectionNode | MappingNode, where: str, node: Node
@@ -310,9 +498,11 @@ class _Resolution:
         return node
 
     def _enum(self, writer: EnumNode, reader: EnumNode, where: str) -> Node | None:
-        unknown = [name for name in writer.members if name not in reader.members]
+        self._step(len(writer.members))
+        known = set(reader.members)
+        unknown = [name for name in writer.members if name not in known]
         if unknown:
-            return self.break_(where, f"the reader's {reader.name} has no {', '.join(unknown[:5])}")
+            return self.break_(where, _cut(f"the reader's {reader.name} has no {', '.join(unknown[:5])}"))
         self.note(where, f"{reader} has other members or another name")
         return EnumNode(reader.name, writer.members, reader.literal or writer.literal, reader.cls)
 
@@ -320,63 +510,95 @@ class _Resolution:
         node = TupleNode(
             tuple(self.read(item, reader.item, f"{where}[{index}]") for index, item in enumerate(writer.items))
         )
-        self.note(where, f"{writer} is now {reader}")
+        self.note(where, f"{_short(writer)} is now {_short(reader)}")
         if reader.kind == "tuple":
             return node
-        return ConvertedNode(str(reader), node, Conversion(list, str(reader), None, list, list))
+        name = _short(reader)
+        return ConvertedNode(name, node, Conversion(list, name, None, list, list))
 
     def _record(self, writer: RecordNode, reader: RecordNode, where: str) -> Node:
-        key = (id(writer), id(reader))
+        key = id(writer), id(reader), self._in_key
         if key in self._made:
             return self._made[key]
         node = RecordNode(reader.name, keyed=reader.keyed, cls=reader.cls)
         self._made[key] = node
+        self._step(len(writer.fields) + len(reader.fields))
         own = {field.name: field for field in reader.fields}
-        fields = [self._field(field, own.pop(field.name, None), writer, where) for field in writer.fields]
-        for field in own.values():
+        named = _has_to_be_named(writer, reader)
+        node.complete(tuple(self._field(field, own.get(field.name), writer, named, where) for field in writer.fields))
+        written = [field.name for field in writer.fields]
+        for field in reader.fields:
+            if field.name in written:
+                continue
             if field.required:
                 self.break_(f"{where}.{field.name}", "it is required, and the writer does not have it")
             else:
                 missing = "it may be missing" if reader.keyed else "its default counts"
                 self.note(f"{where}.{field.name}", f"the writer does not have it, and {missing}")
-        if [field.name for field in writer.fields] != [field.name for field in reader.fields] and not own:
+        common = [name for name in written if name in own]
+        if common != [field.name for field in reader.fields if field.name in written]:
             self.note(where, f"the fields of {reader.name} stand in another order")
-        elif writer.name != reader.name:
+        if writer.name != reader.name:
             self.note(where, f"{writer.name} is {reader.name} here")
-        node.complete(tuple(fields))
         return node
 
-    def _field(self, field: Field, own: Field | None, writer: RecordNode, where: str) -> Field:
-        where = f"{where}.{field.name}"
+    def _field(self, field: Field, own: Field | None, writer: RecordNode, named: bool, where: str) -> Field:
+        where = f"{where}.{field.name}" if own else _cut(f"{where}.{field.name}")
         if own is None:
-            self.note(where, "the reader does not have it, and ignores it")
+            if self._in_key:
+                self.break_(where, "the reader does not have it, and values that differ in it alone would become one")
+            else:
+                self.note(where, "the reader does not have it, and ignores it")
             return Field(field.name, IGNORED, field.required)
         if writer.keyed and own.required and not field.required:
             self.break_(where, "it has to be there, and the writer may leave it out")
         elif field.required is not own.required:
             self.note(where, "it is required on one side only")
-        # By name, as the order may be another one and fields may be missing.
-        return Field(field.name, self.read(field.node, own.node, where), field.required, own.argument or own.name)
+        argument = own.argument or (own.name if named else None)
+        return Field(field.name, self.read(field.node, own.node, where), field.required, argument)
+
+
+def _has_to_be_named(writer: RecordNode, reader: RecordNode) -> bool:
+    """Whether the fields that the constructor takes by position are not written in this order from the first on."""
+    positional = [field.name for field in reader.fields if field.argument is None]
+    known = set(positional)
+    written = [field.name for field in writer.fields if field.name in known]
+    return written != positional[: len(written)]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
+
+
+def _short(node: Node) -> str:
+    return _cut(str(node))
 
 
 def _distance(writer: Node, member: Node) -> tuple[bool, bool, int]:
     """How far a member of a union is from the writer's type: the nearest comes first."""
-    promotions = _PROMOTIONS.get(getattr(writer, "name", ""), ()) if isinstance(writer, ScalarNode) else ()
+    writer, member = bare(writer), bare(member)
     name = getattr(member, "name", "")
+    promotions = _PROMOTIONS.get(writer.name, ()) if isinstance(writer, ScalarNode) else ()
     steps = promotions.index(name) if name in promotions else len(promotions)
     named = (getattr(writer, "name", None), getattr(writer, "kind", None))
-    same = named == (getattr(member, "name", None), getattr(member, "kind", None))
-    return writer != member, type(writer) is not type(member) or not same, steps
+    same = named == (name or None, getattr(member, "kind", None))
+    return type(writer) is not type(member), not same, steps
 
 
 def _promoted(writer: Node, reader: ScalarNode | ConvertedNode, kinds: Sequence[str]) -> Node | None:
     """The node that reads scalars of the named types, which have the form of `writer`, as a wider type."""
-    if all(kind == reader.name for kind in kinds):
+    if isinstance(reader, ScalarNode) and all(kind == reader.name for kind in kinds):
         return writer
+    # A class of the user's own may have the name of any type.
+    if isinstance(reader, ConvertedNode) and (reader.name != "complex" or reader.wire != _COMPLEX_WIRE):
+        return None
     if all(reader.name in _PROMOTIONS.get(kind, ()) for kind in kinds):
         cls, promote = _PROMOTE[reader.name]
         return ConvertedNode(reader.name, writer, Conversion(cls, reader.name, None, promote, promote))
     return None
+
+
+_COMPLEX_WIRE: Final = TupleNode((ScalarNode("float"), ScalarNode("float")))
 
 
 def _to_float(value: float) -> float:
