@@ -92,7 +92,9 @@ def test_types_are_checked_before_anything_is_sent() -> None:
 
 def test_constraints_are_checked_on_both_sides() -> None:
     assert refused(Limited, Limited(150)) == "result.age: expected Annotated[int, Ge(0), Lt(150)], got 150"
-    assert refused(Limited, Limited(1, "long")).startswith("result.name: expected Annotated[str, MaxLen(3)], got 'long'")
+    assert refused(Limited, Limited(1, "long")).startswith(
+        "result.name: expected Annotated[str, MaxLen(3)], got 'long'"
+    )
     Wire = dataclasses.make_dataclass("Wire", [("age", int), ("name", str, "")])
     assert "got 150" in refused_on_arrival(Limited, Wire, Wire(150))
     assert "fields it refuses: ValueError: a bad name" in refused_on_arrival(Limited, Wire, Wire(1, "bad"))
@@ -100,7 +102,12 @@ def test_constraints_are_checked_on_both_sides() -> None:
 
 def test_a_dataclass_of_the_same_name_and_fields_is_the_same_type() -> None:
     assert node_of(dataclasses.make_dataclass("Point", [("x", int), ("y", int, 0)])) == node_of(Point)
-    fields: list[Any] = [("first_name", str), ("all_tags", list[str], ()), ("nick", str | None, None), ("last_name", str)]
+    fields: list[Any] = [
+        ("first_name", str),
+        ("all_tags", list[str], ()),
+        ("nick", str | None, None),
+        ("last_name", str),
+    ]
     assert node_of(dataclasses.make_dataclass("Frozen", fields, kw_only=True)) == node_of(Frozen)
     assert node_of(dataclasses.make_dataclass("Point", [("x", int), ("y", int)])) != node_of(Point)
 
@@ -155,5 +162,7 @@ def test_over_a_socket() -> None:
     with Server(Store(), url="tcp://127.0.0.1:0") as server, connect(Store, server.url) as store:
         assert store.move(Point(1, 2), Limited(3)) == Point(4, 2)
         assert store.wrap(5) == Box(Frozen(first_name="5", last_name=""))
-        with pytest.raises(ArgumentValueError, match=r"argument 'by'.age: expected Annotated\[int, Ge\(0\), Lt\(150\)\]"):
+        with pytest.raises(
+            ArgumentValueError, match=r"argument 'by'.age: expected Annotated\[int, Ge\(0\), Lt\(150\)\]"
+        ):
             store.move(Point(1), Limited(-1))

@@ -194,10 +194,18 @@ def test_nothing_is_converted_on_arrival() -> None:
 
 
 def test_the_models_own_validators_refuse() -> None:
-    fields: list[Any] = [("age", int), ("nick", str | None), ("name", str), ("either", int | float), ("exact", int | None)]
+    fields: list[Any] = [
+        ("age", int),
+        ("nick", str | None),
+        ("name", str),
+        ("either", int | float),
+        ("exact", int | None),
+    ]
     Wire = dataclasses.make_dataclass("Wire", fields)
     assert "got 150" in refused_on_arrival(Limited, Wire, Wire(150, None, "a", 1, None))
-    assert "got fields it refuses: ValidationError: " in refused_on_arrival(Limited, Wire, Wire(1, None, "bad", 1, None))
+    assert "got fields it refuses: ValidationError: " in refused_on_arrival(
+        Limited, Wire, Wire(1, None, "bad", 1, None)
+    )
     # Which member of a union a constraint is for, the model alone knows.
     assert "got fields it refuses: ValidationError: " in refused_on_arrival(Limited, Wire, Wire(1, None, "a", 0, None))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import attr
 
-from typedrpc.schema.conversions import Record, RecordField
+from typedrpc.schema.conversions import Record, RecordField, Refused
 from typedrpc.schema.records import Names, check_constructor, class_hints, declared, generic_parts, record_name
 
 
@@ -29,11 +29,16 @@ def find(hint: Any, names: Names) -> Record:
     taken = [attribute for attribute in attr.fields(cls) if attribute.init]
     check_constructor(cls, [attribute.alias for attribute in taken])
     hints = class_hints(cls, arguments, names)
+    for attribute in taken:
+        if attribute.name not in hints:
+            # One without an annotation may have been told its type in another way.
+            if attribute.type is None:
+                raise Refused(f"its field {attribute.name!r} has no type; annotate it")
+            hints[attribute.name] = attribute.type
     fields = [
         RecordField(
             attribute.name,
-            # One that was made without an annotation may have been told its type in another way.
-            declared(attribute.name, hints.get(attribute.name, attribute.type)),
+            declared(attribute.name, hints[attribute.name]),
             required=attribute.default is attr.NOTHING,
             argument=attribute.alias if attribute.kw_only else None,
         )
