@@ -3,6 +3,7 @@
 import math
 import sys
 import tracemalloc
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 import pytest
@@ -19,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
+unbound: Any = ScalarT
+ndarray: Any = np.ndarray  # with arguments that type checkers refuse too
 
-NUMBERS = [
-    *(np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
-    *(np.float16, np.float32, np.float64, np.complex64, np.complex128),
-]
+INTEGERS: list[Any] = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
+NUMBERS: list[Any] = [*INTEGERS, np.float16, np.float32, np.float64, np.complex64, np.complex128]
 PLAIN = [np.bool_, *NUMBERS]
 TIMES = ["M8[ns]", "M8[D]", "M8[25s]", "m8[us]", "m8[Y]"]
 LARGE = 64 << 20
@@ -67,7 +68,7 @@ def test_special_values(scalar: Any) -> None:
     same(trip(hint_of(scalar), array), array)
 
 
-LAYOUTS = {
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "columns first": lambda array: np.asfortranarray(array),
     "transposed": lambda array: array.T,
     "every second": lambda array: array[::2, ::3],
@@ -219,7 +220,7 @@ def test_how_it_prints(hint: Any, text: str) -> None:
         (np.ndarray, "it does not say what it holds; write NDArray[np.float32]"),
         (np.ndarray[Any, Any], "it does not say what it holds"),
         (np.ndarray[Any, np.dtype[Any]], "it does not say what it holds; name one type of the elements"),
-        (np.ndarray[Any, np.dtype[ScalarT]], "it does not say what it holds; name one type of the elements"),
+        (ndarray[Any, np.dtype[unbound]], "it does not say what it holds; name one type of the elements"),
         (NDArray[np.object_], "it holds Python objects of any kind"),
         (NDArray[np.void], "a structured array is several arrays in one; send a dataclass"),
         (NDArray[np.str_], "use str, or list[str] for an array"),
@@ -227,8 +228,8 @@ def test_how_it_prints(hint: Any, text: str) -> None:
         (NDArray[np.floating[Any]], "it does not say"),
         (NDArray[np.number], "how large a np.number is, it does not say, or machines differ"),
         (np.longdouble, "how large a np.longdouble is, it does not say, or machines differ"),
-        (np.ndarray[int, np.dtype[np.int8]], "nothing is known of the shape int"),
-        (np.ndarray[tuple[int, str], np.dtype[np.int8]], "nothing is known of the size str"),
+        (ndarray[int, np.dtype[np.int8]], "nothing is known of the shape int"),
+        (ndarray[tuple[int, str], np.dtype[np.int8]], "nothing is known of the size str"),
         (np.ndarray[tuple[Literal[1, 2]], np.dtype[np.int8]], "nothing is known of the size Literal[1, 2]"),
         (np.matrix, "only plain arrays travel"),
         (np.random.Generator, "its attributes have no declared types"),
@@ -285,7 +286,7 @@ def test_an_empty_array_with_a_huge_size_costs_nothing() -> None:
 
 SCALARS = [
     *(scalar(value) for scalar in NUMBERS for value in (0, 1, 100)),
-    *(kind(edge) for kind in NUMBERS[:8] for edge in (np.iinfo(kind).min, np.iinfo(kind).max)),
+    *(kind(edge) for kind in INTEGERS for edge in (np.iinfo(kind).min, np.iinfo(kind).max)),
     *(
         kind(value)
         for kind in (np.float16, np.float32, np.float64)
@@ -320,7 +321,16 @@ def test_scalars_are_not_the_builtin_types() -> None:
 
 def test_unions_tell_them_apart() -> None:
     hint = NDArray[np.float32] | NDArray[np.int64] | np.float32 | list[float] | bytes | str | None
-    values = (np.ones(3, "f4"), np.ones(30_000, "i8"), np.float32(1), [1.0], b"x", bytes(70_000), "x", None)
+    values: tuple[Any, ...] = (
+        np.ones(3, "f4"),
+        np.ones(30_000, "i8"),
+        np.float32(1),
+        [1.0],
+        b"x",
+        bytes(70_000),
+        "x",
+        None,
+    )
     for value in values:
         arrived = trip_either_way(hint, value)
         assert type(arrived) is type(value)
