@@ -32,15 +32,19 @@ class Frozen:
 @attrs.define
 class Private:
     _secret: int
-    __very: int = 1
+    __very: int = 1  # pyright: ignore[reportGeneralTypeIssues]  # attrs takes it, as _Private__very
     shown: str = attrs.field(default="", alias="as_")
     double: int = attrs.field(default=attrs.Factory(lambda self: 2 * self._secret, takes_self=True), kw_only=True)
     counted: int = attrs.field(init=False, default=7)
 
 
+def positive(value: int) -> int:
+    return abs(value)
+
+
 @attrs.define
 class Checked:
-    amount: int = attrs.field(converter=abs, validator=attrs.validators.lt(100))
+    amount: int = attrs.field(converter=positive, validator=attrs.validators.lt(100))
     label: str = attrs.field(default="", validator=attrs.validators.max_len(3))
 
 
@@ -63,8 +67,8 @@ class Tree:
 
 @attr.s
 class Old:
-    x = attr.ib(type=int)
-    y = attr.ib(type=str, default="")
+    x = attr.ib(type=int)  # pyright: ignore[reportGeneralTypeIssues]
+    y = attr.ib(type=str, default="")  # pyright: ignore[reportGeneralTypeIssues]
 
 
 @attrs.define
@@ -88,7 +92,7 @@ Made: Any = attrs.make_class("Made", {"x": attrs.field(type=int)})
         (Box[Box[str]], Box(Box("a"), [Box("b", ["c"])])),
         (Labelled, Labelled(1, [2], "x")),
         (Tree, Tree("a", [Tree("b", [Tree("c")]), Tree("d")])),
-        (Old, Old(1, "a")),
+        (Old, Old(1, "a")),  # pyright: ignore[reportCallIssue]
         (Made, Made(1)),
         (Constant, Constant(4)),
         (list[Point], [Point(1), Point(2)]),
@@ -167,7 +171,7 @@ class OwnInit:
     x: int
 
     def __init__(self, text: str) -> None:
-        self.__attrs_init__(int(text))  # type: ignore[attr-defined]
+        self.x = int(text)
 
 
 @attrs.define
@@ -180,7 +184,7 @@ class Detected:
 
 @attr.s
 class Untyped:
-    x = attr.ib()
+    x = attr.ib()  # type: ignore[var-annotated]  # that is the point
 
 
 @attrs.define

@@ -142,8 +142,8 @@ class OnTop(Plain):
         (Point, Point(x=1)),
         (Point, Point(x=1, y=2)),
         (Frozen, Frozen(name="a", tags=["b"])),
-        (Aliased, Aliased(theA=1, **{"not an identifier": 2})),  # type: ignore[arg-type]
-        (ByName, ByName(a=1)),
+        (Aliased, Aliased(theA=1, **{"not an identifier": 2})),
+        (ByName, ByName.model_validate({"a": 1})),
         (Limited, Limited(age=149, nick="abc", either=2.5, exact=3)),
         (Box[int], Box[int](item=1, others=[2])),
         (Box[Box[str]], Box[Box[str]](item=Box[str](item="a"))),
@@ -154,7 +154,7 @@ class OnTop(Plain):
         (Owner, Owner(pet=Dog())),
         (Secretive, Secretive(name="a")),
         (Initialising, Initialising(x=1)),
-        (AliasedPlain, AliasedPlain(**{"the X": 1})),  # type: ignore[arg-type]
+        (AliasedPlain, AliasedPlain(**{"the X": 1})),
         (Numbers, Numbers([1, 2])),
         (Empty, Empty()),
         (Plain, Plain(1, 2)),
