@@ -89,7 +89,7 @@ def converse(contract: type[Service], reply: Callable[[Question], bytes]) -> tup
 
 
 def ids_of(agreement: Agreement) -> dict[str, int]:
-    return {name: agreement.id_of(command) for name, command in STORE.items()}
+    return {name: agreement.route_of(command).id for name, command in STORE.items()}
 
 
 def test_equal_contracts_take_one_question() -> None:
@@ -110,18 +110,18 @@ def test_the_peers_ids_count() -> None:
 def test_a_signature_that_differs_is_refused_for_its_command_alone() -> None:
     agreement, asked = agree_with(Table([Older()]))
     assert asked == [ProtocolCommand.CONTRACT, ProtocolCommand.SIGNATURES]
-    assert agreement.id_of(STORE["get"]) == 1
+    assert agreement.route_of(STORE["get"]).id == 1
     errors = []
     for _ in range(2):
         with pytest.raises(ContractMismatch) as raised:
-            agreement.id_of(STORE["put"])
+            agreement.route_of(STORE["put"])
         errors.append(raised.value)
     assert errors[0] is not errors[1]
     assert errors[0].command == "store.put"
     assert errors[0].ours == "(key: str, value: bytes) -> None"
     assert errors[0].theirs == "(key: str, value: str, times: int = ...) -> None"
     with pytest.raises(UnknownCommand) as unknown:
-        agreement.id_of(STORE["mode"])
+        agreement.route_of(STORE["mode"])
     assert (unknown.value.command, unknown.value.id) == ("store.mode", STORE["mode"].id)
 
 
@@ -130,7 +130,7 @@ def test_a_service_that_the_peer_does_not_have() -> None:
     assert asked == [ProtocolCommand.CONTRACT]
     for command in STORE.values():
         with pytest.raises(UnknownCommand):
-            agreement.id_of(command)
+            agreement.route_of(command)
 
 
 def deep_service(leaf: str) -> type[Service]:
@@ -146,7 +146,7 @@ def test_signatures_nest_deeper_than_other_plain_data() -> None:
     ours, theirs = deep_service("int"), deep_service("str")
     agreement, _ = agree_with(Table([theirs()]), ours)
     with pytest.raises(ContractMismatch) as raised:
-        agreement.id_of(commands_of(ours)["dig"])
+        agreement.route_of(commands_of(ours)["dig"])
     assert "list[str]" in raised.value.theirs
 
 
@@ -185,7 +185,7 @@ def test_an_answer_that_makes_no_sense(reply: bytes) -> None:
         (None, "a signature that it does not tell"),
         ([], "a signature that it does not tell"),
         ({}, "a signature that it does not tell"),
-        ({"put": ["x" * 70_000]}, "a signature of 70006 bytes, which is too long to show"),
+        ({"put": ["x" * 70_000]}, "a signature of 70006 bytes, which is too long to read"),
         ({"put": None}, "a signature that is not understood here (a signature is in no known form)"),
         ({"put": [[], "quaternion", []]}, "a signature that is not understood here (no type is named 'quaternion')"),
         ({"put": [[], "None", []]}, "() -> None"),
@@ -197,9 +197,9 @@ def test_a_signature_that_cannot_be_read_concerns_its_command_alone(signatures: 
         ProtocolCommand.SIGNATURES: pack_plain(signatures),
     }
     agreement, _ = converse(Store, lambda question: replies[question[0]])
-    assert agreement.id_of(STORE["get"]) == 5
+    assert agreement.route_of(STORE["get"]).id == 5
     with pytest.raises(ContractMismatch) as raised:
-        agreement.id_of(STORE["put"])
+        agreement.route_of(STORE["put"])
     assert raised.value.theirs == theirs
 
 
@@ -232,7 +232,7 @@ def test_no_answer_raises_anything_else(first: object, second: object) -> None:
         return
     for command in STORE.values():
         with contextlib.suppress(UnknownCommand, ContractMismatch):
-            assert 0 <= agreement.id_of(command) < FIRST_RESERVED_ID
+            assert 0 <= agreement.route_of(command).id < FIRST_RESERVED_ID
 
 
 # The answering half

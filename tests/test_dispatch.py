@@ -290,7 +290,7 @@ def test_contracts_are_agreed_upon() -> None:
     id, payload = next(conversation)
     with pytest.raises(StopIteration) as done:
         conversation.send(counter.ask(id, payload))
-    assert done.value.value.id_of(COMMANDS["add"]) == COMMANDS["add"].id
+    assert done.value.value.route_of(COMMANDS["add"]).id == COMMANDS["add"].id
 
 
 def test_signatures_are_told() -> None:

@@ -951,11 +951,11 @@ def big_service(count: int) -> Any:
     return type("Big", (Service,), {f"c{id}": command(id) for id in range(count)})
 
 
-def test_sixteen_thousand_commands() -> None:
-    table = Table([big_service(16_000)()])
-    assert len(table.entries) == 16_000
+def test_thousands_of_commands() -> None:
+    table = Table([big_service(4_000)()])
+    assert len(table.entries) == 4_000
     assert table.entries[0].function() == 0
-    assert table.entries[15_999].function() == 15_999
+    assert table.entries[3_999].function() == 3_999
 
 
 def test_no_id_is_left_to_propose(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,19 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    overload,
+)
 
 from typedrpc.codec import CommandCodec
 from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id, takes_instance
@@ -42,8 +53,7 @@ _UNCHANGED: Any = object()
 logger = logging.getLogger("typedrpc")
 
 
-@dataclass(frozen=True, slots=True)
-class CallOptions:
+class CallOptions(NamedTuple):
     """What ``with_options`` sets for the calls of one bound command.
 
     Attributes:
@@ -51,10 +61,6 @@ class CallOptions:
     """
 
     timeout: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout >= 0):
-            raise ValueError(f"timeout must be None or a number of seconds from 0 up, got {self.timeout!r}")
 
 
 DEFAULT_OPTIONS = CallOptions()
@@ -401,7 +407,11 @@ class BoundCommand(Generic[CallableT_co]):
         Raises:
             ValueError: The time-out is negative or not finite.
         """
-        options = self._options if timeout is _UNCHANGED else replace(self._options, timeout=timeout)
+        options = self._options
+        if timeout is not _UNCHANGED:
+            if timeout is not None and not (math.isfinite(timeout) and timeout >= 0):
+                raise ValueError(f"timeout must be None or a number of seconds from 0 up, got {timeout!r}")
+            options = options._replace(timeout=timeout)
         return type(self)(self.command, self._caller, options)
 
     def __repr__(self) -> str:

@@ -7,7 +7,6 @@ keep the id, the service name and the signature of the declaration. So one class
 from __future__ import annotations
 
 import functools
-import hashlib
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -408,6 +407,8 @@ def contract_digest(commands: Iterable[tuple[str, int, bytes]]) -> bytes:
         commands: Name, id and fingerprint of the signature of each command, in any order. What is hashed is, sorted by
             name: the name in UTF-8, a zero byte, the id as two bytes big-endian, the 8 bytes of the fingerprint.
     """
+    import hashlib  # imported when used: it costs 4 ms, mostly to load libcrypto
+
     digest = hashlib.sha256()
     for name, id, fingerprint in sorted(commands):
         digest.update(b"%s\0%s%s" % (name.encode(), id.to_bytes(2, "big"), fingerprint))

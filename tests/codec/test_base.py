@@ -21,7 +21,7 @@ def test_every_kind_of_node_has_a_coder() -> None:
     kinds = {
         kind
         for kind in vars(node_module).values()
-        if isinstance(kind, type) and issubclass(kind, Node) and kind is not Node
+        if isinstance(kind, type) and issubclass(kind, Node) and kind not in (Node, node_module._NamedNode)
     }
     assert kinds == set(base._registry)
     assert {ScalarNode, LiteralNode, CollectionNode, EnumNode, RecordNode} < kinds
@@ -51,7 +51,7 @@ def test_a_column_of_scalars_is_checked_at_the_speed_of_c() -> None:
         for way in ("pack", "unpack"):
             text = emitted(hint, way)
             assert "for " not in text
-            assert "{*map(type, value)} <= only_" in text
+            assert "{*map(type, value)} <= only_" in text or "[*map(type, value)].count(" in text
             assert text.endswith("\nvalue")
 
 

@@ -316,7 +316,10 @@ MEMORY = """
 
 
 class Meter:
-    """A server in a process of its own that says how much memory something cost it at most."""
+    """A server in a process of its own that says how much memory something cost it at most.
+
+    Coverage is kept out of the process: it would take most of the time, and is lost when the process is killed.
+    """
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -332,7 +335,7 @@ class Meter:
 
 @pytest.fixture(scope="module")
 def meter() -> Iterator[Meter]:
-    with Program(MEMORY.format(options="")) as program:
+    with Program(MEMORY.format(options=""), measured=False) as program:
         yield Meter(program)
 
 
@@ -656,6 +659,7 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood(name: str) -> None:
     """What a client makes the server hold is bounded, and it does not hold up others."""
-    with Program(SMALL_BOUNDS + MEMORY.format(options=", max_message_size=100_000")) as program:
+    source = SMALL_BOUNDS + MEMORY.format(options=", max_message_size=100_000")
+    with Program(source, measured=False) as program:
         meter = Meter(program)
         assert meter.measure(lambda: flood(meter.url, *FLOODS[name])) < 40 << 20

@@ -12,7 +12,7 @@ argument that is not given is not sent; the callee's default counts.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,7 +22,16 @@ from typedrpc.codec.containers import listed
 from typedrpc.codec.faults import Fault, cut, short, too_deep
 from typedrpc.codec.source import Source, emit_packed, emit_unpacked
 from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, ArgumentValueError
-from typedrpc.schema import CollectionNode, MappingNode, Parameter, ParameterKind, ScalarNode, Schema
+from typedrpc.schema import (
+    NONE,
+    Adaptation,
+    CollectionNode,
+    MappingNode,
+    Parameter,
+    ParameterKind,
+    ScalarNode,
+    Schema,
+)
 
 MAX_FAULTS = 20
 """Faults of one call that its error lists."""
@@ -48,9 +57,7 @@ class ArgumentsCoder:
         self._star = _index(kinds, ParameterKind.VAR_POSITIONAL)
         self._star_star = _index(kinds, ParameterKind.VAR_KEYWORD)
         self._by_name = {
-            parameter.name: index
-            for index, parameter in enumerate(self._parameters)
-            if parameter.kind in (ParameterKind.POSITIONAL_OR_KEYWORD, ParameterKind.KEYWORD_ONLY)
+            parameter.name: index for index, parameter in enumerate(self._parameters) if parameter.kind in _BY_NAME
         }
         self._names = frozenset(self._by_name)
         self._uses_segments = any(coder.uses_segments for coder in self._coders)
@@ -276,32 +283,8 @@ class ArgumentsCoder:
             values[index] = value
         return values
 
-    def _assemble(self, values: tuple[object, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The args and kwargs that bind `values` to the parameters."""
-        args: list[Any] = []
-        kwargs: dict[str, Any] = {}
-        gap = False
-        for parameter, value in zip(self._parameters, values, strict=True):
-            if value is MISSING:
-                gap = True
-            elif parameter.kind is ParameterKind.VAR_KEYWORD:
-                assert isinstance(value, dict)
-                for name, item in value.items():
-                    if name in self._by_name:
-                        raise Fault("names of no parameter", f"{short(name)}")
-                    kwargs[name] = item
-            elif parameter.kind is ParameterKind.KEYWORD_ONLY or (
-                gap and parameter.kind is ParameterKind.POSITIONAL_OR_KEYWORD
-            ):
-                kwargs[parameter.name] = value
-            elif gap:
-                raise Fault("the arguments before it", f"{parameter.name!r} alone")
-            elif parameter.kind is ParameterKind.VAR_POSITIONAL:
-                assert isinstance(value, tuple)
-                args += value
-            else:
-                args.append(value)
-        return tuple(args), kwargs
+    def _assemble(self, values: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return assemble(self._parameters, values)
 
     def _unpack_slowly(self, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The walk over a payload. Finds what is wrong with it; ArgumentError is all that it raises."""
@@ -336,6 +319,63 @@ class ArgumentsCoder:
                     faults.add_fault(parameter.name, too_deep())
             elif parameter.required:
                 faults.add_missing(parameter.name)
+
+
+class AdaptedArgumentsCoder(ArgumentsCoder):
+    """Unpacks the arguments of a caller that has another version of the command.
+
+    Args:
+        command: The command's name for error texts.
+        adaptation: What is different; nothing breaking.
+        parameters: The parameters that the handler has.
+        coders: Makes the coders.
+    """
+
+    def __init__(self, command: str, adaptation: Adaptation, parameters: tuple[Parameter, ...], coders: Coders) -> None:
+        super().__init__(command, Schema(tuple(adaptation.parameters), NONE), coders)
+        self._places = adaptation.places
+        self._own = parameters
+
+    def _emit_binding(self, out: Source, values: list[str], count: str, missing: str) -> None:
+        out.line(f"return {out.constant(self._assemble)}({_tuple(values)})")
+
+    def _assemble(self, values: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        placed: list[object] = [MISSING] * len(self._own)
+        for place, value in zip(self._places, values, strict=True):
+            if place is not None:
+                placed[place] = value
+        return assemble(self._own, placed)
+
+
+def assemble(parameters: Sequence[Parameter], values: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The args and kwargs that bind `values` to the parameters. Raises Fault where they cannot be bound."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    gap = False
+    for parameter, value in zip(parameters, values, strict=True):
+        if value is MISSING:
+            gap = True
+        elif parameter.kind is ParameterKind.VAR_KEYWORD:
+            assert isinstance(value, dict)
+            names = {other.name for other in parameters if other.kind in _BY_NAME}
+            if taken := names.intersection(value):
+                raise Fault("names of no parameter", f"{short(min(taken))}")
+            kwargs.update(value)
+        elif parameter.kind is ParameterKind.KEYWORD_ONLY or (
+            gap and parameter.kind is ParameterKind.POSITIONAL_OR_KEYWORD
+        ):
+            kwargs[parameter.name] = value
+        elif gap:
+            raise Fault("the arguments before it", f"{parameter.name!r} alone")
+        elif parameter.kind is ParameterKind.VAR_POSITIONAL:
+            assert isinstance(value, tuple)
+            args += value
+        else:
+            args.append(value)
+    return tuple(args), kwargs
+
+
+_BY_NAME = (ParameterKind.POSITIONAL_OR_KEYWORD, ParameterKind.KEYWORD_ONLY)
 
 
 class _Faults:

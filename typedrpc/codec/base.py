@@ -24,6 +24,9 @@ from typedrpc.schema import Node
 
 NO_TYPES: frozenset[type] = frozenset()
 
+MAX_NESTING = 12
+"""Levels of indent from which on a loop gets a function of its own: Python takes 20 loops within each other."""
+
 ValueT = TypeVar("ValueT")
 
 
@@ -160,7 +163,7 @@ class Coder(ABC):
         exact = self.exact(way)
         if not exact:
             return self.emit_loop(out, way, var)
-        test = f"if not {{*map(type, {var})}} <= {out.types(exact)}:"
+        test = f"if {out.differ_from(exact, var, f'len({var})')}:"
         if not self.lenient:
             with out.block(test):
                 out.line("raise misfit")
@@ -172,6 +175,8 @@ class Coder(ABC):
 
     def emit_loop(self, out: Source, way: Way, var: str) -> str:
         """Writes `emit` in a loop over `var`. The outcome is `var` where no item is converted, otherwise a list."""
+        if out.depth >= MAX_NESTING:
+            return self.emit_apart(out, way, var, "loop", lambda inner: self.emit_loop(out, way, inner))
         result, item, before = out.fresh(), out.fresh(), out.mark()
         with out.block(f"for {item} in {var}:"):
             outcome = self.emit(out, way, item)
@@ -180,6 +185,14 @@ class Coder(ABC):
             out.line(f"{result}.append({outcome})")
         out.insert(before, f"{result} = []")
         return result
+
+    def emit_apart(self, out: Source, way: Way, var: str, what: str, emit: Callable[[str], str]) -> str:
+        """Writes what `emit` does with a variable into a function of its own, and calls that."""
+        segments = ", segments" if self.uses_segments else ""
+        helper = out.helper(
+            (self, way, what), f"{way}_{what}", f"value{segments}", lambda: out.line(f"return {emit('value')}")
+        )
+        return out.assign(f"{helper}({var}{segments})")
 
 
 class Coders:

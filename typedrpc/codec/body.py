@@ -154,13 +154,16 @@ class Packing:
 
     Attributes:
         segments: The values that travel beside the body, so far.
+        adapted: How many values did not have just the type that they travel as: ints for floats, subclasses.
     """
 
-    __slots__ = ("_read", "segments")
+    __slots__ = ("_read", "_remembered", "adapted", "segments")
 
     def __init__(self) -> None:
         self.segments: list[Buffer] = []
+        self.adapted = 0
         self._read: dict[int, tuple[object, list[object]]] = {}
+        self._remembered: dict[object, tuple[object, object, list[Buffer], int]] = {}
 
     def items(self, iterable: Iterable[object]) -> Iterable[object]:
         """The items of `iterable`, the same ones each time it is asked for: members of a union are tried in turn."""
@@ -172,6 +175,30 @@ class Packing:
         if id(iterable) not in self._read:
             self._read[id(iterable)] = (iterable, [*iterable])
         return self._read[id(iterable)][1]
+
+    def remembered(self, key: tuple[object, int], value: object, pack: Callable[[], object]) -> object:
+        """What `pack` gives, or the Fault that it raises, from the first time on.
+
+        Args:
+            key: Who asks, and the id of the value.
+            value: The value, which is kept, so that its id stays its own.
+            pack: Packs it.
+        """
+        used, adapted = len(self.segments), self.adapted
+        place = (*key, used)  # packed values refer to segments by number
+        found = self._remembered.get(place)
+        if found is None:
+            try:
+                found = (value, pack(), self.segments[used:], self.adapted - adapted)
+            except Fault as fault:
+                found = (value, fault.copy(), [], 0)
+            self._remembered[place] = found
+        else:
+            self.segments += found[2]
+            self.adapted += found[3]
+        if isinstance(found[1], Fault):
+            raise found[1].copy()
+        return found[1]
 
     def payload(self, body: bytes) -> Payload:
         """The payload with this body."""

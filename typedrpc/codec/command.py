@@ -6,11 +6,12 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from typedrpc.codec.arguments import ArgumentsCoder
+from typedrpc.codec.arguments import AdaptedArgumentsCoder, ArgumentsCoder
 from typedrpc.codec.base import Coders
-from typedrpc.codec.body import Payload
+from typedrpc.codec.body import CodecError, Payload
 from typedrpc.codec.result import ResultCoder
-from typedrpc.schema import Schema
+from typedrpc.errors import ArgumentValueError
+from typedrpc.schema import Adaptation, Schema, adapt_result
 
 
 class CommandCodec:
@@ -38,6 +39,36 @@ class CommandCodec:
     @cached_property
     def _result(self) -> ResultCoder:
         return ResultCoder(self.command, self.schema, self._coders)
+
+    def unpack_arguments_of(self, caller: Schema) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
+        """``unpack_arguments`` for a caller that has another version of the command.
+
+        Args:
+            caller: The caller's schema; nothing in it may break, see `typedrpc.schema.compatible`.
+
+        Raises:
+            ArgumentValueError: It nests too deep.
+        """
+        adaptation = Adaptation(caller, self.schema)
+        try:
+            return AdaptedArgumentsCoder(self.command, adaptation, self.schema.parameters, Coders()).compile_unpack()
+        except RecursionError:
+            raise ArgumentValueError(f"{self.command}: the types of the caller nest too deep") from None
+
+    def unpack_result_of(self, callee: Schema) -> Callable[[Payload], Any]:
+        """``unpack_result`` for a callee that has another version of the command.
+
+        Args:
+            callee: The callee's schema; nothing in it may break, see `typedrpc.schema.compatible`.
+
+        Raises:
+            CodecError: It nests too deep.
+        """
+        node, _ = adapt_result(callee.result, self.schema.result)
+        try:
+            return ResultCoder(self.command, Schema((), node), Coders()).compile_unpack()
+        except RecursionError:
+            raise CodecError(self.command, "result", str(self.schema.result), "types that nest too deep") from None
 
     @cached_property
     def pack_arguments(self) -> Callable[..., Payload]:

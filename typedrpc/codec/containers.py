@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from typedrpc.codec.base import Coder, Coders, coder_for, lazily
+from typedrpc.codec.base import MAX_NESTING, Coder, Coders, coder_for, lazily
 from typedrpc.codec.body import Packing, SegmentReader, pack_body
 from typedrpc.codec.faults import Fault, index_step, short, type_name
 from typedrpc.codec.source import Source, Way
@@ -105,6 +105,7 @@ class CollectionCoder(Coder):
     def pack(self, value: Any, packing: Packing) -> object:
         if self.accepts(type(value)) is None:
             raise self.misfit(value)
+        packing.adapted += type(value) not in self.sends
         packed = []
         for index, item in enumerate(packing.items(value)):
             try:
@@ -242,6 +243,7 @@ class MappingCoder(Coder):
     def pack(self, value: Any, packing: Packing) -> object:
         if self.accepts(type(value)) is None:
             raise self.misfit(value)
+        packing.adapted += type(value) not in self.sends
         return self._collect(
             [self._pair(key, item, lambda coder, part: coder.pack(part, packing)) for key, item in value.items()],
             as_pairs=self._pairs,
@@ -286,7 +288,10 @@ class MappingCoder(Coder):
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
         if not typed:
             emit_type_test(out, var, self.sends if way == "pack" else self.wire)
-        items = self._emit_dict(out, way, var)
+        if out.depth >= MAX_NESTING:
+            items = self.emit_apart(out, way, var, "items", lambda inner: self._emit_dict(out, way, inner))
+        else:
+            items = self._emit_dict(out, way, var)
         if way == "pack" or self._mapping.makes is dict:
             return items
         return out.assign(f"{out.constant(self._mapping.makes)}({items})")
@@ -300,9 +305,9 @@ class MappingCoder(Coder):
             return self._emit_items(out, way, var)
         lenient = self._key.lenient or self._value.lenient
         result = out.assign(var) if lenient else var
-        tests = f"{{*map(type, {var})}} <= {out.types(key_types)}"
-        tests += f" and {{*map(type, {var}.values())}} <= {out.types(value_types)}"
-        with out.block(f"if not ({tests}):"):
+        tests = f"{out.differ_from(key_types, var, f'len({var})')}"
+        tests += f" or {out.differ_from(value_types, f'{var}.values()', f'len({var})')}"
+        with out.block(f"if {tests}:"):
             out.line(f"{result} = {self._emit_items(out, way, var)}" if lenient else "raise misfit")
         return result
 

@@ -33,6 +33,12 @@ class Fault(Exception):
         self._path.append(part)
         return self
 
+    def copy(self) -> Fault:
+        """The same fault, whose path grows on its own."""
+        fault = Fault(self.expected, self.got, is_type=self.is_type)
+        fault._path = [*self._path]
+        return fault
+
     @property
     def path(self) -> str:
         """From the argument or the result to the value: ``[3].price``."""

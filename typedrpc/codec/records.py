@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from keyword import iskeyword
-from typing import Any
+from typing import Any, Final
 
 from typedrpc.codec.base import Coder, Coders, choose_coder
 from typedrpc.codec.body import Packing, SegmentReader
@@ -12,12 +12,15 @@ from typedrpc.codec.faults import Fault, index_step, type_name
 from typedrpc.codec.source import Source, Way
 from typedrpc.schema import Field, IgnoredNode, RecordNode
 
+MAX_INLINE: Final = 8
+"""Fields of a record without further parts up to which its code is written out wherever it occurs."""
+
 
 class RecordCoder(Coder):
     """A record travels as an array of its fields in declaration order, and arrives by calling the class.
 
-    An instance of a subclass travels as the annotated class. Each record has one helper function in the source for a
-    value and one for a column, however often it occurs.
+    An instance of a subclass travels as the annotated class. In the source each record has one helper function for a
+    value and one for a column, however often it occurs; only the value of a small one is written out in its place.
     """
 
     wire = frozenset({list})
@@ -36,6 +39,7 @@ class RecordCoder(Coder):
     def pack(self, value: object, packing: Packing) -> object:
         if not issubclass(type(value), self._cls):
             raise self.misfit(value)
+        packing.adapted += type(value) is not self._cls
         packed = []
         for field, coder in zip(self._fields, self._coders, strict=True):
             try:
@@ -74,6 +78,11 @@ class RecordCoder(Coder):
             raise Fault(self.node, f"fields it refuses: {type(error).__name__}: {error}", is_type=False) from error
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
+        if not typed:
+            self._emit_test(out, way, var)
+        if len(self._coders) <= MAX_INLINE and not any(coder.parts for coder in self._coders):
+            return out.assign(self._emit_fields(out, way, var))
+
         def emit_helper() -> None:
             out.line(f"return {self._emit_fields(out, way, 'value')}")
 
@@ -84,20 +93,26 @@ class RecordCoder(Coder):
             out.line("result = []")
             item = out.fresh()
             with out.block(f"for {item} in value:"):
+                self._emit_test(out, way, item)
                 out.line(f"result.append({self._emit_fields(out, way, item)})")
             out.line("return result")
 
-        return self._emit_call(out, var, (self, way, "column"), f"{way}_column", emit_helper)
+        return self._emit_call(out, var, (self, way, "column"), f"{way}_column", emit_helper, loops=True)
 
-    def _emit_call(self, out: Source, var: str, key: object, like: str, emit_helper: Callable[[], None]) -> str:
+    def _emit_call(
+        self, out: Source, var: str, key: object, like: str, emit_helper: Callable[[], None], *, loops: bool = False
+    ) -> str:
         segments = ", segments" if self.uses_segments else ""
-        helper = out.helper(key, like, f"value{segments}", emit_helper)
+        helper = out.helper(key, like, f"value{segments}", emit_helper, loops=loops)
         return out.assign(f"{helper}({var}{segments})")
 
-    def _emit_fields(self, out: Source, way: Way, var: str) -> str:
-        """Writes the code for one value, its fields inline. Returns an expression for the outcome."""
-        with out.block(f"if type({var}) is not {out.constant(self._cls) if way == 'pack' else 'list'}:"):
+    def _emit_test(self, out: Source, way: Way, var: str) -> None:
+        """Writes the code that leaves a value of another type to the walk."""
+        with out.block(f"if type({var}) is not {out.constant(self._cls if way == 'pack' else list)}:"):
             out.line("raise misfit")
+
+    def _emit_fields(self, out: Source, way: Way, var: str) -> str:
+        """Writes the code for the fields of one value. Returns an expression for the outcome."""
         before = [_variable(out, field) for field in self._fields]
         if way == "pack":
             for field, item in zip(self._fields, before, strict=True):
@@ -140,7 +155,7 @@ class KeyedCoder(Coder):
     def _walk(self, value: Mapping[Any, Any], step: Callable[[Coder, Any], object]) -> dict[str, object]:
         walked: dict[str, object] = {}
         for key in value:
-            if type(key) is not str or key not in self._fields:
+            if key not in self._fields:
                 raise Fault(f"a key of {self.node}", short_key(key))
         for name, (field, coder) in self._fields.items():
             if name in value:

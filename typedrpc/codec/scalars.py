@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,6 +38,7 @@ class ExactCoder(Coder):
             return value
         if not issubclass(type(value), self.exact_type):
             raise self.misfit(value)
+        packing.adapted += 1
         return self.base(value)
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
@@ -105,6 +106,7 @@ class DatetimeCoder(ExactCoder):
     def pack(self, value: object, packing: Packing) -> object:
         if not isinstance(value, datetime):
             raise self.misfit(value)
+        packing.adapted += type(value) is not datetime
         try:
             return body.pack_datetime(value)
         except Exception as error:  # the tzinfo may be anybody's code
@@ -137,7 +139,10 @@ class FloatCoder(ExactCoder):
         return 1000 if issubclass(kind, int) else super().accepts(kind)
 
     def pack(self, value: object, packing: Packing) -> object:
-        return self._float(value) if issubclass(type(value), int) else super().pack(value, packing)
+        if not issubclass(type(value), int):
+            return super().pack(value, packing)
+        packing.adapted += 1
+        return self._float(value)
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
         return self._float(data) if type(data) is int else super().unpack(data, segments)
@@ -153,7 +158,8 @@ class FloatCoder(ExactCoder):
         return number
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
-        return out.assign(f"{var} if type({var}) is float else {out.constant(to_float)}({var})")
+        exact = out.constant(float)
+        return out.assign(f"{var} if type({var}) is {exact} else {out.constant(to_float)}({var})")
 
 
 def _exact_bytes(value: bytes) -> bytes:
@@ -161,7 +167,11 @@ def _exact_bytes(value: bytes) -> bytes:
 
 
 class BytesCoder(ExactCoder):
-    """Bytes travel as bin, or from `SEGMENT_THRESHOLD` bytes on beside the body; as keys of maps always as bin."""
+    """Bytes travel as bin, or from `SEGMENT_THRESHOLD` bytes on beside the body; as keys of maps always as bin.
+
+    Large ones are sent without a copy and arrive with one: Python cannot read into ``bytes``, only into buffers that
+    can be changed. Who minds takes a ``bytearray`` or a ``memoryview``.
+    """
 
     exact_type = bytes
     base = staticmethod(_exact_bytes)
@@ -202,7 +212,11 @@ class BytesCoder(ExactCoder):
 
 
 class BufferCoder(Coder):
-    """A bytearray or a memoryview travels as bytes do, and a large one arrives in the buffer that it was read into."""
+    """A bytearray or a memoryview travels as bytes do, and a large one arrives in the buffer that it was read into.
+
+    A small one is copied into the body. A large one is not copied: whoever sends it sees to it that it is written, or
+    copied, before its owner may change it.
+    """
 
     plain = large = True
     wire = frozenset({bytes, Segment})
@@ -211,7 +225,10 @@ class BufferCoder(Coder):
     def pack(self, value: object, packing: Packing) -> object:
         if not self._fits(value):
             raise self.misfit(value)
-        view = memoryview(cast(bytes, value))
+        try:
+            view = memoryview(cast(bytes, value))
+        except ValueError as error:  # it was released
+            raise Fault(self.node, str(error), is_type=False) from None
         if not view.c_contiguous or view.ndim != 1 or view.format != "B":
             raise Fault(self.node, f"a memoryview of format {view.format!r}, not of contiguous bytes", is_type=False)
         return view if len(view) < SEGMENT_THRESHOLD else body.segment(view, packing.segments)
@@ -271,6 +288,7 @@ class MemoryviewCoder(BufferCoder):
 
 PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, dict})
 PLAIN_KEYS = frozenset({type(None), bool, int, float, str, bytes})
+_HOLDING = frozenset({list, dict})
 PLAIN_DEPTH = 200
 """How deep plain data may nest in a value annotated with ``Any``."""
 
@@ -281,55 +299,79 @@ def check_plain(value: object) -> object:
     Raises:
         Fault: It is not; with the path.
     """
-    level: list[tuple[str, Any]] = [("", value)]
-    for _ in range(PLAIN_DEPTH):
-        below: list[tuple[str, Any]] = []
-        for path, item in level:
-            kind = type(item)
-            if kind is list:
-                below += [(f"{path}[{index}]", part) for index, part in enumerate(item)]
-            elif kind is dict:
-                for key, part in item.items():
-                    if type(key) not in PLAIN_KEYS:
-                        raise Fault("a plain key", type_name(key)).within(path)
-                    below.append((f"{path}{index_step(key)}", part))
-            elif kind is str and not item.isascii():
-                _check_text(item, path)
-            elif kind not in PLAIN_TYPES:
-                raise Fault("plain data", type_name(item)).within(path)
-        if not below:
-            return value
-        level = below
-    raise Fault(f"plain data of at most {PLAIN_DEPTH} levels", "more", is_type=False)
+    # Depth first, one iterator a level: a value that holds itself often, or a peer's long one, costs no more for it.
+    path: list[tuple[type, Any]] = []
+    above: list[tuple[type, Iterator[tuple[Any, Any]]]] = [(object, iter([("", value)]))]
+    while above:
+        holder, parts = above[-1]
+        key, item = next(parts, _NO_MORE)
+        if key is _END:
+            above.pop()
+            if path:
+                path.pop()
+            continue
+        kind = type(item)
+        if kind is list or kind is dict:
+            if len(above) > PLAIN_DEPTH:
+                raise Fault(f"plain data of at most {PLAIN_DEPTH} levels", "more", is_type=False)
+            path.append((holder, key))
+            if kind is dict:
+                _check_keys(item, path)
+            above.append((kind, iter(item.items() if kind is dict else enumerate(item))))
+        elif kind is str and not item.isascii():
+            _check_text(item, [*path, (holder, key)])
+        elif kind not in PLAIN_TYPES:
+            raise Fault("plain data", type_name(item)).within(_plain_path([*path, (holder, key)]))
+    return value
 
 
-def _check_text(text: str, path: str) -> None:
+_NO_MORE: Any = (object(), None)
+_END = _NO_MORE[0]
+
+
+def _plain_path(path: list[tuple[type, Any]]) -> str:
+    steps: dict[type, Callable[[Any], str]] = {object: str, list: "[{}]".format, dict: index_step}
+    return "".join(steps[holder](key) for holder, key in path)
+
+
+def _check_keys(keys: Iterable[object], path: list[tuple[type, Any]]) -> None:
+    for key in keys:
+        if type(key) not in PLAIN_KEYS:
+            raise Fault("a plain key", type_name(key)).within(_plain_path(path))
+        if type(key) is str and not key.isascii():
+            _check_text(key, [*path, (dict, key)])
+
+
+def _check_text(text: str, path: list[tuple[type, Any]]) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Fault("str", f"a lone surrogate at index {error.start}", is_type=False).within(path) from None
+        raise Fault("str", f"a lone surrogate at index {error.start}", is_type=False).within(
+            _plain_path(path)
+        ) from None
 
 
 def is_plain(value: object) -> object:
     """`value`, if it is plain data, for generated code: like `check_plain` without paths."""
-    level: list[Any] = [value]
-    for _ in range(PLAIN_DEPTH):
-        below: list[Any] = []
-        kinds = {*map(type, level)}
-        if not kinds <= PLAIN_TYPES:
+    if type(value) not in PLAIN_TYPES:
+        raise Misfit
+    # Depth first, as `check_plain`.
+    left: list[tuple[int, Any]] = [(1, value)]
+    while left:
+        depth, item = left.pop()
+        parts: Any = ()
+        if type(item) is list:
+            parts = item
+        elif type(item) is dict:
+            if not {*map(type, item)} <= PLAIN_KEYS:
+                raise Misfit
+            parts = item.values()
+        kinds = {*map(type, parts)}
+        if not kinds <= PLAIN_TYPES or depth > PLAIN_DEPTH:
             raise Misfit
-        if list in kinds or dict in kinds:
-            for item in level:
-                if type(item) is list:
-                    below += item
-                elif type(item) is dict:
-                    if not {*map(type, item)} <= PLAIN_KEYS:
-                        raise Misfit
-                    below += item.values()
-        if not below:
-            return value
-        level = below
-    raise Misfit
+        if not _HOLDING.isdisjoint(kinds):
+            left += [(depth + 1, part) for part in parts if type(part) in _HOLDING]
+    return value
 
 
 class AnyCoder(Coder):

@@ -78,22 +78,42 @@ class UnionCoder(Coder):
         )
         if not ranked:
             raise self.misfit(value)
+        if len(ranked) == 1:
+            return self._tag(ranked[0][1], self._members[ranked[0][1]].pack(value, packing))
+        # Within a union whose members are tried in turn, this one is asked again for the same value, and so on down.
+        return packing.remembered((self, id(value)), value, lambda: self._pack_nearest(value, ranked, packing))
+
+    def _pack_nearest(self, value: object, ranked: list[tuple[int, int]], packing: Packing) -> object:
+        """Packs a value that several members may take: by the nearest, of equally near ones by what keeps its types."""
         deepest: Fault | None = None
-        for rank, index in ranked:
-            used = len(packing.segments)
+        nearest: tuple[int, int] | None = None
+        used, adapted = len(packing.segments), packing.adapted
+        for position, (rank, index) in enumerate(ranked):
+            if nearest is not None and rank > nearest[0]:
+                break
+            rivals = any(other == rank for other, _ in ranked[position + 1 :])
             try:
                 packed = self._members[index].pack(value, packing)
             except Fault as fault:
-                del packing.segments[used:]
-                if deepest is None or fault.depth > deepest.depth:
+                # The deepest fault tells most, and of those one of a value that has the right type.
+                if deepest is None or (fault.depth, deepest.is_type) > (deepest.depth, fault.is_type):
                     deepest = fault
                 # Another member of the same rank may be the same class with other types: Box[int] | Box[str].
-                if self._members[index].decides and not any(other == rank and i > index for other, i in ranked):
+                if self._members[index].decides and not rivals and nearest is None:
                     break
-                continue
-            return [index, packed] if self._tagged else packed
+            else:
+                if packing.adapted == adapted or (nearest is None and not rivals):
+                    return self._tag(index, packed)
+                nearest = nearest or (rank, index)
+            del packing.segments[used:]
+            packing.adapted = adapted
+        if nearest is not None:
+            return self._tag(nearest[1], self._members[nearest[1]].pack(value, packing))
         assert deepest is not None
-        raise deepest if len(ranked) == 1 or deepest.depth else self._none_fits(deepest)
+        raise deepest if deepest.depth else self._none_fits(deepest)
+
+    def _tag(self, index: int, packed: object) -> object:
+        return [index, packed] if self._tagged else packed
 
     def _none_fits(self, fault: Fault) -> Fault:
         return Fault(self.node, fault.got, is_type=fault.is_type)

@@ -86,6 +86,7 @@ CHECKS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "min_length": (lambda value, least: len(value) >= least, "len({value}) >= {argument}"),
     "max_length": (lambda value, most: len(value) <= most, "len({value}) <= {argument}"),
     "predicate": (lambda value, holds: holds(value), "{argument}({value})"),
+    "shape": (lambda value, shape: shape.allows(value.shape), "{argument}.allows({value}.shape)"),
 }
 """How each constraint is checked, and the same as source."""
 
@@ -158,15 +159,20 @@ class ConvertedCoder(AroundCoder):
     one_shot = False
 
     def accepts(self, kind: type) -> int | None:
-        return kind.__mro__.index(self._cls) if self._cls in kind.__mro__ else None
+        if self._cls in kind.__mro__:
+            return kind.__mro__.index(self._cls)
+        # Further off than an int from a float.
+        ranks = enumerate(self._conversion.promoted, 1001)
+        return next((rank for rank, base in ranks if issubclass(kind, base)), None)
 
     def as_key(self) -> Coder:
         assert isinstance(self.node, ConvertedNode)
         return ConvertedCoder(self.node, self._coders, self._inner.as_key())
 
     def pack(self, value: object, packing: Packing) -> object:
-        if not issubclass(type(value), self._cls):
+        if self.accepts(type(value)) is None:
             raise self.misfit(value)
+        packing.adapted += type(value) not in self.sends
         try:
             encoded = self._conversion.encode(value)
         except Exception as error:  # anybody's code

@@ -1,5 +1,6 @@
 """A contract's types as data, which knows nothing of bytes: nodes, schemas, and how annotations become them."""
 
+from typedrpc.schema.constraints import Shape
 from typedrpc.schema.conversions import (
     Conversion,
     Finder,
@@ -9,6 +10,7 @@ from typedrpc.schema.conversions import (
     register,
     register_finder,
 )
+from typedrpc.schema.evolution import Adaptation, Difference, adapt_result, compatible
 from typedrpc.schema.hints import SignatureFaults, UnresolvedNames, node_of
 from typedrpc.schema.local import LocalNames, is_local, running_around
 from typedrpc.schema.nodes import (
@@ -49,12 +51,14 @@ __all__ = [
     "MAPPINGS",
     "NONE",
     "SCALARS",
+    "Adaptation",
     "AliasNode",
     "CollectionNode",
     "ConstrainedNode",
     "Constraint",
     "Conversion",
     "ConvertedNode",
+    "Difference",
     "EnumNode",
     "Field",
     "Finder",
@@ -73,11 +77,14 @@ __all__ = [
     "Refused",
     "ScalarNode",
     "Schema",
+    "Shape",
     "SignatureFaults",
     "TupleNode",
     "UnionNode",
     "UnresolvedNames",
+    "adapt_result",
     "children",
+    "compatible",
     "hashable",
     "is_local",
     "node_of",

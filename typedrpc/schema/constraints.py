@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import typing_extensions
 
@@ -33,6 +33,38 @@ _KNOWN = {
     "MaxLen": ("max_length", "max_length"),
     "Predicate": ("predicate", "func"),
 }
+
+
+class Shape:
+    """What stands behind a numpy array in an ``Annotated``, for its shape to be checked on both sides. ::
+
+        Annotated[NDArray[np.uint8], Shape(480, 640, None)]
+
+    Args:
+        sizes: The size of each dimension; None where any will do.
+    """
+
+    __slots__ = ("sizes",)
+
+    def __init__(self, *sizes: int | None) -> None:
+        self.sizes: Final = sizes
+
+    def allows(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array may have this shape."""
+        return len(shape) == len(self.sizes) and all(
+            wanted is None or wanted == size for wanted, size in zip(self.sizes, shape, strict=True)
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shape) and self.sizes == other.sizes
+
+    def __hash__(self) -> int:
+        return hash(self.sizes)
+
+    def __repr__(self) -> str:
+        return f"Shape({', '.join(map(repr, self.sizes))})"
+
+
 _WORDS_ONLY = frozenset({"DocInfo", "Unit"})
 _META = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length")
 # A value of each type that has an order, None where not every two values can be compared: dates with and without zone.
@@ -70,7 +102,9 @@ def _constraints(item: object) -> Iterator[Constraint]:
     module = cls.__module__.partition(".")[0]
     if isinstance(item, str | typing_extensions.Doc | type):
         return
-    if module == "annotated_types":
+    if isinstance(item, Shape):
+        yield Constraint("shape", repr(item)[len("Shape(") : -1][:MAX_TEXT], item)
+    elif module == "annotated_types":
         if cls.__name__ in _KNOWN:
             kind, attribute = _KNOWN[cls.__name__]
             yield _constraint(kind, getattr(item, attribute))
@@ -85,6 +119,8 @@ def _constraints(item: object) -> Iterator[Constraint]:
     elif module == "msgspec" and cls.__name__ == "Meta":
         if getattr(item, "pattern", None) is not None:
             raise ValueError("nothing here checks the pattern of a Meta; use a Predicate")
+        if getattr(item, "tz", None) is not None:
+            raise ValueError("nothing here checks the tz of a Meta; use a Predicate")
         for kind in _META:
             if (argument := getattr(item, kind, None)) is not None:
                 yield _constraint(kind, argument)
@@ -106,7 +142,10 @@ def _check_fits(base: Node, constraint: Constraint) -> None:
         return
     name = base.name if isinstance(base, ScalarNode) else ""
     converted = isinstance(base, ConvertedNode)
-    if kind in ("min_length", "max_length"):
+    if kind == "shape":
+        if not (isinstance(base, ConvertedNode) and hasattr(base.conversion.cls, "shape")):
+            raise ValueError(f"{base} has no shape; only arrays have")
+    elif kind in ("min_length", "max_length"):
         sized = isinstance(base, CollectionNode | MappingNode | TupleNode) or name in _SIZED
         if not (sized or converted):
             raise ValueError(f"{base} has no length for {constraint}")

@@ -11,7 +11,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast, get_type_hints
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast, get_origin, get_type_hints
+
+from typedrpc.schema.local import LocalNames
 
 ValueT = TypeVar("ValueT")
 WireT = TypeVar("WireT")
@@ -27,6 +29,8 @@ class Conversion(NamedTuple):
         encode: From a value to what travels.
         decode: And back. What it raises makes the value one that does not fit.
         exact: The classes that values usually have, if not just `cls`.
+        promoted: Classes whose instances type checkers take for those of `cls`, the nearest first: ``float`` and
+            ``int`` for ``complex``. `encode` is given them too.
     """
 
     cls: type[Any]
@@ -35,6 +39,7 @@ class Conversion(NamedTuple):
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
     exact: tuple[type[Any], ...] = ()
+    promoted: tuple[type[Any], ...] = ()
 
     @property
     def instances(self) -> frozenset[type[Any]]:
@@ -148,18 +153,23 @@ def conversion_of(cls: type[Any]) -> Conversion | None:
     return found
 
 
-def find(hint: Any) -> Conversion | Record | None:
+def find(hint: Any, names: LocalNames | None) -> Conversion | Record | None:
     """How a class, or a generic alias of one, travels, if a finder or the adapter of a library knows.
+
+    Args:
+        hint: The class, or its alias.
+        names: The names of the functions that the class may be local to.
 
     Raises:
         TypeError: A finder refuses it; the text says why.
+        NameError: A string annotation names something that is not defined (yet).
     """
     for finder in _finders:
         found = finder(hint)
         if found is not None:
             return found
     for name in _libraries(hint):
-        found = import_module(f"typedrpc.schema.adapters.{name}").find(hint)
+        found = import_module(f"typedrpc.schema.adapters.{name}").find(hint, names)
         if found is not None:
             return cast("Conversion | Record", found)
     return None
@@ -180,14 +190,12 @@ def _annotated_wire(encode: Callable[..., Any], decode: Callable[..., Any]) -> A
 
 def _libraries(hint: Any) -> Iterable[str]:
     """The adapters that may know a hint: each is imported only where there is a sign of its library."""
-    cls = hint
-    while not isinstance(cls, type):  # Annotated[NDArray[...], ...] has brackets within brackets
-        if not hasattr(cls, "__origin__"):
-            return
-        cls = cls.__origin__
+    cls = get_origin(hint) or hint
+    if not isinstance(cls, type):
+        return
     if hasattr(cls, "__attrs_attrs__"):
         yield "attrs"
-    if hasattr(cls, "__pydantic_fields__"):
+    if hasattr(cls, "__pydantic_complete__"):
         yield "pydantic"
     if hasattr(cls, "__struct_fields__"):
         yield "msgspec"
@@ -232,6 +240,7 @@ def _complex(cls: type[Any]) -> Conversion:
         tuple[float, float],
         lambda value: (value.real, value.imag),
         lambda data: complex(*data),
+        promoted=(float, int),
     )
 
 

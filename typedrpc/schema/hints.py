@@ -227,9 +227,13 @@ class HintReader:
     def _found(self, hint: object, origin: object, where: str) -> Node:
         """The node of what a finder or the adapter of a library may know."""
         try:
-            found = find(hint)
+            found = find(hint, self._names)
         except TypeError as error:
             return self._fault(where, hint, str(error))
+        except NameError:
+            raise
+        except Exception as error:
+            return self._fault(where, hint, f"it cannot be read: {type(error).__name__}: {error}")
         if isinstance(found, Conversion):
             return self._converted(found, where)
         if isinstance(found, Record):
@@ -276,8 +280,6 @@ class HintReader:
         return union_of(members)
 
     def _annotated(self, hint: object, args: tuple[Any, ...], where: str) -> Node:
-        if isinstance(found := _annotated_class(hint, args[0]), Conversion):
-            return self._converted(found, where)
         base = self.read(args[0], where)
         try:
             node = constrained(base, args[1:])
@@ -408,14 +410,6 @@ class HintReader:
         self._scope, self._converting = outer
         node.complete(tuple(read))
         return node
-
-
-def _annotated_class(hint: object, base: object) -> Conversion | Record | None:
-    """How an ``Annotated`` class travels whose adapter looks at the annotation itself: a numpy array."""
-    cls = get_origin(base) or base
-    if isinstance(cls, type) and cls.__module__.partition(".")[0] == "numpy":
-        return find(hint)
-    return None
 
 
 def _same_classes(first: Node, second: Node, seen: frozenset[int] = frozenset()) -> bool:

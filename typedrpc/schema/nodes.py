@@ -46,6 +46,7 @@ CONSTRAINTS: Final[dict[str, str]] = {
     "min_length": "MinLen",
     "max_length": "MaxLen",
     "predicate": "Predicate",
+    "shape": "Shape",
 }
 """What can be asked of a value besides its type, with the name that it is printed with."""
 
@@ -474,18 +475,19 @@ def bare(node: Node) -> Node:
 
 def stands_within(target: Node, alias: AliasNode) -> bool:
     """Whether a value of `target` could be one of `alias` with nothing in between: then it is no type."""
+    seen: set[int] = set()
     left = [target]
-    met: set[int] = set()
     while left:
         node = left.pop()
         if node is alias:
             return True
+        if id(node) in seen:  # an alias may be referred to many times
+            continue
+        seen.add(id(node))
         if isinstance(node, AliasNode):
-            if id(node) in met:
-                continue
-            met.add(id(node))
-        if isinstance(node, AliasNode | UnionNode | ConstrainedNode):
-            left.extend(children(node))
+            left += () if node._target is None else (node._target,)
+        elif isinstance(node, UnionNode | ConstrainedNode):
+            left += children(node)
     return False
 
 

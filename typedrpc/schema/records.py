@@ -7,7 +7,7 @@ import inspect
 import sys
 import typing
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from types import CellType, FunctionType
 from typing import Any, Generic, NamedTuple, Protocol, get_args, get_origin
@@ -126,6 +126,8 @@ _QUALIFIERS = (typing.Required, typing.NotRequired, typing_extensions.ReadOnly, 
 
 def is_record(cls: type[Any]) -> bool:
     """Whether a class is of one of the kinds that `record_of` reads."""
+    if "__pydantic_fields__" in vars(cls):  # a dataclass of pydantic is read by its adapter
+        return False
     return dataclasses.is_dataclass(cls) or typing_extensions.is_typeddict(cls) or is_namedtuple(cls)
 
 
@@ -311,10 +313,43 @@ def _dataclass_fields(cls: type[Any], hints: Mapping[str, Annotation]) -> Iterat
     if arguments.keys() != fields.keys():
         raise Refused(_OWN_INIT)
     for name, field in fields.items():
-        hint, _ = _unqualified(hints[name].hint)
-        if hint is typing.Final:
-            raise Refused(f"its field {name!r} is Final and says no type; write the type in brackets behind Final")
+        hint = declared(name, hints[name].hint)
         yield RecordField(name, hint, not _has_default(field), arguments[name], hints[name].scope)
+
+
+def declared(name: str, hint: Any) -> Any:
+    """The type of a field by its annotation, None where there is none. Raises Refused where that says no type."""
+    if hint is None:
+        raise Refused(f"its field {name!r} has no type; annotate it")
+    hint, _ = _unqualified(hint)
+    if hint is typing.Final:
+        raise Refused(f"its field {name!r} is Final and says no type; write the type in brackets behind Final")
+    return hint
+
+
+def generic_parts(hint: Any) -> tuple[type[Any], tuple[Any, ...]]:
+    """The class of a hint, and what stands in brackets behind it.
+
+    Raises:
+        Refused: There are no brackets, and the class has type parameters.
+    """
+    cls, arguments = get_origin(hint) or hint, get_args(hint)
+    if getattr(cls, "__parameters__", ()) and not arguments:
+        raise Refused(f"it does not say what it holds; give the types in brackets, as in {cls.__name__}[int]")
+    return cls, arguments
+
+
+def check_constructor(constructor: Callable[..., Any], arguments: Collection[str]) -> None:
+    """Raises Refused unless a constructor takes these arguments by name, and needs no others."""
+    parameters = inspect.signature(constructor).parameters
+    needed = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.kind in (parameter.POSITIONAL_ONLY, *_NAMED)
+    }
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not needed <= {*arguments} or not (takes_any or {*arguments} <= parameters.keys()):
+        raise Refused(_OWN_INIT)
 
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

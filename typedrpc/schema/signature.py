@@ -115,8 +115,11 @@ class Schema:
         match data:
             case [list(parameters), result, definitions]:
                 reader = NodeReader(definitions)
-                signature = cls(tuple(_parameter(item, reader) for item in parameters), reader.read(result))
-                reader.check()
+                try:
+                    signature = cls(tuple(_parameter(item, reader) for item in parameters), reader.read(result))
+                    reader.check()
+                except RecursionError:  # how much of the stack is left depends on who calls
+                    raise ValueError("a type nests too deep") from None
             case _:
                 raise ValueError("a signature is in no known form")
         _check_order(signature.parameters)

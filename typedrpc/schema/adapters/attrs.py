@@ -1,0 +1,46 @@
+"""Classes of attrs: records of the attributes that their constructor takes.
+
+Arriving values go through the constructor: converters, validators and ``__attrs_post_init__`` run, and what they raise
+refuses the value. So a converter has to accept what it makes itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attr
+
+from typedrpc.schema.conversions import Record, RecordField
+from typedrpc.schema.local import LocalNames
+from typedrpc.schema.records import check_constructor, class_hints, declared, generic_parts, record_name
+
+
+def find(hint: Any, names: LocalNames | None) -> Record:
+    """The record of an attrs class, or of one with its arguments in brackets.
+
+    Args:
+        hint: The class, or its alias.
+        names: The names of the functions that the class may be local to.
+
+    Raises:
+        TypeError: Instances cannot be made from their attributes; the text says why.
+        NameError: A string annotation names something that is not defined (yet).
+    """
+    cls, arguments = generic_parts(hint)
+    taken = [attribute for attribute in attr.fields(cls) if attribute.init]
+    check_constructor(cls, [attribute.alias for attribute in taken])
+    hints = class_hints(cls, arguments, names)
+    fields = []
+    for attribute in taken:
+        annotation = hints.get(attribute.name)
+        fields.append(
+            RecordField(
+                attribute.name,
+                # One that was made without an annotation may have been told its type in another way.
+                declared(attribute.name, attribute.type if annotation is None else annotation.hint),
+                required=attribute.default is attr.NOTHING,
+                argument=attribute.alias if attribute.kw_only else None,
+                scope=None if annotation is None else annotation.scope,
+            )
+        )
+    return Record(cls, record_name(cls, arguments), tuple(fields))
