@@ -88,7 +88,7 @@ def test_travels_as_says_it_and_comes_first() -> None:
     class Names:
         pass
 
-    register(Names, encode=list, decode=lambda _: Names(), travels_as=list[str] | None)
+    register(Names, encode=lambda _: [], decode=lambda _: Names(), travels_as=list[str] | None)
     assert wire(Names) == "list[str] | None"
 
 
@@ -118,8 +118,9 @@ def test_a_string_that_does_not_resolve_says_nothing() -> None:
 def test_what_travels_has_to_be_known() -> None:
     with pytest.raises(TypeError, match=r"codec.register\(Money\): annotate the result of encode, or say what travels"):
         register(Money, encode=lambda money: money.cents, decode=lambda cents: Money(cents))
+    untyped: Any = functools.partial(getattr, Money(1))
     with pytest.raises(TypeError, match="annotate the result of encode"):
-        register(Money, encode=functools.partial(getattr, "x"), decode=Money)
+        register(Money, encode=untyped, decode=Money)
 
 
 def test_only_a_class_can_be_registered() -> None:
@@ -271,11 +272,12 @@ def test_a_finder_may_refuse() -> None:
 
 
 def test_the_first_finder_that_knows_counts() -> None:
+    def finder_of(kind: Any) -> Any:
+        return lambda hint: Conversion(Money, "Money", kind, kind, Money) if hint is Money else None
+
     register_finder(lambda hint: None)
-    for kind in (int, str):
-        register_finder(
-            lambda hint, kind=kind: Conversion(Money, "Money", kind, kind, Money) if hint is Money else None
-        )
+    register_finder(finder_of(int))
+    register_finder(finder_of(str))
     assert wire(Money) == "int"
     assert find(3, None) is None
 
