@@ -9,6 +9,7 @@ import pytest
 from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
 from typedrpc.schema import SignatureFaults, node_of, schema_of
+from typedrpc.schema.local import LocalNames
 
 pytest.importorskip("attrs", reason="attrs is not here: pip install 'typedrpc[adapters]'")
 import attr
@@ -162,7 +163,8 @@ def test_names_of_a_function() -> None:
 
     with pytest.raises(NameError):
         schema_of(take, method=False)
-    (parameter,) = schema_of(take, method=False, names={"Inner": Inner}).parameters
+    names = LocalNames(__name__, {"test_names_of_a_function": {"Inner": Inner}})
+    (parameter,) = schema_of(take, method=False, names=names).parameters
     assert [str(field.node) for field in parameter.node.fields] == ["Inner", "list[Inner]"]  # type: ignore[attr-defined]
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
 from typedrpc.schema import node_of, schema_of
+from typedrpc.schema.local import LocalNames
 
 pytest.importorskip("msgspec", reason="msgspec is not here: pip install 'typedrpc[adapters]'")
 import msgspec
@@ -131,7 +132,8 @@ def test_names_of_a_function() -> None:
 
     with pytest.raises(NameError):
         schema_of(take, method=False)
-    assert schema_of(take, method=False, names={"Inner": Inner}).parameters[0].node.fields[0].node == node_of(Inner)  # type: ignore[attr-defined]
+    names = LocalNames(__name__, {"test_names_of_a_function": {"Inner": Inner}})
+    assert schema_of(take, method=False, names=names).parameters[0].node.fields[0].node == node_of(Inner)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

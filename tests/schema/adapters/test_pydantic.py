@@ -8,6 +8,7 @@ import pytest
 from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
 from typedrpc.schema import node_of, schema_of
+from typedrpc.schema.local import LocalNames
 
 pytest.importorskip("pydantic", reason="pydantic is not here: pip install 'typedrpc[adapters]'")
 import pydantic.dataclasses
@@ -251,7 +252,8 @@ def test_names_of_a_function() -> None:
         x: int
 
     for function in (take, take_other):
-        node: Any = schema_of(function, method=False, names={"Inner": Inner}).parameters[0].node
+        names = LocalNames(__name__, {"test_names_of_a_function": {"Inner": Inner}})
+        node: Any = schema_of(function, method=False, names=names).parameters[0].node
         assert node.fields[0].node == node_of(Inner)
 
 
