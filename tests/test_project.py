@@ -37,6 +37,8 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 DEPENDENCIES = {"msgpack": {"codec"}, "typing_extensions": set(LEVEL)}  # and who may import them
+ADAPTED = {"attr": "attrs", "msgspec": "msgspec", "numpy": "numpy", "pydantic": "pydantic"}
+"""Libraries that are imported where somebody uses their classes, and the adapter that alone imports each."""
 
 
 class Import(NamedTuple):
@@ -116,6 +118,9 @@ def faults_of(package: Path) -> list[str]:
         elif top(found.target) in DEPENDENCIES:
             if importer not in DEPENDENCIES[top(found.target)]:
                 faults.append(f"{where}: {importer} may not import {top(found.target)}")
+        elif found.module.startswith("schema.adapters.") and top(found.target) in ADAPTED:
+            if found.module != f"schema.adapters.{ADAPTED[top(found.target)]}":
+                faults.append(f"{where}: the adapter of another library")
         elif top(found.target) not in sys.stdlib_module_names and not found.in_function:
             # Inside a function it may be an extra, imported where somebody uses it.
             faults.append(f"{where}: not a dependency")
@@ -164,6 +169,8 @@ def test_every_import_follows_the_arrows() -> None:
         ({"sync/client.py": "def f() -> None:\n    from typedrpc.errors import RpcError"}, "inside a function"),
         ({"wire.py": "import msgpack"}, "wire may not import msgpack"),
         ({"wire.py": "import attrs"}, "not a dependency"),
+        ({"schema/adapters/a.py": "import numpy"}, "schema.adapters.a, line 1: imports numpy: the adapter of another"),
+        ({"schema/a.py": "import numpy"}, "schema.a, line 1: imports numpy: not a dependency"),
         ({"helpers.py": "import os"}, "helpers has no place in LAYERS"),
         ({"helpers/a.py": "import os"}, "helpers has no place in LAYERS"),
         (
@@ -180,6 +187,7 @@ def test_an_arrow_that_is_not_allowed_is_found(tmp_path: Path, files: dict[str, 
 @pytest.mark.parametrize(
     "files",
     [
+        {"schema/adapters/numpy.py": "import numpy as np"},
         {"schema.py": "import os.path\nfrom typedrpc.errors import RpcError\nimport typing_extensions"},
         {"codec/__init__.py": "from typedrpc.codec.a import x", "codec/a.py": "import msgpack"},
         {"codec/a.py": "def f() -> None:\n    import numpy"},

@@ -1,6 +1,7 @@
 """Classes of attrs travel as records of what their constructor takes."""
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -8,7 +9,7 @@ import pytest
 
 from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
-from typedrpc.schema import SignatureFaults, node_of, schema_of
+from typedrpc.schema import SignatureFaults, node_of, running_around, schema_of
 
 pytest.importorskip("attrs", reason="attrs is not here: pip install 'typedrpc[adapters]'")
 import attr
@@ -158,7 +159,7 @@ def test_names_of_a_function() -> None:
 
     with pytest.raises(NameError):
         schema_of(take, method=False)
-    (parameter,) = schema_of(take, method=False, names={"Inner": Inner}).parameters
+    (parameter,) = schema_of(take, method=False, names=running_around(take, sys._getframe())).parameters
     assert [str(field.node) for field in parameter.node.fields] == ["Inner", "list[Inner]"]  # type: ignore[attr-defined]
 
 

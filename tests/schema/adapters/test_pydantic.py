@@ -1,13 +1,14 @@
 """Models and dataclasses of pydantic travel as records of their fields."""
 
 import dataclasses
+import sys
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pytest
 
 from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
-from typedrpc.schema import node_of, schema_of
+from typedrpc.schema import node_of, running_around, schema_of
 
 pytest.importorskip("pydantic", reason="pydantic is not here: pip install 'typedrpc[adapters]'")
 import pydantic.dataclasses
@@ -251,7 +252,9 @@ def test_names_of_a_function() -> None:
         x: int
 
     for function in (take, take_other):
-        node: Any = schema_of(function, method=False, names={"Inner": Inner}).parameters[0].node
+        node: Any = (
+            schema_of(function, method=False, names=running_around(function, sys._getframe())).parameters[0].node
+        )
         assert node.fields[0].node == node_of(Inner)
 
 
