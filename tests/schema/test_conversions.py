@@ -25,6 +25,7 @@ from typedrpc.schema import (
     RecordNode,
     Schema,
     SignatureFaults,
+    UnresolvedNames,
     conversions,
     node_of,
     register,
@@ -484,3 +485,15 @@ def test_the_offset_of_a_time_has_to_be_known_without_the_date() -> None:
     assert conversion is not None
     with pytest.raises(ValueError, match="the offset of the time zone moving depends on the date"):
         conversion.encode(datetime.time(1, tzinfo=Moving()))
+
+
+def test_a_finder_that_misses_a_name() -> None:
+    def finder(hint: Any) -> None:
+        if hint is Money:
+            raise NameError("name 'Cents' is not defined")
+
+    register_finder(finder)
+    with pytest.raises(UnresolvedNames) as caught:
+        node_of(list[Money], "the result")
+    words = "in Money: an annotation does not resolve: name 'Cents' is not defined"
+    assert caught.value.unresolved == [f"the result, in list[Money], {words}"]

@@ -573,3 +573,13 @@ class Outer:
 
 def test_a_class_within_the_class_hides_that_of_the_module() -> None:
     assert [one.node for one in record(Outer).fields] == [node_of(Outer.Point), node_of(list[Outer.Point])]
+
+
+def test_a_field_whose_type_is_none() -> None:
+    @dataclass
+    class Nothing:
+        a: None
+        b: "None" = None
+
+    assert fields(Nothing) == ["a: None", "b?: None"]
+    assert fields(NamedTuple("Functional", [("a", None)])) == ["a: None"]

@@ -185,10 +185,14 @@ class HintReader:
         try:
             return evaluate()
         except (NameError, AttributeError) as error:
-            self._unresolved[f"{place}an annotation does not resolve: {error}"] = None
+            self._missing(place, error)
         except Exception as error:
             self.faults.append(f"{place}an annotation cannot be evaluated: {type(error).__name__}: {error}")
         return UNREADABLE
+
+    def _missing(self, place: str, error: Exception) -> Node:
+        self._unresolved[f"{place}an annotation does not resolve: {error}"] = None
+        return IGNORED
 
     def _fault(self, where: str, hint: object, reason: str) -> Node:
         self.faults.append(f"{where}: {shown(hint)} cannot travel: {reason}")
@@ -230,8 +234,8 @@ class HintReader:
             found = find(hint, self._names)
         except TypeError as error:
             return self._fault(where, hint, str(error))
-        except NameError:
-            raise
+        except (NameError, AttributeError) as error:
+            return self._missing(f"{where}, in {shown(hint)}: ", error)
         except Exception as error:
             return self._fault(where, hint, f"it cannot be read: {type(error).__name__}: {error}")
         if isinstance(found, Conversion):
@@ -398,8 +402,7 @@ class HintReader:
         except Refused as error:
             return self._fault(where, cls, str(error))
         except NameError as error:
-            self._unresolved[f"{inside}: an annotation does not resolve: {error}"] = None
-            return IGNORED
+            return self._missing(f"{inside}: ", error)
         except Exception as error:
             return self._fault(where, cls, f"an annotation in it cannot be evaluated: {type(error).__name__}: {error}")
         outer = self._scope, self._converting

@@ -194,7 +194,10 @@ def substitute(hint: Any, binding: Binding) -> Any:
 
 
 class Annotation(NamedTuple):
-    """The evaluated annotation of a field, with type parameters replaced, and where strings within find their names."""
+    """The evaluated annotation of a field, with type parameters replaced, and where strings within find their names.
+
+    The hint of a field that is annotated with None is its type.
+    """
 
     hint: Any
     scope: Scope
@@ -218,7 +221,8 @@ def _annotations(
     scope = Scope.of_class(cls, names)
     bound = scope.binding(binding)
     for name, hint in hints.items():
-        yield name, Annotation(substitute(scope.evaluate(hint), binding), bound)
+        value = scope.evaluate(hint)
+        yield name, Annotation(type(None) if value is None else substitute(value, binding), bound)
 
 
 def _bindings(cls: type[Any], arguments: tuple[Any, ...]) -> Iterator[tuple[type[Any], Binding]]:
