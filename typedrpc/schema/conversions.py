@@ -244,13 +244,23 @@ def _complex(cls: type[Any]) -> Conversion:
     )
 
 
+MAX_BITS: Final = 4096
+"""Bits of the ints in a range or a Fraction. They are divided to make one, which takes time as the square of that."""
+
+
+def _of_sane_size(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if any(number.bit_length() > MAX_BITS for number in numbers):
+        raise ValueError(f"an int of more than {MAX_BITS} bits")
+    return numbers
+
+
 def _range(cls: type[Any]) -> Conversion:
     return Conversion(
         cls,
         "range",
         tuple[int, int, int],
-        lambda value: (value.start, value.stop, value.step),
-        lambda data: range(*data),
+        lambda value: _of_sane_size((value.start, value.stop, value.step)),
+        lambda data: range(*_of_sane_size(data)),
     )
 
 
@@ -259,8 +269,8 @@ def _fraction(cls: type[Any]) -> Conversion:
         cls,
         "Fraction",
         tuple[int, int],
-        lambda value: (value.numerator, value.denominator),
-        lambda data: cls(*data),
+        lambda value: _of_sane_size((value.numerator, value.denominator)),
+        lambda data: cls(*_of_sane_size(data)),
     )
 
 
