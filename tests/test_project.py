@@ -195,7 +195,6 @@ def test_an_arrow_that_is_not_allowed_is_found(tmp_path: Path, files: dict[str, 
         {"schema.py": "import os.path\nfrom typedrpc.errors import RpcError\nimport typing_extensions"},
         {"codec/__init__.py": "from typedrpc.codec.a import x", "codec/a.py": "import msgpack"},
         {"codec/a.py": "def f() -> None:\n    import numpy"},
-        {"schema/adapters/numpy.py": "import numpy as np"},
         {"__init__.py": "from .sync.client import connect\nfrom typedrpc.errors import RpcError"},
     ],
 )
