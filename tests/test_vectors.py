@@ -21,7 +21,7 @@ from typedrpc.failure import PUBLIC_BUILTINS, unpack_failure
 from typedrpc.messages import Limits
 from typedrpc.peer import Peer
 from typedrpc.protocol import Protocol, Request, State
-from typedrpc.schema import Schema, schema_of
+from typedrpc.schema import Schema, compatible, schema_of
 from typedrpc.service import Service, Table, contract_digest
 from typedrpc.wire import PREAMBLE, Flag, Frame, Kind, encode
 
@@ -39,8 +39,24 @@ class Point:
     y: float = 0.0
 
 
+class Earlier:
+    @dataclass(frozen=True)
+    class Point:
+        x: int
+
+
+class Later:
+    @dataclass(frozen=True)
+    class Point:
+        z: list[dict[str, bytes]]
+        y: float
+        x: int
+
+
 NAMES: Final[dict[str, Any]] = {
     "Colour": Colour,
+    "Earlier": Earlier,
+    "Later": Later,
     "Literal": Literal,
     "Mapping": Mapping,
     "Point": Point,
@@ -204,6 +220,22 @@ def test_arguments(vector: dict[str, Any]) -> None:
     signature = inspect.signature(function_of(vector["signature"]))
     unpacked = codec.unpack_arguments(packed)
     assert signature.bind(*unpacked[0], **unpacked[1]) == signature.bind(*args, **kwargs)
+
+
+@each("evolution")
+def test_evolution(vector: dict[str, Any]) -> None:
+    writer, reader = codec_of(vector["writer"]), codec_of(vector["reader"])
+    differences = compatible(writer.schema, reader.schema)
+    assert [list(difference) for difference in differences] == vector["differences"]
+    assert vector["safe"] is all(difference.safe for difference in differences)
+    if vector["safe"]:
+        given, arrives = (
+            eval(f"call({text})", {**NAMES, "call": lambda *args, **kwargs: (args, kwargs)})
+            for text in (vector["call"], vector["arrives"])
+        )
+        packed = writer.pack_arguments(*given[0], **given[1])
+        assert plain(packed) == (bytes.fromhex(vector["hex"]),)
+        assert reader.unpack_arguments_of(writer.schema)(packed) == arrives
 
 
 class Greeter(Service):
