@@ -93,13 +93,19 @@ class Tree:
     below: list["Tree"] = field(default_factory=lambda: list[Tree]())
 
 
+@dataclass
+class Route:
+    first: Box[Point]
+    others: list[Tree]
+
+
 Nested = TypeAliasType("Nested", "int | list[Nested]")
 
 NAMES: Final[dict[str, Any]] = {
     **{name: value for name, value in vars(collections.abc).items() if name in collections.abc.__all__},
     **{name: getattr(collections, name) for name in ("Counter", "OrderedDict", "defaultdict", "deque")},
     **{name: getattr(datetime, name) for name in ("date", "datetime", "time", "timedelta", "timezone")},
-    **{cls.__name__: cls for cls in (Box, Colour, Film, Mode, Pair, Point, Tree)},
+    **{cls.__name__: cls for cls in (Box, Colour, Film, Mode, Pair, Point, Route, Tree)},
     **{name: value for name, value in vars(ipaddress).items() if name.startswith("IPv")},
     **{name: getattr(pathlib, name) for name in ("Path", "PurePath", "PurePosixPath", "PureWindowsPath")},
     **{name: getattr(annotated_types, name) for name in ("Gt", "Le", "MaxLen", "MinLen", "MultipleOf", "Predicate")},

@@ -142,6 +142,27 @@ def test_an_instance_of_a_subclass_arrives_as_the_class() -> None:
 
 
 @pytest.mark.parametrize(
+    ("hint", "value", "arrived"),
+    [
+        (complex, 1.5, 1.5 + 0j),
+        (complex, 2, 2 + 0j),
+        (complex, True, 1 + 0j),
+        (complex | str, 2, 2 + 0j),
+        (complex | float, 1.5, 1.5),
+        (complex | float, 2, 2.0),
+        (complex | int, 2, 2),
+        (complex | int, 2.5, 2.5 + 0j),
+    ],
+)
+def test_floats_and_ints_are_complex_where_nothing_is_nearer(hint: Any, value: Any, arrived: Any) -> None:
+    assert same(BothWays(hint).arrives(value), arrived)
+
+
+def test_an_int_that_no_float_equals_is_not_complex() -> None:
+    assert "which no float is equal to" in BothWays(complex).refuses(2**53 + 1)
+
+
+@pytest.mark.parametrize(
     ("hint", "value", "text"),
     [
         (Decimal, 1.5, ": expected Decimal, got float"),

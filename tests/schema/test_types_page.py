@@ -84,7 +84,8 @@ def executed(name: str, *sources: str) -> dict[str, Any]:
     return vars(module)
 
 
-BLOCKS: Final = re.findall(r"(?ms)^```python\n(.*?)^```", PAGE)
+OTHER: Final = PAGE[PAGE.index("<!-- other libraries: begin") : PAGE.index("<!-- other libraries: end")]
+BLOCKS: Final = re.findall(r"(?ms)^```python\n(.*?)^```", PAGE.replace(OTHER, ""))
 NAMES: Final = executed("typedrpc_types_page", *BLOCKS, ALSO)
 STAND_FOR: Final = {"A": int, "B": str, "K": str, "V": int}
 CORPUS: Final = executed("typedrpc_types_corpus", corpus.PREAMBLE)
@@ -152,8 +153,8 @@ def test_each_type_has_one_row() -> None:
 class Sample:
     """The values of a row of the corpus, packed."""
 
-    def __init__(self, row: corpus.Row) -> None:
-        names = dict(CORPUS)
+    def __init__(self, row: corpus.Row, names: dict[str, Any]) -> None:
+        names = dict(names)
         exec(f"def take(value: {row.annotation}) -> {row.annotation}: ...", names)
         codec = CommandCodec("take", schema_of(names["take"], method=False))
         self.packed: list[object] = []
@@ -170,7 +171,7 @@ def samples_of(annotation: str) -> Sample:
     """Values of a row of the table, by the row of the corpus with the same type."""
     found = [row for row in corpus.ROWS if CORPUS_NODES[row.annotation] == NODES[annotation]]
     assert found, f"the corpus has no row for {annotation}"
-    return Sample(found[0])
+    return Sample(found[0], CORPUS)
 
 
 CORPUS_NODES: Final = {row.annotation: read(row.annotation, CORPUS) for row in corpus.ROWS}
@@ -213,8 +214,37 @@ def test_values_arrive_as_the_table_says(row: list[str]) -> None:
     assert {type(value).__name__.replace("NoneType", "None") for value in arrived} <= {*quoted(row[3])}
 
 
+def test_classes_of_other_libraries_travel_as_their_table_says() -> None:
+    for library in ("attrs", "msgspec", "numpy", "pydantic"):
+        pytest.importorskip(library)
+    (block,) = re.findall(r"(?ms)^```python\n(.*?)^```", OTHER)
+    names = NAMES | executed("typedrpc_types_libraries", block)
+    values: dict[str, list[str]] = {
+        "Rect": ["Rect(1.5)"],
+        "User": ["User(name='a')"],
+        "Event": ["Event('a', 1)"],
+        "NDArray[np.float32]": ["np.zeros(3, np.float32)", "np.zeros((256, 64), np.float32)"],
+        "np.ndarray[tuple[int, int], np.dtype[np.uint8]]": ["np.zeros((2, 3), np.uint8)"],
+        "Annotated[NDArray[np.uint8], codec.Shape(2, None)]": ["np.zeros((2, 3), np.uint8)"],
+        "NDArray[np.datetime64]": ["np.array(['2024-01-01'], 'datetime64[D]')"],
+        "np.float32": ["np.float32(1.5)"],
+        "np.int64": ["np.int64(-1)"],
+    }
+    listed = []
+    for row in rows("annotation", "travels as"):
+        annotations = [text for text in quoted(row[0]) if text != "Struct"]
+        samples = [Sample(corpus.Row(text, tuple(values[text]), ()), names) for text in annotations]
+        forms = [text for text in quoted(row[1]) if text in FORMS or text.startswith("[")]
+        packed = [data for sample in samples for data in sample.packed]
+        assert all(any(has_form(data, text) for text in forms) for data in packed)
+        assert all(any(has_form(data, text) for data in packed) for text in forms)
+        assert {type(value).__name__ for sample in samples for value in sample.arrived} <= {*quoted(row[2])}
+        listed += annotations
+    assert listed == [*values]
+
+
 def test_the_constraints_are_those_of_the_code() -> None:
-    named = {name for row in rows("constraint", "asks") for text in quoted(row[0]) for name in [text.split("(")[0]]}
+    named = {text.split("(")[0] for row in rows("constraint", "asks") for text in quoted(row[0]) if "(" in text}
     assert named - {"Interval", "Len"} == set(nodes.CONSTRAINTS.values())
 
 

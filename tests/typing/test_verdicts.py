@@ -231,7 +231,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, cross: Cross) -> Path:
         shutil.copy(path, directory)
     (directory / "generated_corpus.py").write_text("\n".join(GENERATED.lines) + "\n")
     (directory / "generated_cross.py").write_text("\n".join(cross.lines) + "\n")
-    examples = re.findall(r"(?ms)^```python\n(.*?)^```", TYPES)
+    without_libraries = TYPES.partition("<!-- other libraries: begin")[0] + TYPES.partition("libraries: end -->")[2]
+    examples = re.findall(r"(?ms)^```python\n(.*?)^```", without_libraries)
     (directory / "generated_examples.py").write_text("\n".join(examples))
     settings = {"typeCheckingMode": "strict", "pythonVersion": "3.11", "extraPaths": [str(ROOT)]}
     (directory / "pyrightconfig.json").write_text(json.dumps(settings))
