@@ -126,7 +126,7 @@ def test_converted_values_arrive_as_they_were(hint: Any, value: Any, data: Any) 
         assert same(BothWays(around).arrives(held), held)
 
 
-@pytest.mark.parametrize("hint", {hint for hint, _, _ in VALUES}, ids=lambda hint: hint.__name__)
+@pytest.mark.parametrize("hint", dict.fromkeys(hint for hint, _, _ in VALUES), ids=lambda hint: hint.__name__)
 def test_the_source_takes_the_usual_converted_values(hint: Any) -> None:
     value = next(value for other, value, _ in VALUES if other is hint)
     value = timedelta(1) if hint is timedelta else value  # ints of more than 64 bits are left to the walk
