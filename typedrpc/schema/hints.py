@@ -241,7 +241,10 @@ class HintReader:
         if isinstance(found, Conversion):
             return self._converted(found, where)
         if isinstance(found, Record):
-            return self._fields(found.cls, (found.cls, found.name), found.name, lambda: found, where)
+            args = get_args(hint)
+            is_plain = found.name == record_name(found.cls, args)
+            name = self._generic_name(found.cls, args, where) if is_plain else found.name
+            return IGNORED if name is None else self._fields(found.cls, (found.cls, name), name, lambda: found, where)
         return self._fault(where, hint, refusal(origin, KINDS))
 
     def _generic(self, hint: object, origin: Any, args: tuple[Any, ...], where: str) -> Node:
@@ -312,7 +315,9 @@ class HintReader:
         outer = self._scope
         scope = self._scope = outer.of_alias(alias)
         try:
-            name = record_name(alias, args)
+            name = self._generic_name(alias, args, where)
+            if name is None:
+                return IGNORED
             return self._named((alias, args), name, lambda: substitute(scope.evaluate(alias.__value__), binding), where)
         finally:
             self._scope = outer
@@ -385,7 +390,25 @@ class HintReader:
         return EnumNode(cls.__name__, names, cls=cls)
 
     def _record(self, cls: type[Any], args: tuple[Any, ...], where: str) -> Node:
-        return self._fields(cls, (cls, args), record_name(cls, args), lambda: record_of(cls, args, self._names), where)
+        # A name among the arguments is one of here, not of the class's module.
+        args = tuple(self.evaluate(arg, where) for arg in args)
+        name = self._generic_name(cls, args, where)
+        if name is None or UNREADABLE in args:
+            return IGNORED
+        return self._fields(cls, (cls, args), name, lambda: record_of(cls, args, self._names), where)
+
+    def _generic_name(self, generic: Any, args: tuple[Any, ...], where: str) -> str | None:
+        """The name of a class or an alias with its arguments; None where one of these cannot travel.
+
+        Both sides have to come to the same one, however each writes its hints: ``Box[Optional[int]]`` is
+        ``Box[int | None]``.
+        """
+        known = len(self.faults) + len(self._unresolved)
+        inside = f"{where}, in {record_name(generic, args)}" if len(where) < MAX_PLACE else where
+        nodes = [self.read(arg, inside) for arg in args]
+        if len(self.faults) + len(self._unresolved) != known:
+            return None
+        return f"{generic.__name__}[{', '.join(map(str, nodes))}]"[:MAX_PLACE] if nodes else str(generic.__name__)
 
     def _fields(self, cls: type[Any], key: object, name: str, record: Callable[[], Record], where: str) -> Node:
         """The node of a class with fields. Within them the node itself stands for the class."""
