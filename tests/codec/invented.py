@@ -15,6 +15,7 @@ import itertools
 import math
 import os
 import pathlib
+import struct
 import sys
 import uuid
 from collections.abc import Callable
@@ -26,11 +27,11 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union
 from zoneinfo import ZoneInfo
 
 import typing_extensions
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from typedrpc.codec import register
-from typedrpc.schema import ParameterKind
+from typedrpc.codec import CommandCodec, Segmented, register
+from typedrpc.schema import ParameterKind, Schema, node_of
 
 EXAMPLES = float(os.environ.get("TYPEDRPC_EXAMPLES", "1"))
 
@@ -572,3 +573,84 @@ def functions(draw: st.DrawFn, types: st.SearchStrategy[Typed]) -> tuple[Callabl
             )
         )
     return make_function(parameters), types_by_name
+
+
+# Payloads of a hostile peer.
+
+
+SPLINTERS = [
+    b"\xc0",
+    b"\xc1",
+    b"\xc3",
+    b"\x90",
+    b"\x80",
+    b"\x05",
+    b"\xa1a",
+    b"\xc4\x01a",
+    b"\xcb\x7f\xf8\0\0\0\0\0\0",
+    b"\xa1\xff",
+    b"\xdd\xff\xff\xff\xff",
+    b"\xdf\xff\xff\xff\xff",
+    b"\xc6\xff\xff\xff\xff",
+    b"\xc9\xff\xff\xff\xff\x01",
+    b"\xd6\xff\0\0\0\0",
+    b"\xd4\x01\x80",
+    b"\xc7\x00\x01",
+    b"\xc7\x09\x01\x01" + b"\0" * 8,
+    b"\xd6\x03\0\0\0\0",
+    b"\xc7\x0c\x02" + b"\xff" * 12,
+    b"\xc7\x14\x02" + struct.pack(">HBBBBBBIq", 1, 1, 1, 0, 0, 0, 0, 0, 10**17),
+    b"\xc7\x17\x02" + struct.pack(">HBBBBBBIq", 1, 1, 1, 0, 0, 0, 0, 0, 0) + b"UTC",
+    b"\x91" * 100,
+    b"\x91" * 1100,
+    b"\x81\xa1a" * 300,
+]
+"""What is put into payloads: of other types, malformed, deep, of huge announced lengths."""
+
+
+@st.composite
+def mutated(draw: st.DrawFn, payload: bytes) -> bytes:
+    """A good payload with some bits and bytes changed, cut out or put in, or cut short."""
+    data = bytearray(payload)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(data)))
+        match draw(st.sampled_from(["set", "flip", "cut", "swap", "end", "insert"])):
+            case "set" if at < len(data):
+                data[at] = draw(st.integers(0, 255))
+            case "flip" if at < len(data):
+                data[at] ^= 1 << draw(st.integers(0, 7))
+            case "cut":
+                del data[at : at + draw(st.integers(1, 3))]
+            case "swap":
+                data[at : at + 1] = draw(st.sampled_from(SPLINTERS))
+            case "end" if draw(st.booleans()):
+                del data[at:]
+            case _:
+                data[at:at] = draw(st.sampled_from(SPLINTERS))
+    return bytes(data)
+
+
+class Attacked(NamedTuple):
+    """A type, a good payload of it, and mutated ones."""
+
+    hint: Any
+    good: bytes
+    bad: list[bytes]
+
+
+def attacks(count: int, first_seed: int = 0, payloads: int = 20) -> list[Attacked]:
+    """`count` invented types with payloads, the same ones for the same arguments."""
+    found: list[Attacked] = []
+
+    @seed(first_seed)
+    @settings(thorough(count), max_examples=count, database=None, phases=[Phase.generate])
+    @given(st.data())
+    def invent(data: st.DataObject) -> None:
+        typed = data.draw(TYPES)
+        codec = CommandCodec("Hostile.command", Schema((), node_of(typed.hint)))
+        good = codec.pack_result(data.draw(typed.values))
+        body = bytes(good.body if isinstance(good, Segmented) else good)
+        found.append(Attacked(typed.hint, body, [data.draw(mutated(body)) for _ in range(payloads)]))
+
+    invent()
+    return found

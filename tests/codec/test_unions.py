@@ -364,7 +364,7 @@ def test_what_is_none_of_the_members_is_refused(hint: Any, value: Any, text: str
     [
         (list[int] | list[float], [1, 1.5], [1.0, 1.5]),
         (list[float] | list[str], [1], [1.0]),
-        (list[float] | list[complex], [1, True], [1.0, 1.0]),
+        (list[float] | list[complex], [1, True], [1 + 0j, 1 + 0j]),
         (list[Base] | list[Other], [Further(1)], [Base(1)]),
         (list[bytes | float] | list[bytes | str], [bytes(70_000), 1], [bytes(70_000), 1.0]),
         (float | str | None, 5, 5.0),

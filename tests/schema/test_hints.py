@@ -238,7 +238,7 @@ REFUSED: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("hint", "text"), REFUSED, ids=[f"{i}-{hint!r}"[:60] for i, (hint, _) in enumerate(REFUSED)])
+@pytest.mark.parametrize(("hint", "text"), REFUSED, ids=[f"{i}-{hint!r}"[:60].partition(" at 0x")[0] for i, (hint, _) in enumerate(REFUSED)])
 def test_what_cannot_travel_is_refused_with_a_remedy(hint: Any, text: str) -> None:
     with pytest.raises(SignatureFaults) as caught:
         node_of(hint, "parameter 'x'")

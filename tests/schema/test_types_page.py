@@ -12,7 +12,7 @@ import pytest
 
 from tests.typing import corpus
 from typedrpc.codec import CommandCodec, Segmented
-from typedrpc.schema import SignatureFaults, node_of, nodes, schema_of
+from typedrpc.schema import SignatureFaults, nodes, schema_of
 from typedrpc.schema.conversions import STANDARD
 from typedrpc.schema.nodes import Node, children
 
@@ -261,4 +261,11 @@ def faults_of(annotation: str) -> list[str]:
 
 
 def test_the_finder_of_the_page_finds() -> None:
-    assert str(node_of(NAMES["Tagged"][int])) == "Tagged[int]"
+    names = dict(NAMES)
+    exec("def take(value: Tagged[int]) -> Tagged[int]: ...", names)
+    schema = schema_of(names["take"], method=False)
+    assert str(schema.result) == "Tagged[int]"
+    codec = CommandCodec("take", schema)
+    arrived = codec.unpack_result(codec.pack_result(names["Tagged"](5)))
+    assert isinstance(arrived, names["Tagged"])
+    assert arrived.value == 5

@@ -596,6 +596,30 @@ ROWS = [
 ]
 
 
+HOLDERS = [
+    ("list[{}]", "[{}]"),
+    ("dict[str, {}]", "{{'a': {}}}"),
+    ("tuple[int, {}]", "(1, {})"),
+    ("Box[{}]", "Box({})"),
+    ("Mapping[int, {}]", "{{1: {}}}"),
+    ("Optional[{}]", "{}"),
+    ("Annotated[{}, 'words'] | Empty", "{}"),
+]
+"""Types that hold others, each with a value that holds a value. The rows take turns."""
+
+
+def held() -> list[tuple[str, list[str]]]:
+    """For each row the type within another one, with all its values within a value of that."""
+    found = []
+    rows = {row.annotation for row in ROWS}
+    for number, row in enumerate(ROWS):
+        annotation, value = HOLDERS[number % len(HOLDERS)]
+        texts = [text.split(ARROW)[0] for text in (*row.right, *row.wrong)]
+        if annotation.format(row.annotation) not in rows:
+            found.append((annotation.format(row.annotation), [value.format(text) for text in texts]))
+    return found
+
+
 class Apart(NamedTuple):
     """Pairs of an annotation and values that Python's type system forces apart.
 

@@ -53,6 +53,7 @@ class Coder(ABC):
         small: Whether the data takes a few bytes only, give or take a huge int, besides that of its parts.
         plain: Whether the usual data needs no options to be unpacked, neither extensions nor maps with keys of any
             kind, besides that of its parts.
+        crowds: Whether a peer can choose many values that have the same hash.
         one_shot: Whether values may be gone after one look: generators.
         decides: Whether a value of its type that does not fit is a fault even where another member of a union takes it.
         lenient: Whether the source accepts more than the types of `exact`, by converting.
@@ -68,6 +69,7 @@ class Coder(ABC):
     small = False
     plain = False
     one_shot = False
+    crowds = True
     decides = False
     lenient = False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Sequence, Sized
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
@@ -80,6 +81,9 @@ class UnknownExtension:
 
 UNKNOWN = UnknownExtension()
 
+MAX_SAME_HASH = 1000
+"""Ints beyond 64 bits in one body that may have the same hash. As keys of maps, n such take n * n comparisons."""
+
 
 def pack_hook(value: object) -> object:
     """What msgpack cannot pack itself: ints beyond 64 bits, and datetimes."""
@@ -106,10 +110,19 @@ class UnknownZone(NamedTuple):
     reason: str
 
 
-def unpack_hook(code: int, data: bytes) -> object:
-    """The value of an extension. Never raises: what cannot be read becomes `UNKNOWN`, which fits no type."""
+def unpack_hook(hashes: dict[int, int], code: int, data: bytes) -> object:
+    """The value of an extension. Never raises: what cannot be read becomes `UNKNOWN`, which fits no type.
+
+    Args:
+        hashes: How often each hash has occurred among the ints of this body: a new dict for each.
+        code: Which extension.
+        data: Its bytes.
+    """
     if code == EXT_INT and data:
-        return int.from_bytes(data, "big", signed=True)
+        number = int.from_bytes(data, "big", signed=True)
+        key = hash(number)
+        hashes[key] = count = hashes.get(key, 0) + 1
+        return number if count <= MAX_SAME_HASH else UNKNOWN
     if code == EXT_DATETIME:
         return _unpack_datetime(data)
     if code == EXT_SEGMENT and len(data) == _INDEX.size:
@@ -272,7 +285,7 @@ def unpack_body(body: object) -> object:
         Fault: The bytes are not those of one msgpack value.
     """
     try:
-        return unpackb(body, strict_map_key=False, ext_hook=unpack_hook)
+        return unpackb(body, strict_map_key=False, ext_hook=partial(unpack_hook, {}))
     except Exception as error:
         raise Fault("one msgpack value", f"{type(error).__name__}: {cut(str(error))}", is_type=False) from error
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from typedrpc.codec.base import MAX_NESTING, Coder, Coders, coder_for, lazily
 from typedrpc.codec.body import Packing, SegmentReader, pack_body
-from typedrpc.codec.faults import Fault, index_step, short, type_name
+from typedrpc.codec.faults import Fault, Misfit, index_step, short, type_name
 from typedrpc.codec.source import Source, Way
 from typedrpc.schema import CollectionNode, MappingNode, TupleNode
 
@@ -70,6 +70,26 @@ def distinct(packed: Iterable[object]) -> bool:
     """
     bodies = [pack_body(value) for value in packed]
     return len(set(bodies)) == len(bodies)
+
+
+MAX_SAME_HASH = 128
+"""Elements or keys of one collection that may have the same hash. A set of n such takes n * n comparisons to make."""
+
+
+def spread(items: Iterable[object]) -> None:
+    """Raises ValueError where so many of `items` have the same hash that a peer has chosen them for it."""
+    hashes = [*map(hash, items)]
+    if len(hashes) - len(set(hashes)) >= MAX_SAME_HASH and max(collections.Counter(hashes).values()) > MAX_SAME_HASH:
+        raise ValueError(f"more than {MAX_SAME_HASH} of one hash")
+
+
+def make_dict(pairs: Sequence[tuple[object, object]]) -> dict[object, object]:
+    """The dict of pairs of a peer, for generated code."""
+    spread(key for key, _ in pairs)
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise Misfit
+    return made
 
 
 def emit_type_test(out: Source, var: str, types: Iterable[type]) -> None:
@@ -134,6 +154,8 @@ class CollectionCoder(Coder):
 
     def _make(self, items: list[object]) -> Any:
         try:
+            if self._is_set:
+                spread(items)
             return self._collection.makes(items)
         except Exception as error:  # hashing and comparing may be anybody's code
             raise Fault(self.node, f"{type(error).__name__}: {error}", is_type=False) from error
@@ -150,6 +172,8 @@ class CollectionCoder(Coder):
         items = self._item.emit_column(out, way, var)
         if self._collection.makes is list:
             return items
+        if self._is_set and self._item.crowds:
+            out.line(f"{out.constant(spread)}({items})")
         value = out.assign(f"{out.constant(self._collection.makes)}({items})")
         if self._is_set:
             with out.block(f"if len({value}) != len({var}):"):
@@ -278,6 +302,7 @@ class MappingCoder(Coder):
                 raise Fault(self.node, "two keys that become one", is_type=False)
             return pairs
         try:
+            spread(key for key, _ in pairs)
             collected = dict(pairs)
         except Exception as error:  # hashing and comparing may be anybody's code
             raise Fault(self.node, f"{type(error).__name__}: {error}", is_type=False) from error
@@ -316,23 +341,28 @@ class MappingCoder(Coder):
         result, key, item, before = out.fresh(), out.fresh(), out.fresh(), out.mark()
         with out.block(f"for {key}, {item} in {var}.items():"):
             outcome = (self._key.emit(out, way, key), self._value.emit(out, way, item))
-            if self._pairs:
-                out.line(f"{result}.append(({', '.join(outcome)}))")
-            elif outcome == (key, item):
+            if outcome == (key, item) and not self._pairs:
                 return var
+            converted = outcome[0] != key
+            if self._pairs or (converted and way == "unpack"):
+                out.line(f"{result}.append(({', '.join(outcome)}))")
             else:
                 out.line(f"{result}[{outcome[0]}] = {outcome[1]}")
+        if converted and way == "unpack":
+            out.insert(before, f"{result} = []")
+            return out.assign(f"{out.constant(make_dict)}({result})")
         out.insert(before, f"{result} = {'[]' if self._pairs else '{}'}")
+        if converted and not self._pairs:
+            with out.block(f"if len({result}) != len({var}):"):
+                out.line("raise misfit")
         return result
 
     def _emit_pairs(self, out: Source, var: str) -> str:
         """Writes a loop over pairs that have arrived."""
-        result, pair, key, item = out.assign("{}"), out.fresh(), out.fresh(), out.fresh()
+        result, pair, key, item = out.assign("[]"), out.fresh(), out.fresh(), out.fresh()
         with out.block(f"for {pair} in {var}:"):
             emit_type_test(out, pair, self.wire)
             out.line(f"{key}, {item} = {pair}")
             outcome = (self._key.emit(out, "unpack", key), self._value.emit(out, "unpack", item))
-            out.line(f"{result}[{outcome[0]}] = {outcome[1]}")
-        with out.block(f"if len({result}) != len({var}):"):
-            out.line("raise misfit")
-        return result
+            out.line(f"{result}.append(({', '.join(outcome)}))")
+        return out.assign(f"{out.constant(make_dict)}({result})")

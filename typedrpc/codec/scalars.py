@@ -57,6 +57,7 @@ class NoneCoder(ExactCoder):
     """None travels as nil."""
 
     exact_type = type(None)
+    crowds = False
     map_key = small = plain = True
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
@@ -70,6 +71,7 @@ class BoolCoder(ExactCoder):
     """A bool travels as true or false."""
 
     exact_type = bool
+    crowds = False
     map_key = small = plain = True
 
 
@@ -86,6 +88,7 @@ class StrCoder(ExactCoder):
 
     exact_type = str
     base = staticmethod(str.__str__)
+    crowds = False
     map_key = plain = True
 
     def pack(self, value: object, packing: Packing) -> object:
@@ -175,6 +178,7 @@ class BytesCoder(ExactCoder):
 
     exact_type = bytes
     base = staticmethod(_exact_bytes)
+    crowds = False
     map_key = plain = lenient = large = True
 
     def __init__(self, node: Node, coders: Coders, *, inline: bool = False) -> None:
@@ -413,6 +417,7 @@ choose_coder(ScalarNode, lambda node: SCALAR_CODERS[node.name])
 class LiteralCoder(Coder):
     """A literal travels as its value. Type and value have to be exactly those of the annotation."""
 
+    crowds = False
     map_key = small = plain = True
 
     def __init__(self, node: LiteralNode, coders: Coders) -> None:
@@ -447,6 +452,7 @@ class LiteralCoder(Coder):
 class EnumCoder(Coder):
     """A member of an enum travels as its name."""
 
+    crowds = False
     map_key = small = plain = True
 
     def __init__(self, node: EnumNode, coders: Coders) -> None:

@@ -13,6 +13,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from typedrpc.codec import body
@@ -30,6 +31,7 @@ _FIXED: dict[str, object] = {
     "give_packer": body.give_packer,
     "new_packer": body.new_packer,
     "unpackb": body.unpackb,
+    "partial": partial,
     "unpack_hook": body.unpack_hook,
 }
 _serial = itertools.count(1)
@@ -181,7 +183,7 @@ def emit_unpacked(out: Source, *, bare: bool, any_key: bool = False, segments: b
         any_key: Whether it needs that for maps whose keys are not strings even so.
         segments: Whether there may be segments.
     """
-    options = "strict_map_key=False, ext_hook=unpack_hook"
+    options = "strict_map_key=False, ext_hook=partial(unpack_hook, {})"
     usual = f"unpackb(payload, {options})"
     if bare:
         usual = "unpackb(payload, strict_map_key=False)" if any_key else "unpackb(payload)"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from types import UnionType
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast, get_origin, get_type_hints
 
 from typedrpc.schema.local import LocalNames
@@ -100,7 +101,7 @@ def register(
     *,
     encode: Callable[[ValueT], WireT],
     decode: Callable[[WireT], ValueT],
-    travels_as: type[WireT] | Any = None,
+    travels_as: type[WireT] | UnionType | None = None,
     name: str | None = None,
 ) -> None:
     """Let the values of a class of your own stand in contracts. Both sides of a connection have to.
@@ -118,7 +119,8 @@ def register(
             call: its text is in the error. The data has been checked against the type, but a peer made it: it may be
             any value of that type.
         travels_as: The type of what travels, where neither `encode` has an annotation for its result nor `decode` one
-            for its parameter: with a lambda, say.
+            for its parameter: with a lambda, say. For types that a type checker does not take here (``Annotated``,
+            ``Literal``), annotate `encode` instead.
         name: What schemas and errors call the type, if not by the name of the class. Both sides have to agree on it.
 
     Raises:
@@ -244,13 +246,23 @@ def _complex(cls: type[Any]) -> Conversion:
     )
 
 
+MAX_BITS: Final = 4096
+"""Bits of the ints in a range or a Fraction. They are divided to make one, which takes time as the square of that."""
+
+
+def _of_sane_size(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if any(number.bit_length() > MAX_BITS for number in numbers):
+        raise ValueError(f"an int of more than {MAX_BITS} bits")
+    return numbers
+
+
 def _range(cls: type[Any]) -> Conversion:
     return Conversion(
         cls,
         "range",
         tuple[int, int, int],
-        lambda value: (value.start, value.stop, value.step),
-        lambda data: range(*data),
+        lambda value: _of_sane_size((value.start, value.stop, value.step)),
+        lambda data: range(*_of_sane_size(data)),
     )
 
 
@@ -259,8 +271,8 @@ def _fraction(cls: type[Any]) -> Conversion:
         cls,
         "Fraction",
         tuple[int, int],
-        lambda value: (value.numerator, value.denominator),
-        lambda data: cls(*data),
+        lambda value: _of_sane_size((value.numerator, value.denominator)),
+        lambda data: cls(*_of_sane_size(data)),
     )
 
 

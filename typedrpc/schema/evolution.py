@@ -433,7 +433,21 @@ class _Resolution:
             self._breaks = breaks
             for key in list(islice(reversed(self._made), len(self._made) - made)):
                 del self._made[key]
+        if isinstance(core, LiteralNode) and core is writer and self._holds(readers, core):
+            return writer
         return self.break_(where, f"{_short(writer)} cannot be read as {_short(reader)}")
+
+    def _holds(self, readers: Sequence[Node], literal: LiteralNode) -> bool:
+        """Whether each value of a literal is of some member of a union, just as it is."""
+        self._step(len(literal.items) * len(readers))
+        return all(
+            any(
+                item in member.items if isinstance(member, LiteralNode) else member == ScalarNode(item[0])
+                for member in readers
+                if isinstance(member, LiteralNode | ScalarNode)
+            )
+            for item in literal.items
+        )
 
     def _plain(self, writer: Node, reader: Node, where: str) -> Node | None:
         """As `read`, for types that are neither aliases nor unions nor constrained. None where they do not fit."""

@@ -287,7 +287,10 @@ class HintReader:
         return union_of(members)
 
     def _annotated(self, hint: object, args: tuple[Any, ...], where: str) -> Node:
+        faults = len(self.faults)
         base = self.read(args[0], where)
+        if len(self.faults) > faults:
+            return base
         try:
             node = constrained(base, args[1:])
         except ValueError as error:

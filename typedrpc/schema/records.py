@@ -331,9 +331,7 @@ def _dataclass_fields(cls: type[Any], hints: Mapping[str, Annotation]) -> Iterat
 
 
 def declared(name: str, hint: Any) -> Any:
-    """The type of a field by its annotation, None where there is none. Raises Refused where that says no type."""
-    if hint is None:
-        raise Refused(f"its field {name!r} has no type; annotate it")
+    """The type of a field by its annotation. Raises Refused where that says no type."""
     hint, _ = _unqualified(hint)
     if hint is typing.Final:
         raise Refused(f"its field {name!r} is Final and says no type; write the type in brackets behind Final")

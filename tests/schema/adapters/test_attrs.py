@@ -1,7 +1,6 @@
 """Classes of attrs travel as records of what their constructor takes."""
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -9,7 +8,8 @@ import pytest
 
 from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
-from typedrpc.schema import SignatureFaults, node_of, running_around, schema_of
+from typedrpc.schema import SignatureFaults, node_of, schema_of
+from typedrpc.schema.local import LocalNames
 
 pytest.importorskip("attrs", reason="attrs is not here: pip install 'typedrpc[adapters]'")
 import attr
@@ -33,15 +33,19 @@ class Frozen:
 @attrs.define
 class Private:
     _secret: int
-    __very: int = 1
+    __very: int = 1  # pyright: ignore[reportGeneralTypeIssues]  # attrs takes it, as _Private__very
     shown: str = attrs.field(default="", alias="as_")
     double: int = attrs.field(default=attrs.Factory(lambda self: 2 * self._secret, takes_self=True), kw_only=True)
     counted: int = attrs.field(init=False, default=7)
 
 
+def positive(value: int) -> int:
+    return abs(value)
+
+
 @attrs.define
 class Checked:
-    amount: int = attrs.field(converter=abs, validator=attrs.validators.lt(100))
+    amount: int = attrs.field(converter=positive, validator=attrs.validators.lt(100))
     label: str = attrs.field(default="", validator=attrs.validators.max_len(3))
 
 
@@ -64,8 +68,8 @@ class Tree:
 
 @attr.s
 class Old:
-    x = attr.ib(type=int)
-    y = attr.ib(type=str, default="")
+    x = attr.ib(type=int)  # pyright: ignore[reportGeneralTypeIssues]
+    y = attr.ib(type=str, default="")  # pyright: ignore[reportGeneralTypeIssues]
 
 
 @attrs.define
@@ -89,7 +93,7 @@ Made: Any = attrs.make_class("Made", {"x": attrs.field(type=int)})
         (Box[Box[str]], Box(Box("a"), [Box("b", ["c"])])),
         (Labelled, Labelled(1, [2], "x")),
         (Tree, Tree("a", [Tree("b", [Tree("c")]), Tree("d")])),
-        (Old, Old(1, "a")),
+        (Old, Old(1, "a")),  # pyright: ignore[reportCallIssue]
         (Made, Made(1)),
         (Constant, Constant(4)),
         (list[Point], [Point(1), Point(2)]),
@@ -159,7 +163,8 @@ def test_names_of_a_function() -> None:
 
     with pytest.raises(NameError):
         schema_of(take, method=False)
-    (parameter,) = schema_of(take, method=False, names=running_around(take, sys._getframe())).parameters
+    names = LocalNames(__name__, {"test_names_of_a_function": {"Inner": Inner}})
+    (parameter,) = schema_of(take, method=False, names=names).parameters
     assert [str(field.node) for field in parameter.node.fields] == ["Inner", "list[Inner]"]  # type: ignore[attr-defined]
 
 
@@ -168,7 +173,7 @@ class OwnInit:
     x: int
 
     def __init__(self, text: str) -> None:
-        self.__attrs_init__(int(text))  # type: ignore[attr-defined]
+        self.x = int(text)
 
 
 @attrs.define
@@ -181,7 +186,7 @@ class Detected:
 
 @attr.s
 class Untyped:
-    x = attr.ib()
+    x = attr.ib()  # type: ignore[var-annotated]  # that is the point
 
 
 @attrs.define

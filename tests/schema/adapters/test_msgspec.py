@@ -1,14 +1,14 @@
 """Structs of msgspec travel as records of their fields."""
 
 import dataclasses
-import sys
 from typing import Annotated, Any, Generic, TypeVar
 
 import pytest
 
 from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
-from typedrpc.schema import node_of, running_around, schema_of
+from typedrpc.schema import node_of, schema_of
+from typedrpc.schema.local import LocalNames
 
 pytest.importorskip("msgspec", reason="msgspec is not here: pip install 'typedrpc[adapters]'")
 import msgspec
@@ -132,8 +132,8 @@ def test_names_of_a_function() -> None:
 
     with pytest.raises(NameError):
         schema_of(take, method=False)
-    node: Any = schema_of(take, method=False, names=running_around(take, sys._getframe())).parameters[0].node
-    assert node.fields[0].node == node_of(Inner)
+    names = LocalNames(__name__, {"test_names_of_a_function": {"Inner": Inner}})
+    assert schema_of(take, method=False, names=names).parameters[0].node.fields[0].node == node_of(Inner)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
 """Models and dataclasses of pydantic travel as records of their fields."""
 
 import dataclasses
-import sys
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pytest
 
 from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
-from typedrpc.schema import node_of, running_around, schema_of
+from typedrpc.schema import node_of, schema_of
+from typedrpc.schema.local import LocalNames
 
 pytest.importorskip("pydantic", reason="pydantic is not here: pip install 'typedrpc[adapters]'")
 import pydantic.dataclasses
@@ -143,8 +143,8 @@ class OnTop(Plain):
         (Point, Point(x=1)),
         (Point, Point(x=1, y=2)),
         (Frozen, Frozen(name="a", tags=["b"])),
-        (Aliased, Aliased(theA=1, **{"not an identifier": 2})),  # type: ignore[arg-type]
-        (ByName, ByName(a=1)),
+        (Aliased, Aliased(theA=1, **{"not an identifier": 2})),
+        (ByName, ByName.model_validate({"a": 1})),
         (Limited, Limited(age=149, nick="abc", either=2.5, exact=3)),
         (Box[int], Box[int](item=1, others=[2])),
         (Box[Box[str]], Box[Box[str]](item=Box[str](item="a"))),
@@ -155,7 +155,7 @@ class OnTop(Plain):
         (Owner, Owner(pet=Dog())),
         (Secretive, Secretive(name="a")),
         (Initialising, Initialising(x=1)),
-        (AliasedPlain, AliasedPlain(**{"the X": 1})),  # type: ignore[arg-type]
+        (AliasedPlain, AliasedPlain(**{"the X": 1})),
         (Numbers, Numbers([1, 2])),
         (Empty, Empty()),
         (Plain, Plain(1, 2)),
@@ -252,9 +252,8 @@ def test_names_of_a_function() -> None:
         x: int
 
     for function in (take, take_other):
-        node: Any = (
-            schema_of(function, method=False, names=running_around(function, sys._getframe())).parameters[0].node
-        )
+        names = LocalNames(__name__, {"test_names_of_a_function": {"Inner": Inner}})
+        node: Any = schema_of(function, method=False, names=names).parameters[0].node
         assert node.fields[0].node == node_of(Inner)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import attr
 
-from typedrpc.schema.conversions import Record, RecordField
+from typedrpc.schema.conversions import Record, RecordField, Refused
 from typedrpc.schema.local import LocalNames
 from typedrpc.schema.records import check_constructor, class_hints, declared, generic_parts, record_name
 
@@ -33,6 +33,8 @@ def find(hint: Any, names: LocalNames | None) -> Record:
     fields = []
     for attribute in taken:
         annotation = hints.get(attribute.name)
+        if annotation is None and attribute.type is None:
+            raise Refused(f"its field {attribute.name!r} has no type; annotate it")
         fields.append(
             RecordField(
                 attribute.name,

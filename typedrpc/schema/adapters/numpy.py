@@ -26,7 +26,8 @@ from typedrpc.schema.conversions import Conversion, Refused
 from typedrpc.schema.local import LocalNames
 from typedrpc.schema.records import shown
 
-Unit: TypeAlias = Literal["generic", "Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"]
+# Not "generic": numpy gives it up.
+Unit: TypeAlias = Literal["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"]
 Sizes: TypeAlias = "tuple[int | None, ...] | None"
 
 MAX_DIMENSIONS: Final = 64
@@ -35,7 +36,7 @@ MAX_DIMENSIONS: Final = 64
 MAX_SIZE: Final = 2**62
 MAX_STEP: Final = 2**31 - 1
 
-_TIMES: Final = frozenset({np.datetime64, np.timedelta64})
+_TIMES: Final[dict[type[np.generic], str]] = {np.datetime64: "M8", np.timedelta64: "m8"}
 _KNOWN: Final[frozenset[type[np.generic]]] = frozenset(
     {
         *(np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
@@ -89,6 +90,8 @@ def _scalar_class(cls: Any) -> type[np.generic]:
 
 def _sizes(shape: Any) -> Sizes:
     """What the first argument of ``np.ndarray`` says of the sizes: None for any number of them."""
+    while hasattr(shape, "__value__"):  # NDArray itself has an alias here
+        shape = shape.__value__
     items = get_args(shape)
     if shape is Any or (get_origin(shape) is tuple and len(items) == 2 and items[1] is Ellipsis):
         return None
@@ -131,7 +134,8 @@ class _Array:
 
     def taken(self, array: Any) -> tuple[tuple[int, ...], memoryview]:
         """Shape and bytes of an array."""
-        if array.dtype.type is not self._scalar and array.dtype.newbyteorder("=") != np.dtype(self._scalar):
+        # Where two of C's types have the same size, both have a class, and their arrays mix.
+        if array.dtype.type is not self._scalar and array.dtype.newbyteorder("=") != self._scalar:
             raise TypeError(f"its elements are {array.dtype}")
         if "numpy.ma" in sys.modules and isinstance(array, np.ma.MaskedArray):
             raise TypeError("its mask would be lost; send it beside the array")
@@ -183,31 +187,33 @@ class _Times(_Array):
 
 def _time_type(scalar: type[np.generic], unit: str, step: int) -> np.dtype[Any]:
     """The type with this unit, which is one of `Unit`: numpy reads it as a text, and must not be given any other."""
-    if not 1 <= step <= MAX_STEP or (unit == "generic" and step != 1):
+    if not 1 <= step <= MAX_STEP:
         raise ValueError("such a step is none")
-    kind = np.dtype(scalar).char
-    return np.dtype(f"{kind}8" if unit == "generic" else f"{kind}8[{step}{unit}]")
+    return np.dtype(f"{_TIMES[scalar]}[{step}{unit}]")
 
 
 def _scalar(cls: type[Any]) -> Conversion:
-    kind = np.dtype(cls).kind
     name = cls.__name__.rstrip("_")
+    if cls in _TIMES:
+        return _time(cls)
+    kind = np.dtype(cls).kind
     if kind == "b":
         return Conversion(cls, name, bool, bool, cls)
     if kind in "iu":
         return Conversion(cls, name, int, int, _integer(cls))
     if kind == "f":
         return Conversion(cls, name, float, float, _float(cls))
-    if kind == "c":
-        part = _float(np.float32 if cls is np.complex64 else np.float64)
-        return Conversion(
-            cls,
-            name,
-            tuple[float, float],
-            lambda value: (float(value.real), float(value.imag)),
-            lambda data: cls(complex(part(data[0]), part(data[1]))),
-        )
+    part = _float(np.float32 if cls is np.complex64 else np.float64)
+    return Conversion(
+        cls,
+        name,
+        tuple[float, float],
+        lambda value: (float(value.real), float(value.imag)),
+        lambda data: cls(complex(part(data[0]), part(data[1]))),
+    )
 
+
+def _time(cls: type[Any]) -> Conversion:
     def encode(value: Any) -> tuple[str, int, int]:
         return *np.datetime_data(value.dtype), int(value.view(np.int64))
 
@@ -215,7 +221,7 @@ def _scalar(cls: type[Any]) -> Conversion:
         unit, step, count = data
         return np.int64(count).view(_time_type(cls, unit, step))
 
-    return Conversion(cls, name, tuple[Unit, int, int], encode, decode)
+    return Conversion(cls, cls.__name__, tuple[Unit, int, int], encode, decode)
 
 
 def _integer(cls: type[Any]) -> Callable[[int], Any]:

@@ -61,9 +61,8 @@ def find(hint: Any, names: LocalNames | None) -> Record:
 def _check_constructor(cls: Any, fields: Iterable[RecordField]) -> None:
     if not issubclass(cls, BaseModel):
         parameters = inspect.signature(cls).parameters  # where the alias is no identifier, the name stands
-        check_constructor(
-            cls, [str(field.argument if field.argument in parameters else field.name) for field in fields]
-        )
+        given = {field.name: str(field.argument) for field in fields}
+        check_constructor(cls, [alias if alias in parameters else name for name, alias in given.items()])
     elif not cls.__init__.__module__.startswith("pydantic."):
         check_constructor(types.MethodType(cls.__init__, cls), [str(field.argument) for field in fields])
 
