@@ -267,7 +267,7 @@ class HintReader:
             return CollectionNode(kind, item)
         if origin in _MAPPINGS:
             key = self.read(args[0], inside)
-            self._late.append(partial(self._check_hashable, hint, key, where))
+            self._late.append(partial(self._check_hashable, hint, key, where, "the key "))
             return MappingNode(_MAPPINGS[origin], key, self.read(args[1] if len(args) > 1 else int, inside))
         if isinstance(origin, _ALIASES):
             return self._alias(origin, args, where)
@@ -275,9 +275,9 @@ class HintReader:
             return self._record(origin, args, where)
         return self._found(hint, origin, where)
 
-    def _check_hashable(self, hint: object, node: Node, where: str) -> None:
+    def _check_hashable(self, hint: object, node: Node, where: str, what: str = "") -> None:
         if not hashable(node):
-            self._fault(where, hint, f"{node} cannot be hashed; use a type that can, a tuple say")
+            self._fault(where, hint, f"{what}{node} cannot be hashed; use a type that can, a tuple say")
 
     def _union(self, hint: object, members: list[Node], where: str) -> Node:
         seen: dict[Node, Node] = {}
