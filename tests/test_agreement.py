@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from typedrpc.agreement import BUILTIN_COMMANDS, Agreement, Question, agree
-from typedrpc.codec import pack_plain, unpack_plain
+from typedrpc.agreement import BUILTIN_COMMANDS, MAX_REASONS, Agreement, Question, agree
+from typedrpc.codec import CodecError, CommandCodec, pack_plain, unpack_plain
 from typedrpc.command import rpc
 from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.errors import ArgumentTypeError, ContractMismatch, ProtocolError, UnknownCommand
 from typedrpc.messages import ProtocolCommand
+from typedrpc.schema import Schema
 from typedrpc.service import Service, Table, commands_of
 
 DEEP = 60  # levels of a type: near the most that a schema may have
@@ -150,6 +151,121 @@ def test_signatures_nest_deeper_than_other_plain_data() -> None:
     assert "list[str]" in raised.value.theirs
 
 
+# Versions
+
+
+class Wide(Service, name="store"):
+    @rpc(id=1)
+    def get(self, key: str | None, kind: str = "") -> bytes | None:
+        return None
+
+    @rpc(id=9)
+    def put(self, key: str, value: bytes, times: int = 1) -> None: ...
+    @rpc
+    def mode(self) -> Literal["r", "w", "x"]:
+        return "r"
+
+
+def with_versions(table: Table, numbers: object, contract: type[Service] = Store) -> tuple[Agreement, list[int], Any]:
+    """What is agreed with a peer that serves this table and gives these numbers; and what it was asked."""
+    told: list[Any] = []
+
+    def reply(question: Question) -> bytes:
+        if question[0] == ProtocolCommand.ADAPT:
+            told.append(unpack_plain(question[1], max_depth=400))
+            return pack_plain(numbers)
+        return answer(table, question)
+
+    agreement, asked = converse(contract, reply)
+    return agreement, asked, told
+
+
+def test_what_differs_in_safe_ways_is_called_by_a_number() -> None:
+    agreement, asked, told = with_versions(Table([Wide()]), {"get": 3, "put": 0})
+    assert asked == [ProtocolCommand.CONTRACT, ProtocolCommand.SIGNATURES, ProtocolCommand.ADAPT]
+    # All that is told is what can be called so.
+    assert told == [["store", {name: STORE[name].schema.to_data() for name in ("get", "put")}]]
+    get, put = agreement.route_of(STORE["get"]), agreement.route_of(STORE["put"])
+    assert (get.id, get.schema, put.id, put.schema) == (1, 3, 9, 0)
+    assert unpack_plain(get.extension(None)) == {-1: 3}
+    assert unpack_plain(get.extension(1.5)) == {-1: 3, 1: 1_500_000}
+    assert get.unpack_adapted is not None
+    theirs = commands_of(Wide)["get"].codec
+    for value in (b"x", None):
+        assert get.unpack_adapted(theirs.pack_result(value)) == value
+    with pytest.raises(ContractMismatch) as raised:
+        agreement.route_of(STORE["mode"])
+    assert raised.value.reasons == ("the result: Literal['r', 'w', 'x'] cannot be read as Literal['r', 'w']",)
+
+
+def test_what_agrees_has_no_number() -> None:
+    agreement, _ = agree_with(Table([Store()]))
+    route = agreement.route_of(STORE["get"])
+    assert (route.schema, route.unpack_adapted) == (None, None)
+    assert route.extension(None) == b""
+    assert unpack_plain(route.extension(1.5)) == {1: 1_500_000}
+
+
+@pytest.mark.parametrize(
+    "numbers", [None, [], {}, {"get": None}, {"get": -1}, {"get": "3"}, {"get": True}, {"get": 3.0}, {"other": 1}, 7]
+)
+def test_a_peer_that_does_not_take_a_version(numbers: object) -> None:
+    agreement, _, _ = with_versions(Table([Wide()]), numbers)
+    with pytest.raises(ContractMismatch) as raised:
+        agreement.route_of(STORE["get"])
+    assert raised.value.theirs == "(key: str | None, kind: str = ...) -> bytes | None"
+    assert raised.value.reasons == ("the peer does not take such calls",)
+
+
+def test_an_answer_about_versions_that_cannot_be_read() -> None:
+    def reply(question: Question) -> bytes:
+        return b"\xc1" if question[0] == ProtocolCommand.ADAPT else answer(Table([Wide()]), question)
+
+    with pytest.raises(ProtocolError, match="cannot be read"):
+        converse(Store, reply)
+
+
+def test_a_result_is_not_what_the_peers_version_says() -> None:
+    agreement, _, _ = with_versions(Table([Wide()]), {"get": 0})
+    unpack = agreement.route_of(STORE["get"]).unpack_adapted
+    assert unpack is not None
+    with pytest.raises(CodecError, match=r"store\.get: result: expected bytes \| None, got str"):
+        unpack(pack_plain("x"))
+
+
+def test_no_more_than_some_reasons_are_given() -> None:
+    def contract(hint: str) -> type[Service]:
+        namespace: dict[str, Any] = {"Service": Service, "rpc": rpc}
+        parameters = ", ".join(f"p{number}: {hint}" for number in range(30))
+        exec(f"class Many(Service):\n    @rpc\n    def call(self, {parameters}) -> None: ...\n", namespace)
+        found: type[Service] = namespace["Many"]
+        return found
+
+    ours = contract("int")
+    agreement, asked = agree_with(Table([contract("str")()]), ours)
+    assert asked == [ProtocolCommand.CONTRACT, ProtocolCommand.SIGNATURES]
+    with pytest.raises(ContractMismatch) as raised:
+        agreement.route_of(commands_of(ours)["call"])
+    assert len(raised.value.reasons) == MAX_REASONS
+
+
+def test_the_results_of_versions_are_compiled_when_one_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    compiling = CommandCodec.unpack_result_of
+
+    def compile_and_note(codec: CommandCodec, callee: Schema) -> Any:
+        compiled.append(codec.command)
+        return compiling(codec, callee)
+
+    monkeypatch.setattr(CommandCodec, "unpack_result_of", compile_and_note)
+    agreement, _, _ = with_versions(Table([Wide()]), {"get": 3, "put": 0})
+    unpack = agreement.route_of(STORE["get"]).unpack_adapted
+    assert unpack is not None
+    assert compiled == []
+    assert [unpack(b"\xc0"), unpack(b"\xc0")] == [None, None]
+    assert compiled == ["store.get"]
+
+
 # Answers that make no sense
 
 
@@ -269,6 +385,11 @@ def test_the_question_about_signatures(question: object, reply: object) -> None:
     assert unpack_plain(answer(TABLE, (ProtocolCommand.SIGNATURES, pack_plain(question)))) == reply
 
 
+def test_who_takes_no_calls_by_other_versions_says_so_for_each() -> None:
+    question = ["store", {"put": STORE["put"].schema.to_data()}]
+    assert unpack_plain(answer(TABLE, (ProtocolCommand.ADAPT, pack_plain(question)))) == {}
+
+
 def test_a_name_that_is_asked_for_again_and_again_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     table = Table([Store()])
@@ -292,6 +413,11 @@ def test_a_name_that_is_asked_for_again_and_again_is_looked_up_once(monkeypatch:
         (ProtocolCommand.SIGNATURES, ["store", {"put": 1}]),
         (ProtocolCommand.SIGNATURES, ["store", ["put", 1]]),
         (ProtocolCommand.SIGNATURES, [1, ["put"]]),
+        (ProtocolCommand.ADAPT, None),
+        (ProtocolCommand.ADAPT, ["store"]),
+        (ProtocolCommand.ADAPT, ["store", ["put"]]),
+        (ProtocolCommand.ADAPT, ["store", {1: []}]),
+        (ProtocolCommand.ADAPT, [1, {"put": []}]),
     ],
 )
 def test_a_question_that_makes_no_sense(id: int, question: object) -> None:

@@ -31,7 +31,7 @@ from typedrpc.failure import PUBLIC_BUILTINS, unpack_failure
 from typedrpc.messages import Limits
 from typedrpc.peer import Peer
 from typedrpc.protocol import Protocol, Request, State
-from typedrpc.schema import Schema, nodes, schema_of
+from typedrpc.schema import Schema, compatible, nodes, schema_of
 from typedrpc.schema.conversions import STANDARD
 from typedrpc.service import Service, Table, contract_digest
 from typedrpc.wire import PREAMBLE, Flag, Frame, Kind, encode
@@ -65,6 +65,20 @@ class Film(TypedDict):
     year: NotRequired[int]
 
 
+class Earlier:
+    @dataclass(frozen=True)
+    class Point:
+        x: int
+
+
+class Later:
+    @dataclass(frozen=True)
+    class Point:
+        z: list[dict[str, bytes]]
+        y: float
+        x: int
+
+
 T = TypeVar("T")
 
 
@@ -91,6 +105,8 @@ NAMES: Final[dict[str, Any]] = {
     **{name: getattr(annotated_types, name) for name in ("Gt", "Le", "MaxLen", "MinLen", "MultipleOf", "Predicate")},
     "AbstractSet": collections.abc.Set,
     "Annotated": Annotated,
+    "Earlier": Earlier,
+    "Later": Later,
     "Any": Any,
     "Decimal": decimal.Decimal,
     "Fraction": fractions.Fraction,
@@ -272,6 +288,22 @@ def test_arguments(vector: dict[str, Any]) -> None:
     signature = inspect.signature(function_of(vector["signature"]))
     unpacked = codec.unpack_arguments(packed)
     assert signature.bind(*unpacked[0], **unpacked[1]) == signature.bind(*args, **kwargs)
+
+
+@each("evolution")
+def test_evolution(vector: dict[str, Any]) -> None:
+    writer, reader = codec_of(vector["writer"]), codec_of(vector["reader"])
+    differences = compatible(writer.schema, reader.schema)
+    assert [list(difference) for difference in differences] == vector["differences"]
+    assert vector["safe"] is all(difference.safe for difference in differences)
+    if vector["safe"]:
+        given, arrives = (
+            eval(f"call({text})", {**NAMES, "call": lambda *args, **kwargs: (args, kwargs)})
+            for text in (vector["call"], vector["arrives"])
+        )
+        packed = writer.pack_arguments(*given[0], **given[1])
+        assert plain(packed) == (bytes.fromhex(vector["hex"]),)
+        assert reader.unpack_arguments_of(writer.schema)(packed) == arrives
 
 
 class Greeter(Service):
