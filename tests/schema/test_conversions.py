@@ -127,10 +127,10 @@ def test_what_travels_has_to_be_known() -> None:
 def test_only_a_class_can_be_registered() -> None:
     anything: Any = list[int]
     with pytest.raises(TypeError, match=r"codec.register takes a class, got list\[int\]"):
-        register(anything, encode=list, decode=list, travels_as=str)
+        register(anything, encode=str, decode=list, travels_as=str)
     anything = "Money"
     with pytest.raises(TypeError, match=r"codec.register takes a class, got 'Money'"):
-        register(anything, encode=list, decode=list, travels_as=str)
+        register(anything, encode=str, decode=list, travels_as=str)
 
 
 def test_registering_twice_in_the_same_way_is_fine_and_in_another_way_an_error() -> None:
@@ -176,7 +176,8 @@ def test_a_registered_dataclass_is_converted() -> None:
 
 
 def test_what_travels_is_looked_at_as_any_annotation() -> None:
-    register(Money, encode=lambda money: money, decode=lambda _: Money(1), travels_as=object)
+    anything: Any = object
+    register(Money, encode=lambda money: money, decode=lambda _: Money(1), travels_as=anything)
     with pytest.raises(SignatureFaults) as caught:
         node_of(list[Money], "the result")
     (fault,) = caught.value.faults
@@ -194,7 +195,9 @@ class Twig:
 
 
 def test_what_travels_may_hold_the_class_only_within_a_dataclass() -> None:
-    register(Branch, encode=lambda _: (), decode=lambda _: Branch(), travels_as=tuple[Branch, Branch])
+    register(
+        Branch, encode=lambda branch: (branch, branch), decode=lambda _: Branch(), travels_as=tuple[Branch, Branch]
+    )
     with pytest.raises(SignatureFaults) as caught:
         node_of(Branch)
     assert len(caught.value.faults) == 2
