@@ -176,7 +176,8 @@ def test_a_registered_dataclass_is_converted() -> None:
 
 
 def test_what_travels_is_looked_at_as_any_annotation() -> None:
-    register(Money, encode=lambda money: money, decode=lambda _: Money(1), travels_as=object)
+    anything: Any = object
+    register(Money, encode=lambda money: money, decode=lambda _: Money(1), travels_as=anything)
     with pytest.raises(SignatureFaults) as caught:
         node_of(list[Money], "the result")
     (fault,) = caught.value.faults

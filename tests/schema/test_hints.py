@@ -213,7 +213,10 @@ REFUSED: list[tuple[Any, str]] = [
     (Box, "it does not say what it holds; give the types in brackets, as in Box[int]"),
     (OpenBox[int], "OpenBox[int] cannot travel: its attributes have no declared types; make it a @dataclass"),
     (set[list[int]], "list[int] cannot be hashed; use a type that can, a tuple say"),
-    (dict[Point, int], "dict[Point, int] cannot travel: Point cannot be hashed; use a type that can, a tuple say"),
+    (
+        dict[Point, int],
+        "dict[Point, int] cannot travel: the key Point cannot be hashed; use a type that can, a tuple say",
+    ),
     (dict[str, object], "in dict[str, object]: object cannot travel"),
     (set[bytearray], "bytearray cannot be hashed"),
     (dict[Any, int], "Any cannot be hashed"),

@@ -241,7 +241,10 @@ class HintReader:
         if isinstance(found, Conversion):
             return self._converted(found, where)
         if isinstance(found, Record):
-            return self._fields(found.cls, (found.cls, found.name), found.name, lambda: found, where)
+            args = get_args(hint)
+            is_plain = found.name == record_name(found.cls, args)
+            name = self._generic_name(found.cls, args, where) if is_plain else found.name
+            return IGNORED if name is None else self._fields(found.cls, (found.cls, name), name, lambda: found, where)
         return self._fault(where, hint, refusal(origin, KINDS))
 
     def _generic(self, hint: object, origin: Any, args: tuple[Any, ...], where: str) -> Node:
@@ -264,7 +267,7 @@ class HintReader:
             return CollectionNode(kind, item)
         if origin in _MAPPINGS:
             key = self.read(args[0], inside)
-            self._late.append(partial(self._check_hashable, hint, key, where))
+            self._late.append(partial(self._check_hashable, hint, key, where, "the key "))
             return MappingNode(_MAPPINGS[origin], key, self.read(args[1] if len(args) > 1 else int, inside))
         if isinstance(origin, _ALIASES):
             return self._alias(origin, args, where)
@@ -272,9 +275,9 @@ class HintReader:
             return self._record(origin, args, where)
         return self._found(hint, origin, where)
 
-    def _check_hashable(self, hint: object, node: Node, where: str) -> None:
+    def _check_hashable(self, hint: object, node: Node, where: str, what: str = "") -> None:
         if not hashable(node):
-            self._fault(where, hint, f"{node} cannot be hashed; use a type that can, a tuple say")
+            self._fault(where, hint, f"{what}{node} cannot be hashed; use a type that can, a tuple say")
 
     def _union(self, hint: object, members: list[Node], where: str) -> Node:
         seen: dict[Node, Node] = {}
@@ -315,7 +318,9 @@ class HintReader:
         outer = self._scope
         scope = self._scope = outer.of_alias(alias)
         try:
-            name = record_name(alias, args)
+            name = self._generic_name(alias, args, where)
+            if name is None:
+                return IGNORED
             return self._named((alias, args), name, lambda: substitute(scope.evaluate(alias.__value__), binding), where)
         finally:
             self._scope = outer
@@ -388,7 +393,25 @@ class HintReader:
         return EnumNode(cls.__name__, names, cls=cls)
 
     def _record(self, cls: type[Any], args: tuple[Any, ...], where: str) -> Node:
-        return self._fields(cls, (cls, args), record_name(cls, args), lambda: record_of(cls, args, self._names), where)
+        # A name among the arguments is one of here, not of the class's module.
+        args = tuple(self.evaluate(arg, where) for arg in args)
+        name = self._generic_name(cls, args, where)
+        if name is None or UNREADABLE in args:
+            return IGNORED
+        return self._fields(cls, (cls, args), name, lambda: record_of(cls, args, self._names), where)
+
+    def _generic_name(self, generic: Any, args: tuple[Any, ...], where: str) -> str | None:
+        """The name of a class or an alias with its arguments; None where one of these cannot travel.
+
+        Both sides have to come to the same one, however each writes its hints: ``Box[Optional[int]]`` is
+        ``Box[int | None]``.
+        """
+        known = len(self.faults) + len(self._unresolved)
+        inside = f"{where}, in {record_name(generic, args)}" if len(where) < MAX_PLACE else where
+        nodes = [self.read(arg, inside) for arg in args]
+        if len(self.faults) + len(self._unresolved) != known:
+            return None
+        return f"{generic.__name__}[{', '.join(map(str, nodes))}]"[:MAX_PLACE] if nodes else str(generic.__name__)
 
     def _fields(self, cls: type[Any], key: object, name: str, record: Callable[[], Record], where: str) -> Node:
         """The node of a class with fields. Within them the node itself stands for the class."""

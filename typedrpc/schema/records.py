@@ -121,6 +121,9 @@ def _contents(names: tuple[str, ...], cells: tuple[CellType, ...]) -> dict[str, 
     return found
 
 
+_TYPE_VARS = (typing.TypeVar, typing_extensions.TypeVar)
+# Older versions of typing_extensions do not know it.
+_NO_EXTRA: Any = getattr(typing_extensions, "NoExtraItems", None)
 _QUALIFIERS = (typing.Required, typing.NotRequired, typing_extensions.ReadOnly, typing.Final, typing.ClassVar)
 
 
@@ -149,6 +152,10 @@ def record_of(cls: type[Any], arguments: tuple[Any, ...], names: LocalNames | No
         Refused: Instances cannot be made from their fields; the text says why.
         NameError: A string annotation names something that is not defined (yet).
     """
+    if not all(isinstance(one, _TYPE_VARS) for one in getattr(cls, "__parameters__", ())):
+        raise Refused("its type parameters stand for more than one type each; write a class without them")
+    if getattr(cls, "__extra_items__", _NO_EXTRA) not in (None, _NO_EXTRA, typing.Never):
+        raise Refused("it may hold more than it declares; put what that is into a dict of its own")
     hints = class_hints(cls, arguments, names)
     if typing_extensions.is_typeddict(cls):
         fields = _keys(cls, hints)
@@ -168,6 +175,8 @@ def shown(hint: object) -> str:
     """A hint as the programmer wrote it, cut to a sane length."""
     if isinstance(hint, type) and get_origin(hint) is None:
         text = hint.__name__
+    elif isinstance(hint, typing.ForwardRef):
+        text = hint.__forward_arg__
     elif isinstance(origin := get_origin(hint), type) and origin.__module__ not in _TYPING:
         inner = ", ".join("..." if arg is Ellipsis else shown(arg) for arg in get_args(hint))
         text = f"{origin.__name__}[{inner}]"
@@ -185,7 +194,7 @@ def substitute(hint: Any, binding: Binding) -> Any:
     """`hint` with its type parameters replaced. One that is not bound stays."""
     if not binding:
         return hint
-    if isinstance(hint, typing.TypeVar | typing_extensions.TypeVar):
+    if isinstance(hint, _TYPE_VARS):
         return binding.get(hint, hint)
     parameters = getattr(hint, "__parameters__", ())
     if parameters and not isinstance(hint, type):

@@ -201,7 +201,7 @@ class Wrong:
         (OwnInit, "its __init__ does not take its fields one by one"),
         (Detected, "its __init__ does not take its fields one by one"),
         (Untyped, "its field 'x' has no type; annotate it"),
-        (Box[object], "Box[object].item: object cannot travel"),
+        (Box[object], "in Box[object]: object cannot travel"),
         (Wrong, "Wrong cannot travel: "),
     ],
 )

@@ -143,7 +143,7 @@ def test_names_of_a_function() -> None:
         (Box, "it does not say what it holds; give the types in brackets, as in Box[int]"),
         (Annotated[str, Meta(pattern="a")], "nothing here checks the pattern of a Meta"),
         (Annotated[str, Meta(tz=True)], "nothing here checks the tz of a Meta"),
-        (Box[object], "Box[object].item: object cannot travel"),
+        (Box[object], "in Box[object]: object cannot travel"),
     ],
 )
 def test_what_cannot_travel(hint: Any, text: str) -> None:
