@@ -6,10 +6,11 @@ PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(patsubst /%,%,$(PYTHON))))
 RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove fmt clean
+.PHONY: help demo test check unit prove fuzz fmt clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ unit: $(VENV)/.dev  ## pytest, with the coverage of the subprocesses that the te
 
 prove: $(VENV)/.dev  ## Measure what is promised in milliseconds and megabytes, each figure beside its promise.
 	@$(RUN) benchmarks/prove.py
+
+fuzz: $(VENV)/.fuzz  ## Let a coverage-guided fuzzer send payloads to the codec, FUZZ_SECONDS=60 of them.
+	@$(RUN) benchmarks/fuzz_codec.py --seconds $(FUZZ_SECONDS)
 
 fmt: $(VENV)/.dev  ## Format, and repair what ruff can repair.
 	$(RUN) -m ruff check --fix .
@@ -60,3 +64,8 @@ $(VENV)/.examples: $(VENV)/.made
 $(VENV)/.dev: $(VENV)/.made
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.examples
+
+# atheris comes for some versions of CPython on Linux and macOS; nothing else needs it.
+$(VENV)/.fuzz: $(VENV)/.dev
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@touch $@
