@@ -39,6 +39,10 @@ union                           the value alone where no two members have a form
 The forms that decide on a union's tag are nil, bool, integer (extension 1 included), float, str, bin (segments
 included), array, map, extension 2; a literal has those of its values.
 
+What a receiver refuses although it is of the type, as it would cost far more than its bytes: ints of more than 4096
+bits in a range or a Fraction; more than 128 elements of a set, or keys of a mapping, that have the same hash in Python;
+more than 1000 ints beyond 64 bits that have the same one, anywhere in a payload.
+
 **Extensions.** All numbers are big-endian.
 
 ====  ===============================================================================================================
