@@ -6,10 +6,11 @@ PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(patsubst /%,%,$(PYTHON))))
 RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove bench-codec fmt clean
+.PHONY: help demo test check unit prove bench-codec fuzz fmt clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +41,9 @@ prove: $(VENV)/.dev  ## Measure what is promised in milliseconds and megabytes, 
 bench-codec: $(VENV)/.bench  ## Measure the codec beside other libraries, each figure beside its budget.
 	@$(RUN) benchmarks/codec.py
 
+fuzz: $(VENV)/.fuzz  ## Let a coverage-guided fuzzer send payloads to the codec, FUZZ_SECONDS=60 of them.
+	@$(RUN) benchmarks/fuzz_codec.py --seconds $(FUZZ_SECONDS)
+
 fmt: $(VENV)/.dev  ## Format, and repair what ruff can repair.
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
@@ -68,4 +72,9 @@ $(VENV)/.dev: $(VENV)/.made
 
 $(VENV)/.bench: $(VENV)/.made
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+# atheris comes for some versions of CPython on Linux and macOS; nothing else needs it.
+$(VENV)/.fuzz: $(VENV)/.dev
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@touch $@

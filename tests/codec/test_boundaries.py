@@ -176,8 +176,9 @@ def test_lone_surrogates_are_refused_in_every_place(place: str, text: str) -> No
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 31, 32, 33, 255, 256, 257, 65535, 65536, 65537])
 def test_fixed_tuples_and_records_next_to_long_values(length: int) -> None:
     """The heads of msgpack's arrays, maps, texts and bins change their form at these lengths."""
-    row = (b"x" * length, "x" * length, [None] * length, dict.fromkeys(range(length)))
-    assert same(BothWays(tuple[bytes, str, list[None], dict[int, None]]).arrives(row), row)
+    row: Any = (b"x" * length, "x" * length, [None] * length, dict.fromkeys(range(length)))
+    codec = BothWays(tuple[bytes, str, list[None], dict[int, None]]).codec
+    assert codec.unpack_result(codec.pack_result(row)) == row
     if length < 256:
         kinds: Any = tuple[(int,) * length] if length else tuple[()]  # type: ignore[misc]
         assert same(BothWays(kinds).arrives((7,) * length), (7,) * length)

@@ -16,7 +16,7 @@ from typedrpc.errors import ArgumentError
 from typedrpc.schema import schema_of
 
 
-@thorough(250)
+@thorough(220)
 @given(st.data())
 def test_every_value_of_every_type_arrives_as_it_was(data: st.DataObject) -> None:
     """As argument and as result, by source and by walk."""
@@ -26,7 +26,7 @@ def test_every_value_of_every_type_arrives_as_it_was(data: st.DataObject) -> Non
         assert same(both.arrives(value), value)
 
 
-@thorough(150)
+@thorough(120)
 @given(st.data())
 def test_the_source_and_the_walk_agree_on_any_value(data: st.DataObject) -> None:
     typed, others = data.draw(TYPES), data.draw(st.lists(TYPES, min_size=1, max_size=4))
@@ -100,7 +100,7 @@ def attack(codec: CommandCodec, payload: Any) -> None:
         codec.unpack_result(payload)
 
 
-@thorough(120)
+@thorough(200)
 @given(st.data())
 def test_hostile_payloads_raise_only_what_is_documented(data: st.DataObject) -> None:
     """And where the source takes one, the walk takes it for the same value."""
@@ -139,7 +139,7 @@ PLAIN = st.recursive(
 )
 
 
-@thorough(100)
+@thorough(60)
 @given(st.data())
 def test_good_msgpack_of_wrong_shapes_raises_only_what_is_documented(data: st.DataObject) -> None:
     function, _ = data.draw(functions(TYPES))

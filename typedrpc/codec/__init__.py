@@ -47,6 +47,10 @@ The forms that decide on a union's tag are nil, bool, integer (extension 1 inclu
 included), array, map, extension 2; a literal has those of its values, what stands around another type those of that
 type, Any all that it can be.
 
+What a receiver refuses although it is of the type, as it would cost far more than its bytes: ints of more than 4096
+bits in a range or a Fraction; more than 128 elements of a set, or keys of a mapping, that have the same hash in Python;
+more than 1000 ints beyond 64 bits that have the same one, anywhere in a payload.
+
 **Extensions.** All numbers are big-endian.
 
 ====  ===============================================================================================================

@@ -273,7 +273,8 @@ def _own_bytearray(data: object) -> bytearray:
 
 
 def _read_only(data: object) -> memoryview:
-    return memoryview(cast(bytes, data)).toreadonly()
+    view = memoryview(cast(bytes, data))
+    return view if view.readonly else view.toreadonly()
 
 
 class BytearrayCoder(BufferCoder):

@@ -284,13 +284,7 @@ def _timedelta(cls: type[Any]) -> Conversion:
     def encode(value: Any) -> int:
         return (int(value.days) * 86_400 + int(value.seconds)) * 1_000_000 + int(value.microseconds)
 
-    def decode(microseconds: int) -> Any:
-        # The constructor goes through floats where microseconds alone are too many.
-        seconds, rest = divmod(microseconds, 1_000_000)
-        days, seconds = divmod(seconds, 86_400)
-        return cls(days, seconds, rest)
-
-    return Conversion(cls, "timedelta", int, encode, decode)
+    return Conversion(cls, "timedelta", int, encode, lambda microseconds: cls(0, 0, microseconds))
 
 
 def _time(cls: type[Any]) -> Conversion:
