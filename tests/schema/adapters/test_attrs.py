@@ -43,6 +43,15 @@ def positive(value: int) -> int:
 
 
 @attrs.define
+class Mixed:
+    first: int
+    _second: int
+    third: int
+    fourth: int = attrs.field(kw_only=True)
+    fifth: int = 5
+
+
+@attrs.define
 class Checked:
     amount: int = attrs.field(converter=positive, validator=attrs.validators.lt(100))
     label: str = attrs.field(default="", validator=attrs.validators.max_len(3))
@@ -87,6 +96,7 @@ Made: Any = attrs.make_class("Made", {"x": attrs.field(type=int)})
         (Frozen, Frozen(name="a", tags=["b"])),
         (Private, Private(1, 2, "x", double=5)),
         (Private, Private(4)),
+        (Mixed, Mixed(1, 2, 3, fourth=4)),
         (Checked, Checked(-3, "abc")),
         (Box[int], Box(1, [2])),
         (Box[Box[str]], Box(Box("a"), [Box("b", ["c"])])),

@@ -182,6 +182,9 @@ def test_shapes_compare_and_print() -> None:
     assert hash(Shape(1, None)) == hash(Shape(1, None))
     assert repr(Shape(480, None)) == "Shape(480, None)"
     assert Shape().allows(())
+    for wrong in (-1, 1.0, "3", True):
+        with pytest.raises(TypeError, match="Shape takes sizes"):
+            Shape(wrong)  # type: ignore[arg-type]
     assert node_of(Image) == node_of(Image)
     assert node_of(Image) != node_of(NDArray[np.uint8])
 

@@ -35,13 +35,16 @@ def find(hint: Any, names: Names) -> Record:
             if attribute.type is None:
                 raise Refused(f"its field {attribute.name!r} has no type; annotate it")
             hints[attribute.name] = attribute.type
-    fields = [
-        RecordField(
-            attribute.name,
-            declared(attribute.name, hints[attribute.name]),
-            required=attribute.default is attr.NOTHING,
-            argument=attribute.alias if attribute.kw_only else None,
+    fields = []
+    by_name = False
+    for attribute in taken:
+        by_name = by_name or attribute.alias != attribute.name  # and so all behind it
+        fields.append(
+            RecordField(
+                attribute.name,
+                declared(attribute.name, hints[attribute.name]),
+                required=attribute.default is attr.NOTHING,
+                argument=attribute.alias if by_name or attribute.kw_only else None,
+            )
         )
-        for attribute in taken
-    ]
     return Record(cls, record_name(cls, arguments), tuple(fields))
