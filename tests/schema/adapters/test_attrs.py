@@ -8,7 +8,7 @@ import pytest
 
 from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
-from typedrpc.schema import SignatureFaults, node_of, schema_of
+from typedrpc.schema import Schema, SignatureFaults, node_of, schema_of
 
 pytest.importorskip("attrs", reason="attrs is not here: pip install 'typedrpc[adapters]'")
 import attr
@@ -145,6 +145,7 @@ def test_types_are_checked_before_anything_is_sent() -> None:
 def test_a_dataclass_of_the_same_name_and_fields_is_the_same_type() -> None:
     same = dataclasses.make_dataclass("Point", [("x", int), ("y", int, 0)])
     assert node_of(same) == node_of(Point)
+    assert Schema((), node_of(same)).fingerprint == Schema((), node_of(Point)).fingerprint
     keyword = dataclasses.make_dataclass("Frozen", [("name", str), ("tags", list[str], dataclasses.field(default=()))])
     assert node_of(keyword) == node_of(Frozen)
     assert node_of(dataclasses.make_dataclass("Point", [("x", int), ("y", int)])) != node_of(Point)
