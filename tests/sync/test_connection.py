@@ -403,6 +403,10 @@ class Stock(Service):
         return self.buffer
 
     @rpc
+    def refuse(self, data: bytearray) -> None:
+        raise ValueError("not this one")
+
+    @rpc
     def clear(self) -> None:
         self.buffer.clear()
         self.cleared.open()
@@ -477,6 +481,14 @@ class TestBuffersThatChange:
             assert isinstance(answer.payload, Segmented)
             assert answer.payload.segments[0] == b"old" * (4 * MIB)
             assert peer.read_frame().call == 3
+
+    def test_an_argument_may_be_resized_while_the_error_is_looked_at(self) -> None:
+        with Server(Stock(), url="tcp://127.0.0.1:0") as server, connect(Stock, server.url) as stock:
+            buffer = bytearray(MIB)
+            with pytest.raises(ValueError, match="not this one") as caught:
+                stock.refuse(buffer)
+            buffer.clear()
+            assert caught.value.__traceback__ is not None
 
     def test_buffers_arrive(self) -> None:
         stock = Stock()

@@ -262,7 +262,9 @@ class TestBuffersThatChange:
         (item,) = rig.writer.queue
         assert isinstance(item, tuple)
         assert item[0] is BIG
-        assert item[1] is view
+        assert item[1] is not view
+        assert isinstance(item[1], memoryview)
+        assert item[1].obj is BIG
 
     def test_a_connection_that_ends_while_the_rest_is_copied(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
         copied = module.copied

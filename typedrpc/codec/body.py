@@ -36,10 +36,19 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Segmented(NamedTuple):
-    """A body, and the values of `SEGMENT_THRESHOLD` bytes and more that travel beside it, by their index."""
+    """A body, and the values of `SEGMENT_THRESHOLD` bytes and more that travel beside it, by their index.
+
+    A memoryview among them is one of single bytes, so that its length is its size.
+    """
 
     body: Buffer
     segments: list[Buffer]
+
+    def release(self) -> None:
+        """Let go of the buffers, which their owners cannot resize while somebody looks at them."""
+        for segment in self.segments:
+            if type(segment) is memoryview:
+                segment.release()
 
 
 Payload: TypeAlias = "Buffer | Segmented"

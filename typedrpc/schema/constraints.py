@@ -42,11 +42,17 @@ class Shape:
 
     Args:
         sizes: The size of each dimension; None where any will do.
+
+    Raises:
+        TypeError: A size is none.
     """
 
     __slots__ = ("sizes",)
 
     def __init__(self, *sizes: int | None) -> None:
+        for size in sizes:
+            if size is not None and not (type(size) is int and size >= 0):
+                raise TypeError(f"Shape takes sizes, and None where any will do, got {size!r}")
         self.sizes: Final = sizes
 
     def allows(self, shape: tuple[int, ...]) -> bool:

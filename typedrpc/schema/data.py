@@ -7,7 +7,7 @@ A node is a string (a scalar, by name) or a list whose first item says what it i
     ["fixed", [item, ...]]       a tuple of fixed length
     [mapping, key, value]        mapping: dict, OrderedDict, ... Mapping, MutableMapping
     ["Union", [member, ...]]     in canonical order
-    ["Annotated", node, [[constraint, argument as text], ...]]      constraint: gt, ge, lt, ... predicate
+    ["Annotated", node, [[constraint, argument as text], ...]]      constraint: gt, ge, lt, ... predicate, shape
     ["as", name, node]           a type by its name and what its values travel as
     ["ref", index]               the definition with that index
 

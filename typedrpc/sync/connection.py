@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
-from typedrpc.codec import Payload
+from typedrpc.codec import Payload, Segmented
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
@@ -271,6 +271,9 @@ class Connection:
         except BaseException as interrupt:
             self._interrupted(interrupt)
             raise
+        if isinstance(payload, Segmented):
+            # Who catches the error may want to resize a bytearray that he gave; the traceback keeps what is here.
+            payload.release()
         raise error
 
     def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:

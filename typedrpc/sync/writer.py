@@ -325,7 +325,9 @@ class Writer:
 
 
 def copied(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
-    """Buffers that nobody can change: those of bytes as they are, others as copies."""
-    return tuple(
-        bytes(buffer) if type(buffer) is memoryview and type(buffer.obj) is not bytes else buffer for buffer in buffers
-    )
+    """Buffers that nobody can change: copies, but for those of bytes. Views are new ones, as theirs may be released."""
+    return tuple(_copied(buffer) if type(buffer) is memoryview else buffer for buffer in buffers)
+
+
+def _copied(view: memoryview) -> Buffer:
+    return memoryview(view) if type(view.obj) is bytes else bytes(view)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.schema.adapters.trips import faults, refused, refused_on_arrival, trip, trip_either_way
 from typedrpc import ArgumentValueError, Server, Service, connect, rpc
-from typedrpc.schema import SignatureFaults, node_of, schema_of
+from typedrpc.schema import Schema, SignatureFaults, node_of, schema_of
 from typedrpc.schema.local import LocalNames
 
 pytest.importorskip("attrs", reason="attrs is not here: pip install 'typedrpc[adapters]'")
@@ -41,6 +41,15 @@ class Private:
 
 def positive(value: int) -> int:
     return abs(value)
+
+
+@attrs.define
+class Mixed:
+    first: int
+    _second: int
+    third: int
+    fourth: int = attrs.field(kw_only=True)
+    fifth: int = 5
 
 
 @attrs.define
@@ -88,6 +97,7 @@ Made: Any = attrs.make_class("Made", {"x": attrs.field(type=int)})
         (Frozen, Frozen(name="a", tags=["b"])),
         (Private, Private(1, 2, "x", double=5)),
         (Private, Private(4)),
+        (Mixed, Mixed(1, 2, 3, fourth=4)),
         (Checked, Checked(-3, "abc")),
         (Box[int], Box(1, [2])),
         (Box[Box[str]], Box(Box("a"), [Box("b", ["c"])])),
@@ -136,6 +146,7 @@ def test_types_are_checked_before_anything_is_sent() -> None:
 def test_a_dataclass_of_the_same_name_and_fields_is_the_same_type() -> None:
     same = dataclasses.make_dataclass("Point", [("x", int), ("y", int, 0)])
     assert node_of(same) == node_of(Point)
+    assert Schema((), node_of(same)).fingerprint == Schema((), node_of(Point)).fingerprint
     keyword = dataclasses.make_dataclass("Frozen", [("name", str), ("tags", list[str], dataclasses.field(default=()))])
     assert node_of(keyword) == node_of(Frozen)
     assert node_of(dataclasses.make_dataclass("Point", [("x", int), ("y", int)])) != node_of(Point)

@@ -31,7 +31,9 @@ def find(hint: Any, names: LocalNames | None) -> Record:
     check_constructor(cls, [attribute.alias for attribute in taken])
     hints = class_hints(cls, arguments, names)
     fields = []
+    by_name = False
     for attribute in taken:
+        by_name = by_name or attribute.alias != attribute.name  # and so all behind it
         annotation = hints.get(attribute.name)
         if annotation is None and attribute.type is None:
             raise Refused(f"its field {attribute.name!r} has no type; annotate it")
@@ -41,7 +43,7 @@ def find(hint: Any, names: LocalNames | None) -> Record:
                 # One that was made without an annotation may have been told its type in another way.
                 declared(attribute.name, attribute.type if annotation is None else annotation.hint),
                 required=attribute.default is attr.NOTHING,
-                argument=attribute.alias if attribute.kw_only else None,
+                argument=attribute.alias if by_name or attribute.kw_only else None,
                 scope=None if annotation is None else annotation.scope,
             )
         )
