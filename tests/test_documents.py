@@ -17,7 +17,7 @@ from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.failure import _TEXT_ERRORS, MAX_ARGUMENTS, MAX_TEXT, MAX_TRACE, PUBLIC_BUILTINS, Code
 from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, ProtocolCommand
 from typedrpc.protocol import HELLO_LIMIT, MAX_PING
-from typedrpc.schema import data, nodes
+from typedrpc.schema import data, evolution, nodes
 from typedrpc.wire import KNOWN_FLAGS, MAX_FRAME_SIZE, PREAMBLE, VERSION, Flag, Kind
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
@@ -109,6 +109,12 @@ def test_the_types_are_those_of_the_code() -> None:
     assert collections == nodes.COLLECTIONS
     assert mappings == nodes.MAPPINGS
     assert literals - {"Literal", "True", "False"} == nodes.LITERAL_TYPES == set(data._LITERAL_READERS)
+
+
+def test_the_wider_collections_are_those_of_the_code() -> None:
+    rows = {kind: {kind, *row[0].split(", ")} for kind, row in table(PROTOCOL, "collection or mapping").items()}
+    assert rows == {kind: names for kind, names in evolution._WIDER.items() if names != {kind}}
+    assert evolution._WIDER.keys() == nodes.COLLECTIONS | nodes.MAPPINGS
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,18 @@ import collections
 import itertools
 import os
 import queue
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, Flag
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, NotRequired, TypedDict
 
 import pytest
 
-from tests.support import PATIENCE
+from tests.support import PATIENCE, ROOT
 from tests.sync.test_fork import Child
 from typedrpc import ContractMismatch, Server, Service, connect, rpc
 from typedrpc.schema import compatible
@@ -611,3 +613,47 @@ def test_a_number_that_no_float_is_equal_to() -> None:
 @pytest.fixture(autouse=True)
 def quiet(log: Any) -> None:
     """Nothing of all this is worth a line in the log."""
+
+
+# docs/evolution.md
+
+PAGE: Final = (ROOT / "docs" / "evolution.md").read_text(encoding="utf-8")
+
+
+def test_the_page_has_the_changes_that_are_tested() -> None:
+    rows = re.findall(r"(?m)^\| (.*?) \| (works|refused) \| (works|refused) \|$", PAGE)
+    assert rows == [
+        (change.name, *("refused" if isinstance(outcome, str) else "works" for outcome in change[3:]))
+        for change in CHANGES
+    ]
+
+
+def test_the_page_shows_an_error_as_it_is() -> None:
+    change = next(change for change in CHANGES if change.name == "a type is replaced by another")
+    with (
+        Server(change.new.namespace()["Shop"](), url=URL) as server,
+        connect(change.old.namespace()["Shop"], server.url) as shop,
+        pytest.raises(ContractMismatch) as raised,
+    ):
+        shop.call(1)
+    assert f"```\n{raised.value}\n```" in PAGE
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
+def test_the_test_on_the_page_finds_what_breaks(
+    change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording, checking = re.findall(r"(?s)```python\n(.*?)```", PAGE)
+    namespace: dict[str, Any] = {}
+    exec(recording, namespace)
+    (tmp_path / "shop-1.0.json").write_text(namespace["record"](change.old.namespace()["Shop"]))
+    shop = types.ModuleType("shop")
+    shop.__dict__.update(change.new.namespace())
+    monkeypatch.setitem(sys.modules, "shop", shop)
+    namespace = {"__file__": str(tmp_path / "test_shop.py")}
+    exec(checking, namespace)
+    if isinstance(change.old_client, str):
+        with pytest.raises(AssertionError):
+            namespace["test_clients_of_version_1_can_still_call"]()
+    else:
+        namespace["test_clients_of_version_1_can_still_call"]()
