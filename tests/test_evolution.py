@@ -209,7 +209,7 @@ CHANGES: Final = [
         "an optional parameter is added before **kwargs",
         Version("a: int, **more: int", ("(1, b=2)",)),
         Version("a: int, b: int = 0, **more: int", ("(1, c=2)", "(1, b=5)")),
-        "parameter 'b': the caller may give it among the '**more'",
+        "parameter 'b': the caller may give it among '**more'",
         ("(1, {'c': 2})", "(1, {})"),
     ),
     Change(
@@ -590,6 +590,27 @@ def test_large_values_travel_beside_the_body_between_versions() -> None:
         assert shop.call(large, large) == large  # what is ignored has a segment, too
         assert shop.call(b"x", large) == b"x"
         assert shop.call(large) == large
+
+
+def test_large_values_in_what_is_ignored() -> None:
+    """Each has to be taken from beside the body, wherever it is."""
+    fields = "\n    rest: dict[str, list[bytes | None]] = field(default_factory=dict)\n    more: bytes = b''"
+    keys = "\n    rest: NotRequired[list[bytes]]"
+    keyed = "\nclass O(TypedDict):\n    x: int"
+    large = bytes(100_000)
+    old = Version("a: list[Point], o: O", result="list[Point]", value="a", classes=POINT + XY + keyed)
+    new = Version(
+        "a: list[Point], o: O",
+        result="list[Point]",
+        value="[Point(1, 2, {'a': [bytes(100_000)]}, bytes(70_000))] * 3",
+        classes=POINT + XY + fields + keyed + keys,
+    )
+    first, second = old.namespace(), new.namespace()
+    full = second["Point"](1, 2, {"a": [large, None], "b": [b"", large]}, large)
+    with Server(first["Shop"](), url=URL) as server, connect(second["Shop"], server.url) as shop:
+        assert shop.call([full, full], {"x": 1, "rest": [large, b"x"]}) == [second["Point"](1, 2)] * 2
+    with Server(second["Shop"](), url=URL) as server, connect(first["Shop"], server.url) as shop:
+        assert shop.call([first["Point"](1, 2)], {"x": 1}) == [first["Point"](1, 2)] * 3
 
 
 def test_arguments_that_do_not_fit_are_refused_by_the_callers_version() -> None:
