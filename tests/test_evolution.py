@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, NotRequired, Type
 
 import pytest
 
-from tests.support import PATIENCE, ROOT
+from tests.support import PATIENCE, ROOT, Log
 from tests.sync.test_fork import Child
 from typedrpc import ContractMismatch, Server, Service, connect, rpc
 from typedrpc.schema import compatible
@@ -496,10 +496,10 @@ def big(version: int) -> type[Service]:
     """A service with many commands, of which few differ between two versions."""
     lines = ["class Big(Service):"]
     for number in range(BIG):
-        more = ", b: int = 5" if version and number in DIFFERENT else ""
+        more = ", second_number: int = 5" if version == 2 or (version and number in DIFFERENT) else ""
         lines += [
             "    @rpc",
-            f"    def c{number}(self, a: int{more}) -> int: return a + {number}{' + b' if more else ''}",
+            f"    def c{number}(self, a: int{more}) -> int: return a + {number}{' + second_number' if more else ''}",
         ]
     namespace = dict(HEAD)
     exec("\n".join(lines), namespace)
@@ -516,6 +516,17 @@ def test_a_service_with_many_commands_of_which_few_differ(newer: int) -> None:
             assert getattr(proxy, f"c{number}")(1) == 1 + number + more
         (peer,) = server.peers
         assert len(peer.versions.rows) == len(DIFFERENT)
+
+
+def test_a_peer_that_takes_small_messages_only(log: Log) -> None:
+    """All that differs is more than one message holds, and is agreed about in parts."""
+    server_class: Any = big(2)
+    with (
+        Server(server_class(), url=URL, max_message_size=2500) as server,
+        connect(big(0), server.url, max_message_size=2500) as proxy,
+    ):
+        assert [getattr(proxy, f"c{number}")(1) for number in range(BIG)] == [number + 6 for number in range(BIG)]
+    assert "typedrpc.signatures" in log.line()
 
 
 def shop_of(name: str, new: bool) -> dict[str, Any]:
@@ -632,7 +643,7 @@ def test_a_number_that_no_float_is_equal_to() -> None:
 
 
 @pytest.fixture(autouse=True)
-def quiet(log: Any) -> None:
+def quiet(log: Log) -> None:
     """Nothing of all this is worth a line in the log."""
 
 
