@@ -1,16 +1,17 @@
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from typedrpc.agreement import BUILTIN_COMMANDS, MAX_REASONS, Agreement, Question, agree
+from typedrpc.agreement import BUILTIN_COMMANDS, MAX_ASKED, MAX_REASONS, Agreement, Question, agree
 from typedrpc.codec import CodecError, CommandCodec, pack_plain, unpack_plain
 from typedrpc.command import rpc
 from typedrpc.definition import FIRST_RESERVED_ID
-from typedrpc.errors import ArgumentTypeError, ContractMismatch, ProtocolError, UnknownCommand
+from typedrpc.errors import ArgumentTypeError, ContractMismatch, MessageTooLarge, ProtocolError, UnknownCommand
 from typedrpc.messages import ProtocolCommand
 from typedrpc.schema import Schema
 from typedrpc.service import Service, Table, commands_of
@@ -84,7 +85,11 @@ def converse(contract: type[Service], reply: Callable[[Question], bytes]) -> tup
     while True:
         asked.append(question[0])
         try:
-            question = conversation.send(reply(question))
+            step = partial(conversation.send, reply(question))
+        except MessageTooLarge as error:
+            step = partial(conversation.throw, error)
+        try:
+            question = step()
         except StopIteration as done:
             return done.value, asked
 
@@ -231,6 +236,53 @@ def test_a_result_is_not_what_the_peers_version_says() -> None:
     assert unpack is not None
     with pytest.raises(CodecError, match=r"store\.get: result: expected bytes \| None, got str"):
         unpack(pack_plain("x"))
+
+
+def many(parameters: str, count: int) -> type[Service]:
+    namespace: dict[str, Any] = {"Service": Service, "rpc": rpc}
+    lines = [f"    @rpc\n    def c{number}(self, {parameters}) -> None: ..." for number in range(count)]
+    exec("\n".join(["class Many(Service):", *lines]), namespace)
+    found: type[Service] = namespace["Many"]
+    return found
+
+
+@pytest.mark.parametrize(("size", "least"), [(2**20, 2), (1000, 4), (200, 30)])
+def test_questions_and_answers_that_are_too_large_are_asked_in_parts(size: int, least: int) -> None:
+    ours = many("a: int", MAX_ASKED + 10)
+    table = Table([many("a: int, b: str = ''", MAX_ASKED + 10)()])
+
+    def reply(question: Question) -> bytes:
+        id, payload = question
+        said: Any = unpack_plain(payload, max_depth=400)
+        packed = pack_plain(dict.fromkeys(said[1], 0)) if id == ProtocolCommand.ADAPT else answer(table, question)
+        if id != ProtocolCommand.CONTRACT and (largest := max(len(payload), len(packed))) > size:
+            raise MessageTooLarge("it", largest, size)
+        return packed
+
+    agreement, asked = converse(ours, reply)
+    assert all(agreement.route_of(command).schema == 0 for command in commands_of(ours).values())
+    assert asked.count(ProtocolCommand.SIGNATURES) >= least
+
+
+def test_a_schema_that_fits_no_message_is_refused_alone() -> None:
+    def reply(question: Question) -> bytes:
+        if question[0] == ProtocolCommand.SIGNATURES:
+            raise MessageTooLarge("it", 5000, 1024)
+        return pack_plain({"get": [5, STORE["get"].schema.fingerprint], "put": [6, b"other"]})
+
+    agreement, asked = converse(Store, reply)
+    assert asked == [ProtocolCommand.CONTRACT, ProtocolCommand.SIGNATURES]
+    assert agreement.route_of(STORE["get"]).id == 5
+    with pytest.raises(ContractMismatch, match="a signature that it does not tell"):
+        agreement.route_of(STORE["put"])
+
+
+def test_a_contract_that_fits_no_message() -> None:
+    def reply(question: Question) -> bytes:
+        raise MessageTooLarge("it", 5000, 1024)
+
+    with pytest.raises(MessageTooLarge):
+        converse(Store, reply)
 
 
 def test_no_more_than_some_reasons_are_given() -> None:

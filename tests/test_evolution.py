@@ -7,16 +7,18 @@ import collections
 import itertools
 import os
 import queue
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, Flag
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, NotRequired, TypedDict
 
 import pytest
 
-from tests.support import PATIENCE
+from tests.support import PATIENCE, ROOT, Log
 from tests.sync.test_fork import Child
 from typedrpc import ContractMismatch, Server, Service, connect, rpc
 from typedrpc.schema import compatible
@@ -207,7 +209,7 @@ CHANGES: Final = [
         "an optional parameter is added before **kwargs",
         Version("a: int, **more: int", ("(1, b=2)",)),
         Version("a: int, b: int = 0, **more: int", ("(1, c=2)", "(1, b=5)")),
-        "parameter 'b': the caller may give it among the '**more'",
+        "parameter 'b': the caller may give it among '**more'",
         ("(1, {'c': 2})", "(1, {})"),
     ),
     Change(
@@ -494,10 +496,10 @@ def big(version: int) -> type[Service]:
     """A service with many commands, of which few differ between two versions."""
     lines = ["class Big(Service):"]
     for number in range(BIG):
-        more = ", b: int = 5" if version and number in DIFFERENT else ""
+        more = ", second_number: int = 5" if version == 2 or (version and number in DIFFERENT) else ""
         lines += [
             "    @rpc",
-            f"    def c{number}(self, a: int{more}) -> int: return a + {number}{' + b' if more else ''}",
+            f"    def c{number}(self, a: int{more}) -> int: return a + {number}{' + second_number' if more else ''}",
         ]
     namespace = dict(HEAD)
     exec("\n".join(lines), namespace)
@@ -514,6 +516,17 @@ def test_a_service_with_many_commands_of_which_few_differ(newer: int) -> None:
             assert getattr(proxy, f"c{number}")(1) == 1 + number + more
         (peer,) = server.peers
         assert len(peer.versions.rows) == len(DIFFERENT)
+
+
+def test_a_peer_that_takes_small_messages_only(log: Log) -> None:
+    """All that differs is more than one message holds, and is agreed about in parts."""
+    server_class: Any = big(2)
+    with (
+        Server(server_class(), url=URL, max_message_size=2500) as server,
+        connect(big(0), server.url, max_message_size=2500) as proxy,
+    ):
+        assert [getattr(proxy, f"c{number}")(1) for number in range(BIG)] == [number + 6 for number in range(BIG)]
+    assert "typedrpc.signatures" in log.line()
 
 
 def shop_of(name: str, new: bool) -> dict[str, Any]:
@@ -590,6 +603,27 @@ def test_large_values_travel_beside_the_body_between_versions() -> None:
         assert shop.call(large) == large
 
 
+def test_large_values_in_what_is_ignored() -> None:
+    """Each has to be taken from beside the body, wherever it is."""
+    fields = "\n    rest: dict[str, list[bytes | None]] = field(default_factory=dict)\n    more: bytes = b''"
+    keys = "\n    rest: NotRequired[list[bytes]]"
+    keyed = "\nclass O(TypedDict):\n    x: int"
+    large = bytes(100_000)
+    old = Version("a: list[Point], o: O", result="list[Point]", value="a", classes=POINT + XY + keyed)
+    new = Version(
+        "a: list[Point], o: O",
+        result="list[Point]",
+        value="[Point(1, 2, {'a': [bytes(100_000)]}, bytes(70_000))] * 3",
+        classes=POINT + XY + fields + keyed + keys,
+    )
+    first, second = old.namespace(), new.namespace()
+    full = second["Point"](1, 2, {"a": [large, None], "b": [b"", large]}, large)
+    with Server(first["Shop"](), url=URL) as server, connect(second["Shop"], server.url) as shop:
+        assert shop.call([full, full], {"x": 1, "rest": [large, b"x"]}) == [second["Point"](1, 2)] * 2
+    with Server(second["Shop"](), url=URL) as server, connect(first["Shop"], server.url) as shop:
+        assert shop.call([first["Point"](1, 2)], {"x": 1}) == [first["Point"](1, 2)] * 3
+
+
 def test_arguments_that_do_not_fit_are_refused_by_the_callers_version() -> None:
     old, new = shop_of("a constraint is loosened", False), shop_of("a constraint is loosened", True)
     with Server(new["Shop"](), url=URL) as server, connect(old["Shop"], server.url) as shop:
@@ -609,5 +643,49 @@ def test_a_number_that_no_float_is_equal_to() -> None:
 
 
 @pytest.fixture(autouse=True)
-def quiet(log: Any) -> None:
+def quiet(log: Log) -> None:
     """Nothing of all this is worth a line in the log."""
+
+
+# docs/evolution.md
+
+PAGE: Final = (ROOT / "docs" / "evolution.md").read_text(encoding="utf-8")
+
+
+def test_the_page_has_the_changes_that_are_tested() -> None:
+    rows = re.findall(r"(?m)^\| (.*?) \| (works|refused) \| (works|refused) \|$", PAGE)
+    assert rows == [
+        (change.name, *("refused" if isinstance(outcome, str) else "works" for outcome in change[3:]))
+        for change in CHANGES
+    ]
+
+
+def test_the_page_shows_an_error_as_it_is() -> None:
+    change = next(change for change in CHANGES if change.name == "a type is replaced by another")
+    with (
+        Server(change.new.namespace()["Shop"](), url=URL) as server,
+        connect(change.old.namespace()["Shop"], server.url) as shop,
+        pytest.raises(ContractMismatch) as raised,
+    ):
+        shop.call(1)
+    assert f"```\n{raised.value}\n```" in PAGE
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
+def test_the_test_on_the_page_finds_what_breaks(
+    change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording, checking = re.findall(r"(?s)```python\n(.*?)```", PAGE)
+    namespace: dict[str, Any] = {}
+    exec(recording, namespace)
+    (tmp_path / "shop-1.0.json").write_text(namespace["record"](change.old.namespace()["Shop"]))
+    shop = types.ModuleType("shop")
+    shop.__dict__.update(change.new.namespace())
+    monkeypatch.setitem(sys.modules, "shop", shop)
+    namespace = {"__file__": str(tmp_path / "test_shop.py")}
+    exec(checking, namespace)
+    if isinstance(change.old_client, str):
+        with pytest.raises(AssertionError):
+            namespace["test_clients_of_version_1_can_still_call"]()
+    else:
+        namespace["test_clients_of_version_1_can_still_call"]()

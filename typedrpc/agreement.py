@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, final
 from typedrpc.codec import CodecError, Payload, pack_plain, unpack_plain
 from typedrpc.command import Command
 from typedrpc.definition import FIRST_RESERVED_ID
-from typedrpc.errors import ArgumentTypeError, ContractMismatch, ProtocolError, UnknownCommand
+from typedrpc.errors import ArgumentTypeError, ContractMismatch, MessageTooLarge, ProtocolError, UnknownCommand
 from typedrpc.messages import ProtocolCommand, pack_extension
 from typedrpc.schema import Schema, compatible
 from typedrpc.service import Table, contract_digest
@@ -27,6 +27,9 @@ MAX_SIGNATURE: Final = 64 * 1024
 
 MAX_REASONS: Final = 10
 """Breaking differences that an error lists."""
+
+MAX_ASKED: Final = 64
+"""Commands that one question names: an answer that is too large for a message keeps few from being called."""
 
 Question = tuple[int, bytes]
 """A protocol command and its packed arguments."""
@@ -151,7 +154,8 @@ def agree(service: str, commands: Mapping[str, Command[Any]]) -> Generator[Quest
         commands: Its commands as this side knows them.
 
     Yields:
-        Questions for the peer; the payload of each answer is to be sent back in.
+        Questions for the peer; the payload of each answer is to be sent back in, and ``MessageTooLarge`` to be thrown
+        where that is raised instead.
 
     Raises:
         ProtocolError: An answer makes no sense.
@@ -168,25 +172,46 @@ def agree(service: str, commands: Mapping[str, Command[Any]]) -> Generator[Quest
     }
     differing = [name for name in commands if name in rows and name not in routes]
     refused: dict[str, ContractMismatch] = {}
-    if differing:
-        answer = _unpack((yield ProtocolCommand.SIGNATURES, pack_plain([service, differing])))
-        versions: dict[str, Schema] = {}
-        for name in differing:
-            version = _compare(commands[name], answer)
-            if isinstance(version, Schema):
-                versions[name] = version
-            else:
-                refused[name] = version
-        if versions:
-            ours = {name: commands[name].schema.to_data() for name in versions}
-            numbers = _unpack((yield ProtocolCommand.ADAPT, pack_plain([service, ours])))
-            for name, version in versions.items():
-                number = numbers.get(name) if isinstance(numbers, dict) else None
-                if type(number) is int and number >= 0:
-                    routes[name] = _adapted_route(commands[name], rows[name][0], version, number)
-                else:
-                    refused[name] = _mismatch(commands[name], str(version), "the peer does not take such calls")
+    signatures = yield from _ask(ProtocolCommand.SIGNATURES, service, differing, list)
+    versions: dict[str, Schema] = {}
+    for name in differing:
+        version = _compare(commands[name], signatures)
+        if isinstance(version, Schema):
+            versions[name] = version
+        else:
+            refused[name] = version
+    numbers = yield from _ask(
+        ProtocolCommand.ADAPT,
+        service,
+        list(versions),
+        lambda names: {name: commands[name].schema.to_data() for name in names},
+    )
+    for name, version in versions.items():
+        number = numbers.get(name)
+        if type(number) is int and number >= 0:
+            routes[name] = _adapted_route(commands[name], rows[name][0], version, number)
+        else:
+            refused[name] = _mismatch(commands[name], str(version), "the peer does not take such calls")
     return Agreement(routes, refused)
+
+
+def _ask(
+    question: int, service: str, names: list[str], about: Callable[[list[str]], Any]
+) -> Generator[Question, Payload, dict[str, Any]]:
+    """What the peer answers about each of the named commands, asked for in parts that fit into messages."""
+    answers: dict[str, Any] = {}
+    parts = [names[start : start + MAX_ASKED] for start in range(0, len(names), MAX_ASKED)]
+    while parts:
+        part = parts.pop(0)
+        try:
+            answer = _unpack((yield question, pack_plain([service, about(part)])))
+        except MessageTooLarge:
+            half = len(part) // 2
+            parts[:0] = [part[:half], part[half:]] if half else []
+            continue
+        if isinstance(answer, dict):
+            answers.update((name, answer[name]) for name in part if name in answer)
+    return answers
 
 
 def _adapted_route(command: Command[Any], id: int, version: Schema, number: int) -> Route:
@@ -199,12 +224,12 @@ def _mismatch(command: Command[Any], theirs: str, *reasons: str) -> ContractMism
     return ContractMismatch(command.qualified_name, str(command.schema), theirs, reasons)
 
 
-def _compare(command: Command[Any], answer: Any) -> Schema | ContractMismatch:
-    """The peer's schema of a command, from its answer, if calls work all the same.
+def _compare(command: Command[Any], answer: Mapping[str, Any]) -> Schema | ContractMismatch:
+    """The peer's schema of a command, from its answers, if calls work all the same.
 
     One that this side cannot read, perhaps a later version's, concerns its command alone.
     """
-    if not isinstance(answer, dict) or command.name not in answer:
+    if command.name not in answer:
         return _mismatch(command, "a signature that it does not tell")
     data = answer[command.name]
     # A type that is referred to often is printed as often: little data can stand for very much text.

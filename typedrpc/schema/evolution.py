@@ -128,9 +128,13 @@ def _pairs(callers: Sequence[Parameter], callees: Sequence[Parameter]) -> list[t
     ]
 
 
-def _where(parameter: Parameter) -> str:
+def _name(parameter: Parameter) -> str:
     stars = {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-    return f"parameter '{stars}{parameter.name}'"
+    return f"'{stars}{parameter.name}'"
+
+
+def _where(parameter: Parameter) -> str:
+    return f"parameter {_name(parameter)}"
 
 
 def _read_parameter(resolution: _Resolution, parameter: Parameter, own: Parameter | None) -> Node:
@@ -177,12 +181,12 @@ def _check_binding(
             names = {parameter.name for parameter in callers if parameter.kind in _BY_NAME}
             for other in callees:
                 if other.kind in _BY_NAME and other.name not in names:
-                    resolution.break_(_where(other), f"the caller may give it among the {_where(own)[10:]}")
+                    resolution.break_(_where(other), f"the caller may give it among {_name(own)}")
         elif own.kind in (ParameterKind.POSITIONAL_ONLY, ParameterKind.VAR_POSITIONAL) and index is not None:
             for before in range(place):
                 if not _always_given(callers, callees[before], giver.get(before), index):
                     resolution.break_(
-                        _where(own), f"it goes by position, and the caller may leave out {_where(callees[before])[10:]}"
+                        _where(own), f"it goes by position, and the caller may leave out {_name(callees[before])}"
                     )
 
 

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from functools import partial
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast, final, overload
@@ -16,6 +17,7 @@ from typedrpc.errors import (
     ConnectFailed,
     DeadlineExceeded,
     DefinitionError,
+    MessageTooLarge,
     ProtocolError,
     RpcError,
 )
@@ -263,9 +265,14 @@ class Client(Generic[EnteredT_co]):
         conversation = agree(name, commands)
         id_, payload = next(conversation)
         while True:
-            answer = link.connection.call(id_, payload, f"the contract {name}", deadline)
             try:
-                id_, payload = conversation.send(answer)
+                answer = link.connection.call(id_, payload, f"the contract {name}", deadline)
+            except MessageTooLarge as error:
+                proceed = partial(conversation.throw, error)
+            else:
+                proceed = partial(conversation.send, answer)
+            try:
+                id_, payload = proceed()
             except StopIteration as done:
                 agreement: Agreement = done.value
                 link.agreements[id(commands)] = agreement
