@@ -1,8 +1,8 @@
 """What the checkers say of classes that users register."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from typedrpc.codec import register
+from typedrpc.codec import Conversion, Record, RecordField, register, register_finder
 
 
 class Money:
@@ -74,3 +74,15 @@ register(Money, encode=lambda _: 1, decode=Money, travels_as=str)  # E: arg-type
 
 # What is not there
 register(Money, encode=to_text)  # E: call-arg | reportCallIssue
+
+
+def find(hint: Any) -> Conversion | Record | None:
+    return Record(Money, "Money", (RecordField("cents", int, required=True),)) if hint is Money else None
+
+
+def finds_a_number(hint: Any) -> int:
+    return 1
+
+
+register_finder(find)
+register_finder(finds_a_number)  # E: arg-type | reportArgumentType
