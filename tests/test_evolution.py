@@ -581,7 +581,7 @@ def test_a_forked_child_agrees_anew() -> None:
     old, new = shop_of(name, False), shop_of(name, True)
     with Server(new["Shop"](), url=URL) as server, connect(server.url) as client:
         client.proxy(shop_of(name, False)["Shop"])
-        shop = client.proxy(old["Shop"])
+        shop: Any = client.proxy(old["Shop"])
 
         def call() -> None:
             assert text_of(shop.call(1)) == "[Point(x=1, y=2)]"

@@ -16,7 +16,7 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from tests.codec.both_ways import BothWays, same
-from typedrpc.codec import SEGMENT_THRESHOLD, CodecError, CommandCodec, Segmented
+from typedrpc.codec import SEGMENT_THRESHOLD, CodecError, CommandCodec, Segmented, scalars
 from typedrpc.codec.faults import type_name
 from typedrpc.codec.scalars import SCALAR_CODERS
 from typedrpc.schema import SCALARS, EnumNode, Schema, node_of
@@ -621,6 +621,15 @@ def nest(value: object, levels: int) -> object:
     for _ in range(levels):
         value = [value]
     return value
+
+
+def test_more_plain_data_than_is_looked_at_level_by_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scalars, "MANY", 10)
+    value = [{"a": [1, None, [2.5]], "b": {5: "x"}} for _ in range(20)]
+    assert BothWays(Any).taken(value)
+    for bad in ([*value, {"a": [(1,)]}], [*value, {(1,): 1}], [*value, nest([], 199)], (value,)):
+        assert BothWays(Any).refuses(bad)
+    assert BothWays(Any).taken([*value, nest([], 198)])
 
 
 # Flags.

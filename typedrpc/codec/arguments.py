@@ -337,7 +337,28 @@ class AdaptedArgumentsCoder(ArgumentsCoder):
         self._own = parameters
 
     def _emit_binding(self, out: Source, values: list[str], count: str, missing: str) -> None:
+        taken = [
+            (parameter, value)
+            for parameter, value, place in zip(self._parameters, values, self._places, strict=True)
+            if place is not None
+        ]
+        if all(parameter.kind not in _VARIADIC for parameter, _ in taken):
+            optional = [value for parameter, value in taken if not parameter.required]
+            self._emit_bound(out, values, [f"{value} is not {missing}" for value in optional])
+            if optional:
+                without = [MISSING if value in optional else value for value in values]
+                self._emit_bound(out, without, [f"{value} is {missing}" for value in optional])
         out.line(f"return {out.constant(self._assemble)}({_tuple(values)})")
+
+    def _emit_bound(self, out: Source, values: list[str], tests: list[str]) -> None:
+        """Writes what binds these variables, where it is known which of them there are."""
+        try:
+            args, kwargs = self._assemble(values)
+        except Fault:
+            return
+        with out.block(f"if {' and '.join(tests) or True}:"):
+            named = ", ".join(f"{name!r}: {value}" for name, value in kwargs.items())
+            out.line(f"return {_tuple(list(args))}, {{{named}}}")
 
     def _assemble(self, values: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         placed: list[object] = [MISSING] * len(self._own)
@@ -376,6 +397,7 @@ def assemble(parameters: Sequence[Parameter], values: Sequence[object]) -> tuple
 
 
 _BY_NAME = (ParameterKind.POSITIONAL_OR_KEYWORD, ParameterKind.KEYWORD_ONLY)
+_VARIADIC = (ParameterKind.VAR_POSITIONAL, ParameterKind.VAR_KEYWORD)
 
 
 class _Faults:

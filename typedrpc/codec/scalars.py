@@ -358,9 +358,37 @@ def _check_text(text: str, path: list[tuple[type, Any]]) -> None:
 
 def is_plain(value: object) -> object:
     """`value`, if it is plain data, for generated code: like `check_plain` without paths."""
+    level: list[Any] = [value]
+    seen = 0
+    for _ in range(PLAIN_DEPTH + 1):
+        kinds = {*map(type, level)}
+        if not kinds <= PLAIN_TYPES:
+            raise Misfit
+        if kinds.isdisjoint(_HOLDING):
+            return value
+        below: list[Any] = []
+        for item in level:
+            if type(item) is list:
+                below += item
+            elif type(item) is dict:
+                if not {*map(type, item)} <= PLAIN_KEYS:
+                    raise Misfit
+                below += item.values()
+        seen += len(below)
+        if seen > MANY:
+            return _is_plain_depth_first(value)
+        level = below
+    raise Misfit
+
+
+MANY = 1_000_000
+"""Values after which it is asked whether there are so many, or one that holds itself often."""
+
+
+def _is_plain_depth_first(value: object) -> object:
+    """The same level by level downwards: slower, but one that holds itself twice does not grow."""
     if type(value) not in PLAIN_TYPES:
         raise Misfit
-    # Depth first, as `check_plain`.
     left: list[tuple[int, Any]] = [(1, value)]
     while left:
         depth, item = left.pop()
