@@ -695,6 +695,28 @@ def test_bits_that_a_class_refuses_or_drops_are_refused_from_a_peer(cls: Any, da
     assert BothWays(cls).refuses_payload(packed).startswith(f": expected {cls.__name__}, got ")
 
 
+@pytest.mark.parametrize("value", [Loose(2), Loose(1 << 40), ~Loose.A & Loose(0xFF), Kept(6)], ids=repr)
+def test_bits_of_no_member_are_refused_both_ways(value: enum.Flag) -> None:
+    """Classes that keep them keep each combination for good, so a peer could fill the memory."""
+    both = BothWays(type(value))
+    assert both.refuses(value).endswith(f"got {value.value}, which has bits of no member")
+    assert both.refuses_payload(packb(value.value)).endswith(f"got {value.value}: bits of no member")
+
+
+def test_a_peer_may_make_so_many_combinations_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Many(enum.Flag):
+        A = 1
+        B = 2
+        C = 4
+
+    both = BothWays(Many)
+    made = len(Many._value2member_map_)
+    monkeypatch.setattr(scalars, "MAX_COMBINATIONS", made + 1)
+    assert both.codec.unpack_result(packb(3)) is Many.A | Many.B
+    assert both.codec.unpack_result(packb(3)) is Many.A | Many.B
+    assert both.refuses_payload(packb(6)) == f": expected Many, got 6: more than {made + 1} different combinations"
+
+
 def test_negative_bits_of_a_peer() -> None:
     """Python reads them as all bits but those; what is sent never has them."""
     assert BothWays(Access).refuses_payload(packb(-2)).startswith(": expected Access, got -2")

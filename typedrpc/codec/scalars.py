@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import functools
+import operator
+from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from typedrpc.codec import body
-from typedrpc.codec.base import NO_TYPES, Coder, Coders, choose_coder, coder_for
-from typedrpc.codec.body import SEGMENT_THRESHOLD, Packing, Segment, SegmentReader, UnknownZone
-from typedrpc.codec.faults import Fault, Misfit, index_step, short, type_name
+from typedrpc.codec.base import Coder, Coders, choose_coder, coder_for
+from typedrpc.codec.body import Packing, SegmentReader, UnknownZone
+from typedrpc.codec.faults import Fault, Misfit, short, type_name
 from typedrpc.codec.source import Source, Way
 from typedrpc.schema import EnumNode, FlagNode, LiteralNode, Node, ScalarNode
 
@@ -165,280 +167,15 @@ class FloatCoder(ExactCoder):
         return out.assign(f"{var} if type({var}) is {exact} else {out.constant(to_float)}({var})")
 
 
-def _exact_bytes(value: bytes) -> bytes:
-    return memoryview(value).tobytes()  # bytes(value) would ask a subclass first
-
-
-class BytesCoder(ExactCoder):
-    """Bytes travel as bin, or from `SEGMENT_THRESHOLD` bytes on beside the body; as keys of maps always as bin.
-
-    Large ones are sent without a copy and arrive with one: Python cannot read into ``bytes``, only into buffers that
-    can be changed. Who minds takes a ``bytearray`` or a ``memoryview``.
-    """
-
-    exact_type = bytes
-    base = staticmethod(_exact_bytes)
-    crowds = False
-    map_key = plain = lenient = large = True
-
-    def __init__(self, node: Node, coders: Coders, *, inline: bool = False) -> None:
-        super().__init__(node, coders)
-        self._coders = coders
-        self._inline = inline
-        if inline:
-            self.large = self.lenient = False
-        else:
-            self.wire = frozenset({bytes, Segment})
-
-    def as_key(self) -> Coder:
-        return BytesCoder(self.node, self._coders, inline=True)
-
-    def exact(self, way: Way) -> frozenset[type]:
-        return self.sends if self._inline or way == "unpack" else NO_TYPES
-
-    def pack(self, value: object, packing: Packing) -> object:
-        data = super().pack(value, packing)
-        assert isinstance(data, bytes)
-        return data if self._inline or len(data) < SEGMENT_THRESHOLD else body.segment(data, packing.segments)
-
-    def unpack(self, data: object, segments: SegmentReader) -> object:
-        if type(data) is Segment and not self._inline:
-            return bytes(segments.take(data))
-        return super().unpack(data, segments)
-
-    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
-        if self._inline:
-            return super().emit(out, way, var, typed=typed)
-        if way == "unpack":
-            return out.assign(f"{var} if type({var}) is bytes else bytes(segments.take({var}))")
-        super().emit(out, way, var, typed=typed)
-        return out.assign(f"{var} if len({var}) < {SEGMENT_THRESHOLD} else segment({var}, segments)")
-
-
-class BufferCoder(Coder):
-    """A bytearray or a memoryview travels as bytes do, and a large one arrives in the buffer that it was read into.
-
-    A small one is copied into the body. A large one is not copied: whoever sends it sees to it that it is written, or
-    copied, before its owner may change it.
-    """
-
-    plain = large = True
-    wire = frozenset({bytes, Segment})
-    made: Callable[[Any], object]
-
-    def pack(self, value: object, packing: Packing) -> object:
-        if not self._fits(value):
-            raise self.misfit(value)
-        try:
-            view = memoryview(cast(bytes, value))
-        except ValueError as error:  # it was released
-            raise Fault(self.node, str(error), is_type=False) from None
-        if not view.c_contiguous or view.ndim != 1 or view.format != "B":
-            raise Fault(self.node, f"a memoryview of format {view.format!r}, not of contiguous bytes", is_type=False)
-        return view if len(view) < SEGMENT_THRESHOLD else body.segment(view, packing.segments)
-
-    def _fits(self, value: object) -> bool:
-        return self.accepts(type(value)) is not None
-
-    def unpack(self, data: object, segments: SegmentReader) -> object:
-        if type(data) is bytes:
-            return self.made(data)
-        if type(data) is Segment:
-            return self.made(segments.take(data))
-        raise self.misfit(data)
-
-    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
-        made = out.constant(self.made)
-        if way == "unpack":
-            return out.assign(f"{made}({var} if type({var}) is bytes else segments.take({var}))")
-        (kind,) = self.sends
-        if not typed:
-            with out.block(f"if type({var}) is not {out.constant(kind)}:"):
-                out.line("raise misfit")
-        # What may be changed while it waits to be sent is looked at through a view: changes show, its size cannot.
-        view = out.assign(f"{out.constant(byte_view)}({var})")
-        return out.assign(f"{view} if len({view}) < {SEGMENT_THRESHOLD} else segment({view}, segments)")
-
-
-def byte_view(value: bytearray | memoryview) -> memoryview:
-    """A view of the bytes of a buffer, for generated code."""
-    view = memoryview(value)
-    if not view.c_contiguous or view.ndim != 1 or view.format != "B":
-        raise Misfit
-    return view
-
-
-def _own_bytearray(data: object) -> bytearray:
-    return data if type(data) is bytearray else bytearray(cast(bytes, data))
-
-
-def _read_only(data: object) -> memoryview:
-    view = memoryview(cast(bytes, data))
-    return view if view.readonly else view.toreadonly()
-
-
-class BytearrayCoder(BufferCoder):
-    """A large bytearray arrives as the very one that it was read into."""
-
-    sends = frozenset({bytearray})
-    made = staticmethod(_own_bytearray)
-
-
-class MemoryviewCoder(BufferCoder):
-    """A memoryview of bytes arrives as a read-only one."""
-
-    sends = frozenset({memoryview})
-    made = staticmethod(_read_only)
-
-
-PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, dict})
-PLAIN_KEYS = frozenset({type(None), bool, int, float, str, bytes})
-_HOLDING = frozenset({list, dict})
-PLAIN_DEPTH = 200
-"""How deep plain data may nest in a value annotated with ``Any``."""
-
-
-def check_plain(value: object) -> object:
-    """`value`, if it is plain data: None, bools, ints, floats, text, bytes, and lists and dicts of these, exactly.
-
-    Raises:
-        Fault: It is not; with the path.
-    """
-    # Depth first, one iterator a level: a value that holds itself often, or a peer's long one, costs no more for it.
-    path: list[tuple[type, Any]] = []
-    above: list[tuple[type, Iterator[tuple[Any, Any]]]] = [(object, iter([("", value)]))]
-    while above:
-        holder, parts = above[-1]
-        key, item = next(parts, _NO_MORE)
-        if key is _END:
-            above.pop()
-            if path:
-                path.pop()
-            continue
-        kind = type(item)
-        if kind is list or kind is dict:
-            if len(above) > PLAIN_DEPTH:
-                raise Fault(f"plain data of at most {PLAIN_DEPTH} levels", "more", is_type=False)
-            path.append((holder, key))
-            if kind is dict:
-                _check_keys(item, path)
-            above.append((kind, iter(item.items() if kind is dict else enumerate(item))))
-        elif kind is str and not item.isascii():
-            _check_text(item, [*path, (holder, key)])
-        elif kind not in PLAIN_TYPES:
-            raise Fault("plain data", type_name(item)).within(_plain_path([*path, (holder, key)]))
-    return value
-
-
-_NO_MORE: Any = (object(), None)
-_END = _NO_MORE[0]
-
-
-def _plain_path(path: list[tuple[type, Any]]) -> str:
-    steps: dict[type, Callable[[Any], str]] = {object: str, list: "[{}]".format, dict: index_step}
-    return "".join(steps[holder](key) for holder, key in path)
-
-
-def _check_keys(keys: Iterable[object], path: list[tuple[type, Any]]) -> None:
-    for key in keys:
-        if type(key) not in PLAIN_KEYS:
-            raise Fault("a plain key", type_name(key)).within(_plain_path(path))
-        if type(key) is str and not key.isascii():
-            _check_text(key, [*path, (dict, key)])
-
-
-def _check_text(text: str, path: list[tuple[type, Any]]) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise Fault("str", f"a lone surrogate at index {error.start}", is_type=False).within(
-            _plain_path(path)
-        ) from None
-
-
-def is_plain(value: object) -> object:
-    """`value`, if it is plain data, for generated code: like `check_plain` without paths."""
-    level: list[Any] = [value]
-    seen = 0
-    for _ in range(PLAIN_DEPTH + 1):
-        kinds = {*map(type, level)}
-        if not kinds <= PLAIN_TYPES:
-            raise Misfit
-        if kinds.isdisjoint(_HOLDING):
-            return value
-        below: list[Any] = []
-        for item in level:
-            if type(item) is list:
-                below += item
-            elif type(item) is dict:
-                if not {*map(type, item)} <= PLAIN_KEYS:
-                    raise Misfit
-                below += item.values()
-        seen += len(below)
-        if seen > MANY:
-            return _is_plain_depth_first(value)
-        level = below
-    raise Misfit
-
-
-MANY = 1_000_000
-"""Values after which it is asked whether there are so many, or one that holds itself often."""
-
-
-def _is_plain_depth_first(value: object) -> object:
-    """The same level by level downwards: slower, but one that holds itself twice does not grow."""
-    if type(value) not in PLAIN_TYPES:
-        raise Misfit
-    left: list[tuple[int, Any]] = [(1, value)]
-    while left:
-        depth, item = left.pop()
-        parts: Any = ()
-        if type(item) is list:
-            parts = item
-        elif type(item) is dict:
-            if not {*map(type, item)} <= PLAIN_KEYS:
-                raise Misfit
-            parts = item.values()
-        kinds = {*map(type, parts)}
-        if not kinds <= PLAIN_TYPES or depth > PLAIN_DEPTH:
-            raise Misfit
-        if not _HOLDING.isdisjoint(kinds):
-            left += [(depth + 1, part) for part in parts if type(part) in _HOLDING]
-    return value
-
-
-class AnyCoder(Coder):
-    """Plain data travels as it is, whatever it is."""
-
-    wire = PLAIN_TYPES
-    also_sends = PLAIN_TYPES
-
-    def accepts(self, kind: type) -> int | None:
-        return 3000
-
-    def pack(self, value: object, packing: Packing) -> object:
-        return check_plain(value)
-
-    def unpack(self, data: object, segments: SegmentReader) -> object:
-        return check_plain(data)
-
-    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
-        out.line(f"{out.constant(is_plain)}({var})")
-        return var
-
-
 SCALAR_CODERS: dict[str, type[Coder]] = {
     "None": NoneCoder,
     "bool": BoolCoder,
     "int": IntCoder,
     "float": FloatCoder,
     "str": StrCoder,
-    "bytes": BytesCoder,
-    "bytearray": BytearrayCoder,
-    "memoryview": MemoryviewCoder,
     "datetime": DatetimeCoder,
-    "Any": AnyCoder,
 }
+"""By the name of the scalar. Those with a module of their own are added there."""
 choose_coder(ScalarNode, lambda node: SCALAR_CODERS[node.name])
 
 
@@ -522,9 +259,16 @@ class EnumCoder(Coder):
         return name
 
 
+MAX_COMBINATIONS: Final = 65_536
+"""Combinations of one class of flags that may be made of what peers send."""
+
+
 @coder_for(FlagNode)
 class FlagCoder(Coder):
-    """A combination of flags travels as the sum of its bits."""
+    """A combination of flags travels as the sum of its bits, each of which has to be that of a member.
+
+    Python keeps each combination that was ever made in the class for good, so a peer may not make any number of them.
+    """
 
     map_key = small = plain = True
     wire = frozenset({int})
@@ -534,12 +278,18 @@ class FlagCoder(Coder):
         if node.cls is None:
             raise TypeError(f"the flag {node.name} came from a peer; it has no class here")
         self._cls: Any = node.cls
+        # Those of combinations that have a name may be bits of no other member.
+        named = [int(member.value) for member in self._cls.__members__.values()]
+        self._known: int = functools.reduce(operator.or_, (bits for bits in named if bits > 0))
         self.sends = frozenset({node.cls})
 
     def pack(self, value: Any, packing: Packing) -> object:
         if type(value) is not self._cls:
             raise self.misfit(value)
-        return value._value_
+        bits = value._value_
+        if bits & self._known != bits:
+            raise Fault(self.node, f"{short(bits)}, which has bits of no member", is_type=False)
+        return bits
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
         if type(data) is not int:
@@ -547,13 +297,19 @@ class FlagCoder(Coder):
         try:
             return self.made(data)
         except Exception as error:  # which bits are refused, and how, is the class's affair
-            raise Fault(self.node, f"{short(data)}: {type(error).__name__}", is_type=False) from error
+            reason = str(error) if isinstance(error, Misfit) else type(error).__name__
+            raise Fault(self.node, f"{short(data)}: {reason}", is_type=False) from error
 
     def made(self, bits: int) -> object:
-        """The combination with these bits. Raises Misfit where the class has no such, or would drop some."""
+        """The combination with these bits. Raises Misfit where it cannot be made, or would be one too many."""
+        if bits & self._known != bits:
+            raise Misfit("bits of no member")
+        made = self._cls._value2member_map_
+        if bits not in made and len(made) >= MAX_COMBINATIONS:
+            raise Misfit(f"more than {MAX_COMBINATIONS} different combinations")
         value = self._cls(bits)
         if type(value) is not self._cls or value._value_ != bits:
-            raise Misfit
+            raise Misfit("no combination")
         return value
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
@@ -561,4 +317,9 @@ class FlagCoder(Coder):
         if not typed:
             with out.block(f"if type({var}) is not {out.constant(kind)}:"):
                 out.line("raise misfit")
-        return out.assign(f"{var}._value_" if way == "pack" else f"{out.constant(self.made)}({var})")
+        if way == "unpack":
+            return out.assign(f"{out.constant(self.made)}({var})")
+        bits = out.assign(f"{var}._value_")
+        with out.block(f"if {bits} & {self._known} != {bits}:"):
+            out.line("raise misfit")
+        return bits
