@@ -17,7 +17,7 @@ from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.failure import _TEXT_ERRORS, MAX_ARGUMENTS, MAX_TEXT, MAX_TRACE, PUBLIC_BUILTINS, Code
 from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, ProtocolCommand
 from typedrpc.protocol import HELLO_LIMIT, MAX_PING
-from typedrpc.schema import conversions, data, evolution, node_of, nodes
+from typedrpc.schema import conversions, data, node_of, nodes, widening
 from typedrpc.schema.constraints import MAX_TEXT as constraint_text
 from typedrpc.wire import KNOWN_FLAGS, MAX_FRAME_SIZE, PREAMBLE, VERSION, Flag, Kind
 
@@ -155,8 +155,8 @@ def test_the_values_by_type_are_the_same_in_the_page_and_in_the_package() -> Non
 
 def test_the_wider_collections_are_those_of_the_code() -> None:
     rows = {kind: {kind, *row[0].split(", ")} for kind, row in table(PROTOCOL, "collection or mapping").items()}
-    assert rows == {kind: names for kind, names in evolution._WIDER.items() if names != {kind}}
-    assert evolution._WIDER.keys() == nodes.COLLECTIONS | nodes.MAPPINGS
+    assert rows == {kind: names for kind, names in widening.WIDER.items() if names != {kind}}
+    assert widening.WIDER.keys() == nodes.COLLECTIONS | nodes.MAPPINGS
 
 
 @pytest.mark.parametrize(

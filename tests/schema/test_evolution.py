@@ -21,6 +21,7 @@ from typedrpc.codec import CommandCodec
 from typedrpc.codec.base import Coder, Coders
 from typedrpc.schema import Adaptation, Difference, Node, Schema, UnionNode, adapt_result, compatible, schema_of
 from typedrpc.schema import evolution as module
+from typedrpc.schema.resolution import MAX_STEPS, Resolution
 
 T = TypeVar("T")
 
@@ -624,7 +625,7 @@ def test_what_is_made_to_be_expensive_takes_few_steps(name: str, monkeypatch: py
     far = Schema.from_data(HOSTILE[name]())
     taken = []
 
-    class Counted(module._Resolution):
+    class Counted(Resolution):
         def _step(self, count: int = 1) -> None:
             taken.append(count)
             super()._step(count)
@@ -634,7 +635,7 @@ def test_what_is_made_to_be_expensive_takes_few_steps(name: str, monkeypatch: py
     for writer, reader in ((far, own), (own, far)):
         taken.clear()
         assert not all(difference.safe for difference in compatible(writer, reader))
-        assert len(taken) <= 2 * (module.MAX_STEPS + 1)  # of the arguments and of the result
+        assert len(taken) <= 2 * (MAX_STEPS + 1)  # of the arguments and of the result
 
 
 # What is safe arrives

@@ -43,7 +43,7 @@ from typedrpc.schema import (
     node_of,
 )
 from typedrpc.schema.data import NodeWriter
-from typedrpc.schema.nodes import bare, stands_within
+from typedrpc.schema.graphs import bare, stands_within
 
 
 class Colour(enum.Enum):

@@ -10,7 +10,8 @@ from typedrpc.schema.conversions import (
     register,
     register_finder,
 )
-from typedrpc.schema.evolution import Adaptation, Difference, adapt_result, compatible
+from typedrpc.schema.evolution import Adaptation, adapt_result, compatible
+from typedrpc.schema.graphs import hashable
 from typedrpc.schema.hints import SignatureFaults, UnresolvedNames, node_of
 from typedrpc.schema.local import LocalNames, is_local, running_around
 from typedrpc.schema.nodes import (
@@ -39,8 +40,8 @@ from typedrpc.schema.nodes import (
     TupleNode,
     UnionNode,
     children,
-    hashable,
 )
+from typedrpc.schema.resolution import Difference
 from typedrpc.schema.signature import Parameter, ParameterKind, Schema, schema_of
 
 __all__ = [

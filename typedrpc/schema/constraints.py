@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import typing_extensions
 
+from typedrpc.schema.graphs import bare
 from typedrpc.schema.nodes import (
     CollectionNode,
     ConstrainedNode,
@@ -16,7 +17,6 @@ from typedrpc.schema.nodes import (
     Node,
     ScalarNode,
     TupleNode,
-    bare,
 )
 
 MAX_TEXT = 200

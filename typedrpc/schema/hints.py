@@ -15,6 +15,7 @@ import typing_extensions
 
 from typedrpc.schema.constraints import check_fits, constrained
 from typedrpc.schema.conversions import Conversion, Record, Refused, conversion_of, find
+from typedrpc.schema.graphs import bare, hashable, literal_of, stands_within, union_of
 from typedrpc.schema.local import LocalNames
 from typedrpc.schema.nodes import (
     IGNORED,
@@ -35,12 +36,7 @@ from typedrpc.schema.nodes import (
     ScalarNode,
     TupleNode,
     UnionNode,
-    bare,
     children,
-    hashable,
-    literal_of,
-    stands_within,
-    union_of,
 )
 from typedrpc.schema.records import Scope, is_record, record_name, record_of, shown, substitute
 from typedrpc.schema.refusals import refusal
