@@ -19,7 +19,17 @@ from hypothesis import strategies as st
 
 from typedrpc.codec import CommandCodec
 from typedrpc.codec.base import Coder, Coders
-from typedrpc.schema import Adaptation, Difference, Node, Schema, UnionNode, adapt_result, compatible, schema_of
+from typedrpc.schema import (
+    Adaptation,
+    Difference,
+    Node,
+    Schema,
+    UnionNode,
+    adapt_result,
+    compatible,
+    resolution,
+    schema_of,
+)
 from typedrpc.schema import evolution as module
 from typedrpc.schema.resolution import MAX_STEPS, Resolution
 
@@ -580,7 +590,7 @@ def test_where_a_class_of_the_users_has_the_name_of_a_scalar() -> None:
 def test_a_comparison_takes_a_bounded_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = taking("OldTree"), taking("NewTree")
     assert all(difference.safe for difference in compatible(old, new))
-    monkeypatch.setattr(module, "MAX_STEPS", 5)
+    monkeypatch.setattr(resolution, "MAX_STEPS", 5)
     assert [str(difference) for difference in compatible(old, new)][-1] == (
         "the types: they are too large, or nest too deep, to be compared (breaking)"
     )
@@ -630,7 +640,7 @@ def test_what_is_made_to_be_expensive_takes_few_steps(name: str, monkeypatch: py
             taken.append(count)
             super()._step(count)
 
-    monkeypatch.setattr(module, "_Resolution", Counted)
+    monkeypatch.setattr(module, "Resolution", Counted)
     own = taking("OldTree | NewColour | int | list[OldTree]")
     for writer, reader in ((far, own), (own, far)):
         taken.clear()

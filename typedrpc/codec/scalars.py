@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -265,7 +263,7 @@ MAX_COMBINATIONS: Final = 65_536
 
 @coder_for(FlagNode)
 class FlagCoder(Coder):
-    """A combination of flags travels as the sum of its bits, each of which has to be that of a member.
+    """A combination of flags travels as the sum of its bits, none of them beyond those of the members.
 
     Python keeps each combination that was ever made in the class for good, so a peer may not make any number of them.
     """
@@ -278,9 +276,9 @@ class FlagCoder(Coder):
         if node.cls is None:
             raise TypeError(f"the flag {node.name} came from a peer; it has no class here")
         self._cls: Any = node.cls
-        # Those of combinations that have a name may be bits of no other member.
-        named = [int(member.value) for member in self._cls.__members__.values()]
-        self._known: int = functools.reduce(operator.or_, (bits for bits in named if bits > 0))
+        # Those in between are of no member, but in the complement of one, if the class keeps them at all.
+        highest = max(int(member.value) for member in self._cls.__members__.values())
+        self._known = (1 << highest.bit_length()) - 1
         self.sends = frozenset({node.cls})
 
     def pack(self, value: Any, packing: Packing) -> object:
@@ -288,7 +286,7 @@ class FlagCoder(Coder):
             raise self.misfit(value)
         bits = value._value_
         if bits & self._known != bits:
-            raise Fault(self.node, f"{short(bits)}, which has bits of no member", is_type=False)
+            raise Fault(self.node, f"{short(bits)}, which has bits beyond those of the members", is_type=False)
         return bits
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
@@ -303,7 +301,7 @@ class FlagCoder(Coder):
     def made(self, bits: int) -> object:
         """The combination with these bits. Raises Misfit where it cannot be made, or would be one too many."""
         if bits & self._known != bits:
-            raise Misfit("bits of no member")
+            raise Misfit("bits beyond those of the members")
         made = self._cls._value2member_map_
         if bits not in made and len(made) >= MAX_COMBINATIONS:
             raise Misfit(f"more than {MAX_COMBINATIONS} different combinations")
