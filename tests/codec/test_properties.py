@@ -16,7 +16,7 @@ from typedrpc.errors import ArgumentError
 from typedrpc.schema import schema_of
 
 
-@thorough(220)
+@thorough(150)
 @given(st.data())
 def test_every_value_of_every_type_arrives_as_it_was(data: st.DataObject) -> None:
     """As argument and as result, by source and by walk."""
@@ -26,7 +26,7 @@ def test_every_value_of_every_type_arrives_as_it_was(data: st.DataObject) -> Non
         assert same(both.arrives(value), value)
 
 
-@thorough(120)
+@thorough(80)
 @given(st.data())
 def test_the_source_and_the_walk_agree_on_any_value(data: st.DataObject) -> None:
     typed, others = data.draw(TYPES), data.draw(st.lists(TYPES, min_size=1, max_size=4))
