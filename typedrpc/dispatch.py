@@ -241,7 +241,11 @@ def _unpack_version(codec: CommandCodec, packed: bytes, payload: Payload) -> tup
     return _adapter(codec, packed)(payload)
 
 
-@lru_cache(maxsize=1024)
+MAX_ADAPTERS: Final = 1024
+"""Versions of commands that are kept compiled."""
+
+
+@lru_cache(maxsize=MAX_ADAPTERS)
 def _adapter(codec: CommandCodec, packed: bytes) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
     """What unpacks the arguments by a caller's schema: compiled when first used, and shared by all connections."""
     return codec.unpack_arguments_of(Schema.from_data(unpack_plain(packed, max_depth=MAX_DEPTH)))

@@ -16,7 +16,9 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from tests.codec.both_ways import BothWays, same
-from typedrpc.codec import SEGMENT_THRESHOLD, CodecError, CommandCodec, Segmented, anything, scalars
+from typedrpc.codec import SEGMENT_THRESHOLD, CodecError, CommandCodec, Segmented
+from typedrpc.codec import anything as anything
+from typedrpc.codec import scalars as scalars
 from typedrpc.codec.faults import type_name
 from typedrpc.codec.scalars import SCALAR_CODERS
 from typedrpc.schema import SCALARS, EnumNode, Schema, node_of

@@ -141,17 +141,6 @@ def test_registering_twice_in_the_same_way_is_fine_and_in_another_way_an_error()
     assert str(node_of(Money)) == "Money"
 
 
-def test_a_standard_type_may_be_registered_before_its_first_use_only() -> None:
-    class Before(decimal.Decimal):
-        pass
-
-    register(Before, encode=str, decode=Before, travels_as=str)
-    assert wire(Before) == "str"
-    assert wire(decimal.Decimal) == "str"
-    with pytest.raises(TypeError, match="registered already"):
-        register(decimal.Decimal, encode=float, decode=decimal.Decimal, travels_as=float)
-
-
 def test_a_name_of_one_s_own() -> None:
     register(Money, encode=Money.to_cents, decode=Money.from_cents, name="shop.Money")
     assert str(node_of(Money)) == "shop.Money"
@@ -498,3 +487,9 @@ def test_a_finder_that_misses_a_name() -> None:
         node_of(list[Money], "the result")
     words = "in Money: an annotation does not resolve: name 'Cents' is not defined"
     assert caught.value.unresolved == [f"the result, in list[Money], {words}"]
+
+
+@pytest.mark.parametrize("cls", [int, str, bytes, datetime.datetime, datetime.date, decimal.Decimal, pathlib.Path])
+def test_a_type_that_is_known_is_not_registered_again(cls: type) -> None:
+    with pytest.raises(TypeError, match=rf"codec.register\({cls.__name__}\): this type is known; register a subclass"):
+        register(cls, encode=str, decode=cls, travels_as=str)

@@ -309,3 +309,15 @@ def test_an_unknown_kind_of_node_cannot_be_written() -> None:
 
     with pytest.raises(TypeError, match="OtherNode has no form as data"):
         NodeWriter().write(OtherNode())
+
+
+def test_a_union_directly_within_a_union_is_refused() -> None:
+    within = ["Union", ["int", ["Union", ["str", "None"]]]]
+    with pytest.raises(ValueError, match="a union stands directly within a union"):
+        Schema.from_data([[], within, []])
+
+
+def test_a_bool_is_no_index_even_of_a_definition_that_was_read() -> None:
+    definitions = [["enum", "A", ["X"], False], ["enum", "B", ["Y"], False]]
+    with pytest.raises(ValueError, match="there is no definition True"):
+        Schema.from_data([[["a", 1, ["ref", 1], True]], ["ref", True], definitions])

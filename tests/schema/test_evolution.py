@@ -1,7 +1,9 @@
 """What `compatible` says of two versions, and that what it calls safe arrives."""
 
 import collections
+import contextlib
 import itertools
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from collections.abc import MutableSet as AbstractMutableSet
 from collections.abc import Set as AbstractSet
@@ -17,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from typedrpc.codec import CommandCodec
+from typedrpc.codec import CodecError, CommandCodec
 from typedrpc.codec.base import Coder, Coders
 from typedrpc.schema import (
     Adaptation,
@@ -1047,3 +1049,36 @@ def test_every_call_of_a_safe_version_can_be_bound(old: str, new: str) -> None:
         arrived = unpack(codecs[0].pack_arguments(*args, **kwargs))
         expected = {name: value for name, value in given_to(writer, args, kwargs).items() if name in known}
         assert given_to(reader, *arrived) == expected
+
+
+@pytest.mark.parametrize("key", ["datetime", "bytearray"])
+def test_keys_that_are_not_plain_are_nothing_for_any(key: str) -> None:
+    writer = Schema.from_data([[], ["dict", key, "int"], []])
+    reader = Schema.from_data([[], "Any", []])
+    assert [difference.safe for difference in compatible(reader, writer)] == [False]
+
+
+def test_a_comparison_that_runs_out_of_stack_is_refused_and_not_taken_for_what_it_found() -> None:
+    def own() -> list[float]: ...
+
+    def other() -> list[int]: ...
+
+    codec = CommandCodec("Test.own", schema_of(own, method=False))
+    callee = schema_of(other, method=False)
+    payload = CommandCodec("Test.other", callee).pack_result([1])
+    outcomes = set()
+
+    def deeper(left: int) -> None:
+        if left:
+            deeper(left - 1)
+            return
+        try:
+            outcomes.add(type(codec.unpack_result_of(callee)(payload)[0]))
+        except (CodecError, RecursionError) as error:
+            outcomes.add(type(error))
+
+    for left in range(sys.getrecursionlimit() - 80, sys.getrecursionlimit()):
+        with contextlib.suppress(RecursionError):
+            deeper(left)
+    assert outcomes <= {float, CodecError, RecursionError}
+    assert outcomes >= {CodecError}

@@ -4,12 +4,13 @@ import dataclasses
 import sys
 import typing
 from dataclasses import KW_ONLY, InitVar, dataclass, field, make_dataclass
-from typing import Any, ClassVar, Final, Generic, NamedTuple, NotRequired, Optional, Required, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, NamedTuple, NotRequired, Optional, Required, TypeVar
 
 import pytest
 import typing_extensions
 from typing_extensions import ReadOnly, TypedDict
 
+from typedrpc.codec import CommandCodec
 from typedrpc.schema import RecordNode, Schema, SignatureFaults, node_of, schema_of
 from typedrpc.schema.records import class_hints, record_name, shown, substitute
 
@@ -649,3 +650,28 @@ def test_an_argument_that_cannot_travel_is_one_fault() -> None:
     assert "in Box[object]: object cannot travel" in fault(Box[object])
     with pytest.raises(NameError, match="an annotation does not resolve: name 'NotThere' is not"):
         node_of(Box["NotThere"])  # type: ignore[name-defined]
+
+
+@dataclasses.dataclass
+class Turned:
+    x: int
+    y: int
+
+    def __init__(self, y: int, x: int) -> None:
+        self.x, self.y = x, y
+
+
+def test_an_init_of_ones_own_may_take_the_fields_in_another_order() -> None:
+    codec = CommandCodec("Test.command", Schema((), node_of(Turned)))
+    assert codec.unpack_result(codec.pack_result(Turned(y=2, x=1))) == Turned(y=2, x=1)
+
+
+def test_what_annotated_is_given_among_the_arguments_need_not_be_hashable() -> None:
+    @dataclasses.dataclass
+    class Held(Generic[T]):
+        item: T
+
+    assert str(node_of(Held[Annotated[int, {"doc": 1}]])) == "Held[int]"
+    assert (
+        str(node_of(list[Held[Annotated[int, ["a"]]] | Held[Annotated[str, ["a"]]]])) == "list[Held[int] | Held[str]]"
+    )

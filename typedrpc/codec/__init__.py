@@ -63,7 +63,7 @@ more than 1000 ints beyond 64 bits that have the same one, anywhere in a payload
 """
 
 # Importing the modules of coders registers them.
-from typedrpc.codec import anything, buffers, containers, records, scalars, unions, wrapped
+from typedrpc.codec import anything, buffers, containers, records, scalars, unions, wrapped  # noqa: F401
 from typedrpc.codec.body import MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
 from typedrpc.codec.command import CommandCodec
 from typedrpc.codec.plain import pack_plain, unpack_plain
@@ -81,15 +81,8 @@ __all__ = [
     "Refused",
     "Segmented",
     "Shape",
-    "anything",
-    "buffers",
-    "containers",
     "pack_plain",
-    "records",
     "register",
     "register_finder",
-    "scalars",
-    "unions",
     "unpack_plain",
-    "wrapped",
 ]

@@ -106,7 +106,7 @@ MANY = 1_000_000
 
 
 def _is_plain_depth_first(value: object) -> object:
-    """The same level by level downwards: slower, but one that holds itself twice does not grow."""
+    """As `is_plain`, depth first: slower, but what holds itself many times does not grow."""
     if type(value) not in PLAIN_TYPES:
         raise Misfit
     left: list[tuple[int, Any]] = [(1, value)]

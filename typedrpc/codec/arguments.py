@@ -48,9 +48,9 @@ MISSING: Any = _Missing.MISSING
 class ArgumentsCoder:
     """Packs and unpacks the arguments of one command."""
 
-    def __init__(self, command: str, signature: Schema, coders: Coders) -> None:
+    def __init__(self, command: str, schema: Schema, coders: Coders) -> None:
         self._command = command
-        self._parameters = signature.parameters
+        self._parameters = schema.parameters
         self._coders = [_coder(parameter, coders) for parameter in self._parameters]
         kinds = [parameter.kind for parameter in self._parameters]
         self._positional = sum(kind <= ParameterKind.POSITIONAL_OR_KEYWORD for kind in kinds)

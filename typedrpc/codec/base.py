@@ -198,7 +198,7 @@ class Coder(ABC):
 
 
 class Coders:
-    """Makes coders, one for each node: dataclasses within dataclasses share theirs."""
+    """Makes coders, one for each node: a record that occurs twice has one."""
 
     def __init__(self) -> None:
         self._made: dict[int, tuple[Node, Coder]] = {}

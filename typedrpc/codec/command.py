@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -21,12 +22,12 @@ class CommandCodec:
 
     Args:
         command: The command's name for error texts, ``"Store.put"``.
-        signature: Its signature; the classes behind its nodes have to be there, so not one that came from a peer.
+        schema: Its schema; the classes behind its nodes have to be there, so not one that came from a peer.
     """
 
-    def __init__(self, command: str, signature: Schema) -> None:
+    def __init__(self, command: str, schema: Schema) -> None:
         self.command = command
-        self.schema = signature
+        self.schema = schema
 
     @cached_property
     def _coders(self) -> Coders:
@@ -50,10 +51,12 @@ class CommandCodec:
             ArgumentValueError: It nests too deep.
         """
         adaptation = Adaptation(caller, self.schema)
-        try:
-            return AdaptedArgumentsCoder(self.command, adaptation, self.schema.parameters, Coders()).compile_unpack()
-        except RecursionError:
-            raise ArgumentValueError(f"{self.command}: the types of the caller nest too deep") from None
+        # It was safe when it was admitted; here there may be less of the stack left to compare and to compile on.
+        if all(difference.safe for difference in adaptation.differences):
+            with suppress(RecursionError, SyntaxError, MemoryError):
+                own = self.schema.parameters
+                return AdaptedArgumentsCoder(self.command, adaptation, own, Coders()).compile_unpack()
+        raise ArgumentValueError(f"{self.command}: the types of the caller nest too deep to be read here")
 
     def unpack_result_of(self, callee: Schema) -> Callable[[Payload], Any]:
         """``unpack_result`` for a callee that has another version of the command.
@@ -64,11 +67,11 @@ class CommandCodec:
         Raises:
             CodecError: It nests too deep.
         """
-        node, _ = adapt_result(callee.result, self.schema.result)
-        try:
-            return ResultCoder(self.command, Schema((), node), Coders()).compile_unpack()
-        except RecursionError:
-            raise CodecError(self.command, "result", str(self.schema.result), "types that nest too deep") from None
+        node, differences = adapt_result(callee.result, self.schema.result)
+        if all(difference.safe for difference in differences):
+            with suppress(RecursionError, SyntaxError, MemoryError):
+                return ResultCoder(self.command, Schema((), node), Coders()).compile_unpack()
+        raise CodecError(self.command, "result", str(self.schema.result), "types that nest too deep to be read here")
 
     @cached_property
     def pack_arguments(self) -> Callable[..., Payload]:

@@ -116,7 +116,7 @@ class RecordCoder(Coder):
         before = [_variable(out, field) for field in self._fields]
         if way == "pack":
             for field, item in zip(self._fields, before, strict=True):
-                out.line(f"{item} = {var}.{field.name}")
+                out.line(f"{item} = {_attribute(var, field.name)}")
         elif before:
             out.line(f"{', '.join(before)}, = {var}")
         else:
@@ -201,6 +201,10 @@ def short_key(key: object) -> str:
 
 def _keyword(name: str, item: str) -> str:
     return f"{name}={item}" if name.isidentifier() and not iskeyword(name) else f"**{{{name!r}: {item}}}"
+
+
+def _attribute(var: str, name: str) -> str:
+    return f"{var}.{name}" if name.isidentifier() and not iskeyword(name) else f"getattr({var}, {name!r})"
 
 
 def _variable(out: Source, field: Field) -> str:

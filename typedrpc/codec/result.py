@@ -16,10 +16,10 @@ from typedrpc.schema import NONE, Schema
 class ResultCoder:
     """Packs and unpacks the results of one command."""
 
-    def __init__(self, command: str, signature: Schema, coders: Coders) -> None:
+    def __init__(self, command: str, schema: Schema, coders: Coders) -> None:
         self._command = command
-        self._is_none = signature.result == NONE
-        self._coder = coders.of(signature.result)
+        self._is_none = schema.result == NONE
+        self._coder = coders.of(schema.result)
 
     def compile_pack(self) -> Callable[[Any], Payload]:
         """``pack(value)``, which raises CodecError where the value does not fit the annotation."""

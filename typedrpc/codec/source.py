@@ -98,7 +98,7 @@ class Source:
         """A name under which the source finds `value`: `like`, or what it is called itself, and a number."""
         name = self._constants.get(id(value))
         called = _called(value)
-        if name is None and vars(builtins).get(called) is value:
+        if name is None and called in vars(builtins) and vars(builtins)[called] is value:
             name = called  # every other name ends in a number, so this one means the builtin
         elif name is None:
             # The namespace keeps `value` alive, so its id stays its own.

@@ -221,7 +221,7 @@ class IgnoredCoder(Coder):
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
         out.line(f"{out.constant(discard)}({var}, segments)")
-        return var
+        return "None"
 
 
 def discard(data: object, segments: SegmentReader) -> None:

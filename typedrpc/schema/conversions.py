@@ -15,6 +15,7 @@ from types import UnionType
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast, get_origin, get_type_hints
 
 from typedrpc.schema.local import LocalNames
+from typedrpc.schema.nodes import SCALARS
 
 ValueT = TypeVar("ValueT")
 WireT = TypeVar("WireT")
@@ -124,10 +125,12 @@ def register(
         name: What schemas and errors call the type, if not by the name of the class. Both sides have to agree on it.
 
     Raises:
-        TypeError: What travels is not known, or the class is registered already, as something else.
+        TypeError: What travels is not known, or the class is: it is registered as something else, or needs not be.
     """
     if not isinstance(cls, type):
         raise TypeError(f"codec.register takes a class, got {cls!r}")
+    if cls in SCALARS or _standard(cls) is not None:
+        raise TypeError(f"codec.register({cls.__name__}): this type is known; register a subclass of your own")
     wire = travels_as if travels_as is not None else _annotated_wire(encode, decode)
     if wire is None:
         raise TypeError(

@@ -154,7 +154,10 @@ class NodeReader:
             case ["fixed", list(items)]:
                 return TupleNode(tuple(self.read(item) for item in items))
             case ["Union", [_, _, *_] as members]:
-                return UnionNode(tuple(self.read(member) for member in members))
+                union = UnionNode(tuple(self.read(member) for member in members))
+                if any(isinstance(member, UnionNode) for member in union.members):
+                    raise ValueError("a union stands directly within a union")
+                return union
             case ["Annotated", node, [_, *_] as constraints]:
                 return ConstrainedNode(self.read(node), tuple(map(_constraint, constraints)))
             case ["as", str(name), node]:
@@ -167,10 +170,10 @@ class NodeReader:
                 raise ValueError("a type is described in no known form")
 
     def _definition(self, index: int) -> Node:
-        if index in self._nodes:
-            return self._nodes[index]
         if isinstance(index, bool) or not 0 <= index < len(self._definitions):
             raise ValueError(f"there is no definition {index}")
+        if index in self._nodes:
+            return self._nodes[index]
         match self._definitions[index]:
             case ["enum", str(name), [_, *_] as members, bool(literal)]:
                 names = tuple(as_text(member, "an enum member") for member in members)
@@ -238,9 +241,13 @@ def as_list(data: object, what: str) -> list[object]:
     return data
 
 
+MAX_NAME = 1000
+"""Characters of a name in the data of a peer."""
+
+
 def as_text(data: object, what: str) -> str:
     """`data`, if it is text of a sane length."""
-    if not isinstance(data, str) or not 0 < len(data) <= 1000:
+    if not isinstance(data, str) or not 0 < len(data) <= MAX_NAME:
         raise ValueError(f"{what} has no usable name")
     return data
 

@@ -310,6 +310,10 @@ class HintReader:
         return TupleNode(tuple(self.read(arg, inside) for arg in args))
 
     def _alias(self, alias: Any, args: tuple[Any, ...], where: str) -> Node:
+        # A name among the arguments is one of here, not of the alias's module.
+        args = tuple(self.evaluate(arg, where) for arg in args)
+        if UNREADABLE in args:
+            return IGNORED
         binding = dict(zip(alias.__type_params__, args, strict=False))
         outer = self._scope
         scope = self._scope = outer.of_alias(alias)
@@ -317,7 +321,9 @@ class HintReader:
             name = self._generic_name(alias, args, where)
             if name is None:
                 return IGNORED
-            return self._named((alias, args), name, lambda: substitute(scope.evaluate(alias.__value__), binding), where)
+            return self._named(
+                (alias, _key(args)), name, lambda: substitute(scope.evaluate(alias.__value__), binding), where
+            )
         finally:
             self._scope = outer
 
@@ -394,7 +400,7 @@ class HintReader:
         name = self._generic_name(cls, args, where)
         if name is None or UNREADABLE in args:
             return IGNORED
-        return self._fields(cls, (cls, args), name, lambda: record_of(cls, args, self._names), where)
+        return self._fields(cls, (cls, _key(args)), name, lambda: record_of(cls, args, self._names), where)
 
     def _generic_name(self, generic: Any, args: tuple[Any, ...], where: str) -> str | None:
         """The name of a class or an alias with its arguments; None where one of these cannot travel.
@@ -448,6 +454,15 @@ def _same_classes(first: Node, second: Node, seen: frozenset[int] = frozenset())
         return first.cls is second.cls
     seen |= {id(first)}
     return all(_same_classes(a, b, seen) for a, b in zip(children(first), children(second), strict=True))
+
+
+def _key(args: tuple[Any, ...]) -> object:
+    """Something that can be hashed for what stands in brackets: what ``Annotated`` is given need not be."""
+    try:
+        hash(args)
+    except TypeError:
+        return repr(args)
+    return args
 
 
 def _encodable(text: str) -> bool:

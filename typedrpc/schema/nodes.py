@@ -312,7 +312,7 @@ class Field:
 
 
 class RecordNode(Node):
-    """A class with typed fields (a dataclass, a NamedTuple, a TypedDict) by its name and the fields that make it.
+    """A class with typed fields (a dataclass, a TypedDict, an attrs class) by its name and the fields that make it.
 
     Attributes:
         name: Its name, with the arguments of a generic class: ``"Box[int]"``.

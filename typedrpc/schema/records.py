@@ -325,9 +325,13 @@ def _dataclass_fields(cls: type[Any], hints: Mapping[str, Annotation]) -> Iterat
             )
     if arguments.keys() != fields.keys():
         raise Refused(_OWN_INIT)
+    taken = [name for name, argument in arguments.items() if argument is None]
+    # An __init__ of one's own may take the fields in another order.
+    in_order = taken == [name for name in fields if arguments[name] is None]
     for name, field in fields.items():
+        argument = arguments[name] if in_order else name
         hint = declared(name, hints[name].hint)
-        yield RecordField(name, hint, not _has_default(field), arguments[name], hints[name].scope)
+        yield RecordField(name, hint, not _has_default(field), argument, hints[name].scope)
 
 
 def declared(name: str, hint: Any) -> Any:

@@ -33,7 +33,7 @@ from typedrpc.schema.nodes import (
     UnionNode,
     children,
 )
-from typedrpc.schema.widening import DISTINCT, WIDER, distance, implies, is_plain, promoted
+from typedrpc.schema.widening import DISTINCT, WIDER, carries_plain_data, distance, implies, promoted
 
 MAX_STEPS: Final = 20_000
 """Pairs of types that one comparison looks at. More is taken for a peer that wants to be expensive."""
@@ -284,7 +284,7 @@ class Resolution:
         """As `read`, for types that are neither aliases nor unions nor constrained. None where they do not fit."""
         match writer, reader:
             case _, ScalarNode(name="Any"):
-                return self._noted(writer, reader, where, writer if is_plain(writer) else None)
+                return self._noted(writer, reader, where, writer if carries_plain_data(writer) else None)
             case ScalarNode(), (ScalarNode() | ConvertedNode()):
                 return self._noted(writer, reader, where, promoted(writer, reader, (writer.name,)))
             case LiteralNode(), LiteralNode():

@@ -94,7 +94,7 @@ _PROMOTE: Final[Mapping[str, tuple[type[Any], Callable[[Any], Any]]]] = {
 }
 
 
-def is_plain(node: Node) -> bool:
+def carries_plain_data(node: Node) -> bool:
     """Whether what arrives for a node is plain data, as ``Any`` promises it."""
     match node:
         case ScalarNode():
@@ -102,11 +102,12 @@ def is_plain(node: Node) -> bool:
         case LiteralNode():
             return True
         case CollectionNode():
-            return node.kind == "list" and is_plain(node.item)
+            return node.kind == "list" and carries_plain_data(node.item)
         case MappingNode():
-            return node.kind == "dict" and isinstance(node.key, ScalarNode | LiteralNode) and is_plain(node.value)
+            keys = isinstance(node.key, ScalarNode | LiteralNode) and carries_plain_data(node.key)
+            return keys and node.kind == "dict" and carries_plain_data(node.value)
         case UnionNode():
-            return all(map(is_plain, node.members))
+            return all(map(carries_plain_data, node.members))
         case _:
             return False
 

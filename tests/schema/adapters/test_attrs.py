@@ -240,3 +240,16 @@ def test_over_a_socket() -> None:
         object.__setattr__(checked, "amount", -200)
         with pytest.raises(ArgumentValueError, match=r"argument 'by': expected Checked, got fields it refuses"):
             store.move(Point(1), checked)
+
+
+@attrs.define(init=False)
+class Turned:
+    x: int
+    y: int
+
+    def __init__(self, y: int, x: int) -> None:
+        self.x, self.y = x, y
+
+
+def test_an_init_of_ones_own_may_take_the_attributes_in_another_order() -> None:
+    assert trip(Turned, Turned(y=2, x=1)) == Turned(y=2, x=1)

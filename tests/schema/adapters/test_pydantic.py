@@ -320,3 +320,10 @@ def test_over_a_socket() -> None:
         bad = Limited.model_construct(age=1, nick=None, name="bad", either=1, exact=None)
         with pytest.raises(ArgumentValueError, match="argument 'by': expected Limited, got fields it refuses"):
             store.move(Point(x=1), bad)
+
+
+def test_a_field_with_the_name_of_a_keyword() -> None:
+    fields: dict[str, Any] = {"class": (int, ...), "if": (str, "x")}
+    Model: Any = pydantic.create_model("Model", **fields)
+    value = Model(**{"class": 1})
+    assert trip(Model, value) == value

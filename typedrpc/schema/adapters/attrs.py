@@ -6,6 +6,7 @@ refuses the value. So a converter has to accept what it makes itself.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import attr
@@ -31,7 +32,10 @@ def find(hint: Any, names: LocalNames | None) -> Record:
     check_constructor(cls, [attribute.alias for attribute in taken])
     hints = class_hints(cls, arguments, names)
     fields = []
-    by_name = False
+    # An __init__ of one's own may take them in another order.
+    order = [name for name in inspect.signature(cls).parameters if name in {attribute.alias for attribute in taken}]
+    plain = [attribute.alias for attribute in taken if not attribute.kw_only]
+    by_name = order[: len(plain)] != plain
     for attribute in taken:
         by_name = by_name or attribute.alias != attribute.name  # and so all behind it
         annotation = hints.get(attribute.name)
