@@ -776,3 +776,13 @@ def test_a_zone_without_a_name_arrives_as_its_offset() -> None:
         nameless = ZoneInfo.from_file(file)
     arrived = BothWays(datetime).arrives(datetime(2024, 7, 1, tzinfo=nameless))
     assert same(arrived, datetime(2024, 7, 1, tzinfo=timezone(timedelta(hours=2))))
+
+
+def test_a_zone_with_another_offset_here_is_refused() -> None:
+    """The two sides have other zone data: the clock on the wall would be another moment."""
+    packed = msgpack.unpackb(
+        BothWays(datetime).codec.pack_result(datetime(2024, 1, 1, tzinfo=ZoneInfo("Europe/Berlin")))
+    )
+    moved = msgpack.ExtType(2, packed.data[:12] + struct.pack(">q", 9 * 3600 * 10**6) + packed.data[20:])
+    fault = BothWays(datetime).refuses_payload(packb(moved))
+    assert "one in the time zone 'Europe/Berlin', which has another offset here" in fault

@@ -182,3 +182,12 @@ def test_of_a_type_that_cannot_travel_the_constraints_say_nothing() -> None:
     with pytest.raises(SignatureFaults) as caught:
         node_of(Annotated[int | object, at.Gt(0)])
     assert len(caught.value.faults) == 1
+
+
+def test_what_only_pydantic_checks_is_refused_outside_of_a_model() -> None:
+    pydantic = pytest.importorskip("pydantic", reason="pydantic is not here: pip install 'typedrpc[adapters]'")
+    with pytest.raises(SignatureFaults, match="nothing here checks the pattern of a Field; use a Predicate"):
+        node_of(Annotated[str, pydantic.Field(pattern="^a")])
+    model = pydantic.create_model("Model", name=(Annotated[str, pydantic.Field(pattern="^a", max_length=3)], ...))
+    node: Any = node_of(model)
+    assert str(node.fields[0].node) == "Annotated[str, MaxLen(3)]"

@@ -203,7 +203,7 @@ REFUSED: list[tuple[Any, str]] = [
     (Tuple, "use the builtin collection with its types in brackets, or codec.register the class"),
     (Seconds, "use float, or a NewType of it, or codec.register the class"),
     (datetime.tzinfo, "this type is not supported; send it as str, int, float or a dataclass, or codec.register it"),
-    (re.Pattern[str], "this type is not supported"),
+    (re.Match[str], "this type is not supported"),
     (slice, "this type is not supported"),
     (Plain, "its attributes have no declared types; make it a @dataclass"),
     (Proto, "a Protocol says what an object can do, not what it holds; use a dataclass"),

@@ -672,6 +672,3 @@ def test_what_annotated_is_given_among_the_arguments_need_not_be_hashable() -> N
         item: T
 
     assert str(node_of(Held[Annotated[int, {"doc": 1}]])) == "Held[int]"
-    assert (
-        str(node_of(list[Held[Annotated[int, ["a"]]] | Held[Annotated[str, ["a"]]]])) == "list[Held[int] | Held[str]]"
-    )

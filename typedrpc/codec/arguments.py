@@ -19,7 +19,7 @@ from typing import Any
 from typedrpc.codec.base import Coder, Coders
 from typedrpc.codec.body import Packing, Payload, SegmentReader, open_payload, pack_body
 from typedrpc.codec.containers import listed
-from typedrpc.codec.faults import Fault, cut, short, too_deep
+from typedrpc.codec.faults import Fault, cut, index_step, short, too_deep
 from typedrpc.codec.source import Source, emit_packed, emit_unpacked
 from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, ArgumentValueError
 from typedrpc.schema import (
@@ -160,7 +160,7 @@ class ArgumentsCoder:
                 try:
                     packed[index] = coder.pack(value, packing)
                 except Fault as fault:
-                    faults.add_fault(parameter.name, fault)
+                    self._add_faults(faults, index, value, fault, lambda part, item: part.pack(item, packing))
                 except RecursionError:
                     faults.add_fault(parameter.name, too_deep())
             elif parameter.required:
@@ -173,6 +173,21 @@ class ArgumentsCoder:
             faults.add(ArgumentValueError, f"the arguments: expected {fault.expected}, got {fault.got}")
             raise faults.error() from None
         return packing.payload(body)
+
+    def _add_faults(
+        self, faults: _Faults, index: int, value: Any, fault: Fault, walk: Callable[[Coder, Any], object]
+    ) -> None:
+        """Adds the fault of a parameter; of a variadic one those of all its arguments."""
+        name, parts = self._parameters[index].name, self._coders[index].parts
+        found = []
+        if index in (self._star, self._star_star) and fault.depth:
+            for key, item in value.items() if index == self._star_star else enumerate(value):
+                try:
+                    walk(parts[-1], item)
+                except Fault as other:
+                    found.append(other.within(index_step(key)))
+        for each in found or [fault]:
+            faults.add_fault(name, each)
 
     def _check_binding(
         self, faults: _Faults, values: list[object], star: tuple[object, ...], named: dict[str, object]
@@ -314,7 +329,9 @@ class ArgumentsCoder:
                 try:
                     values[index] = coder.unpack(values[index], segments)
                 except Fault as fault:
-                    faults.add_fault(parameter.name, fault)
+                    self._add_faults(
+                        faults, index, values[index], fault, lambda part, item: part.unpack(item, segments)
+                    )
                 except RecursionError:
                     faults.add_fault(parameter.name, too_deep())
             elif parameter.required:

@@ -141,6 +141,7 @@ def unpack_hook(hashes: dict[int, int], code: int, data: bytes) -> object:
 
 def _unpack_datetime(data: bytes) -> object:
     zone: Any = None
+    name, offset = "", 0
     try:
         if len(data) == _NAIVE.size:
             year, month, day, hour, minute, second, fold, microsecond = _NAIVE.unpack(data)
@@ -153,7 +154,10 @@ def _unpack_datetime(data: bytes) -> object:
                     zone = zone_of(name)
                 except ValueError as error:
                     return UnknownZone(str(error))
-        return datetime(year, month, day, hour, minute, second, microsecond, zone, fold=fold)
+        value = datetime(year, month, day, hour, minute, second, microsecond, zone, fold=fold)
+        if name and value.utcoffset() != timedelta(microseconds=offset):
+            return UnknownZone(f"the time zone {name[:40]!r}, which has another offset here: the zone data differ")
+        return value
     except (ValueError, OverflowError, struct.error):
         return UNKNOWN
 

@@ -122,6 +122,9 @@ def _constraints(item: object) -> Iterator[Constraint]:
     elif module == "pydantic":  # Field(gt=0) keeps constraints of annotated-types
         for part in getattr(item, "metadata", ()):
             yield from _constraints(part)
+        for name in ("pattern", "max_digits", "decimal_places"):
+            if getattr(item, name, None) is not None:
+                raise ValueError(f"nothing here checks the {name} of a Field; use a Predicate")
     elif module == "msgspec" and cls.__name__ == "Meta":
         if getattr(item, "pattern", None) is not None:
             raise ValueError("nothing here checks the pattern of a Meta; use a Predicate")

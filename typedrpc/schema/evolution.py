@@ -45,7 +45,9 @@ class Adaptation:
         with resolution.limited():
             for parameter, place in _pairs(caller.parameters, callee.parameters):
                 own = None if place is None else callee.parameters[place]
-                self.parameters.append(parameter._replace(node=_read_parameter(resolution, parameter, own)))
+                self.parameters.append(
+                    parameter._replace(node=_read_parameter(resolution, parameter, own, callees=callee.parameters))
+                )
                 self.places.append(place)
             _check_missing(resolution, callee.parameters, self.places)
             _check_binding(resolution, caller.parameters, callee.parameters, self.places)
@@ -86,12 +88,17 @@ def _where(parameter: Parameter) -> str:
     return f"parameter {_name(parameter)}"
 
 
-def _read_parameter(resolution: Resolution, parameter: Parameter, own: Parameter | None) -> Node:
+def _read_parameter(
+    resolution: Resolution, parameter: Parameter, own: Parameter | None, callees: Sequence[Parameter]
+) -> Node:
     """The type that reads the argument for a parameter of the caller, which is for `own` of the callee's."""
     where = _where(own or parameter)
     if own is None:
         if parameter.required or parameter.kind in _VARIADIC:
             return resolution.break_(where, "the callee does not take it")
+        for other in callees:
+            if other.kind in _VARIADIC:
+                return resolution.break_(where, f"the callee does not take it, or takes it among {_name(other)}")
         resolution.note(where, "the callee does not take it, and ignores it where it is given")
         return IGNORED
     node = resolution.read(parameter.node, own.node, where)

@@ -267,6 +267,8 @@ class HintReader:
             return MappingNode(_MAPPINGS[origin], key, self.read(args[1] if len(args) > 1 else int, inside))
         if isinstance(origin, _ALIASES):
             return self._alias(origin, args, where)
+        if isinstance(origin, type) and (conversion := conversion_of(origin)) is not None:
+            return self._converted(conversion, where)
         if isinstance(origin, type) and is_record(origin):
             return self._record(origin, args, where)
         return self._found(hint, origin, where)

@@ -221,15 +221,15 @@ class Resolution:
         return UnionNode(tuple(nodes)) if isinstance(writer, UnionNode) else nodes[0]
 
     def _renamed(self, writers: Sequence[Node], readers: Sequence[Node]) -> dict[type[Node], tuple[Node, Node]]:
-        """The classes of a union, by kind, that have another name in the other: where it is one in each."""
+        """The classes of a union, by kind, that have another name in the other: where each union has but one."""
         self._step(len(writers) + len(readers))
         renamed: dict[type[Node], tuple[Node, Node]] = {}
         for kind in (RecordNode, EnumNode, FlagNode):
             ours = {node.name: node for node in map(bare, readers) if isinstance(node, kind)}
             theirs = {node.name: node for node in map(bare, writers) if isinstance(node, kind)}
-            left, right = theirs.keys() - ours.keys(), ours.keys() - theirs.keys()
-            if len(left) == len(right) == 1:
-                renamed[kind] = theirs[left.pop()], ours[right.pop()]
+            # Of several, the one that is gone and the one that is new may have nothing to do with each other.
+            if len(ours) == len(theirs) == 1:
+                renamed[kind] = next(iter(theirs.values())), next(iter(ours.values()))
         return renamed
 
     def _member(
@@ -299,8 +299,12 @@ class Resolution:
                 return self._enum(writer, reader, where)
             case FlagNode(), FlagNode():
                 self._step(len(writer.members))
-                fits = set(writer.members) <= set(reader.members)
-                return self._noted(writer, reader, where, reader if fits else None)
+                known = set(reader.members)
+                unknown = [name for name, bit in writer.members if (name, bit) not in known]
+                if unknown:
+                    text = f"the reader's {reader.name} has no {', '.join(unknown[:5])}, or another bit for it"
+                    return self.break_(where, cut(text))
+                return self._noted(writer, reader, where, reader)
             case CollectionNode(), CollectionNode() if reader.kind in WIDER[writer.kind]:
                 return self._noted_kind(
                     writer,
@@ -319,7 +323,9 @@ class Resolution:
                 return self._noted_kind(writer, reader, where, MappingNode(reader.kind, key, value))
             case ConvertedNode(), ConvertedNode() if writer.name == reader.name:
                 return ConvertedNode(reader.name, self.read(writer.wire, reader.wire, where), reader.conversion)
-            case RecordNode(), RecordNode() if writer.keyed == reader.keyed:
+            case RecordNode(), RecordNode():
+                if writer.keyed != reader.keyed:
+                    return self.break_(where, cut(f"{writer.name} is a TypedDict on one side only"))
                 return self._record(writer, reader, where)
         return None
 
@@ -372,6 +378,8 @@ class Resolution:
         named = _has_to_be_named(writer, reader)
         node.complete(tuple(self._field(field, own.get(field.name), writer, named, where) for field in writer.fields))
         written = [field.name for field in writer.fields]
+        if writer.name != reader.name and own.keys().isdisjoint(written):
+            self.break_(where, cut(f"{writer.name} and {reader.name} have no field in common"))
         for field in reader.fields:
             if field.name in written:
                 continue

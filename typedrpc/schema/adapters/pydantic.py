@@ -98,7 +98,11 @@ def _hint(field: FieldInfo) -> Any:
     solid = [member for member in members if member is not type(None)]
     if len(solid) > 1:
         return field.annotation  # the model alone knows for which of them it is meant
-    constrained: Any = Annotated[solid[0], *field.metadata]
+    # What is no constraint of annotated-types, a pattern say, the model alone checks.
+    asked = [item for item in field.metadata if type(item).__module__.partition(".")[0] == "annotated_types"]
+    if not asked:
+        return field.annotation
+    constrained: Any = Annotated[solid[0], *asked]
     return constrained if len(members) == 1 else constrained | None
 
 
