@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from typedrpc.codec.base import Coder
+from typedrpc.codec.base import ANYTHING, Coder
 from typedrpc.codec.body import Packing, SegmentReader
 from typedrpc.codec.faults import Fault, Misfit, index_step, type_name
 from typedrpc.codec.scalars import SCALAR_CODERS
@@ -134,7 +134,7 @@ class AnyCoder(Coder):
     also_sends = PLAIN_TYPES
 
     def accepts(self, kind: type) -> int | None:
-        return 3000
+        return ANYTHING
 
     def pack(self, value: object, packing: Packing) -> object:
         return check_plain(value)

@@ -57,7 +57,7 @@ class ArgumentsCoder:
         self._star = _index(kinds, ParameterKind.VAR_POSITIONAL)
         self._star_star = _index(kinds, ParameterKind.VAR_KEYWORD)
         self._by_name = {
-            parameter.name: index for index, parameter in enumerate(self._parameters) if parameter.kind in _BY_NAME
+            parameter.name: index for index, parameter in enumerate(self._parameters) if parameter.kind.by_name
         }
         self._names = frozenset(self._by_name)
         self._uses_segments = any(coder.uses_segments for coder in self._coders)
@@ -359,7 +359,7 @@ class AdaptedArgumentsCoder(ArgumentsCoder):
             for parameter, value, place in zip(self._parameters, values, self._places, strict=True)
             if place is not None
         ]
-        if all(parameter.kind not in _VARIADIC for parameter, _ in taken):
+        if all(not parameter.kind.variadic for parameter, _ in taken):
             optional = [value for parameter, value in taken if not parameter.required]
             self._emit_bound(out, values, [f"{value} is not {missing}" for value in optional])
             if optional:
@@ -395,7 +395,7 @@ def assemble(parameters: Sequence[Parameter], values: Sequence[object]) -> tuple
             gap = True
         elif parameter.kind is ParameterKind.VAR_KEYWORD:
             assert isinstance(value, dict)
-            names = {other.name for other in parameters if other.kind in _BY_NAME}
+            names = {other.name for other in parameters if other.kind.by_name}
             if taken := names.intersection(value):
                 raise Fault("names of no parameter", f"{short(min(taken))}")
             kwargs.update(value)
@@ -411,10 +411,6 @@ def assemble(parameters: Sequence[Parameter], values: Sequence[object]) -> tuple
         else:
             args.append(value)
     return tuple(args), kwargs
-
-
-_BY_NAME = (ParameterKind.POSITIONAL_OR_KEYWORD, ParameterKind.KEYWORD_ONLY)
-_VARIADIC = (ParameterKind.VAR_POSITIONAL, ParameterKind.VAR_KEYWORD)
 
 
 class _Faults:

@@ -27,6 +27,11 @@ NO_TYPES: frozenset[type] = frozenset()
 MAX_NESTING = 12
 """Levels of indent from which on a loop gets a function of its own: Python takes 20 loops within each other."""
 
+PROMOTED = 1000  # an int for a float
+CONVERTED = 1001  # a float, and then an int, for a complex
+ABSTRACT = 2000  # a list for a Sequence
+ANYTHING = 3000  # for Any
+
 ValueT = TypeVar("ValueT")
 
 
@@ -127,8 +132,8 @@ class Coder(ABC):
     def accepts(self, kind: type) -> int | None:
         """How near a value of this Python type is: 0 for the type itself, more the further off, None if not at all.
 
-        A union picks the nearest member. Ranks: the number of steps to the base for a subclass, 1000 for a promotion
-        (int to float), 2000 for an abstract type.
+        A union picks the nearest member. Ranks: the number of steps to the base for a subclass, then `PROMOTED` and
+        what follows it.
         """
         return min((kind.__mro__.index(base) for base in self.sends if base in kind.__mro__), default=None)
 
@@ -188,12 +193,20 @@ class Coder(ABC):
         out.insert(before, f"{result} = []")
         return result
 
-    def emit_apart(self, out: Source, way: Way, var: str, what: str, emit: Callable[[str], str]) -> str:
-        """Writes what `emit` does with a variable into a function of its own, and calls that."""
+    def emit_apart(
+        self, out: Source, way: Way, var: str, what: str, emit: Callable[[str], str], *, loops: bool = False
+    ) -> str:
+        """Writes what `emit` does with a variable into a function of its own, and calls that.
+
+        The function is written once, however often it is called, from within itself too. `loops` is that of
+        `Source.helper`.
+        """
         segments = ", segments" if self.uses_segments else ""
-        helper = out.helper(
-            (self, way, what), f"{way}_{what}", f"value{segments}", lambda: out.line(f"return {emit('value')}")
-        )
+
+        def emit_body() -> None:
+            out.line(f"return {emit('value')}")
+
+        helper = out.helper((self, way, what), f"{way}_{what}", f"value{segments}", emit_body, loops=loops)
         return out.assign(f"{helper}({var}{segments})")
 
 

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from typedrpc.codec.base import MAX_NESTING, Coder, Coders, coder_for, lazily
+from typedrpc.codec.base import ABSTRACT, MAX_NESTING, Coder, Coders, coder_for, lazily
 from typedrpc.codec.body import Packing, SegmentReader, pack_body
 from typedrpc.codec.faults import Fault, Misfit, index_step, short, type_name
 from typedrpc.codec.source import Source, Way
 from typedrpc.schema import CollectionNode, MappingNode, TupleNode
-
-ABSTRACT = 2000
 
 
 class _Collection(NamedTuple):

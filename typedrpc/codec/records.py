@@ -83,28 +83,18 @@ class RecordCoder(Coder):
         if len(self._coders) <= MAX_INLINE and not any(coder.parts for coder in self._coders):
             return out.assign(self._emit_fields(out, way, var))
 
-        def emit_helper() -> None:
-            out.line(f"return {self._emit_fields(out, way, 'value')}")
-
-        return self._emit_call(out, var, (self, way), f"{way}_value", emit_helper)
+        return self.emit_apart(out, way, var, "value", lambda inner: self._emit_fields(out, way, inner))
 
     def emit_column(self, out: Source, way: Way, var: str) -> str:
-        def emit_helper() -> None:
+        def emit(inner: str) -> str:
             out.line("result = []")
             item = out.fresh()
-            with out.block(f"for {item} in value:"):
+            with out.block(f"for {item} in {inner}:"):
                 self._emit_test(out, way, item)
                 out.line(f"result.append({self._emit_fields(out, way, item)})")
-            out.line("return result")
+            return "result"
 
-        return self._emit_call(out, var, (self, way, "column"), f"{way}_column", emit_helper, loops=True)
-
-    def _emit_call(
-        self, out: Source, var: str, key: object, like: str, emit_helper: Callable[[], None], *, loops: bool = False
-    ) -> str:
-        segments = ", segments" if self.uses_segments else ""
-        helper = out.helper(key, like, f"value{segments}", emit_helper, loops=loops)
-        return out.assign(f"{helper}({var}{segments})")
+        return self.emit_apart(out, way, var, "column", emit, loops=True)
 
     def _emit_test(self, out: Source, way: Way, var: str) -> None:
         """Writes the code that leaves a value of another type to the walk."""
@@ -170,28 +160,23 @@ class KeyedCoder(Coder):
         return walked
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
-        def emit_helper() -> None:
-            self._emit_keys(out, way)
+        return self.emit_apart(out, way, var, "value", lambda inner: self._emit_keys(out, way, inner))
 
-        segments = ", segments" if self.uses_segments else ""
-        helper = out.helper((self, way), f"{way}_value", f"value{segments}", emit_helper)
-        return out.assign(f"{helper}({var}{segments})")
-
-    def _emit_keys(self, out: Source, way: Way) -> None:
-        with out.block("if type(value) is not dict:"):
+    def _emit_keys(self, out: Source, way: Way, var: str) -> str:
+        with out.block(f"if type({var}) is not dict:"):
             out.line("raise misfit")
         out.line("result = {}")
-        out.line("count = len(value)")
+        out.line(f"count = len({var})")
         for name, (field, coder) in self._fields.items():
-            head = "if True:" if field.required else f"if {name!r} in value:"
+            head = "if True:" if field.required else f"if {name!r} in {var}:"
             with out.block(head):
-                item = out.assign(f"value[{name!r}]")
+                item = out.assign(f"{var}[{name!r}]")
                 outcome = coder.emit(out, way, item)
                 out.line("count -= 1" if isinstance(field.node, IgnoredNode) else f"result[{name!r}] = {outcome}")
         # A key that is none of the fields is a fault.
         with out.block("if len(result) != count:"):
             out.line("raise misfit")
-        out.line("return result")
+        return "result"
 
 
 def short_key(key: object) -> str:

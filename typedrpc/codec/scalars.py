@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from typedrpc.codec import body
-from typedrpc.codec.base import Coder, Coders, choose_coder, coder_for
+from typedrpc.codec.base import PROMOTED, Coder, Coders, choose_coder, coder_for
 from typedrpc.codec.body import Packing, SegmentReader, UnknownZone
 from typedrpc.codec.faults import Fault, Misfit, short, type_name
 from typedrpc.codec.source import Source, Way
@@ -139,7 +139,7 @@ class FloatCoder(ExactCoder):
     also_sends = also_wire = frozenset({int})
 
     def accepts(self, kind: type) -> int | None:
-        return 1000 if issubclass(kind, int) else super().accepts(kind)
+        return PROMOTED if issubclass(kind, int) else super().accepts(kind)
 
     def pack(self, value: object, packing: Packing) -> object:
         if not issubclass(type(value), int):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sized
 from typing import Any, cast
 
-from typedrpc.codec.base import Coder, Coders, coder_for, lazily
+from typedrpc.codec.base import CONVERTED, Coder, Coders, coder_for, lazily
 from typedrpc.codec.body import Packing, Segment, SegmentReader
 from typedrpc.codec.faults import Fault, Misfit, short
 from typedrpc.codec.source import Source, Way
@@ -65,12 +65,7 @@ class AliasCoder(AroundCoder):
         super().__init__(node, coders, coders.of(node.target))
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
-        def emit_helper() -> None:
-            out.line(f"return {self._inner.emit(out, way, 'value')}")
-
-        segments = ", segments" if self.uses_segments else ""
-        helper = out.helper((self, way), f"{way}_value", f"value{segments}", emit_helper)
-        return out.assign(f"{helper}({var}{segments})")
+        return self.emit_apart(out, way, var, "value", lambda inner: self._inner.emit(out, way, inner))
 
 
 def _is_multiple(value: Any, of: Any) -> bool:
@@ -161,8 +156,7 @@ class ConvertedCoder(AroundCoder):
     def accepts(self, kind: type) -> int | None:
         if self._cls in kind.__mro__:
             return kind.__mro__.index(self._cls)
-        # Further off than an int from a float.
-        ranks = enumerate(self._conversion.promoted, 1001)
+        ranks = enumerate(self._conversion.promoted, CONVERTED)
         return next((rank for rank, base in ranks if issubclass(kind, base)), None)
 
     def as_key(self) -> Coder:

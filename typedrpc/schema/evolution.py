@@ -63,25 +63,21 @@ def adapt_result(writer: Node, reader: Node) -> tuple[Node, list[Difference]]:
     return node, resolution.differences
 
 
-_VARIADIC = (ParameterKind.VAR_POSITIONAL, ParameterKind.VAR_KEYWORD)
-
-
 def _pairs(callers: Sequence[Parameter], callees: Sequence[Parameter]) -> list[tuple[Parameter, int | None]]:
     """The caller's parameters, each with the index of the callee's that its argument is for.
 
     By name; those with stars, which have no name for callers, by their kind.
     """
-    by_name = {own.name: index for index, own in enumerate(callees) if own.kind not in _VARIADIC}
-    by_kind = {own.kind: index for index, own in enumerate(callees) if own.kind in _VARIADIC}
+    by_name = {own.name: index for index, own in enumerate(callees) if not own.kind.variadic}
+    by_kind = {own.kind: index for index, own in enumerate(callees) if own.kind.variadic}
     return [
-        (parameter, by_kind.get(parameter.kind) if parameter.kind in _VARIADIC else by_name.get(parameter.name))
+        (parameter, by_kind.get(parameter.kind) if parameter.kind.variadic else by_name.get(parameter.name))
         for parameter in callers
     ]
 
 
 def _name(parameter: Parameter) -> str:
-    stars = {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-    return f"'{stars}{parameter.name}'"
+    return f"'{parameter.kind.stars}{parameter.name}'"
 
 
 def _where(parameter: Parameter) -> str:
@@ -94,10 +90,10 @@ def _read_parameter(
     """The type that reads the argument for a parameter of the caller, which is for `own` of the callee's."""
     where = _where(own or parameter)
     if own is None:
-        if parameter.required or parameter.kind in _VARIADIC:
+        if parameter.required or parameter.kind.variadic:
             return resolution.break_(where, "the callee does not take it")
         for other in callees:
-            if other.kind in _VARIADIC:
+            if other.kind.variadic:
                 return resolution.break_(where, f"the callee does not take it, or takes it among {_name(other)}")
         resolution.note(where, "the callee does not take it, and ignores it where it is given")
         return IGNORED
@@ -117,7 +113,7 @@ def _check_missing(resolution: Resolution, callees: Sequence[Parameter], places:
             continue
         if own.required:
             resolution.break_(_where(own), "it is required, and the caller does not give it")
-        elif own.kind in _VARIADIC:
+        elif own.kind.variadic:
             resolution.note(_where(own), "the caller does not have it")
         else:
             resolution.note(_where(own), "the caller does not give it, and its default counts")
@@ -134,9 +130,9 @@ def _check_binding(
     for place, own in enumerate(callees):
         index = giver.get(place)
         if own.kind is ParameterKind.VAR_KEYWORD and index is not None:
-            names = {parameter.name for parameter in callers if parameter.kind in _BY_NAME}
+            names = {parameter.name for parameter in callers if parameter.kind.by_name}
             for other in callees:
-                if other.kind in _BY_NAME and other.name not in names:
+                if other.kind.by_name and other.name not in names:
                     resolution.break_(_where(other), f"the caller may give it among {_name(own)}")
         elif own.kind in (ParameterKind.POSITIONAL_ONLY, ParameterKind.VAR_POSITIONAL) and index is not None:
             for before in range(place):
@@ -144,9 +140,6 @@ def _check_binding(
                     resolution.break_(
                         _where(own), f"it goes by position, and the caller may leave out {_name(callees[before])}"
                     )
-
-
-_BY_NAME = (ParameterKind.POSITIONAL_OR_KEYWORD, ParameterKind.KEYWORD_ONLY)
 
 
 def _always_given(callers: Sequence[Parameter], own: Parameter, before: int | None, after: int) -> bool:

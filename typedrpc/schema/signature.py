@@ -24,6 +24,21 @@ class ParameterKind(enum.IntEnum):
     KEYWORD_ONLY = 3
     VAR_KEYWORD = 4
 
+    @property
+    def stars(self) -> str:
+        """What stands before the name."""
+        return {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(self, "")
+
+    @property
+    def variadic(self) -> bool:
+        """Whether it takes any number of arguments."""
+        return self in (ParameterKind.VAR_POSITIONAL, ParameterKind.VAR_KEYWORD)
+
+    @property
+    def by_name(self) -> bool:
+        """Whether it may be given by its name."""
+        return self in (ParameterKind.POSITIONAL_OR_KEYWORD, ParameterKind.KEYWORD_ONLY)
+
 
 class Parameter(NamedTuple):
     """One parameter of a command.
@@ -38,7 +53,7 @@ class Parameter(NamedTuple):
     required: bool
 
     def __str__(self) -> str:
-        stars = {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(self.kind, "")
+        stars = self.kind.stars
         default = "" if self.required or stars else " = ..."
         return f"{stars}{self.name}: {self.node}{default}"
 
@@ -170,7 +185,7 @@ def schema_of(
     read: list[Parameter] = []
     for parameter in parameters:
         kind = ParameterKind(parameter.kind)
-        stars = {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(kind, "")
+        stars = kind.stars
         where = f"parameter '{stars}{parameter.name}'"
         if parameter.name not in hints:
             reader.faults.append(
