@@ -6,13 +6,14 @@ PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(patsubst /%,%,$(PYTHON))))
 RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove fmt clean
+.PHONY: help demo test check unit prove bench-codec fuzz fmt clean
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "PYTHON=python3.13 chooses the interpreter, VENV=dir its environment, PYTEST_ARGS='-k name' what unit runs."
 
@@ -30,10 +31,18 @@ check: $(VENV)/.dev  ## ruff (lint, format), mypy --strict, pyright.
 
 unit: $(VENV)/.dev  ## pytest, with the coverage of the subprocesses that the tests start.
 	@rm -f .coverage .coverage.*
-	$(RUN) -m pytest --cov $(PYTEST_ARGS)
+	@# A worker takes whole files, for what the tests of a file share; the slowest come first. One that a time-out ends
+	@# is not replaced: its successors would run the test that hangs again and again.
+	$(RUN) -m pytest --cov -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
 prove: $(VENV)/.dev  ## Measure what is promised in milliseconds and megabytes, each figure beside its promise.
 	@$(RUN) benchmarks/prove.py
+
+bench-codec: $(VENV)/.bench  ## Measure the codec beside other libraries, each figure beside its budget.
+	@$(RUN) benchmarks/codec.py
+
+fuzz: $(VENV)/.fuzz  ## Let a coverage-guided fuzzer send payloads to the codec, FUZZ_SECONDS=60 of them.
+	@$(RUN) benchmarks/fuzz_codec.py --seconds $(FUZZ_SECONDS)
 
 fmt: $(VENV)/.dev  ## Format, and repair what ruff can repair.
 	$(RUN) -m ruff check --fix .
@@ -60,3 +69,12 @@ $(VENV)/.examples: $(VENV)/.made
 $(VENV)/.dev: $(VENV)/.made
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.examples
+
+$(VENV)/.bench: $(VENV)/.made
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+# atheris comes for some versions of CPython on Linux and macOS; nothing else needs it.
+$(VENV)/.fuzz: $(VENV)/.dev
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@touch $@

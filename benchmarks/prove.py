@@ -16,8 +16,6 @@ Exit code: 0 when every promise is met, 1 when one is missed, 2 for wrong argume
 import argparse
 import faulthandler
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +29,7 @@ import proofs_resources
 import proofs_speed
 import proofs_waiting
 from figures import Figure, heading
+from machine import machine, machine_line
 
 
 class Part(NamedTuple):
@@ -54,23 +53,6 @@ PARTS = {
     "bulk": Part(proofs_speed.bulk, 60),
     "sequence": Part(proofs_speed.sequence, 120),
 }
-
-
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
-    processor = platform.processor()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-            processor = next(names, processor)
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return {
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "cores": usable,
-        "processor": processor or "unknown processor",
-        "system": platform.platform(),
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-    }
 
 
 def run_part(name: str, quick: bool) -> list[Figure]:
@@ -116,7 +98,7 @@ def main() -> int:
         return 0
     start = monotonic()
     where = machine()
-    print("{python}, {cores} cores, {processor}, {system}, load {load}".format(**where))
+    print(machine_line(where))
     if arguments.slack != 1:
         print(f"every limit times {arguments.slack:g}")
     print(f"\n{heading()}", flush=True)

@@ -171,7 +171,7 @@ def test_a_command_on_the_class() -> None:
     command = Greeter.hello
     assert isinstance(command, Command)
     assert (command.service_name, command.name, command.qualified_name) == ("Greeter", "hello", "Greeter.hello")
-    assert str(command.signature) == "(name: str) -> str"
+    assert str(command.schema) == "(name: str) -> str"
     assert command.codec is command.codec
     assert command.__name__ == "hello"  # type: ignore[attr-defined]
     assert command.__doc__ == "Greet somebody."
@@ -220,7 +220,7 @@ def test_a_wrapped_function_is_described_as_what_it_wraps() -> None:
             return a
 
     assert Doubler().same(4) == 8
-    assert str(Doubler.same.signature) == "(a: int) -> int"
+    assert str(Doubler.same.schema) == "(a: int) -> int"
 
 
 # The proxy's side
@@ -365,7 +365,7 @@ def test_signatures_of_commands_with_faults() -> None:
             return 1
 
     with pytest.raises(DefinitionError, match="broken: parameter 'a' has no annotation") as caught:
-        _ = Plain.broken.signature
+        _ = Plain.broken.schema
     assert len(caught.value.faults) == 1
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.back_to_back import Pair, frames, joined
-from typedrpc.agreement import agree
+from typedrpc.agreement import MAX_SIGNATURE, agree
 from typedrpc.codec import Payload, pack_plain, unpack_plain
+from typedrpc.codec.arguments import AdaptedArgumentsCoder
 from typedrpc.command import rpc
 from typedrpc.dispatch import Call, Dispatcher, current_call, enter_call, leave_call
 from typedrpc.errors import (
@@ -290,15 +291,15 @@ def test_contracts_are_agreed_upon() -> None:
     id, payload = next(conversation)
     with pytest.raises(StopIteration) as done:
         conversation.send(counter.ask(id, payload))
-    assert done.value.value.id_of(COMMANDS["add"]) == COMMANDS["add"].id
+    assert done.value.value.route_of(COMMANDS["add"]).id == COMMANDS["add"].id
 
 
 def test_signatures_are_told() -> None:
     told = unpack_plain(Counter().ask(ProtocolCommand.SIGNATURES, pack_plain(["Shop", ["add"]])))
-    assert told == {"add": COMMANDS["add"].signature.to_data()}
+    assert told == {"add": COMMANDS["add"].schema.to_data()}
 
 
-@pytest.mark.parametrize("id", [ProtocolCommand.CONTRACT, ProtocolCommand.SIGNATURES])
+@pytest.mark.parametrize("id", [ProtocolCommand.CONTRACT, ProtocolCommand.SIGNATURES, ProtocolCommand.ADAPT])
 @pytest.mark.parametrize(
     ("payload", "error"),
     [
@@ -313,6 +314,116 @@ def test_signatures_are_told() -> None:
 def test_a_bad_question_is_refused_without_a_word_in_the_log(
     caplog: pytest.LogCaptureFixture, id: int, payload: bytes, error: type[Exception]
 ) -> None:
-    with pytest.raises(error, match=r"^typedrpc\.(contract|signatures): "):
+    with pytest.raises(error, match=r"^typedrpc\.(contract|signatures|adapt): "):
         Counter().ask(id, payload)
     assert caplog.records == []
+
+
+# Callers with another version
+
+
+def schema(*parameters: list[Any], result: Any = "int") -> Any:
+    return [[*parameters], result, []]
+
+
+A: list[Any] = ["a", 1, "int", True]
+B: list[Any] = ["b", 1, "int", False]
+
+
+def test_a_call_by_a_schema_of_the_callers() -> None:
+    counter = Counter()
+    for _ in range(2):
+        numbers = counter.ask(
+            ProtocolCommand.ADAPT,
+            pack_plain(["Shop", {"add": schema(["extra", 3, "str", False], ["a", 3, "bool", True])}]),
+        )
+        assert unpack_plain(numbers) == {"add": 0}
+    for arguments in (["ignored", True], {1: True}):
+        extension = pack_extension(schema=0, time_left=60.0)
+        answer = counter.ask(COMMANDS["add"].id, pack_plain(arguments), extension=extension)
+        assert unpack_plain(answer) == 1
+        call = counter.shop.calls[-1]
+        assert (call.command, call.args, call.kwargs) == ("Shop.add", (1,), {})
+        assert type(call.args[0]) is int
+        assert call.deadline is not None
+    assert counter.call("add", 1, 2) == 3
+
+
+@pytest.mark.parametrize(
+    ("told", "takes"),
+    [
+        (COMMANDS["add"].schema.to_data(), True),
+        (schema(B, ["a", 3, "int", True]), True),
+        (schema(A, B, result="float"), True),
+        (schema(A, B, ["c", 1, "str", False]), True),
+        (schema(A), True),
+        (schema(B), False),
+        (schema(A, B, result="str"), False),
+        (schema(["a", 1, "str", True]), False),
+        (schema(A, ["c", 3, "str", True]), False),
+        (None, False),
+        ("int", False),
+        ([[], "int"], False),
+    ],
+)
+def test_which_schemas_are_taken(told: Any, takes: bool) -> None:
+    counter = Counter()
+    numbers = unpack_plain(counter.ask(ProtocolCommand.ADAPT, pack_plain(["Shop", {"add": told, "none": told}])))
+    assert numbers == ({"add": 0} if takes else {})
+    assert len(counter.peer.versions.rows) == takes
+
+
+def test_a_schema_that_is_too_long_is_not_taken() -> None:
+    counter = Counter()
+    for size, takes in ((MAX_SIGNATURE // 2, True), (MAX_SIGNATURE + 1000, False)):
+        names = [[f"{number:0>100}x".replace("0", "o"), 3, "int", False] for number in range(size // 110)]
+        told = schema(A, *names)
+        assert (len(pack_plain(told)) <= MAX_SIGNATURE) is takes
+        numbers = unpack_plain(counter.ask(ProtocolCommand.ADAPT, pack_plain(["Shop", {"add": told}])))
+        assert bool(numbers) is takes
+
+
+def test_a_number_that_was_not_agreed_about_is_an_error_for_its_call() -> None:
+    counter = Counter()
+    payload = pack_plain(["Shop", {"add": schema(A)}])
+    assert unpack_plain(counter.ask(ProtocolCommand.ADAPT, payload)) == {"add": 0}
+    for id, number in (
+        (COMMANDS["add"].id, 1),
+        (COMMANDS["blob"].id, 0),
+        (ProtocolCommand.CONTRACT, 0),
+    ):
+        with pytest.raises(RemoteError, match=f"the schema {number} was not agreed about on this connection"):
+            counter.ask(id, b"\x91\x01", extension=pack_extension(schema=number))
+    assert counter.call("add", 1) == 1
+
+
+def test_a_bad_payload_by_a_schema_of_the_callers() -> None:
+    counter = Counter()
+    counter.ask(ProtocolCommand.ADAPT, pack_plain(["Shop", {"add": schema(A)}]))
+    id, extension = COMMANDS["add"].id, pack_extension(schema=0)
+    for payload, error in (
+        (b"", ArgumentValueError),
+        (b"\xc1", ArgumentValueError),
+        (b"\x90", ArgumentMissing),
+        (b"\x91\xa1a", ArgumentTypeError),
+        (b"\x92\x01\x02", ArgumentTypeError),
+        (b"\x81\x05\x02", ArgumentTypeError),
+    ):
+        with pytest.raises(error, match=r"Shop\.add"):
+            counter.ask(id, payload, extension=extension)
+    assert unpack_plain(counter.ask(id, b"\x91\x05", extension=extension)) == 5
+
+
+def test_a_version_that_turns_out_to_nest_too_deep_is_an_error_for_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much of the stack is left depends on where a call is handled."""
+
+    def too_deep(codec: object, *rest: object) -> None:
+        raise RecursionError
+
+    counter = Counter()
+    told = schema(A, ["deep", 3, "int", False])
+    counter.ask(ProtocolCommand.ADAPT, pack_plain(["Shop", {"add": told}]))
+    monkeypatch.setattr(AdaptedArgumentsCoder, "compile_unpack", too_deep)
+    with pytest.raises(ArgumentValueError, match=r"Shop\.add: the types of the caller nest too deep"):
+        counter.ask(COMMANDS["add"].id, b"\x91\x01", extension=pack_extension(schema=0))
+    assert counter.call("add", 1) == 1

@@ -10,14 +10,15 @@ from typing import Any, Final
 
 import pytest
 
-from typedrpc import Server, connect, errors
+from typedrpc import Server, codec, connect, errors
 from typedrpc.agreement import BUILTIN_COMMANDS
 from typedrpc.codec import MAX_SEGMENTS, SEGMENT_THRESHOLD, body
 from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.failure import _TEXT_ERRORS, MAX_ARGUMENTS, MAX_TEXT, MAX_TRACE, PUBLIC_BUILTINS, Code
 from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, ProtocolCommand
 from typedrpc.protocol import HELLO_LIMIT, MAX_PING
-from typedrpc.schema import data, nodes
+from typedrpc.schema import conversions, data, node_of, nodes, widening
+from typedrpc.schema.constraints import MAX_TEXT as constraint_text
 from typedrpc.wire import KNOWN_FLAGS, MAX_FRAME_SIZE, PREAMBLE, VERSION, Flag, Kind
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
@@ -109,6 +110,53 @@ def test_the_types_are_those_of_the_code() -> None:
     assert collections == nodes.COLLECTIONS
     assert mappings == nodes.MAPPINGS
     assert literals - {"Literal", "True", "False"} == nodes.LITERAL_TYPES == set(data._LITERAL_READERS)
+    constraints = set(re.findall(r"`(\w+)`", rows['`["Annotated", type, [[constraint, text], ...]]`']))
+    assert constraints == nodes.CONSTRAINTS.keys()
+    assert f"cut after {constraint_text} characters" in PROTOCOL
+    heads = {re.findall(r"\w+", kind)[0] for kind in rows if kind.startswith("`[")}
+    assert heads == {"list", "fixed", "dict", "Literal", "Union", "Annotated", "as", "ref"}
+
+
+def test_the_definitions_are_those_of_the_code() -> None:
+    rows = next(t for t in tables(PROTOCOL) if t[0] == ["definition", "is"])[1:]
+    heads = [re.findall(r"\w+", row[0])[0] for row in rows]
+    known = re.findall(r'case \["(\w+)", str\(name\)', inspect.getsource(data.NodeReader._definition))
+    assert heads == known
+
+
+def test_the_types_known_by_name_are_those_of_the_code() -> None:
+    rows = {
+        name: row[1].strip("`").replace("\\|", "|")
+        for row in next(t for t in tables(PROTOCOL) if t[0] == ["name", "as", "which is"])[1:]
+        for name in re.findall(r"`(\w+)`", row[0])
+    }
+    assert rows.keys() == conversions.STANDARD
+    for name, travels_as in rows.items():
+        module = importlib.import_module(conversions._STANDARD[name][0])
+        node = converted(getattr(module, name))
+        assert (node.name, str(node.wire)) == (name, travels_as)
+
+
+def converted(cls: type) -> nodes.ConvertedNode:
+    node = node_of(cls)
+    assert isinstance(node, nodes.ConvertedNode)
+    return node
+
+
+def test_the_values_by_type_are_the_same_in_the_page_and_in_the_package() -> None:
+    page = {row[0] for row in next(t for t in tables(PROTOCOL) if t[0] == ["type", "form"])[1:]}
+    assert codec.__doc__
+    (table,) = re.findall(r"(?ms)^={30}[ =]+\n(.*?)^={30}", codec.__doc__)
+    package = re.sub(r"(?m)^(.{32}).*\n", lambda line: " ".join(line[1].split()) + " ", table)
+    words = {word.lower() for cell in page for word in re.findall(r"\w+", cell)}
+    renamed = {"as": "converted", "collections": "list", "mappings": "dict"}
+    assert {renamed.get(word, word) for word in words} <= {word.lower() for word in re.findall(r"\w+", package)}
+
+
+def test_the_wider_collections_are_those_of_the_code() -> None:
+    rows = {kind: {kind, *row[0].split(", ")} for kind, row in table(PROTOCOL, "collection or mapping").items()}
+    assert rows == {kind: names for kind, names in widening.WIDER.items() if names != {kind}}
+    assert widening.WIDER.keys() == nodes.COLLECTIONS | nodes.MAPPINGS
 
 
 @pytest.mark.parametrize(

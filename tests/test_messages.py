@@ -7,6 +7,7 @@ from typedrpc.messages import (
     MAX_REASON,
     MAX_TIME_LEFT,
     Extension,
+    Extras,
     Limits,
     pack_extension,
     pack_goodbye,
@@ -63,16 +64,26 @@ def test_a_goodbye_that_says_nothing(payload: bytes) -> None:
     ("seconds", "read"), [(0, 0.0), (-1, 0.0), (1.5, 1.5), (1e-7, 0.0), (1e300, float(MAX_TIME_LEFT))]
 )
 def test_the_time_left_comes_back(seconds: float, read: float) -> None:
-    assert read_extension(pack_extension(time_left=seconds)) == read
+    assert read_extension(pack_extension(time_left=seconds)) == Extras(time_left=read)
+
+
+def test_the_number_of_a_schema_comes_back() -> None:
+    assert read_extension(pack_extension(schema=7)) == Extras(schema=7)
+    assert read_extension(pack_extension(time_left=1.5, schema=0)) == Extras(1.5, 0)
+
+
+@pytest.mark.parametrize("number", [-1, True, "1", 1.0, [1]])
+def test_a_schema_that_is_no_number(number: object) -> None:
+    assert read_extension(pack_plain({Extension.SCHEMA: number})) == "a schema that is no number"
 
 
 def test_an_extension_without_a_deadline() -> None:
-    assert read_extension(pack_plain({})) is None
-    assert read_extension(pack_plain({Extension.METADATA: {"a": "b"}, 77: None})) is None
+    assert read_extension(pack_plain({})) == Extras()
+    assert read_extension(pack_plain({Extension.METADATA: {"a": "b"}, 77: None})) == Extras()
 
 
 @given(st.binary(max_size=200))
 def test_whatever_the_bytes_reading_raises_nothing(data: bytes) -> None:
     assert isinstance(read_hello(data), str | Limits)
     assert isinstance(read_goodbye(data), str)
-    assert isinstance(read_extension(data), str | float | None)
+    assert isinstance(read_extension(data), str | Extras)

@@ -380,7 +380,7 @@ BAD_EXTENSIONS: Final[list[tuple[object, str]]] = [
     ({2**31: 1}, "an extension map with a key that is no 32-bit integer"),
     ({-(2**31) - 1: 1}, "an extension map with a key that is no 32-bit integer"),
     ({-(1 << 20_000): 1}, "an extension map with a key that is no 32-bit integer"),
-    ({-1: 1}, "the extension -1 is critical and not known here"),
+    ({-2: 1}, "the extension -2 is critical and not known here"),
     ({Extension.DEADLINE: 5, -(2**31): 1}, f"the extension {-(2**31)} is critical and not known here"),
     ({Extension.DEADLINE: -1}, "a deadline that is no duration in microseconds"),
     ({Extension.DEADLINE: 1.5}, "a deadline that is no duration in microseconds"),

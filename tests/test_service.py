@@ -113,7 +113,7 @@ def test_an_implementation_keeps_name_id_and_signature_of_its_contract() -> None
     assert DiskStore.put.qualified_name == "store.put"
     assert DiskStore.put.id == 7
     assert DiskStore.put.declaration is Store.put
-    assert DiskStore.put.signature is Store.put.signature
+    assert DiskStore.put.schema is Store.put.schema
     assert DiskStore.put.codec is Store.put.codec
     assert DiskStore.compact.qualified_name == "DiskStore.compact"
 
@@ -306,7 +306,7 @@ class Bad(Greeter):
     def unannotated(self, x, *rest): ...
 
     @rpc
-    def untyped(self, x: object) -> complex: ...
+    def untyped(self, x: object) -> slice: ...
 
     @rpc
     @staticmethod
@@ -361,7 +361,7 @@ def test_all_faults_of_a_class_are_reported_together() -> None:
         "unannotated: parameter '*rest' has no annotation",
         "unannotated: the result has no annotation",
         "untyped: parameter 'x': object cannot travel",
-        "untyped: the result: complex cannot travel",
+        "untyped: the result: slice cannot travel",
         "static: a staticmethod cannot be a command",
         "of_class: a classmethod cannot be a command",
         "some_property: a property cannot be a command",
@@ -548,7 +548,7 @@ def test_an_implementation_may_take_what_cannot_travel() -> None:
         def put(self, *args: Any, **kwargs: Any) -> None: ...
 
     assert Lenient().get(5) == b"5"
-    assert str(Lenient.get.signature) == "(key: str) -> bytes | None"
+    assert str(Lenient.get.schema) == "(key: str) -> bytes | None"
 
 
 def test_a_class_that_is_made_again_by_a_decorator() -> None:
@@ -605,8 +605,8 @@ class Found:
 
 
 def test_names_may_be_defined_after_the_contract() -> None:
-    assert "Found" in str(Later.get.signature)
-    assert str(services_of(later)["later"]["find"].signature) == "(found: Found) -> None"
+    assert "Found" in str(Later.get.schema)
+    assert str(services_of(later)["later"]["find"].schema) == "(found: Found) -> None"
     assert set(Table([Later(), later]).services) == {"Later", "later"}
     assert isinstance(make_proxy(Later, NO_CALLER), Later)
 
@@ -632,7 +632,7 @@ def test_names_that_never_resolve_are_faults_when_served_and_when_connected() ->
     assert faults_of(lambda: make_proxy(Lost, NO_CALLER)) == (f"Lost.{words}",)
     assert faults_of(lambda: services_of(Lost)) == (f"Lost.{words}",)
     assert faults_of(lambda: bind(get, NO_CALLER)) == (words.removeprefix("get: "),)
-    assert faults_of(lambda: Lost.get.signature) == (words.removeprefix("get: "),)
+    assert faults_of(lambda: Lost.get.schema) == (words.removeprefix("get: "),)
     assert set(commands_of(Lost)) == {"get"}
 
 
@@ -640,7 +640,7 @@ def test_a_name_that_turns_out_to_be_unsupported() -> None:
     namespace: dict[str, Any] = {"Service": Service, "rpc": rpc}
     source = "class S(Service):\n    @rpc\n    def f(self) -> 'T': ...\n    @rpc\n    def g(self) -> 'T': ...\n"
     exec(source, namespace)
-    namespace["T"] = complex
+    namespace["T"] = slice
     faults = faults_of(lambda: Table([namespace["S"]()]))
     assert [fault.partition(":")[0] for fault in faults] == ["S.f", "S.g"]
 
@@ -871,14 +871,14 @@ def test_a_table() -> None:
 
 def test_what_a_table_says_of_its_contracts() -> None:
     table = Table([Greeter()])
-    fingerprint = Greeter.hello.signature.fingerprint
+    fingerprint = Greeter.hello.schema.fingerprint
     contract = table.contract("Greeter")
     assert contract is not None
     assert contract["hello"] == (Greeter.hello.id, fingerprint)
     assert set(contract) == {"hello", "add"}
     assert table.contract("nobody") is None
     assert table.digest("nobody") is None
-    assert table.signatures("Greeter", ["hello", "nothing"]) == {"hello": Greeter.hello.signature.to_data()}
+    assert table.signatures("Greeter", ["hello", "nothing"]) == {"hello": Greeter.hello.schema.to_data()}
     assert table.signatures("nobody", ["hello"]) == {}
 
 
@@ -888,7 +888,7 @@ def test_the_digest_of_a_contract() -> None:
     assert contract_digest(rows) == contract_digest(reversed(rows)) == hashlib.sha256(text).digest()[:16]
     table = Table([Greeter()])
     commands = services_of(Greeter)["Greeter"].values()
-    ours = contract_digest((command.name, command.id, command.signature.fingerprint) for command in commands)
+    ours = contract_digest((command.name, command.id, command.schema.fingerprint) for command in commands)
     assert table.digest("Greeter") == ours
     assert table.digest("Greeter") is table.digest("Greeter")
     assert Table([Greeter()], ids={"Greeter.add": 3}).digest("Greeter") != ours
@@ -951,11 +951,11 @@ def big_service(count: int) -> Any:
     return type("Big", (Service,), {f"c{id}": command(id) for id in range(count)})
 
 
-def test_sixteen_thousand_commands() -> None:
-    table = Table([big_service(16_000)()])
-    assert len(table.entries) == 16_000
+def test_thousands_of_commands() -> None:
+    table = Table([big_service(4_000)()])
+    assert len(table.entries) == 4_000
     assert table.entries[0].function() == 0
-    assert table.entries[15_999].function() == 15_999
+    assert table.entries[3_999].function() == 3_999
 
 
 def test_no_id_is_left_to_propose(monkeypatch: pytest.MonkeyPatch) -> None:

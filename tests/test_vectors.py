@@ -1,15 +1,25 @@
 """The byte vectors that implementers in other languages work from hold here, in both directions."""
 
+import collections
+import collections.abc
+import datetime
+import decimal
+import enum
+import fractions
 import inspect
+import ipaddress
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from enum import Enum
+import pathlib
+import uuid
+import zoneinfo
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
+import annotated_types
 import pytest
+from typing_extensions import TypeAliasType
 
 from tests.back_to_back import feed, frames, joined, said
 from typedrpc import errors
@@ -21,14 +31,15 @@ from typedrpc.failure import PUBLIC_BUILTINS, unpack_failure
 from typedrpc.messages import Limits
 from typedrpc.peer import Peer
 from typedrpc.protocol import Protocol, Request, State
-from typedrpc.schema import Signature, signature_of
+from typedrpc.schema import Schema, compatible, nodes, schema_of
+from typedrpc.schema.conversions import STANDARD
 from typedrpc.service import Service, Table, contract_digest
 from typedrpc.wire import PREAMBLE, Flag, Frame, Kind, encode
 
 FOLDER: Final = Path(__file__).parent / "vectors"
 
 
-class Colour(Enum):
+class Colour(enum.Enum):
     RED = "r"
     GREEN = "g"
 
@@ -39,16 +50,77 @@ class Point:
     y: float = 0.0
 
 
+class Mode(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Pair(NamedTuple):
+    a: int
+    b: str = ""
+
+
+class Film(TypedDict):
+    title: str
+    year: NotRequired[int]
+
+
+class Earlier:
+    @dataclass(frozen=True)
+    class Point:
+        x: int
+
+
+class Later:
+    @dataclass(frozen=True)
+    class Point:
+        z: list[dict[str, bytes]]
+        y: float
+        x: int
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class Box(Generic[T]):
+    item: T
+
+
+@dataclass
+class Tree:
+    value: int
+    below: list["Tree"] = field(default_factory=lambda: list[Tree]())
+
+
+@dataclass
+class Route:
+    first: Box[Point]
+    others: list[Tree]
+
+
+Nested = TypeAliasType("Nested", "int | list[Nested]")
+
 NAMES: Final[dict[str, Any]] = {
-    "Colour": Colour,
+    **{name: value for name, value in vars(collections.abc).items() if name in collections.abc.__all__},
+    **{name: getattr(collections, name) for name in ("Counter", "OrderedDict", "defaultdict", "deque")},
+    **{name: getattr(datetime, name) for name in ("date", "datetime", "time", "timedelta", "timezone")},
+    **{cls.__name__: cls for cls in (Box, Colour, Film, Mode, Pair, Point, Route, Tree)},
+    **{name: value for name, value in vars(ipaddress).items() if name.startswith("IPv")},
+    **{name: getattr(pathlib, name) for name in ("Path", "PurePath", "PurePosixPath", "PureWindowsPath")},
+    **{name: getattr(annotated_types, name) for name in ("Gt", "Le", "MaxLen", "MinLen", "MultipleOf", "Predicate")},
+    "AbstractSet": collections.abc.Set,
+    "Annotated": Annotated,
+    "Earlier": Earlier,
+    "Later": Later,
+    "Any": Any,
+    "Decimal": decimal.Decimal,
+    "Fraction": fractions.Fraction,
     "Literal": Literal,
-    "Mapping": Mapping,
-    "Point": Point,
-    "Sequence": Sequence,
-    "datetime": datetime,
+    "Nested": Nested,
+    "UUID": uuid.UUID,
+    "ZoneInfo": zoneinfo.ZoneInfo,
     "inf": float("inf"),
-    "timedelta": timedelta,
-    "timezone": timezone,
 }
 
 
@@ -100,7 +172,7 @@ def function_of(signature: str) -> Callable[..., object]:
 
 
 def codec_of(signature: str) -> CommandCodec:
-    return CommandCodec("Store.get", signature_of(function_of(signature), method=False))
+    return CommandCodec("Store.get", schema_of(function_of(signature), method=False))
 
 
 def plain(payload: Payload) -> tuple[bytes, ...]:
@@ -173,9 +245,9 @@ def test_errors(vector: dict[str, Any]) -> None:
 def test_contracts(vector: dict[str, Any]) -> None:
     rows = []
     for row in vector["commands"]:
-        signature = signature_of(function_of(row["signature"]), method=False)
+        signature = schema_of(function_of(row["signature"]), method=False)
         assert signature.to_data() == row["data"]
-        assert Signature.from_data(row["data"]) == signature
+        assert Schema.from_data(row["data"]) == signature
         assert json.loads(row["json"]) == row["data"]
         assert signature.fingerprint.hex() == row["fingerprint"]
         assert derived_id(vector["service"], row["command"]) == row["derived_id"]
@@ -194,6 +266,24 @@ def test_values(vector: dict[str, Any]) -> None:
     assert type(unpacked) is type(value)
 
 
+def test_the_values_are_of_every_type() -> None:
+    seen: set[int] = set()
+    found: list[nodes.Node] = []
+    left = [schema_of(function_of(f"() -> {vector['type']}"), method=False).result for vector in vectors("values")]
+    while left:
+        node = left.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            found.append(node)
+            left += nodes.children(node)
+    named = {name for node in found for name in (getattr(node, "name", ""), getattr(node, "kind", ""))}
+    # A path of this system is none of others.
+    assert named >= {*nodes.SCALARS.values()} | nodes.COLLECTIONS | nodes.MAPPINGS | (STANDARD - {"Path", "PosixPath"})
+    kinds = {cls for cls in vars(nodes).values() if isinstance(cls, type) and issubclass(cls, nodes.Node)}
+    abstract = {nodes.Node, nodes.IgnoredNode}
+    assert {type(node) for node in found} == {cls for cls in kinds if not cls.__name__.startswith("_")} - abstract
+
+
 @each("arguments")
 def test_arguments(vector: dict[str, Any]) -> None:
     codec = codec_of(vector["signature"])
@@ -204,6 +294,22 @@ def test_arguments(vector: dict[str, Any]) -> None:
     signature = inspect.signature(function_of(vector["signature"]))
     unpacked = codec.unpack_arguments(packed)
     assert signature.bind(*unpacked[0], **unpacked[1]) == signature.bind(*args, **kwargs)
+
+
+@each("evolution")
+def test_evolution(vector: dict[str, Any]) -> None:
+    writer, reader = codec_of(vector["writer"]), codec_of(vector["reader"])
+    differences = compatible(writer.schema, reader.schema)
+    assert [list(difference) for difference in differences] == vector["differences"]
+    assert vector["safe"] is all(difference.safe for difference in differences)
+    if vector["safe"]:
+        given, arrives = (
+            eval(f"call({text})", {**NAMES, "call": lambda *args, **kwargs: (args, kwargs)})
+            for text in (vector["call"], vector["arrives"])
+        )
+        packed = writer.pack_arguments(*given[0], **given[1])
+        assert plain(packed) == (bytes.fromhex(vector["hex"]),)
+        assert reader.unpack_arguments_of(writer.schema)(packed) == arrives
 
 
 class Greeter(Service):

@@ -14,6 +14,7 @@
             print(greeter.hello("Robert"))
 """
 
+from typedrpc import codec
 from typedrpc.command import BoundCommand, Command, rpc
 from typedrpc.dispatch import Call, current_call
 from typedrpc.errors import (
@@ -36,6 +37,7 @@ from typedrpc.errors import (
     UnknownCommand,
 )
 from typedrpc.peer import Peer
+from typedrpc.schema import Difference, Schema, compatible
 from typedrpc.service import FunctionService, Service
 from typedrpc.sync import Client, Server, connect, serve
 
@@ -56,6 +58,7 @@ __all__ = [
     "ContractMismatch",
     "DeadlineExceeded",
     "DefinitionError",
+    "Difference",
     "FunctionService",
     "ListenFailed",
     "MessageTooLarge",
@@ -63,10 +66,13 @@ __all__ = [
     "ProtocolError",
     "RemoteError",
     "RpcError",
+    "Schema",
     "Server",
     "ServerBusy",
     "Service",
     "UnknownCommand",
+    "codec",
+    "compatible",
     "connect",
     "current_call",
     "rpc",

@@ -1,27 +1,35 @@
-"""What both sides of a connection have agreed about a contract: ids as the peer has them, and what cannot be called.
+"""What both sides of a connection have agreed about a contract: how to call each command, and what cannot be called.
 
 First one digest is compared. Where it differs, the peer tells its ids and fingerprints, and for commands whose
-fingerprints differ the signatures: so the cost of agreeing does not grow with the size of contracts that are equal.
+fingerprints differ the schemas: so the cost of agreeing does not grow with the size of contracts that are equal. Where
+two schemas differ in safe ways only, the peer is told ours, and reads our calls by it; we read its results by its.
 The asking side is a generator that yields requests and is sent the answers, whoever does the input and output.
 """
 
 from collections.abc import Callable, Generator, Mapping
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, final
 
 from typedrpc.codec import CodecError, Payload, pack_plain, unpack_plain
 from typedrpc.command import Command
 from typedrpc.definition import FIRST_RESERVED_ID
-from typedrpc.errors import ArgumentTypeError, ContractMismatch, ProtocolError, UnknownCommand
-from typedrpc.messages import ProtocolCommand
-from typedrpc.schema import Signature
+from typedrpc.errors import ArgumentTypeError, ContractMismatch, MessageTooLarge, ProtocolError, UnknownCommand
+from typedrpc.messages import ProtocolCommand, pack_extension
+from typedrpc.schema import Schema, compatible
 from typedrpc.service import Table, contract_digest
 
 MAX_DEPTH: Final = 400
 """How deep an answer may nest: more than the signatures do that a schema can describe."""
 
 MAX_SIGNATURE: Final = 64 * 1024
-"""Bytes of a peer's signature that is shown in an error."""
+"""Bytes of a peer's schema that is compared and shown."""
+
+MAX_REASONS: Final = 10
+"""Breaking differences that an error lists."""
+
+MAX_ASKED: Final = 64
+"""Commands that one question names: an answer that is too large for a message keeps few from being called."""
 
 Question = tuple[int, bytes]
 """A protocol command and its packed arguments."""
@@ -53,6 +61,18 @@ def _read_signatures_question(args: object) -> tuple[Any, ...]:
     raise ArgumentTypeError("typedrpc.signatures: expected the name of a service and a list of command names")
 
 
+def _read_adapt_question(args: object) -> tuple[Any, ...]:
+    match args:
+        case [str(service), dict(schemas), *_] if all(isinstance(name, str) for name in schemas):
+            return service, schemas
+    raise ArgumentTypeError("typedrpc.adapt: expected the name of a service and a map from command names to schemas")
+
+
+def _no_versions(table: Table, service: str, schemas: dict[str, Any]) -> Any:
+    """What is answered where calls by other schemas are not taken: none of them is."""
+    return {}
+
+
 @final
 class BuiltinCommand(NamedTuple):
     """A command of the protocol's own.
@@ -73,35 +93,56 @@ BUILTIN_COMMANDS: Final[Mapping[int, BuiltinCommand]] = MappingProxyType(
     {
         ProtocolCommand.CONTRACT: BuiltinCommand("typedrpc.contract", _read_contract_question, _contract),
         ProtocolCommand.SIGNATURES: BuiltinCommand("typedrpc.signatures", _read_signatures_question, _signatures),
+        ProtocolCommand.ADAPT: BuiltinCommand("typedrpc.adapt", _read_adapt_question, _no_versions),
     }
 )
 """What every side serves besides its services: the answering half of agreeing."""
+
+
+class Route(NamedTuple):
+    """How a command is called on one connection.
+
+    Attributes:
+        id: The peer's id of it.
+        schema: The number of our schema, where the peer has another one.
+        unpack_adapted: There, what makes the result of a payload.
+    """
+
+    id: int
+    schema: int | None = None
+    unpack_adapted: Callable[[Payload], Any] | None = None
+
+    def extension(self, time_left: float | None) -> bytes:
+        """The packed extension map of a call; empty where none is needed."""
+        if time_left is None and self.schema is None:
+            return b""
+        return pack_extension(time_left=time_left, schema=self.schema)
 
 
 @final
 class Agreement:
     """What can be called of one service of the peer, on one connection."""
 
-    __slots__ = ("_ids", "_refused")
+    __slots__ = ("_refused", "_routes")
 
-    def __init__(self, ids: Mapping[str, int], refused: Mapping[str, ContractMismatch]) -> None:
-        self._ids = ids
+    def __init__(self, routes: Mapping[str, Route], refused: Mapping[str, ContractMismatch]) -> None:
+        self._routes = routes
         self._refused = refused
 
-    def id_of(self, command: Command[Any]) -> int:
-        """The peer's id of a command.
+    def route_of(self, command: Command[Any]) -> Route:
+        """How a command is called.
 
         Raises:
             UnknownCommand: The peer does not have it.
-            ContractMismatch: The peer has it with a signature that does not agree.
+            ContractMismatch: The peer has it with a schema that does not agree.
         """
         try:
-            return self._ids[command.name]
+            return self._routes[command.name]
         except KeyError:
             pass
         refused = self._refused.get(command.name)
         if refused is not None:
-            raise ContractMismatch(refused.command, refused.ours, refused.theirs)
+            raise ContractMismatch(refused.command, refused.ours, refused.theirs, refused.reasons)
         raise UnknownCommand(command.qualified_name, command.id)
 
 
@@ -113,32 +154,94 @@ def agree(service: str, commands: Mapping[str, Command[Any]]) -> Generator[Quest
         commands: Its commands as this side knows them.
 
     Yields:
-        Questions for the peer; the payload of each answer is to be sent back in.
+        Questions for the peer; the payload of each answer is to be sent back in, and ``MessageTooLarge`` to be thrown
+        where that is raised instead.
 
     Raises:
         ProtocolError: An answer makes no sense.
     """
-    digest = contract_digest((name, command.id, command.signature.fingerprint) for name, command in commands.items())
+    digest = contract_digest((name, command.id, command.schema.fingerprint) for name, command in commands.items())
     theirs = _unpack((yield ProtocolCommand.CONTRACT, pack_plain([service, digest])))
     if theirs is None:
-        return Agreement({name: command.id for name, command in commands.items()}, {})
+        return Agreement({name: Route(command.id) for name, command in commands.items()}, {})
     rows = _read_rows(theirs)
-    ids = {}
-    differing = []
-    for name, command in commands.items():
-        if name in rows:
-            id, fingerprint = rows[name]
-            if fingerprint == command.signature.fingerprint:
-                ids[name] = id
-            else:
-                differing.append(name)
-    refused = {}
-    if differing:
-        answer = _unpack((yield ProtocolCommand.SIGNATURES, pack_plain([service, differing])))
-        for name in differing:
-            ours = str(commands[name].signature)
-            refused[name] = ContractMismatch(commands[name].qualified_name, ours, _read_signature(answer, name))
-    return Agreement(ids, refused)
+    routes = {
+        name: Route(rows[name][0])
+        for name, command in commands.items()
+        if name in rows and rows[name][1] == command.schema.fingerprint
+    }
+    differing = [name for name in commands if name in rows and name not in routes]
+    refused: dict[str, ContractMismatch] = {}
+    signatures = yield from _ask(ProtocolCommand.SIGNATURES, service, differing, list)
+    versions: dict[str, Schema] = {}
+    for name in differing:
+        version = _compare(commands[name], signatures)
+        if isinstance(version, Schema):
+            versions[name] = version
+        else:
+            refused[name] = version
+    numbers = yield from _ask(
+        ProtocolCommand.ADAPT,
+        service,
+        list(versions),
+        lambda names: {name: commands[name].schema.to_data() for name in names},
+    )
+    for name, version in versions.items():
+        number = numbers.get(name)
+        if type(number) is int and number >= 0:
+            routes[name] = _adapted_route(commands[name], rows[name][0], version, number)
+        else:
+            refused[name] = _mismatch(commands[name], str(version), "the peer does not take such calls")
+    return Agreement(routes, refused)
+
+
+def _ask(
+    question: int, service: str, names: list[str], about: Callable[[list[str]], Any]
+) -> Generator[Question, Payload, dict[str, Any]]:
+    """What the peer answers about each of the named commands, asked for in parts that fit into messages."""
+    answers: dict[str, Any] = {}
+    parts = [names[start : start + MAX_ASKED] for start in range(0, len(names), MAX_ASKED)]
+    while parts:
+        part = parts.pop(0)
+        try:
+            answer = _unpack((yield question, pack_plain([service, about(part)])))
+        except MessageTooLarge:
+            half = len(part) // 2
+            parts[:0] = [part[:half], part[half:]] if half else []
+            continue
+        if isinstance(answer, dict):
+            answers.update((name, answer[name]) for name in part if name in answer)
+    return answers
+
+
+def _adapted_route(command: Command[Any], id: int, version: Schema, number: int) -> Route:
+    # Compiled at the first result: a contract may have many commands that nobody calls.
+    adapter = lru_cache(1)(partial(command.codec.unpack_result_of, version))
+    return Route(id, number, lambda payload: adapter()(payload))
+
+
+def _mismatch(command: Command[Any], theirs: str, *reasons: str) -> ContractMismatch:
+    return ContractMismatch(command.qualified_name, str(command.schema), theirs, reasons)
+
+
+def _compare(command: Command[Any], answer: Mapping[str, Any]) -> Schema | ContractMismatch:
+    """The peer's schema of a command, from its answers, if calls work all the same.
+
+    One that this side cannot read, perhaps a later version's, concerns its command alone.
+    """
+    if command.name not in answer:
+        return _mismatch(command, "a signature that it does not tell")
+    data = answer[command.name]
+    # A type that is referred to often is printed as often: little data can stand for very much text.
+    if (size := len(pack_plain(data))) > MAX_SIGNATURE:
+        return _mismatch(command, f"a signature of {size} bytes, which is too long to read")
+    try:
+        version = Schema.from_data(data)
+    except ValueError as error:
+        return _mismatch(command, f"a signature that is not understood here ({error})")
+    differences = compatible(command.schema, version)
+    reasons = [f"{difference.where}: {difference.text}" for difference in differences if not difference.safe]
+    return _mismatch(command, str(version), *reasons[:MAX_REASONS]) if reasons else version
 
 
 def _unpack(payload: Payload) -> Any:
@@ -159,16 +262,3 @@ def _read_rows(answer: Any) -> dict[str, tuple[int, bytes]]:
                     raise ProtocolError("the peer's answer about a contract is no table of commands")
         return rows
     raise ProtocolError("the peer's answer about a contract is no map")
-
-
-def _read_signature(answer: Any, name: str) -> str:
-    """The signature in words. One that this side cannot read, perhaps a later version's, concerns its command alone."""
-    if not isinstance(answer, dict) or name not in answer:
-        return "a signature that it does not tell"
-    # A type that is referred to often is printed as often: little data can stand for very much text.
-    if (size := len(pack_plain(answer[name]))) > MAX_SIGNATURE:
-        return f"a signature of {size} bytes, which is too long to show"
-    try:
-        return str(Signature.from_data(answer[name]))
-    except ValueError as error:
-        return f"a signature that is not understood here ({error})"

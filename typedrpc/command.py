@@ -17,13 +17,25 @@ import math
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from contextlib import suppress
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    overload,
+)
 
 from typedrpc.codec import CommandCodec
 from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id, takes_instance
 from typedrpc.errors import DefinitionError
-from typedrpc.schema import Signature, SignatureFaults, signature_of
+from typedrpc.schema import LocalNames, Schema, SignatureFaults, UnresolvedNames, is_local, running_around, schema_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,8 +53,7 @@ _UNCHANGED: Any = object()
 logger = logging.getLogger("typedrpc")
 
 
-@dataclass(frozen=True, slots=True)
-class CallOptions:
+class CallOptions(NamedTuple):
     """What ``with_options`` sets for the calls of one bound command.
 
     Attributes:
@@ -50,10 +61,6 @@ class CallOptions:
     """
 
     timeout: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout >= 0):
-            raise ValueError(f"timeout must be None or a number of seconds from 0 up, got {self.timeout!r}")
 
 
 DEFAULT_OPTIONS = CallOptions()
@@ -112,8 +119,13 @@ class Command(Generic[CallableT_co]):
         self.declaration: Command[Any] = self
         self.siblings: Mapping[str, Command[Any]] = {}
         self._replaces = replaces
-        self._signature: Signature | None = None
+        self._owner: type[Any] | None = None
+        self._names: LocalNames | None = None
+        self._schema: Schema | None = None
         self._codec: CommandCodec | None = None
+
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        self._owner = owner
 
     @overload
     def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
@@ -141,30 +153,30 @@ class Command(Generic[CallableT_co]):
         return f"{self.service_name}.{self.name}" if self.service_name else self.name
 
     @property
-    def signature(self) -> Signature:
+    def schema(self) -> Schema:
         """The signature that callers and handlers agree on: that of the declaration.
 
         Raises:
             DefinitionError: A name in the annotations does still not resolve, or an annotation cannot be carried.
         """
         declaration = self.declaration
-        if declaration._signature is None and (faults := declaration.find_faults(final=True)):
+        if declaration._schema is None and (faults := declaration.find_faults(final=True)):
             raise DefinitionError(declaration.qualified_name, faults)
-        assert declaration._signature is not None, "no faults means that there is a signature"
-        return declaration._signature
+        assert declaration._schema is not None, "no faults means that there is a signature"
+        return declaration._schema
 
     @property
     def codec(self) -> CommandCodec:
         """The codec of the declaration's signature. Raises as ``signature`` does."""
         declaration = self.declaration
         if declaration._codec is None:
-            declaration._codec = CommandCodec(declaration.qualified_name, self.signature)
+            declaration._codec = CommandCodec(declaration.qualified_name, self.schema)
         return declaration._codec
 
     @property
     def is_resolved(self) -> bool:
         """Whether the signature has been read; it has not while a name in the annotations does not resolve yet."""
-        return self.declaration._signature is not None
+        return self.declaration._schema is not None
 
     def find_faults(self, *, final: bool) -> list[str]:
         """What is wrong with the function as a command that a service declares, a sentence each; reads the signature.
@@ -174,15 +186,40 @@ class Command(Generic[CallableT_co]):
         """
         faults = self.find_form_faults()
         readable = inspect.isfunction(self.function) and (not self._is_method or takes_instance(self.function))
-        if self._signature is None and readable:
+        if self._schema is None and readable:
             try:
-                self._signature = signature_of(self.function, method=self._is_method)
+                self._read(defining=not final)
             except SignatureFaults as problem:
                 faults.extend(problem.faults)
-            except NameError as problem:
-                if final:
-                    faults.append(f"an annotation does not resolve: {problem}")
+                faults.extend(problem.unresolved if final else ())
+            except UnresolvedNames as problem:
+                faults.extend(problem.unresolved if final else ())
         return faults
+
+    def _read(self, *, defining: bool) -> Schema:
+        """The signature of the function itself.
+
+        Args:
+            defining: The definition runs, so that the functions which the command is local to are those on the stack.
+
+        Raises:
+            SignatureFaults: It cannot be carried.
+            UnresolvedNames: A name in the annotations does not resolve (yet).
+        """
+        if self._schema is None:
+            function = inspect.unwrap(self.function)
+            names = self._names
+            if is_local(function):
+                holding = () if defining else (self if self._owner is None else self._owner,)
+                running = running_around(function, sys._getframe(1), holding=holding)
+                names = running if names is None else names.completed(running)
+            try:
+                self._schema = schema_of(self.function, method=self._is_method, names=names, owner=self._owner)
+            except UnresolvedNames:
+                self._names = names and names.kept()
+                raise
+            self._names = None
+        return self._schema
 
     def find_form_faults(self) -> list[str]:
         """What is wrong with the command apart from its annotations, a sentence each."""
@@ -195,11 +232,11 @@ class Command(Generic[CallableT_co]):
             faults.append(fault)
         return faults
 
-    def has_signature_of(self, declaration: Command[Any]) -> bool:
+    def has_schema_of(self, declaration: Command[Any]) -> bool:
         """Whether the function itself, and not only the command that it implements, has the declared signature."""
         try:
-            return signature_of(self.function, method=self._is_method) == declaration.signature
-        except (SignatureFaults, NameError):
+            return self._read(defining=False) == declaration.schema
+        except (SignatureFaults, UnresolvedNames):
             return False
 
     def declare(self, service_name: str, name: str, siblings: Mapping[str, Command[Any]]) -> None:
@@ -217,6 +254,9 @@ class Command(Generic[CallableT_co]):
         self.id = declaration.id
         self.siblings = declaration.siblings
         self.declaration = declaration
+        if is_local(self.function):  # its names may be gone when it is compared with its contract
+            with suppress(SignatureFaults, UnresolvedNames):
+                self._read(defining=True)
 
 
 class FunctionCommand(Command[CallableT_co]):
@@ -367,7 +407,11 @@ class BoundCommand(Generic[CallableT_co]):
         Raises:
             ValueError: The time-out is negative or not finite.
         """
-        options = self._options if timeout is _UNCHANGED else replace(self._options, timeout=timeout)
+        options = self._options
+        if timeout is not _UNCHANGED:
+            if timeout is not None and not (math.isfinite(timeout) and timeout >= 0):
+                raise ValueError(f"timeout must be None or a number of seconds from 0 up, got {timeout!r}")
+            options = options._replace(timeout=timeout)
         return type(self)(self.command, self._caller, options)
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Container
 from types import FunctionType
@@ -20,6 +19,8 @@ def derived_id(service_name: str, name: str) -> int:
     The first 32 bits, big-endian, of SHA-256 over ``"<service name>.<command name>"`` in UTF-8, modulo 0xFF00. A
     command name is an identifier and has no dot, so that the text stands for one pair of names only.
     """
+    import hashlib  # imported when used: it costs 4 ms, mostly to load libcrypto
+
     digest = hashlib.sha256(f"{service_name}.{name}".encode()).digest()
     return int.from_bytes(digest[:4], "big") % FIRST_RESERVED_ID
 

@@ -8,22 +8,25 @@ import os
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import partial
+from functools import lru_cache, partial
 from time import monotonic
 from typing import Any, Final, final
 
-from typedrpc.agreement import BUILTIN_COMMANDS, BuiltinCommand
-from typedrpc.codec import CodecError, Payload, pack_plain, unpack_plain
+from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
+from typedrpc.codec import CodecError, CommandCodec, Payload, pack_plain, unpack_plain
 from typedrpc.errors import (
     ArgumentValueError,
     DeadlineExceeded,
     MessageTooLarge,
+    ProtocolError,
     RpcError,
     UnknownCommand,
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
-from typedrpc.peer import Peer
+from typedrpc.messages import ProtocolCommand
+from typedrpc.peer import Peer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request
+from typedrpc.schema import Schema, compatible
 from typedrpc.service import Entry, Table
 
 logger = logging.getLogger("typedrpc")
@@ -126,6 +129,7 @@ class Dispatcher:
             id: Row(builtin.name, partial(builtin.answer, table), partial(_unpack_plain, builtin), pack_plain)
             for id, builtin in BUILTIN_COMMANDS.items()
         }
+        self._rows[ProtocolCommand.ADAPT].function = self._adapt
 
     def begin(self, protocol: Protocol[Any], request: Request, peer: Peer) -> Call | Outgoing | None:
         """The half before the handler: the call to run, or what to answer at once; None when nothing is to be done.
@@ -134,6 +138,8 @@ class Dispatcher:
         """
         try:
             row = self._rows.get(request.command) or self._make_row(request.command)
+            if request.schema is not None:
+                row = self._row_of_version(row, request.schema, peer)
             args, kwargs = row.unpack(request.payload)
         except RpcError as error:
             return self._refuse(protocol, request, error)
@@ -190,10 +196,64 @@ class Dispatcher:
         self._rows[id] = row
         return row
 
+    # Callers with another version of a contract
+
+    def _adapt(self, service: str, schemas: dict[str, Any]) -> dict[str, int]:
+        """The numbers under which the calling peer may write its calls by schemas of its own."""
+        versions = current_call().peer.versions
+        numbers = {}
+        for name, data in schemas.items():
+            entry = self._table.services.get(service, {}).get(name)
+            number = _admit(versions, entry, data) if entry is not None else None
+            if number is not None:
+                numbers[name] = number
+        return numbers
+
+    def _row_of_version(self, row: Row, number: int, peer: Peer) -> Row:
+        rows: list[Row] = peer.versions.rows
+        if number >= len(rows) or rows[number].name != row.name:
+            raise ProtocolError(f"{row.name}: the schema {number} was not agreed about on this connection")
+        return rows[number]
+
+
+def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:
+    """The number of a caller's schema, if all that differs is safe. Nothing is compiled for it yet."""
+    command = entry.command
+    packed = pack_plain(data)
+    if len(packed) > MAX_SIGNATURE:
+        return None
+    try:
+        caller = Schema.from_data(data)
+    except ValueError:
+        return None
+    if not all(difference.safe for difference in compatible(caller, command.schema)):
+        return None
+    unpack = partial(_unpack_version, command.codec, packed)
+    make = partial(Row, command.qualified_name, entry.function, unpack, partial(_pack_result, command.codec))
+    return versions.number_of(entry.id, packed, make)
+
+
+def _pack_result(codec: CommandCodec, result: Any) -> Payload:
+    return codec.pack_result(result)
+
+
+def _unpack_version(codec: CommandCodec, packed: bytes, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return _adapter(codec, packed)(payload)
+
+
+MAX_ADAPTERS: Final = 1024
+"""Versions of commands that are kept compiled."""
+
+
+@lru_cache(maxsize=MAX_ADAPTERS)
+def _adapter(codec: CommandCodec, packed: bytes) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
+    """What unpacks the arguments by a caller's schema: compiled when first used, and shared by all connections."""
+    return codec.unpack_arguments_of(Schema.from_data(unpack_plain(packed, max_depth=MAX_DEPTH)))
+
 
 def _unpack_plain(builtin: BuiltinCommand, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
-        args = unpack_plain(payload)
+        args = unpack_plain(payload, max_depth=MAX_DEPTH)
     except CodecError as error:
         raise ArgumentValueError(f"{builtin.name}: {error}") from error
     return builtin.read(args), {}

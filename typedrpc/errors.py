@@ -89,16 +89,19 @@ class ContractMismatch(RpcError):
         command: The name, ``"Service.command"``.
         ours: The signature on this side, as Python writes it.
         theirs: The signature on the peer's side, as Python writes it.
+        reasons: What breaks, in words, if that is known.
     """
 
-    def __init__(self, command: str, ours: str, theirs: str) -> None:
+    def __init__(self, command: str, ours: str, theirs: str, reasons: tuple[str, ...] = ()) -> None:
         self.command = command
         self.ours = ours
         self.theirs = theirs
-        super().__init__(command, ours, theirs)
+        self.reasons = reasons
+        super().__init__(command, ours, theirs, reasons)
 
     def __str__(self) -> str:
-        return f"{self.command}: the contracts differ: here {self.ours}, at the peer {self.theirs}"
+        text = f"{self.command}: the contracts differ: here {self.ours}, at the peer {self.theirs}"
+        return f"{text}: {'; '.join(self.reasons)}" if self.reasons else text
 
 
 class ConnectFailed(RpcError, ConnectionError):

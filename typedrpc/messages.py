@@ -3,8 +3,7 @@
 Reading trusts nothing and never raises: what is wrong with a message comes back as a sentence.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from typedrpc.codec import CodecError, Payload, pack_plain, unpack_plain
 from typedrpc.failure import cut
@@ -32,11 +31,21 @@ class ProtocolCommand:
     """``[service, digest]`` -> None where the contract has this digest here, else ``{command: [id, fingerprint]}``."""
 
     SIGNATURES: Final = 0xFF01
-    """``[service, [command, ...]]`` -> ``{command: signature as data}``."""
+    """``[service, [command, ...]]`` -> ``{command: schema as data}``."""
+
+    ADAPT: Final = 0xFF02
+    """``[service, {command: the caller's schema as data}]`` -> ``{command: number}``.
+
+    With the number in the extension SCHEMA a call of the command is written by the caller's schema. A command that is
+    left out cannot be called so.
+    """
 
 
 class Extension:
     """Keys of the extension map. An unknown key is ignored, unless it is negative: then the call is refused."""
+
+    SCHEMA: Final = -1
+    """The number of the schema that the arguments are written by; without it, by that of the callee."""
 
     DEADLINE: Final = 1
     """Time left for the call, in microseconds, as the sender saw it."""
@@ -48,7 +57,6 @@ class Extension:
     TARGET: Final = 6  # reserved
 
 
-@dataclass(frozen=True, slots=True)
 class Limits:
     """What this side accepts; told to the peer in the hello.
 
@@ -57,20 +65,24 @@ class Limits:
         max_calls: Calls of the peer that are in flight at a time.
     """
 
-    max_message_size: int = MAX_MESSAGE_SIZE
-    max_calls: int = MAX_CALLS
+    __slots__ = ("max_calls", "max_message_size")
 
-    def __post_init__(self) -> None:
-        if type(self.max_message_size) is not int or type(self.max_calls) is not int:
-            raise ValueError(
-                f"max_message_size and max_calls must be ints: {self.max_message_size!r}, {self.max_calls!r}"
-            )
-        if not MIN_MESSAGE_SIZE <= self.max_message_size <= MAX_FRAME_SIZE:
-            raise ValueError(
-                f"max_message_size must be {MIN_MESSAGE_SIZE} to {MAX_FRAME_SIZE}, not {self.max_message_size}"
-            )
-        if not 1 <= self.max_calls <= 2**31 - 1:
-            raise ValueError(f"max_calls must be 1 to {2**31 - 1}: {self.max_calls}")
+    def __init__(self, max_message_size: int = MAX_MESSAGE_SIZE, max_calls: int = MAX_CALLS) -> None:
+        if type(max_message_size) is not int or type(max_calls) is not int:
+            raise ValueError(f"max_message_size and max_calls must be ints: {max_message_size!r}, {max_calls!r}")
+        if not MIN_MESSAGE_SIZE <= max_message_size <= MAX_FRAME_SIZE:
+            raise ValueError(f"max_message_size must be {MIN_MESSAGE_SIZE} to {MAX_FRAME_SIZE}, not {max_message_size}")
+        if not 1 <= max_calls <= 2**31 - 1:
+            raise ValueError(f"max_calls must be 1 to {2**31 - 1}: {max_calls}")
+        self.max_message_size = max_message_size
+        self.max_calls = max_calls
+
+    def __eq__(self, other: object) -> bool:
+        mine = (self.max_message_size, self.max_calls)
+        return isinstance(other, Limits) and mine == (other.max_message_size, other.max_calls)
+
+    def __repr__(self) -> str:
+        return f"Limits(max_message_size={self.max_message_size}, max_calls={self.max_calls})"
 
 
 def pack_hello(limits: Limits) -> bytes:
@@ -114,18 +126,34 @@ def read_goodbye(payload: Payload) -> str:
     return ""
 
 
-def pack_extension(*, time_left: float) -> bytes:
+def pack_extension(*, time_left: float | None = None, schema: int | None = None) -> bytes:
     """The extension map of a request.
 
     Args:
         time_left: Seconds until its deadline. Durations travel, since clocks need not agree. More than a receiver takes
             travels as the most that it does.
+        schema: The number of the schema that the arguments are written by, if it is not the callee's own.
     """
-    return pack_plain({Extension.DEADLINE: max(0, round(min(time_left, MAX_TIME_LEFT) * 1_000_000))})
+    extension: dict[int, int] = {}
+    if schema is not None:
+        extension[Extension.SCHEMA] = schema
+    if time_left is not None:
+        extension[Extension.DEADLINE] = max(0, round(min(time_left, MAX_TIME_LEFT) * 1_000_000))
+    return pack_plain(extension)
 
 
-def read_extension(packed: Buffer) -> float | str | None:
-    """The time left that an extension map announces, in seconds; a sentence when the call cannot be taken."""
+class Extras(NamedTuple):
+    """What an extension map says of a call."""
+
+    time_left: float | None = None
+    schema: int | None = None
+
+
+NO_EXTRAS: Final = Extras()
+
+
+def read_extension(packed: Buffer) -> Extras | str:
+    """What an extension map says; a sentence when the call cannot be taken."""
     try:
         extension = unpack_plain(packed)
     except CodecError as error:
@@ -135,11 +163,11 @@ def read_extension(packed: Buffer) -> float | str | None:
     for key in extension:
         if type(key) is not int or not -(2**31) <= key < 2**31:
             return "an extension map with a key that is no 32-bit integer"
-        if key < 0:
+        if key < 0 and key != Extension.SCHEMA:
             return f"the extension {key} is critical and not known here"
-    left = extension.get(Extension.DEADLINE)
-    if left is None:
-        return None
-    if type(left) is not int or not 0 <= left <= MAX_TIME_LEFT * 1_000_000:
+    left, schema = extension.get(Extension.DEADLINE), extension.get(Extension.SCHEMA)
+    if left is not None and (type(left) is not int or not 0 <= left <= MAX_TIME_LEFT * 1_000_000):
         return "a deadline that is no duration in microseconds"
-    return left / 1_000_000
+    if schema is not None and (type(schema) is not int or schema < 0):
+        return "a schema that is no number"
+    return Extras(None if left is None else left / 1_000_000, schema)

@@ -19,7 +19,6 @@ event is :class:`Closed`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -27,7 +26,15 @@ from typedrpc.codec import Payload
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.inflight import InFlight
-from typedrpc.messages import Limits, pack_goodbye, pack_hello, read_extension, read_goodbye, read_hello
+from typedrpc.messages import (
+    NO_EXTRAS,
+    Limits,
+    pack_goodbye,
+    pack_hello,
+    read_extension,
+    read_goodbye,
+    read_hello,
+)
 from typedrpc.wire import (
     HEADER_SIZE,
     IGNORABLE,
@@ -70,15 +77,21 @@ _DRAINING: Final = State.DRAINING
 
 
 class Request:
-    """Event: the peer calls. ``call`` is 0 for a one-way call, which is not answered."""
+    """Event: the peer calls. ``call`` is 0 for a one-way call, which is not answered.
 
-    __slots__ = ("call", "command", "payload", "time_left")
+    ``schema`` is the number of the schema of its own by which it wrote the call, if it is not ours.
+    """
 
-    def __init__(self, command: int, call: int, payload: Payload, time_left: float | None) -> None:
+    __slots__ = ("call", "command", "payload", "schema", "time_left")
+
+    def __init__(
+        self, command: int, call: int, payload: Payload, time_left: float | None = None, schema: int | None = None
+    ) -> None:
         self.command = command
         self.call = call
         self.payload = payload
         self.time_left = time_left
+        self.schema = schema
 
 
 class Outcome(Generic[TokenT]):
@@ -91,14 +104,28 @@ class Outcome(Generic[TokenT]):
         self.frame = frame
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class _Turn:
+    """An event that says all by its class."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Opened(_Turn):
     """Event: the peer is let in, calls may be made."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+
+class Closed(_Turn):
     """Event, always the last: the connection is over, because of ``Protocol.error``."""
+
+    __slots__ = ()
 
 
 Event: TypeAlias = Request | Outcome[TokenT] | Opened | Closed
@@ -236,13 +263,13 @@ class Protocol(Generic[TokenT]):
             return self._break(f"a request with the call id {call}, which is not the peer's to give")
         if call in self._running:
             return self._break(f"a second request with the call id {call} while the first is running")
-        time_left = None
+        extras = NO_EXTRAS
         if extension:
             read = read_extension(extension)
             if isinstance(read, str):
                 self.outgoing.append(self._failure(call, ProtocolError(read)))
                 return None
-            time_left = read
+            extras = read
         if len(self._running) >= self.limits.max_calls:
             error = ServerBusy(f"{self.limits.max_calls} calls are in flight on this connection, which is the limit")
             self.outgoing.append(self._failure(call, error))
@@ -250,17 +277,17 @@ class Protocol(Generic[TokenT]):
         self._running.add(call)
         if call > self.last_accepted:
             self.last_accepted = call
-        return Request(command, call, payload, time_left)
+        return Request(command, call, payload, *extras)
 
     def _on_notify(self, frame: Frame) -> Event[TokenT] | None:
-        time_left = None
+        extras = NO_EXTRAS
         if frame.extension:
-            extension = read_extension(frame.extension)
-            if isinstance(extension, str):
+            read = read_extension(frame.extension)
+            if isinstance(read, str):
                 self.dropped_notifies += 1
                 return None
-            time_left = extension
-        return Request(frame.command, 0, frame.payload, time_left)
+            extras = read
+        return Request(frame.command, 0, frame.payload, *extras)
 
     def _on_outcome(self, frame: Frame) -> Event[TokenT] | None:
         token = self.calls.get(frame.call)

@@ -7,7 +7,6 @@ keep the id, the service name and the signature of the declaration. So one class
 from __future__ import annotations
 
 import functools
-import hashlib
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -275,7 +274,7 @@ class _ClassContract(_Contract):
         faults = [
             f"{found.name}: {_DIFFERS.format(contract=declaration.qualified_name)}"
             for declaration, found in self.implementations.items()
-            if not found.has_signature_of(declaration)
+            if not found.has_schema_of(declaration)
         ]
         if faults:
             raise DefinitionError(self.cls.__qualname__, faults)
@@ -396,7 +395,7 @@ def bind(command: Command[CallableT], caller: Caller) -> BoundCommand[CallableT]
     declaration = command.declaration
     if faults := [] if declaration.is_resolved else declaration.find_faults(final=True):
         raise DefinitionError(command.qualified_name, faults)
-    if declaration is not command and not command.has_signature_of(declaration):
+    if declaration is not command and not command.has_schema_of(declaration):
         raise DefinitionError(command.qualified_name, [_DIFFERS.format(contract=declaration.qualified_name)])
     return BoundCommand(command, caller)
 
@@ -408,6 +407,8 @@ def contract_digest(commands: Iterable[tuple[str, int, bytes]]) -> bytes:
         commands: Name, id and fingerprint of the signature of each command, in any order. What is hashed is, sorted by
             name: the name in UTF-8, a zero byte, the id as two bytes big-endian, the 8 bytes of the fingerprint.
     """
+    import hashlib  # imported when used: it costs 4 ms, mostly to load libcrypto
+
     digest = hashlib.sha256()
     for name, id, fingerprint in sorted(commands):
         digest.update(b"%s\0%s%s" % (name.encode(), id.to_bytes(2, "big"), fingerprint))
@@ -471,7 +472,7 @@ class Table:
         """Command name to id and fingerprint of the signature; None if there is no such service."""
         if (entries := self.services.get(service_name)) is None:
             return None
-        return {name: (entry.id, entry.command.signature.fingerprint) for name, entry in entries.items()}
+        return {name: (entry.id, entry.command.schema.fingerprint) for name, entry in entries.items()}
 
     def digest(self, service_name: str) -> bytes | None:
         """The ``contract_digest`` of a service; None if there is no such service."""
@@ -486,7 +487,7 @@ class Table:
     def signatures(self, service_name: str, names: Iterable[str]) -> dict[str, Any]:
         """The signatures of those of the named commands that there are, as plain data."""
         entries = self.services.get(service_name, {})
-        return {name: entries[name].command.signature.to_data() for name in names if name in entries}
+        return {name: entries[name].command.schema.to_data() for name in names if name in entries}
 
     def _add(self, service: object, ids: Mapping[str, int]) -> list[str]:
         """Make the entries of one service; its faults in words."""

@@ -13,7 +13,7 @@ from typedrpc.codec import CommandCodec, Segmented
 from typedrpc.codec.arguments import ArgumentsCoder
 from typedrpc.codec.faults import Fault
 from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, ArgumentValueError
-from typedrpc.schema import Parameter, ParameterKind, ScalarNode, Signature, signature_of
+from typedrpc.schema import Parameter, ParameterKind, ScalarNode, Schema, schema_of
 
 packb: Any = msgpack.packb
 MISSING = object()
@@ -34,7 +34,7 @@ class Colour(enum.Enum):
 
 
 def codec_of(function: Callable[..., Any], name: str = "Store.put") -> CommandCodec:
-    return CommandCodec(name, signature_of(function, method=False))
+    return CommandCodec(name, schema_of(function, method=False))
 
 
 def nothing() -> None: ...
@@ -324,7 +324,7 @@ def test_names_of_parameters_never_collide_with_those_of_the_generator() -> None
     parameters = tuple(
         Parameter(name, ParameterKind.POSITIONAL_OR_KEYWORD, ScalarNode("int"), required=False) for name in names
     )
-    codec = CommandCodec("Test.command", Signature(parameters, ScalarNode("None")))
+    codec = CommandCodec("Test.command", Schema(parameters, ScalarNode("None")))
     values = list(range(len(names)))
     assert codec.unpack_arguments(codec.pack_arguments(*values)) == (tuple(values), {})
     assert codec.unpack_arguments(codec.pack_arguments(**dict(zip(names, values, strict=True)))) == (tuple(values), {})
@@ -367,3 +367,25 @@ def test_large_bytes_in_arguments_go_beside_the_body() -> None:
         ArgumentValueError, match=r"argument 'b'\[0\]: expected bytes, got segment 0, which is not there"
     ):
         codec.unpack_arguments(Segmented(twice, [large]))
+
+
+def test_all_wrong_arguments_of_a_variadic_parameter_are_told() -> None:
+    def command(*a: int, **k: int) -> None: ...
+
+    codec = CommandCodec("Test.command", schema_of(command, method=False))
+    with pytest.raises(ArgumentTypeError) as caught:
+        codec.pack_arguments("x", 1, None, q="y", r=1.5, s=2)
+    assert str(caught.value).splitlines() == [
+        "Test.command: 4 faults",
+        "- argument 'a'[0]: expected int, got str",
+        "- argument 'a'[2]: expected int, got None",
+        "- argument 'k'['q']: expected int, got str",
+        "- argument 'k'['r']: expected int, got float",
+    ]
+
+    def wider(*a: int | str | None, **k: float | str) -> None: ...
+
+    payload = CommandCodec("Test.wider", schema_of(wider, method=False)).pack_arguments("x", 1, None, q="y", r=1.5)
+    with pytest.raises(ArgumentTypeError) as arrived:
+        codec.unpack_arguments(payload)
+    assert str(arrived.value).count("\n- argument") == 4

@@ -2,21 +2,24 @@
 
 import gc
 import threading
+import tracemalloc
+from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
-from typedrpc.codec import MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, CommandCodec, Segmented, body
+from typedrpc.codec import MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, CommandCodec, Payload, Segmented, body
 from typedrpc.codec.faults import Fault, Misfit
-from typedrpc.schema import Signature, node_of
+from typedrpc.schema import Parameter, ParameterKind, Schema, node_of
+from typedrpc.wire import Kind, encode
 
 packb: Any = msgpack.packb
 
 
 def codec_of(hint: Any) -> CommandCodec:
-    return CommandCodec("Test.command", Signature((), node_of(hint)))
+    return CommandCodec("Test.command", Schema((), node_of(hint)))
 
 
 @pytest.fixture(autouse=True)
@@ -162,3 +165,94 @@ def test_large_values_beyond_the_bound_of_segments_travel_in_the_body() -> None:
     assert len(payload.segments) == MAX_SEGMENTS
     assert len(payload.body) > 2 * SEGMENT_THRESHOLD
     assert codec.unpack_result(payload) == [value] * (MAX_SEGMENTS + 2)
+
+
+class Holder:
+    """A command that takes a value and gives one, of the same type."""
+
+    def __init__(self, hint: Any) -> None:
+        schema = Schema((Parameter("data", ParameterKind.POSITIONAL_OR_KEYWORD, node_of(hint), True),), node_of(hint))
+        self.codec = CommandCodec("Test.command", schema)
+
+    def packings(self, value: object) -> Iterator[Payload]:
+        yield self.codec.pack_arguments(value)
+        yield self.codec.pack_result(value)
+
+
+LARGE = 64 << 20
+
+
+@pytest.mark.parametrize(
+    "hint", [bytes, bytearray, memoryview, list[bytearray], bytearray | None, dict[str, memoryview]]
+)
+def test_large_buffers_are_sent_without_a_copy(hint: Any) -> None:
+    buffer: Any = bytes(LARGE) if hint is bytes else bytearray(LARGE)
+    value = memoryview(buffer) if "memoryview" in str(hint) else buffer
+    value = [value] if hint == list[bytearray] else {"key": value} if hint == dict[str, memoryview] else value
+    holder = Holder(hint)
+    list(holder.packings(value))  # compiles
+    tracemalloc.start()
+    try:
+        for payload in holder.packings(value):
+            frame = encode(Kind.REQUEST, 1, 1, payload)
+            assert isinstance(frame, tuple)
+            assert memoryview(frame[-1]).obj is buffer
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_bytearray_arrives_as_the_buffer_that_it_was_read_into() -> None:
+    received = bytearray(LARGE)
+    codec = codec_of(bytearray)
+    assert codec.unpack_result(Segmented(b"\xd6\x03\0\0\0\0", [received])) is received
+    args, _ = Holder(bytearray).codec.unpack_arguments(Segmented(b"\x91\xd6\x03\0\0\0\0", [received]))
+    assert args[0] is received
+
+
+def test_a_large_memoryview_arrives_as_a_read_only_view_of_that_buffer() -> None:
+    received = bytearray(LARGE)
+    view = codec_of(memoryview).unpack_result(Segmented(b"\xd6\x03\0\0\0\0", [received]))
+    assert type(view) is memoryview
+    assert view.readonly
+    assert view.obj is received
+
+
+def test_large_bytes_arrive_with_one_copy() -> None:
+    received = bytearray(LARGE)
+    codec = codec_of(bytes)
+    payload = Segmented(b"\xd6\x03\0\0\0\0", [received])
+    codec.unpack_result(payload)  # compiles
+    tracemalloc.start()
+    try:
+        data = codec.unpack_result(payload)
+        assert tracemalloc.get_traced_memory()[1] < LARGE + (1 << 20)
+    finally:
+        tracemalloc.stop()
+    assert data == received
+
+
+def test_small_buffers_are_copied_into_the_body() -> None:
+    for hint, value in ((bytearray, bytearray(b"old")), (memoryview, memoryview(bytearray(b"old")))):
+        payload = codec_of(hint).pack_result(value)
+        value[:] = b"new"
+        arrived = codec_of(hint).unpack_result(payload)
+        assert arrived == b"old"
+        assert type(arrived) is hint
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        memoryview(bytes(LARGE))[::2],
+        memoryview(bytes(LARGE)).cast("i"),
+        memoryview(bytes(LARGE)).cast("b"),
+        memoryview(bytes(LARGE)).cast("B", (1024, LARGE // 1024)),
+    ],
+)
+def test_views_of_other_than_contiguous_bytes_are_refused(view: memoryview) -> None:
+    """The length of a view is its number of items, which is its size in bytes for bytes alone."""
+    with pytest.raises(
+        CodecError, match=r"expected memoryview, got a memoryview of format '.', not of contiguous bytes"
+    ):
+        codec_of(memoryview).pack_result(view)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from typedrpc.codec import CommandCodec
-from typedrpc.schema import signature_of
+from typedrpc.schema import schema_of
 
 
 @dataclass
@@ -22,7 +22,7 @@ def test_one_codec_serves_many_threads_from_its_first_use() -> None:
     def command(a: list[Hit], b: int = 1) -> dict[str, Hit]:
         raise NotImplementedError
 
-    codec = CommandCodec("Store.get", signature_of(command, method=False))
+    codec = CommandCodec("Store.get", schema_of(command, method=False))
     hits = [Hit("a", 1, 0.5)]
     outcomes: list[object] = []
     start = threading.Barrier(4)
@@ -49,4 +49,4 @@ def test_a_codec_that_is_not_used_compiles_nothing(monkeypatch: pytest.MonkeyPat
 
     def command(a: list[Hit]) -> None: ...
 
-    CommandCodec("Store.get", signature_of(command, method=False))
+    CommandCodec("Store.get", schema_of(command, method=False))

@@ -4,6 +4,7 @@ import array
 import collections
 import collections.abc
 import types
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,15 +13,16 @@ from typing import Any, NamedTuple
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
+from tests.codec.both_ways import BothWays, same
 from typedrpc.codec import CodecError, CommandCodec
 from typedrpc.codec.containers import COLLECTION_TYPES, MAPPING_TYPES
-from typedrpc.schema import COLLECTIONS, MAPPINGS, Signature, node_of
+from typedrpc.schema import COLLECTIONS, MAPPINGS, Schema, node_of
 
 packb: Any = msgpack.packb
 
 
 def codec_of(hint: Any) -> CommandCodec:
-    return CommandCodec("Test.command", Signature((), node_of(hint)))
+    return CommandCodec("Test.command", Schema((), node_of(hint)))
 
 
 def trip(hint: Any, value: object) -> Any:
@@ -315,3 +317,146 @@ def test_what_is_ready_is_handed_over_without_a_copy(monkeypatch: pytest.MonkeyP
 def test_the_tables_of_schema_and_codec_agree() -> None:
     assert set(COLLECTION_TYPES) == set(COLLECTIONS)
     assert set(MAPPING_TYPES) == set(MAPPINGS)
+
+
+# Containers of the collections module.
+
+
+class OwnDeque(collections.deque[int]):
+    pass
+
+
+class OwnCounter(collections.Counter[str]):
+    pass
+
+
+class OwnOrdered(collections.OrderedDict[str, int]):
+    pass
+
+
+EXACT: list[tuple[Any, Any]] = [
+    (deque[int], deque()),
+    (deque[int], deque([1, 2])),
+    (deque[deque[float]], deque([deque([1.0]), deque()])),
+    (deque[bytes], deque([b"", bytes(70_000)])),
+    (OrderedDict[str, int], OrderedDict()),
+    (OrderedDict[str, int], OrderedDict([("b", 1), ("a", 2)])),
+    (OrderedDict[tuple[int, int], str], OrderedDict([((2, 1), "b"), ((1, 2), "a")])),
+    (OrderedDict[str, list[float]], OrderedDict([("x", [1.0])])),
+    (defaultdict[str, int], defaultdict(None, {"a": 1})),
+    (defaultdict[frozenset[int], int], defaultdict(None, {frozenset({1}): 1})),
+    (Counter[str], Counter("hello")),
+    (Counter[tuple[int, str]], Counter({(1, "a"): 2, (0, "b"): -1})),
+    (Counter[int], Counter({5: 2**70})),
+    (dict[str, Counter[str]], {"a": Counter()}),
+]
+
+
+@pytest.mark.parametrize(("hint", "value"), EXACT, ids=[str(hint) for hint, _ in EXACT])
+def test_containers_of_collections_arrive_as_they_were(hint: Any, value: Any) -> None:
+    both = BothWays(hint)
+    assert same(both.arrives(value), value)
+    assert both.taken(value) or value == Counter({5: 2**70})
+    assert same(BothWays(list[hint]).arrives([value]), [value])
+    assert same(BothWays(hint | None).arrives(value), value)
+
+
+def test_the_default_of_a_defaultdict_stays_behind() -> None:
+    arrived = BothWays(defaultdict[str, list[int]]).arrives(defaultdict(list, {"a": [1]}))
+    assert (type(arrived), arrived.default_factory, arrived) == (defaultdict, None, {"a": [1]})
+
+
+def test_the_length_that_a_deque_may_have_stays_behind() -> None:
+    arrived = BothWays(deque[int]).arrives(deque([1, 2, 3], maxlen=2))
+    assert (type(arrived), arrived.maxlen, list(arrived)) == (deque, None, [2, 3])
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "back"),
+    [
+        (deque[int], OwnDeque([1]), deque([1])),
+        (deque[float], deque([1, 2.5]), deque([1.0, 2.5])),
+        (Counter[str], OwnCounter("a"), Counter("a")),
+        (dict[str, int], OrderedDict(a=1), {"a": 1}),
+        (dict[str, int], Counter("a"), {"a": 1}),
+        (OrderedDict[str, int], OwnOrdered(b=1, a=2), OrderedDict(b=1, a=2)),
+        (Mapping[str, int], defaultdict(int, a=1), {"a": 1}),
+        (Sequence[int], deque([1]), [1]),
+        (Abc.Iterable[int], deque([1]), [1]),
+    ],
+)
+def test_subclasses_and_relatives_arrive_as_the_annotation_says(hint: Any, value: Any, back: Any) -> None:
+    assert same(BothWays(hint).arrives(value), back)
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "text"),
+    [
+        (deque[int], [1], ": expected deque[int], got list"),
+        (deque[int], deque([1, "x"]), "[1]: expected int, got str"),
+        (list[int], deque([1]), ": expected list[int], got deque"),
+        (OrderedDict[str, int], {"a": 1}, ": expected OrderedDict[str, int], got dict"),
+        (defaultdict[str, int], {"a": 1}, ": expected defaultdict[str, int], got dict"),
+        (Counter[str], {"a": 1}, ": expected Counter[str], got dict"),
+        (Counter[str], Counter({"a": 1.5}), "['a']: expected int, got float"),
+        (Counter[str], Counter({1: 1}), "[key 1]: expected str, got int"),
+    ],
+)
+def test_other_containers_are_refused(hint: Any, value: Any, text: str) -> None:
+    assert BothWays(hint).refuses(value) == text
+
+
+@pytest.mark.parametrize(
+    ("hint", "data", "text"),
+    [
+        (deque[int], {}, ": expected deque[int], got dict"),
+        (deque[int], ["x"], "[0]: expected int, got str"),
+        (OrderedDict[str, int], [], ": expected OrderedDict[str, int], got list"),
+        (OrderedDict[tuple[int, int], int], [[[1, 2], 1], [[1, 2], 2]], ": expected OrderedDict[tuple[int, int], int]"),
+        (Counter[str], {"a": "b"}, "['a']: expected int, got str"),
+        (defaultdict[str, int], {1: 1}, "[key 1]: expected str, got int"),
+    ],
+)
+def test_bad_data_for_them_is_refused(hint: Any, data: Any, text: str) -> None:
+    assert BothWays(hint).refuses_payload(packb(data)).startswith(text)
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 31, 32, 255, 256, 65535, 65536])
+def test_containers_of_every_length(length: int) -> None:
+    pairs: Any = {str(index): index for index in range(length)}
+    counted = range(length)
+    values: list[tuple[Any, Any]] = [
+        (list[int], [*counted]),
+        (tuple[int, ...], tuple(counted)),
+        (set[int], set(counted)),
+        (deque[int], deque(counted)),
+        (dict[str, int], pairs),
+        (OrderedDict[str, int], OrderedDict(pairs)),
+        (Counter[str], Counter(pairs)),
+        (defaultdict[str, int], defaultdict(None, pairs)),
+        (str, "x" * length),
+        (str, "ü" * length),
+        (bytes, b"x" * length),
+        (Any, [*counted]),
+        (Any, pairs),
+    ]
+    if length < 1000:
+        values += [(dict[tuple[int, int], int], {(index, -index): index for index in counted})]
+        values += [(dict[bytes | None, list[str]], {bytes([index % 256, index // 256]): [""] for index in counted})]
+    for hint, value in values:
+        codec = codec_of(hint)
+        arrived = codec.unpack_result(codec.pack_result(value))
+        assert type(arrived) is type(value)
+        assert arrived == value
+
+
+@pytest.mark.parametrize("head", ["list[", "dict[str, ", "tuple[float, ", "dict[tuple[str, int], "])
+def test_what_nests_as_deep_as_a_schema_may(head: str) -> None:
+    """Python takes 20 loops within each other, and 100 levels of indent."""
+    depth = 30 if head.startswith("dict[tuple") else 60
+    value: Any = 7
+    for _ in range(depth):
+        value = {"list[": [value], "dict[str, ": {"a": value}, "tuple[float, ": (0.5, value)}.get(
+            head, {("a", 1): value}
+        )
+    assert trip(eval(head * depth + "int" + "]" * depth), value) == value

@@ -1,14 +1,18 @@
 """Dataclasses: as arrays of fields, made by calling the class."""
 
+import collections
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, NamedTuple, NotRequired, Required, TypeVar
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
+from typing_extensions import TypedDict
 
+from tests.codec.both_ways import BothWays, same
 from typedrpc.codec import CodecError, CommandCodec
-from typedrpc.schema import DataclassNode, Signature, node_of
+from typedrpc.schema import RecordNode, ScalarNode, Schema, node_of
+from typedrpc.schema.nodes import Field
 
 packb: Any = msgpack.packb
 
@@ -68,7 +72,7 @@ class Sub(Point):
 
 
 def codec_of(hint: Any) -> CommandCodec:
-    return CommandCodec("Test.command", Signature((), node_of(hint)))
+    return CommandCodec("Test.command", Schema((), node_of(hint)))
 
 
 def trip(hint: Any, value: object) -> Any:
@@ -223,6 +227,309 @@ def test_dataclasses_within_dataclasses_share_their_code() -> None:
 
 
 def test_a_dataclass_of_a_peer_has_no_codec() -> None:
-    codec = CommandCodec("Test.command", Signature((), DataclassNode("Point", ())))
-    with pytest.raises(TypeError, match="the dataclass Point came from a peer; it has no class here"):
+    codec = CommandCodec("Test.command", Schema((), RecordNode("Point", ())))
+    with pytest.raises(TypeError, match="the record Point came from a peer; it has no class here"):
         codec.unpack_result(b"\x90")
+
+
+NUMBER: Any = 1
+TEXT: Any = "x"
+
+
+# NamedTuples.
+
+
+class Place(NamedTuple):
+    x: int
+    y: float = 0.0
+    name: str = ""
+
+
+class Labelled(Place):
+    """A subclass of a NamedTuple travels as what it is annotated as."""
+
+
+BoxT = TypeVar("BoxT")
+
+
+class Named(NamedTuple, Generic[BoxT]):
+    item: BoxT
+    more: list[BoxT]
+
+
+class Single(NamedTuple):
+    value: None = None
+
+
+@dataclass
+class Box(Generic[BoxT]):
+    item: BoxT
+    again: "Box[BoxT] | None" = None
+
+
+@dataclass
+class Numbers(Box[int]):
+    extra: str = ""
+
+
+@dataclass
+class Tree:
+    value: int
+    children: "list[Tree]" = field(default_factory=list)
+    parent: "Tree | None" = None
+    by_name: "dict[str, Tree]" = field(default_factory=dict)
+
+
+class Chain(NamedTuple):
+    value: int
+    rest: "Chain | None" = None
+
+
+class Folder(TypedDict):
+    name: str
+    inner: "NotRequired[list[Folder]]"
+
+
+@dataclass
+class Even:
+    """Refers to itself through another class."""
+
+    odd: "Odd | None" = None
+
+
+@dataclass
+class Odd:
+    even: Even
+    data: bytes = b""
+
+
+def test_namedtuples_travel_as_arrays_and_arrive_as_themselves() -> None:
+    both = BothWays(Place)
+    for value in (Place(1), Place(1, 2.5, "x"), Place(name="y", x=2)):
+        assert same(both.arrives(value), value)
+        assert both.taken(value)
+    assert both.codec.pack_result(Place(1)) == packb([1, 0.0, ""])
+    assert same(BothWays(list[Place]).arrives([Place(1), Place(2)]), [Place(1), Place(2)])
+    assert same(BothWays(dict[Place, set[Place]]).arrives({Place(1): {Place(2)}}), {Place(1): {Place(2)}})
+    assert same(BothWays(Single).arrives(Single()), Single())
+    assert same(both.arrives(Labelled(1)), Place(1))
+    assert same(BothWays(Named[int]).arrives(Named(1, [2])), Named(1, [2]))
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "text"),
+    [
+        (Place, (1, 2.5, "x"), ": expected Place, got tuple"),
+        (Place, Place(1, "x"), ".y: expected float, got str"),  # type: ignore[arg-type]
+        (tuple[int, float, str], Place(1), None),
+        (Named[str], Named(1, []), ".item: expected str, got int"),
+        (Named[str], Named("a", [NUMBER]), ".more[0]: expected str, got int"),
+    ],
+)
+def test_what_is_no_such_namedtuple(hint: Any, value: Any, text: str | None) -> None:
+    if text is None:
+        assert same(BothWays(hint).arrives(value), tuple(value))
+    else:
+        assert BothWays(hint).refuses(value) == text
+
+
+def test_bad_namedtuples_of_a_peer() -> None:
+    both = BothWays(Place)
+    assert both.refuses_payload(packb([1])) == ": expected Place, got list of 1 items for 3 fields"
+    assert both.refuses_payload(packb({"x": 1})) == ": expected Place, got dict"
+    assert both.refuses_payload(packb([1, 1.0, 5])) == ".name: expected str, got int"
+
+
+# TypedDicts.
+
+
+class Movie(TypedDict):
+    title: str
+    year: NotRequired[int]
+
+
+class Loose(TypedDict, total=False):
+    a: int
+    b: Required[float]
+
+
+Keywords = TypedDict("Keywords", {"class": int, "with space": str, "ünï": NotRequired[list[int]]})
+
+
+class NoKeys(TypedDict):
+    pass
+
+
+class Kept(TypedDict, Generic[BoxT]):
+    item: BoxT
+    more: NotRequired[list[BoxT]]
+
+
+class Sequel(Movie):
+    of: "Movie | Sequel"
+
+
+KEYED: list[tuple[Any, Any]] = [
+    (Movie, {"title": "x"}),
+    (Movie, {"title": "x", "year": 5}),
+    (Loose, {"b": 1.0}),
+    (Loose, {"a": 1, "b": -0.0}),
+    (Keywords, {"class": 1, "with space": "x"}),
+    (Keywords, {"class": 1, "with space": "x", "ünï": [1]}),
+    (NoKeys, {}),
+    (Kept[int], {"item": 1, "more": [2]}),
+    (Kept[Movie], {"item": {"title": "x"}}),
+    (Sequel, {"title": "3", "of": {"title": "2", "of": {"title": "1"}}}),
+    (Folder, {"name": "a", "inner": [{"name": "b"}, {"name": "c", "inner": []}]}),
+]
+
+
+@pytest.mark.parametrize(("hint", "value"), KEYED)
+def test_typeddicts_travel_as_maps(hint: Any, value: Any) -> None:
+    both = BothWays(hint)
+    assert same(both.arrives(value), value)
+    assert both.taken(value) or hint is Sequel  # either of two dicts is left to the walk
+    assert same(BothWays(list[hint]).arrives([value, value]), [value, value])
+    assert same(BothWays(hint | None).arrives(value), value)
+    assert same(both.arrives(dict(reversed(value.items()))), value)
+    assert same(both.arrives(collections.OrderedDict(value)), value)
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "text"),
+    [
+        (Movie, {}, ": expected Movie, got no key 'title'"),
+        (Movie, {"year": 5}, ": expected Movie, got no key 'title'"),
+        (Loose, {"a": 5}, ": expected Loose, got no key 'b'"),
+        (Movie, {"title": "x", "yeer": 5}, ": expected a key of Movie, got the key 'yeer'"),
+        (Movie, {"title": "x", 5: 5}, ": expected a key of Movie, got the key 5"),
+        (Movie, {"title": "x", ("a",): 5}, ": expected a key of Movie, got the key tuple"),
+        (Movie, {"title": "x", "year": None}, "['year']: expected int, got None"),
+        (Movie, [("title", "x")], ": expected Movie, got list"),
+        (Movie, None, ": expected Movie, got None"),
+        (NoKeys, {"a": 1}, ": expected a key of NoKeys, got the key 'a'"),
+        (Kept[int], {"item": "x"}, "['item']: expected int, got str"),
+        (Folder, {"name": "a", "inner": [{}]}, "['inner'][0]: expected Folder, got no key 'name'"),
+    ],
+)
+def test_what_is_no_such_typeddict(hint: Any, value: Any, text: str) -> None:
+    both = BothWays(hint)
+    assert both.refuses(value) == text
+    if not isinstance(value, dict) or ("a",) not in value:
+        assert both.refuses_payload(packb(value)) == text
+    else:
+        assert both.refuses_payload(packb({"title": "x", msgpack.ExtType(9, b""): 5})).startswith(": expected a key of")
+
+
+class Own(str):
+    pass
+
+
+def test_a_key_that_is_equal_to_a_name_becomes_it() -> None:
+    arrived = BothWays(Movie).arrives({Own("title"): "x"})
+    assert [type(key) for key in arrived] == [str]
+
+
+# Attributes by keyword, generic and recursive classes.
+
+
+def test_generic_classes_with_their_arguments() -> None:
+    assert same(BothWays(Box[int]).arrives(Box(1, Box(2))), Box(1, Box(2)))
+    assert same(BothWays(Box[float]).arrives(Box(1, Box(2.5))), Box(1.0, Box(2.5)))
+    assert same(BothWays(Box[Box[str]]).arrives(Box(Box("x"))), Box(Box("x")))
+    assert same(BothWays(Numbers).arrives(Numbers(1, Numbers(2), "x")), Numbers(1, Box(2), "x"))
+    assert BothWays(Box[int]).refuses(Box(NUMBER, Box(TEXT))) == ".again.item: expected int, got str"
+    assert BothWays(Numbers).refuses(Numbers("x")) == ".item: expected int, got str"  # type: ignore[arg-type]
+
+
+RECURSIVE: list[tuple[Any, Any]] = [
+    (Tree, Tree(1, [Tree(2, [Tree(3)])], Tree(4), {"a": Tree(5, parent=Tree(6))})),
+    (Chain, Chain(1, Chain(2, Chain(3)))),
+    (Even, Even(Odd(Even(Odd(Even(), bytes(70_000)))))),
+    (Odd, Odd(Even(Odd(Even(), b"x")))),
+    (list[Tree | Chain | None], [Tree(1), Chain(1, Chain(2)), None]),
+]
+
+
+@pytest.mark.parametrize(("hint", "value"), RECURSIVE)
+def test_classes_that_hold_themselves(hint: Any, value: Any) -> None:
+    both = BothWays(hint)
+    assert same(both.arrives(value), value)
+    assert both.taken(value)
+
+
+def test_a_fault_deep_within_a_recursive_class() -> None:
+    bad: Any = "x"
+    value = Tree(1, [Tree(2), Tree(3, by_name={"k": Tree(4, parent=Tree(bad))})])
+    assert BothWays(Tree).refuses(value) == ".children[1].by_name['k'].parent.value: expected int, got str"
+    assert BothWays(Chain).refuses(Chain(1, Chain(2, bad))).startswith(".rest.rest: expected Chain | None, got str")
+
+
+def test_a_value_that_holds_itself_is_refused() -> None:
+    tree = Tree(1)
+    tree.children += [tree, tree, tree]
+    assert "nests too deeply, or holds itself" in BothWays(Tree).refuses(tree)
+    assert "nests too deeply, or holds itself" in BothWays(Tree | Chain).refuses(tree)
+    even = Even()
+    even.odd = Odd(even)
+    assert "nests too deeply, or holds itself" in BothWays(Even).refuses(even)
+    folder: Any = {"name": "a"}
+    folder["inner"] = [folder, folder]
+    assert "nests too deeply, or holds itself" in BothWays(Folder).refuses(folder)
+
+
+@pytest.mark.parametrize("depth", [5_000, 100_000])
+def test_data_of_a_peer_that_nests_too_deeply_is_refused(depth: int) -> None:
+    heads: list[tuple[Any, bytes]] = [
+        (Tree, b"\x94\x01\x91"),
+        (Chain, b"\x92\x01"),
+        (Even, b"\x91\x92"),
+        (Folder, b"\x81\xa5inner\x91"),
+    ]
+    for hint, head in heads:
+        assert BothWays(hint).refuses_payload(head * depth)
+        assert BothWays(hint).refuses_payload(head * 400)
+
+
+class ByKeyword:
+    """Neither dataclass nor tuple: its constructor takes one field by position, one under another name."""
+
+    def __init__(self, first: int, /, *, second: str = "", kind: float = 0.0) -> None:
+        self.first, self.second_value, self.kind = first, second, kind
+
+
+KEYWORD = RecordNode(
+    "ByKeyword",
+    (
+        Field("first", ScalarNode("int"), True),
+        Field("second_value", ScalarNode("str"), True, "second"),
+        Field("kind", ScalarNode("float"), False, "kind"),
+    ),
+    cls=ByKeyword,
+)
+
+
+def test_attributes_that_are_given_by_keyword() -> None:
+    both = BothWays(KEYWORD)
+    value = ByKeyword(5, second="x", kind=1.5)
+    payload = both.codec.pack_result(value)
+    assert payload == packb([5, "x", 1.5])
+    for unpack in (both.codec.unpack_result, both.unpack_walk, both.unpack_source):
+        assert vars(unpack(payload)) == vars(value)
+    assert both.refuses(ByKeyword(5, second=1)) == ".second_value: expected str, got int"  # type: ignore[arg-type]
+
+
+@dataclass
+class Turned:
+    """Keyword-only fields stand among the others."""
+
+    a: int = field(kw_only=True)
+    b: str
+    c: float = field(kw_only=True, default=1.5)
+    d: bytes = b""
+
+
+def test_keyword_only_fields_travel_where_they_are_declared() -> None:
+    value = Turned("x", a=1)
+    assert same(BothWays(Turned).arrives(value), value)
+    assert BothWays(Turned).codec.pack_result(value) == packb([1, "x", 1.5, b""])

@@ -9,7 +9,7 @@ import pytest
 
 from typedrpc.codec import CodecError, CommandCodec
 from typedrpc.codec.result import ResultCoder
-from typedrpc.schema import Signature, node_of
+from typedrpc.schema import Schema, node_of
 
 packb: Any = msgpack.packb
 
@@ -22,7 +22,7 @@ class Hit:
 
 
 def codec_of(hint: Any) -> CommandCodec:
-    return CommandCodec("Store.get", Signature((), node_of(hint)))
+    return CommandCodec("Store.get", Schema((), node_of(hint)))
 
 
 def test_none_is_one_byte() -> None:

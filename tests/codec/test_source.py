@@ -13,7 +13,7 @@ import pytest
 from typedrpc.codec import CommandCodec
 from typedrpc.codec.source import Source
 from typedrpc.errors import ArgumentTypeError
-from typedrpc.schema import signature_of
+from typedrpc.schema import schema_of
 
 
 @dataclass
@@ -29,7 +29,7 @@ def source_of(function: Callable[..., Any]) -> str:
 
 
 def test_the_source_stands_in_tracebacks() -> None:
-    codec = CommandCodec("Store.put", signature_of(command, method=False))
+    codec = CommandCodec("Store.put", schema_of(command, method=False))
 
     def failing() -> Iterator[Item]:
         yield Item("a")
@@ -48,7 +48,7 @@ def test_the_source_stands_in_tracebacks() -> None:
 
 
 def test_the_source_is_readable() -> None:
-    codec = CommandCodec("Store.put", signature_of(command, method=False))
+    codec = CommandCodec("Store.put", schema_of(command, method=False))
     text = source_of(codec.pack_arguments)
     assert re.search(r"def pack\(key_\d+=missing_\d+, items_\d+=missing_\d+, /, \*extra_\d+, \*\*unknown_\d+\):", text)
     assert re.search(r"if type\(key_\d+\) is not str:", text)
@@ -56,14 +56,14 @@ def test_the_source_is_readable() -> None:
 
 
 def test_functions_are_generated_when_they_are_first_used() -> None:
-    codec = CommandCodec("Store.put", signature_of(command, method=False))
+    codec = CommandCodec("Store.put", schema_of(command, method=False))
     assert not [name for name in vars(codec) if "pack" in name]
     assert codec.pack_arguments is codec.pack_arguments
     assert [name for name in vars(codec) if "pack" in name] == ["pack_arguments"]
 
 
 def test_the_source_goes_with_the_function() -> None:
-    codec = CommandCodec("Store.put", signature_of(command, method=False))
+    codec = CommandCodec("Store.put", schema_of(command, method=False))
     filename = codec.unpack_arguments.__code__.co_filename
     assert filename in linecache.cache
     del codec

@@ -1,17 +1,23 @@
 """Unions: which member a value is, and how the other side knows."""
 
+import collections
 import collections.abc
 import enum
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypeVar
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
+from typing_extensions import TypedDict
 
+from tests.codec.both_ways import BothWays, same
+from tests.codec.invented import asked
 from typedrpc.codec import CodecError, CommandCodec, Segmented
-from typedrpc.schema import Signature, node_of
+from typedrpc.schema import Schema, node_of
 
 packb: Any = msgpack.packb
 
@@ -45,7 +51,7 @@ class Other:
 
 
 def codec_of(hint: Any) -> CommandCodec:
-    return CommandCodec("Test.command", Signature((), node_of(hint)))
+    return CommandCodec("Test.command", Schema((), node_of(hint)))
 
 
 def trip(hint: Any, value: object) -> Any:
@@ -233,3 +239,164 @@ def test_a_form_is_claimed_by_one_member_of_the_generated_code_at_most() -> None
         back = codec.unpack_result(codec.pack_result(value))
         assert back == value
         assert type(back) is (int if value in (1, 2) else float)
+
+
+# Members of one class, TypedDicts, Any, constraints, flags, converted types.
+
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass
+class Box(Generic[ItemT]):
+    again: "Box[int] | Box[str] | None"
+    item: ItemT
+
+
+class Cat(TypedDict):
+    name: str
+    lives: int
+
+
+class Dog(TypedDict):
+    name: str
+    tricks: NotRequired[list[str]]
+
+
+class Spot(NamedTuple):
+    x: int
+
+
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Mode(enum.IntFlag):
+    A = 1
+    B = 2
+
+
+SMALL, LARGE = Annotated[int, asked("Lt", 10)], Annotated[int, asked("Gt", 100)]
+SHORT = Annotated[str, asked("MaxLen", 2)]
+MIXED: list[tuple[Any, list[Any]]] = [
+    (Box[int] | Box[str], [Box(None, 1), Box(None, "x"), Box(Box(Box(None, "y"), 2), "x")]),
+    (list[Box[int]] | list[Box[str]], [[Box(None, 1)], [Box(None, "x")], []]),
+    (Cat | Dog, [{"name": "a", "lives": 9}, {"name": "b"}, {"name": "c", "tricks": ["roll"]}]),
+    (Cat | dict[str, int], [{"name": "a", "lives": 9}, {"lives": 9}, {}]),
+    (Cat | list[int], [{"name": "a", "lives": 9}, [1]]),
+    (int | Any, [1, "x", [1], None, {"a": 1.5}]),
+    (Any | None, [1, None, [None]]),
+    (Box[int] | Any, [Box(None, 1), [None, 1], 1]),
+    (Decimal | Any, [Decimal("1.5"), "1.5", 1]),
+    (datetime | Any, [datetime(2024, 1, 1), "x", 5]),
+    (SMALL | LARGE, [1, 1000, -5]),
+    (SMALL | str, [1, "x"]),
+    (SMALL | float, [1, 1.5]),
+    (SHORT | bytes, ["ab", b"x"]),
+    (SHORT | Decimal, ["ab", Decimal(1)]),
+    (Access | int, [Access.READ, 5, Access(0), 0]),
+    (Mode | int, [Mode.A, 5, Mode.A | Mode.B, 3]),
+    (Mode | Access | Number, [Mode.A, Access.READ, Number.ONE]),
+    (Access | float, [Access.READ, 1.0]),
+    (Access | bool, [Access.READ, True]),
+    (date | datetime, [date(2024, 1, 1), datetime(2024, 1, 1)]),
+    (date | int, [date(2024, 1, 1), 5]),
+    (date | time | Decimal | complex, [date(2024, 1, 1), time(1), Decimal("1.0"), 1j]),
+    (Decimal | str, [Decimal("1.0"), "1.0"]),
+    (list[int] | list[float], [[1], [1.5], []]),
+    (dict[str, bool] | dict[str, int] | dict[str, float], [{"a": 1}, {"a": True}, {"a": 1.0}]),
+    (list[Base] | list[Derived], [[Base(1)], [Derived(1)], [Further(1)][:0]]),
+    (tuple[float, list[int]] | tuple[float, list[bool]], [(1.5, [1]), (1.5, [True])]),
+    (list[Decimal] | list[str], [[Decimal(1)], ["1"]]),
+    (bytes | bytearray | memoryview, [b"a", bytearray(b"a"), memoryview(b"a"), bytes(70_000), bytearray(70_000)]),
+    (Spot | tuple[int] | list[int], [Spot(1), (1,), [1]]),
+    (
+        collections.deque[int]
+        | list[int]
+        | collections.OrderedDict[str, int]
+        | dict[str, int]
+        | collections.Counter[str],
+        [
+            collections.deque([1]),
+            [1],
+            collections.OrderedDict(a=1),
+            {"a": 1},
+            collections.Counter("a"),
+        ],
+    ),
+    (range | tuple[int, int, int], [range(3), (0, 3, 1)]),
+]
+
+
+@pytest.mark.parametrize(("hint", "values"), MIXED, ids=[str(hint) for hint, _ in MIXED])
+def test_a_value_arrives_as_the_member_that_it_is(hint: Any, values: list[Any]) -> None:
+    both = BothWays(hint)
+    for value in values:
+        assert same(both.arrives(value), value)
+    assert same(BothWays(list[hint]).arrives(values), values)
+    assert same(BothWays(dict[str, hint | None]).arrives({"a": values[0], "b": None}), {"a": values[0], "b": None})
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "text"),
+    [
+        (Box[int] | Box[str], Box(None, 1.5), ".item: expected "),
+        (Box[int] | Box[str], Box(Box(None, b""), 1), ".again.item: expected "),  # type: ignore[arg-type]
+        (Cat | Dog, {"name": "a", "lives": "x"}, "['lives']: expected int, got str"),
+        (Cat | Dog, {"name": 5}, ""),
+        (SMALL | LARGE, 50, ": expected Annotated[int, Gt(100)] | Annotated[int, Lt(10)], got 50"),
+        (SMALL | LARGE, "x", ": expected Annotated[int, Gt(100)] | Annotated[int, Lt(10)], got str"),
+        (SHORT | bytes, "abc", ": expected Annotated[str, MaxLen(2)], got 'abc' of length 3"),
+        (Access | str, Mode.A, ": expected Access | str, got Mode"),
+        (date | Decimal, "1.5", ": expected Decimal | date, got str"),
+        (int | Any, (1,), ": expected plain data, got tuple"),
+    ],
+)
+def test_what_is_none_of_the_members_is_refused(hint: Any, value: Any, text: str) -> None:
+    refused = BothWays(hint).refuses(value)
+    assert refused.startswith(text)
+    assert "expected" in refused
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "back"),
+    [
+        (list[int] | list[float], [1, 1.5], [1.0, 1.5]),
+        (list[float] | list[str], [1], [1.0]),
+        (list[float] | list[complex], [1, True], [1 + 0j, 1 + 0j]),
+        (list[Base] | list[Other], [Further(1)], [Base(1)]),
+        (list[bytes | float] | list[bytes | str], [bytes(70_000), 1], [bytes(70_000), 1.0]),
+        (float | str | None, 5, 5.0),
+    ],
+)
+def test_where_no_member_keeps_the_types_the_first_takes_the_value(hint: Any, value: Any, back: Any) -> None:
+    assert same(BothWays(hint).arrives(value), back)
+
+
+def chain(depth: int, item: Any) -> Any:
+    value = None
+    for index in range(depth):
+        value = Box(value, item if index == 0 else "x")
+    return value
+
+
+@pytest.mark.parametrize("item", [1, "x", 1.5, bytes(70_000)], ids=type)
+def test_members_that_are_tried_in_turn_do_not_multiply(item: object) -> None:
+    """At each level both members take all but the last field: without a memory that is 2 ** 60 times."""
+    for hint in (Box[int] | Box[str], Box[int] | Box[str] | Box[bytes], list[Box[int]] | list[Box[str]]):
+        both = BothWays(hint)
+        value = [chain(60, item)] if typing.get_origin(typing.get_args(hint)[0]) is list else chain(60, item)
+        if isinstance(item, int | str):
+            assert both.arrives(value) == value
+        else:
+            assert "expected" in both.refuses(value)
+
+
+def test_a_value_that_occurs_twice_arrives_twice() -> None:
+    """What a member made of a value is remembered, with the segments that it put beside the body."""
+    hint = list[list[bytes] | tuple[bytes, ...] | collections.abc.Sequence[int] | collections.abc.Sequence[bytes]]
+    large = bytes(70_000)
+    shared: Any = collections.UserList([large, b"x", large])
+    arrived = BothWays(hint).arrives([shared, [large], shared, shared])
+    assert same(arrived, [[large, b"x", large], [large], [large, b"x", large], [large, b"x", large]])

@@ -1,14 +1,21 @@
 """Schemas as data of a peer: nothing in it is trusted."""
 
+import enum
+import json
 import random
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, make_dataclass
-from typing import Any
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple, Required
 
 import pytest
+from annotated_types import Gt, Le
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import TypeAliasType, TypedDict
 
-from typedrpc.schema import Node, Signature, node_of, signature_of
+from typedrpc.schema import Node, Schema, node_of, schema_of
 from typedrpc.schema.data import NodeWriter
 
 
@@ -24,7 +31,83 @@ def everything(
     raise NotImplementedError
 
 
-GOOD = signature_of(everything, method=True).to_data()
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Coordinates(NamedTuple):
+    x: int
+    next: "Coordinates | None" = None
+
+
+class Options(TypedDict, total=False):
+    x: Required[int]
+    y: "list[Options]"
+
+
+Json = TypeAliasType("Json", "dict[str, Json] | list[Json] | str | None")
+
+
+def every_type(
+    access: Access,
+    colour: Colour,
+    coordinates: Coordinates,
+    options: Options,
+    json: Json,
+    price: Decimal,
+    count: Annotated[int, Gt(0), Le(10)],
+    other: Any,
+    *buffers: bytearray | memoryview,
+    literal: Literal["a", 1, True, b"x"] = "a",
+    **mappings: OrderedDict[str, defaultdict[str, Counter[str]]],
+) -> tuple[deque[int], AbstractSet[str], tuple[int, ...], tuple[()]]:
+    raise NotImplementedError
+
+
+FORMS = [
+    ["ref", 0],
+    ["ref", 1],
+    ["ref", 2],
+    ["ref", 3],
+    ["ref", 4],
+    ["as", "Decimal", "str"],
+    ["Annotated", "int", [["gt", "0"], ["le", "10"]]],
+    "Any",
+    ["Union", ["bytearray", "memoryview"]],
+    ["Literal", [["bool", "True"], ["bytes", "78"], ["int", "1"], ["str", "a"]]],
+    ["OrderedDict", "str", ["defaultdict", "str", ["Counter", "str", "int"]]],
+]
+SCHEMAS = [schema_of(everything, method=True), schema_of(every_type, method=False)]
+GOOD = [schema.to_data() for schema in SCHEMAS]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_a_schema_travels(schema: Schema) -> None:
+    data = json.loads(json.dumps(schema.to_data()))
+    copy = Schema.from_data(data)
+    assert copy == schema
+    assert copy.to_data() == data
+    assert str(copy) == str(schema)
+    assert copy.fingerprint == schema.fingerprint
+
+
+def test_the_forms_of_the_docstring() -> None:
+    parameters, result, definitions = GOOD[1]
+    assert definitions == [
+        ["flag", "Access", [["READ", 1], ["WRITE", 2]]],
+        ["enum", "Colour", ["RED"], False],
+        ["record", "Coordinates", [["x", "int", True], ["next", ["Union", [["ref", 2], "None"]], False]], False],
+        ["record", "Options", [["x", "int", True], ["y", ["list", ["ref", 3]], False]], True],
+        ["alias", "Json", ["Union", [["dict", "str", ["ref", 4]], ["list", ["ref", 4]], "str", "None"]]],
+    ]
+    assert isinstance(parameters, list)
+    assert [item[2] for item in parameters if isinstance(item, list)] == FORMS
+    assert result == ["fixed", [["deque", "int"], ["AbstractSet", "str"], ["tuple", "int"], ["fixed", []]]]
 
 
 BAD: list[tuple[Any, str]] = [
@@ -37,7 +120,22 @@ BAD: list[tuple[Any, str]] = [
     ([[], ["list"], []], "no known form"),
     ([[], ["list", "int", "int"], []], "no known form"),
     ([[], ["dict", "int"], []], "no known form"),
-    ([[], ["deque", "int"], []], "no known form"),
+    ([[], ["deque", "int", "int"], []], "no known form"),
+    ([[], ["OrderedDict", "int"], []], "no known form"),
+    ([[], ["generator", "int"], []], "no known form"),
+    ([[], ["Annotated", "int", []], []], "no known form"),
+    ([[], ["Annotated", "int"], []], "no known form"),
+    ([[], ["Annotated", "int", [["gt"]]], []], "a constraint is in no known form"),
+    ([[], ["Annotated", "int", [["gt", 0]]], []], "a constraint is in no known form"),
+    ([[], ["Annotated", "int", [["greater", "0"]]], []], "a constraint is in no known form"),
+    ([[], ["Annotated", "int", [["gt", "0" * 201]]], []], "a constraint is in no known form"),
+    ([[], ["as", "Money", "euro"], []], "no type is named 'euro'"),
+    ([[], ["as", "", "int"], []], "a type has no usable name"),
+    ([[], ["as", "M" * 1001, "int"], []], "a type has no usable name"),
+    ([[], ["as", 1, "int"], []], "no known form"),
+    ([[], ["as", "Money"], []], "no known form"),
+    ([[], "ignored", []], "no type is named 'ignored'"),
+    ([[], "x" * 100_000, []], "no type is named 'x{80}'"),
     ([[], ["fixed", "int"], []], "no known form"),
     ([[], ["Union", ["int"]], []], "no known form"),
     ([[], ["Literal", []], []], "no known form"),
@@ -54,10 +152,29 @@ BAD: list[tuple[Any, str]] = [
     ([[], ["ref", 0], [["enum", "E", [1], False]]], "an enum member has no usable name"),
     ([[], ["ref", 0], [["enum", "", ["A"], False]]], "an enum has no usable name"),
     ([[], ["ref", 0], [["enum", "E" * 1001, ["A"], False]]], "an enum has no usable name"),
-    ([[], ["ref", 0], [["dataclass", "P", [["x", "int"]]]]], "a field is in no known form"),
-    ([[], ["ref", 0], [["dataclass", "P", [["x y", "int", True]]]]], "a field is in no known form"),
-    ([[], ["ref", 0], [["dataclass", "P", [["x", "int", True]] * 2]]], "two fields of one name"),
-    ([[], ["ref", 0], [["dataclass", "P", [["x", ["ref", 0], True]]]]], "definition 0 refers to itself"),
+    ([[], ["ref", 0], [["flag", "F", []]]], "a definition is in no known form"),
+    ([[], ["ref", 0], [["flag", "F", ["A"]]]], "a member of a flag is in no known form"),
+    ([[], ["ref", 0], [["flag", "F", [["A", True]]]]], "a member of a flag is in no known form"),
+    ([[], ["ref", 0], [["flag", "F", [["", 1]]]]], "a member of a flag has no usable name"),
+    ([[], ["ref", 0], [["flag", "", [["A", 1]]]]], "a flag has no usable name"),
+    ([[], ["ref", 0], [["record", "P", [["x", "int"]], False]]], "a field is in no known form"),
+    ([[], ["ref", 0], [["record", "P", [["x", "int", 1]], False]]], "a field is in no known form"),
+    ([[], ["ref", 0], [["record", "P", [["", "int", True]], False]]], "a field has no usable name"),
+    ([[], ["ref", 0], [["record", "P", [["x", "int", True]] * 2, False]]], "two fields of one name"),
+    ([[], ["ref", 0], [["record", "P", []]]], "a definition is in no known form"),
+    ([[], ["ref", 0], [["record", "P", [], 0]]], "a definition is in no known form"),
+    ([[], ["ref", 0], [["record", "", [], True]]], "a record has no usable name"),
+    ([[], ["ref", 0], [["class", "P", [], True]]], "a definition is in no known form"),
+    ([[], ["ref", 0], ["record"]], "a definition is in no known form"),
+    ([[], ["ref", 0], [["alias", "A"]]], "a definition is in no known form"),
+    ([[], ["ref", 0], [["alias", "", "int"]]], "an alias has no usable name"),
+    ([[], ["ref", 0], [["alias", "A", ["ref", 0]]]], "an alias stands for itself"),
+    ([[], ["ref", 0], [["alias", "A", ["Union", ["int", ["ref", 0]]]]]], "an alias stands for itself"),
+    ([[], ["ref", 0], [["alias", "A", ["Annotated", ["ref", 0], [["gt", "0"]]]]]], "an alias stands for itself"),
+    ([[], ["ref", 0], [["alias", "A", ["ref", 1]], ["alias", "B", ["ref", 0]]]], "an alias stands for itself"),
+    ([[], ["ref", 1], [["alias", "A", ["ref", 1]], ["alias", "B", ["ref", 0]]]], "an alias stands for itself"),
+    ([[], ["ref", 0], [["alias", "A", ["list", ["ref", 7]]]]], "there is no definition 7"),
+    ([[], ["ref", 10**30], [["alias", "A", "int"]]], "there is no definition 1000"),
     ([[["x", 1, "int"]], "int", []], "a parameter is in no known form"),
     ([[["x y", 1, "int", True]], "int", []], "a parameter is in no known form"),
     ([[["x", True, "int", True]], "int", []], "a parameter is in no known form"),
@@ -74,7 +191,7 @@ BAD: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("data", "text"), BAD, ids=[f"{i}-{text}" for i, (_, text) in enumerate(BAD)])
 def test_bad_data_is_a_value_error(data: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        Signature.from_data(data)
+        Schema.from_data(data)
 
 
 def test_data_that_nests_deep_is_a_value_error() -> None:
@@ -82,10 +199,53 @@ def test_data_that_nests_deep_is_a_value_error() -> None:
     for _ in range(100_000):
         data = ["list", data]
     with pytest.raises(ValueError, match="nests deeper than 128"):
-        Signature.from_data([[], data, []])
-    chain = [["dataclass", f"D{i}", [["x", ["ref", i + 1], True]]] for i in range(100_000)]
+        Schema.from_data([[], data, []])
+    chain = [["record", f"D{i}", [["x", ["ref", i + 1], True]], False] for i in range(100_000)]
     with pytest.raises(ValueError, match="nests deeper than 128"):
-        Signature.from_data([[], ["ref", 0], chain])
+        Schema.from_data([[], ["ref", 0], chain])
+    aliases = [["alias", f"A{i}", ["list", ["ref", i + 1]]] for i in range(100_000)]
+    with pytest.raises(ValueError, match="nests deeper than 128"):
+        Schema.from_data([[], ["ref", 0], aliases])
+
+
+def test_data_whose_depth_shows_only_in_the_whole_can_be_worked_with() -> None:
+    """Each parameter is shallow: what it refers to was read with the one before."""
+
+    def chain(name: str, end: str) -> Schema:
+        definitions: list[Any] = [[name, f"D{i}", [["x", ["ref", i + 1], True]], False] for i in range(2_000)]
+        definitions.append(["record", "End", [["x", end, True]], False])
+        parameters = [[f"p{i}", 1, ["ref", i], True] for i in range(2_000, -1, -50)]
+        return Schema.from_data([parameters, "None", definitions])
+
+    assert chain("record", "int") == chain("record", "int")
+    assert chain("record", "int") != chain("record", "str")
+    assert hash(chain("record", "int")) == hash(chain("record", "int"))
+    assert Schema.from_data(chain("record", "int").to_data()) == chain("record", "int")
+    assert str(chain("record", "int")).startswith("(p2000: End, p1950: D1950, ")
+
+
+def test_unions_that_double_at_each_alias_take_no_time() -> None:
+    definitions: list[Any] = [["alias", f"A{i}", ["Union", [["ref", i + 1], ["ref", i + 1]]]] for i in range(60)]
+    definitions.append(["alias", "End", "int"])
+    assert str(Schema.from_data([[], ["ref", 0], definitions])) == "() -> A0"
+
+
+def test_many_aliases_are_looked_at_once_each() -> None:
+    definitions: list[Any] = [["alias", f"A{i}", ["Union", [["ref", max(0, i - 1)], "int"]]] for i in range(6_000)]
+    definitions[0] = ["alias", "A0", "str"]
+    parameters = [[f"p{i}", 1, ["ref", i], True] for i in range(6_000)]
+    assert len(Schema.from_data([parameters, "None", definitions]).parameters) == 6_000
+    definitions[0] = ["alias", "A0", ["ref", 50]]
+    with pytest.raises(ValueError, match="an alias stands for itself"):
+        Schema.from_data([parameters, "None", definitions])
+
+
+def test_many_definitions_are_read_once_each() -> None:
+    definitions: list[Any] = [["record", f"R{i}", [["x", ["ref", i // 2], True]], False] for i in range(6_000)]
+    data = [[[f"p{i}", 1, ["ref", i], True] for i in range(6_000)], "None", definitions]
+    schema = Schema.from_data(data)
+    assert len(schema.parameters) == 6_000
+    assert schema == Schema.from_data(data)
 
 
 JUNK = st.recursive(
@@ -93,7 +253,10 @@ JUNK = st.recursive(
         st.none(),
         st.booleans(),
         st.integers(-1, 5),
-        st.sampled_from(["int", "list", "dict", "Union", "ref", "Literal", "fixed", "enum", "dataclass", "x", "str"]),
+        st.sampled_from(
+            ["int", "list", "dict", "Union", "ref", "Literal", "fixed", "Annotated", "gt", "as", "x", "str"]
+        ),
+        st.sampled_from(["enum", "flag", "record", "alias", "1"]),
     ),
     lambda inner: st.lists(inner, max_size=4),
 )
@@ -102,10 +265,10 @@ JUNK = st.recursive(
 @given(st.one_of(JUNK, st.lists(JUNK, min_size=3, max_size=3)))
 def test_junk_is_a_value_error_or_a_signature(data: Any) -> None:
     try:
-        signature = Signature.from_data(data)
+        signature = Schema.from_data(data)
     except ValueError:
         return
-    assert Signature.from_data(signature.to_data()) == signature
+    assert Schema.from_data(signature.to_data()) == signature
 
 
 def mutate(data: Any, source: random.Random) -> Any:
@@ -122,7 +285,7 @@ def mutate(data: Any, source: random.Random) -> Any:
 @given(st.randoms(use_true_random=False))
 def test_mutated_data_is_a_value_error_or_a_signature(source: random.Random) -> None:
     try:
-        signature = Signature.from_data(mutate(GOOD, source))
+        signature = Schema.from_data(mutate(source.choice(GOOD), source))
     except ValueError:
         return
     assert str(signature)
@@ -133,11 +296,11 @@ def test_shared_dataclasses_are_written_once() -> None:
     cls: Any = Point
     for level in range(30):
         cls = make_dataclass(f"Level{level}", [(name, cls) for name in "abcd"])
-    signature = Signature((), node_of(cls))
-    assert hash(signature) == hash(Signature((), node_of(cls)))
+    signature = Schema((), node_of(cls))
+    assert hash(signature) == hash(Schema((), node_of(cls)))
     data = signature.to_data()
     assert len(repr(data)) < 10_000
-    assert Signature.from_data(data).to_data() == data
+    assert Schema.from_data(data).to_data() == data
 
 
 def test_an_unknown_kind_of_node_cannot_be_written() -> None:
@@ -146,3 +309,15 @@ def test_an_unknown_kind_of_node_cannot_be_written() -> None:
 
     with pytest.raises(TypeError, match="OtherNode has no form as data"):
         NodeWriter().write(OtherNode())
+
+
+def test_a_union_directly_within_a_union_is_refused() -> None:
+    within = ["Union", ["int", ["Union", ["str", "None"]]]]
+    with pytest.raises(ValueError, match="a union stands directly within a union"):
+        Schema.from_data([[], within, []])
+
+
+def test_a_bool_is_no_index_even_of_a_definition_that_was_read() -> None:
+    definitions = [["enum", "A", ["X"], False], ["enum", "B", ["Y"], False]]
+    with pytest.raises(ValueError, match="there is no definition True"):
+        Schema.from_data([[["a", 1, ["ref", 1], True]], ["ref", True], definitions])

@@ -1,12 +1,24 @@
 """Signatures: read from functions, printed, and told apart by their fingerprints."""
 
+import functools
 import subprocess
 import sys
 from dataclasses import dataclass, make_dataclass
+from typing import Any
 
 import pytest
 
-from typedrpc.schema import Signature, SignatureFaults, node_of, signature_of
+from typedrpc.schema import (
+    Field,
+    Parameter,
+    ParameterKind,
+    RecordNode,
+    Schema,
+    SignatureFaults,
+    UnresolvedNames,
+    node_of,
+    schema_of,
+)
 
 
 @dataclass
@@ -22,7 +34,7 @@ def everything(
 
 
 def test_a_signature_has_every_kind_of_parameter() -> None:
-    signature = signature_of(everything, method=True)
+    signature = schema_of(everything, method=True)
     assert str(signature) == (
         "(a: int, /, b: str, c: bool = ..., *args: float, d: Point, e: None = ..., **kwargs: bytes) -> list[str]"
     )
@@ -35,7 +47,7 @@ def test_a_signature_has_every_kind_of_parameter() -> None:
         ("KEYWORD_ONLY", False),
         ("VAR_KEYWORD", False),
     ]
-    assert Signature.from_data(signature.to_data()) == signature
+    assert Schema.from_data(signature.to_data()) == signature
 
 
 def test_signatures_print_as_python_writes_them() -> None:
@@ -43,9 +55,9 @@ def test_signatures_print_as_python_writes_them() -> None:
     def named(*, a: int) -> None: ...
     def none() -> None: ...
 
-    assert str(signature_of(only, method=False)) == "(a: int, /) -> None"
-    assert str(signature_of(named, method=False)) == "(*, a: int) -> None"
-    assert str(signature_of(none, method=False)) == "() -> None"
+    assert str(schema_of(only, method=False)) == "(a: int, /) -> None"
+    assert str(schema_of(named, method=False)) == "(*, a: int) -> None"
+    assert str(schema_of(none, method=False)) == "() -> None"
 
 
 def test_all_the_faults_of_a_signature_come_together() -> None:
@@ -53,10 +65,13 @@ def test_all_the_faults_of_a_signature_come_together() -> None:
         ...
 
     with pytest.raises(SignatureFaults) as caught:
-        signature_of(command, method=True)
+        schema_of(command, method=True)
     assert caught.value.faults == [
         "parameter 'a' has no annotation; give it the type of its argument",
-        "parameter 'b': object cannot travel: it says nothing of what travels; name the type, or a union of the types",
+        (
+            "parameter 'b': object cannot travel: it says nothing of what travels; name the type, or a union of the "
+            "types, or Any for plain data"
+        ),
         "parameter '*c' has no annotation; give it the type of each argument",
         "parameter 'd': list cannot travel: it does not say what it holds; give the types in brackets, as in list[int]",
         "parameter '**e' has no annotation; give it the type of each argument",
@@ -70,12 +85,12 @@ def test_a_method_needs_self() -> None:
 
     for function in (bare, star):
         with pytest.raises(SignatureFaults, match="takes self as its first parameter"):
-            signature_of(function, method=True)
+            schema_of(function, method=True)
 
 
 def test_a_function_without_a_readable_signature_is_a_fault() -> None:
     with pytest.raises(SignatureFaults, match="its parameters cannot be read: no signature found for builtin"):
-        signature_of(iter, method=False)
+        schema_of(iter, method=False)
 
 
 def test_an_annotation_that_is_no_expression_is_a_fault() -> None:
@@ -83,34 +98,34 @@ def test_an_annotation_that_is_no_expression_is_a_fault() -> None:
 
     command.__annotations__["x"] = "1 +"
     with pytest.raises(SignatureFaults, match="an annotation cannot be evaluated: SyntaxError"):
-        signature_of(command, method=False)
+        schema_of(command, method=False)
 
 
 def test_a_class_that_is_not_there_yet_is_a_name_error() -> None:
     late = make_dataclass("Late", [("x", "NotThereYet")])
-    with pytest.raises(NameError):
+    with pytest.raises(UnresolvedNames, match="in Late: an annotation does not resolve: name 'NotThereYet' is not"):
         node_of(late)
 
     def command(x: "NotThereYet") -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
-    with pytest.raises(NameError):
-        signature_of(command, method=False)
+    with pytest.raises(NameError, match="name 'NotThereYet' is not defined"):
+        schema_of(command, method=False)
 
 
-FINGERPRINT = "f4288f185d2533ff"
+FINGERPRINT = "94edbc4c47a1b824"
 
 
 def test_fingerprints_do_not_depend_on_the_process() -> None:
     program = (
         "from dataclasses import dataclass\n"
         "from typing import Literal\n"
-        "from typedrpc.schema import signature_of\n"
+        "from typedrpc.schema import schema_of\n"
         "@dataclass\n"
         "class P:\n"
         "    x: int | str | None\n"
         "    ü: Literal['b', 'ä', 1]\n"
         "def f(a: set[str | bytes], *b: P, c: frozenset[int] = frozenset()) -> dict[str, P]: ...\n"
-        "print(signature_of(f, method=False).fingerprint.hex())\n"
+        "print(schema_of(f, method=False).fingerprint.hex())\n"
     )
     outputs = {
         subprocess.run(
@@ -123,3 +138,64 @@ def test_fingerprints_do_not_depend_on_the_process() -> None:
         for seed in (1, 2)
     }
     assert outputs == {FINGERPRINT}
+
+
+def test_fingerprints_tell_apart_what_travels_apart() -> None:
+    def one(a: int, b: str = "") -> None: ...
+    def renamed(a: int, c: str = "") -> None: ...
+    def reordered(b: str = "", *, a: int) -> None: ...
+    def required(a: int, b: str) -> None: ...
+    def by_name(a: int, *, b: str = "") -> None: ...
+    def retyped(a: int, b: str | None = "") -> None: ...
+    def result(a: int, b: str = "") -> int: ...  # type: ignore[empty-body]
+    def shorter(a: int) -> None: ...
+    def same(a: int, b: str = "another") -> None: ...
+
+    functions = (one, renamed, reordered, required, by_name, retyped, result, shorter)
+    schemas = [schema_of(function, method=False) for function in functions]
+    assert len({schema.fingerprint for schema in schemas}) == len(schemas)
+    assert len(set(schemas)) == len(schemas)
+    assert schema_of(same, method=False).fingerprint == schemas[0].fingerprint
+    assert schema_of(same, method=False) == schemas[0]
+    assert hash(schema_of(same, method=False)) == hash(schemas[0])
+
+
+def test_schemas_are_compared_in_the_whole() -> None:
+    def ring(length: int) -> RecordNode:
+        nodes = [RecordNode("Ring") for _ in range(length)]
+        for number, node in enumerate(nodes):
+            node.complete((Field("next", nodes[(number + 1) % length], True),))
+        return nodes[0]
+
+    def schema(length: int) -> Schema:
+        return Schema((Parameter("x", ParameterKind.POSITIONAL_OR_KEYWORD, ring(length), True),), ring(length))
+
+    assert schema(2) == schema(3)
+    assert schema(2) != Schema((), ring(2))
+    assert schema(2) != "a schema"
+    assert repr(schema(2)) == "<Schema (x: Ring) -> Ring>"
+
+
+def test_what_a_wrapper_wraps_is_read() -> None:
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*args: object) -> object:
+            return function(*args)
+
+        return wrapper
+
+    @decorate
+    def command(a: "Point", b: int = 0) -> "list[Point]": ...  # type: ignore[empty-body]
+
+    assert str(schema_of(command, method=False)) == "(a: Point, b: int = ...) -> list[Point]"
+
+
+def test_a_bound_method_and_its_class() -> None:
+    class Holder:
+        Inner = Point
+
+        def list(self, inner: "Inner") -> "list[Inner]": ...  # type: ignore[empty-body,valid-type]
+
+    with pytest.raises(UnresolvedNames, match="'Inner'"):
+        schema_of(Holder.list, method=True)
+    assert str(schema_of(Holder.list, method=True, owner=Holder)) == "(inner: Point) -> list[Point]"

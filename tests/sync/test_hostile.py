@@ -24,9 +24,11 @@ from tests.support import (
     hello,
 )
 from typedrpc import ConnectFailed, ConnectionLost, ProtocolError, RpcError, Server, connect
-from typedrpc.codec import pack_plain
+from typedrpc.codec import CommandCodec, pack_plain
 from typedrpc.failure import Code
-from typedrpc.wire import HEADER, PREAMBLE, Kind
+from typedrpc.messages import pack_extension
+from typedrpc.schema import Schema
+from typedrpc.wire import HEADER, PREAMBLE, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -229,7 +231,12 @@ def test_a_bad_payload_is_an_error_for_its_call_alone(name: str, server: Server,
         (b"\xc1", "cannot be read"),
         (b"\xc0", "no map"),
         (b"\x81\xa1a\x00", "no 32-bit integer"),
-        (b"\x81\xff\x00", "critical"),
+        (b"\x81\xfe\x00", "critical"),
+        (b"\x81\xff\x00", "the schema 0 was not agreed about"),
+        (b"\x81\xff\xff", "a schema that is no number"),
+        (b"\x81\xff\xc0\xc0", "cannot be read"),
+        (b"\x81\xff\xa1a", "a schema that is no number"),
+        (pack_plain({-1: 2**70}), "was not agreed about"),
         (b"\x81\x01\xff", "deadline"),
         (b"\x81\x01\xa1a", "deadline"),
     ],
@@ -268,7 +275,7 @@ def test_what_is_strange_and_allowed(server: Server, good: Workshop, log: Log) -
         peer.send_frame(Kind.REQUEST, 0xFFFE, 5, b"")
         assert failure_of(peer.read_frame())[0] == Code.UNKNOWN_COMMAND
         for wrong in (b"", b"\x90", pack_plain([1, 2]), pack_plain(["x", b"", 3]), pack_plain(["Workshop", ["x", 1]])):
-            for command in (0xFF00, 0xFF01):
+            for command in (0xFF00, 0xFF01, 0xFF02):
                 peer.send_frame(Kind.REQUEST, command, 7, wrong)
                 answer = peer.read_frame()
                 assert answer.call == 7
@@ -316,7 +323,10 @@ MEMORY = """
 
 
 class Meter:
-    """A server in a process of its own that says how much memory something cost it at most."""
+    """A server in a process of its own that says how much memory something cost it at most.
+
+    Coverage is kept out of the process: it would take most of the time, and is lost when the process is killed.
+    """
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -332,7 +342,7 @@ class Meter:
 
 @pytest.fixture(scope="module")
 def meter() -> Iterator[Meter]:
-    with Program(MEMORY.format(options="")) as program:
+    with Program(MEMORY.format(options=""), measured=False) as program:
         yield Meter(program)
 
 
@@ -375,6 +385,228 @@ def test_announcements_cost_no_memory(meter: Meter) -> None:
             peer.sock.close()
 
     assert meter.measure(visit) < 10 << 20
+
+
+# Versions of a contract
+
+
+def nested(depth: int) -> Any:
+    data: Any = "int"
+    for _ in range(depth):
+        data = ["list", data]
+    return data
+
+
+def chain(count: int) -> Any:
+    """Records of which each has the next, so that a walk goes as deep as there are."""
+    definitions = [
+        ["record", "Node", [["next", ["ref", index + 1] if index < count - 1 else "None", False]], False]
+        for index in range(count)
+    ]
+    return [[[f"p{index}", 3, ["ref", count - 1 - index], False] for index in range(count)], "int", definitions]
+
+
+ADD_SCHEMA: Any = Workshop.add.schema.to_data()
+BAD_SCHEMAS: dict[str, Callable[[], Any]] = {
+    "nil": lambda: None,
+    "a number": lambda: 7,
+    "a map": lambda: {"a": 1},
+    "no parts": list,
+    "no types": lambda: [[["a", 1, "quaternion", True]], "int", []],
+    "a definition that is not there": lambda: [[["a", 1, ["ref", 5], True]], "int", []],
+    "a definition of itself": lambda: [[["a", 1, ["ref", 0], True]], "int", [["alias", "A", ["ref", 0]]]],
+    "another kind": lambda: [[["a", 99, "int", True]], "int", []],
+    "breaking": lambda: [[["a", 1, "str", True]], "int", []],
+    "breaking in its result": lambda: [[["a", 1, "int", True], ["b", 1, "int", False]], "str", []],
+    "nested 100": lambda: [
+        [["a", 1, "int", True], ["x", 3, nested(100), False], ["b", 3, nested(100), False]],
+        "int",
+        [],
+    ],
+    "nested 380": lambda: [[["a", 1, nested(380), True]], "int", []],
+    "a million names": lambda: [[[f"p{number}", 1, "int", False] for number in range(200_000)], "int", []],
+    "a long name": lambda: [[["a" * 1_000_000, 1, "int", True]], "int", []],
+    "a union of a million": lambda: [[["a", 1, ["Union", ["int"] * 1_000_000], True]], "int", []],
+    "a union of many": lambda: [[["a", 1, ["Union", ["str"] * 12_000], True]], "int", []],
+    "a chain of records": lambda: chain(900),
+    "a literal of many": lambda: [[["a", 1, ["Literal", [["int", str(n)] for n in range(6000)]], True]], "str", []],
+    "aliases that double": lambda: [
+        [["a", 1, ["ref", 0], True]],
+        "int",
+        [
+            *(["alias", f"A{index}", ["Union", [["ref", index + 1], ["ref", index + 1]]]] for index in range(60)),
+            ["alias", "Z", ["list", ["ref", 0]]],
+        ],
+    ],
+    "as many records as fit": lambda: [
+        [["a", 1, "int", True], ["b", 1, "int", False], ["x", 1, ["Union", [["ref", n] for n in range(1000)]], False]],
+        "int",
+        [["record", "R", [["x", "int", True], [f"y{index}", "str", True]], False] for index in range(1000)],
+    ],
+}
+BEARABLE = {"as many records as fit"}  # what nobody here takes is not looked at
+
+
+def ask(peer: RawPeer, call: int, command: int, arguments: Any, extension: bytes = b"") -> Any:
+    """Make a call; what comes back, an error as its code and text."""
+    encoded = encode(Kind.REQUEST, command, call, pack_plain(arguments), extension)
+    peer.send(encoded if isinstance(encoded, bytes) else b"".join(encoded))
+    answer = peer.read_frame()
+    assert answer.call == call
+    return failure_of(answer) if answer.kind == Kind.ERROR else unpack(answer.payload)
+
+
+ADAPT = 0xFF02
+
+
+@pytest.mark.parametrize("name", BAD_SCHEMAS)
+def test_a_schema_without_sense_is_not_taken(name: str, server: Server, good: Workshop) -> None:
+    with RawPeer.dial(server.url) as peer:
+        peer.shake_hands()
+        numbers = ask(peer, 1, ADAPT, ["Workshop", {"add": BAD_SCHEMAS[name]()}])
+        assert numbers == ({"add": 0} if name in BEARABLE else {})
+        if name in BEARABLE:
+            assert ask(peer, 3, ADD, [1, 2], pack_extension(schema=0)) == 3
+        assert ask(peer, 3, ADD, [2, 3]) == 5
+        (own,) = [one for one in server.peers if len(one.versions.rows) == len(numbers)][:1]
+        assert len(own.versions.rows) == len(numbers)
+    assert good.add(1) == 1
+
+
+@pytest.mark.parametrize("name", BAD_SCHEMAS)
+def test_a_schema_without_sense_costs_little_memory(name: str, meter: Meter) -> None:
+    question = pack_plain(["Workshop", {"add": BAD_SCHEMAS[name]()}])
+
+    def visit() -> None:
+        with RawPeer.dial(meter.url) as peer:
+            peer.shake_hands()
+            peer.send_frame(Kind.REQUEST, ADAPT, 1, question)
+            assert peer.read_frame().kind == Kind.RESPONSE
+
+    # Plain data takes some 16 times as much as Python objects as it does packed.
+    assert meter.measure(visit) < (10 << 20) + 40 * len(question)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (None, Code.ARGUMENT_TYPE),
+        ([], Code.ARGUMENT_TYPE),
+        (["Workshop"], Code.ARGUMENT_TYPE),
+        (["Workshop", None], Code.ARGUMENT_TYPE),
+        (["Workshop", ["add"]], Code.ARGUMENT_TYPE),
+        (["Workshop", {1: None}], Code.ARGUMENT_TYPE),
+        ([b"Workshop", {}], Code.ARGUMENT_TYPE),
+        (["Workshop", {"add": nested(500)}], Code.ARGUMENT_VALUE),
+        (["Workshop", {}], {}),
+        (["Elsewhere", {"add": ADD_SCHEMA}], {}),
+        (["Workshop", {"subtract": ADD_SCHEMA}], {}),
+        (["Workshop", {f"c{number}": ADD_SCHEMA for number in range(2000)}], {}),
+        (["Workshop", {"spell": ADD_SCHEMA}], {}),
+        (["Workshop", {"add": ADD_SCHEMA}, "more, from a later version"], {"add": 0}),
+    ],
+)
+def test_questions_about_versions(arguments: Any, answer: Any, server: Server, good: Workshop) -> None:
+    with RawPeer.dial(server.url) as peer:
+        peer.shake_hands()
+        got = ask(peer, 1, ADAPT, arguments)
+        assert (got[0] if isinstance(got, tuple) else got) == answer
+        assert ask(peer, 3, ADD, [2, 3]) == 5
+    assert good.add(1) == 1
+
+
+def test_a_number_that_was_not_agreed_about(server: Server, good: Workshop, log: Log) -> None:
+    with RawPeer.dial(server.url) as peer, RawPeer.dial(server.url) as other:
+        peer.shake_hands()
+        other.shake_hands()
+        assert ask(peer, 1, ADAPT, ["Workshop", {"add": ADD_SCHEMA}]) == {"add": 0}
+        assert ask(peer, 1, ADAPT, ["Workshop", {"add": ADD_SCHEMA}]) == {"add": 0}
+        assert ask(peer, 1, ADD, [1, 2], pack_extension(schema=0)) == 3
+        for number, command, of in ((1, ADD, peer), (2**40, ADD, peer), (0, Workshop.echo.id, peer), (0, ADD, other)):
+            code, text = ask(of, 3, command, [1], pack_extension(schema=number))
+            assert code == Code.REMOTE
+            assert f"the schema {number} was not agreed about on this connection" in text
+        assert ask(peer, 5, ADAPT, ["Workshop", {}], pack_extension(schema=0))[0] == Code.REMOTE
+        assert ask(peer, 5, 0xFFFE, [], pack_extension(schema=0))[0] == Code.UNKNOWN_COMMAND
+        encoded = encode(Kind.NOTIFY, ADD, 0, pack_plain([1]), pack_extension(schema=9))
+        peer.send(encoded if isinstance(encoded, bytes) else b"".join(encoded))
+        assert "a one-way call was dropped: Workshop.add: the schema 9" in log.line()
+        assert ask(peer, 5, ADD, [1, 2], pack_extension(schema=0)) == 3
+    assert good.add(1) == 1
+
+
+@pytest.mark.parametrize("name", BAD_PAYLOADS)
+def test_a_bad_payload_by_a_version_of_the_peers(name: str, server: Server, good: Workshop) -> None:
+    payload, code = BAD_PAYLOADS[name]
+    schema = [[["b", 1, "int", False], ["a", 3, "int", True], ["ignored", 3, "Any", False]], "int", []]
+    if name == "too many":
+        payload = pack_plain([1, 2, 3, 4])
+    if name == "wrong types":
+        payload = pack_plain(["1", 2])
+    with RawPeer.dial(server.url) as peer:
+        peer.shake_hands()
+        assert ask(peer, 1, ADAPT, ["Workshop", {"add": schema}]) == {"add": 0}
+        encoded = encode(Kind.REQUEST, ADD, 3, payload, pack_extension(schema=0))
+        peer.send(encoded if isinstance(encoded, bytes) else b"".join(encoded))
+        got, _ = failure_of(peer.read_frame())
+        assert Code.ARGUMENT <= got <= Code.ARGUMENT_MISSING
+        assert code in (got, Code.ARGUMENT, Code.ARGUMENT_TYPE)
+        assert ask(peer, 3, ADD, {1: 2}, pack_extension(schema=0)) == 2
+        assert ask(peer, 3, ADD, [5, 2, [{"deep": [None]}]], pack_extension(schema=0)) == 7
+    assert good.add(1) == 1
+
+
+def test_a_peer_with_thousands_of_versions(server: Server, good: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typedrpc.peer.MAX_VERSIONS", 300)
+    with RawPeer.dial(server.url) as peer:
+        peer.shake_hands()
+        got = [
+            ask(peer, 1, ADAPT, ["Workshop", {"add": [[*ADD_SCHEMA[0], [f"p{number}", 1, "int", False]], "int", []]}])
+            for number in range(400)
+        ]
+        assert got == [{"add": number} if number < 300 else {} for number in range(400)]
+        assert ask(peer, 1, ADD, [1, 2, 3], pack_extension(schema=299)) == 3
+        assert ask(peer, 1, ADD, [1, 2, 3], pack_extension(schema=300))[0] == Code.REMOTE
+    # Others have versions of their own.
+    with RawPeer.dial(server.url) as peer:
+        peer.shake_hands()
+        assert ask(peer, 1, ADAPT, ["Workshop", {"add": ADD_SCHEMA}]) == {"add": 0}
+    assert good.add(1) == 1
+
+
+def test_nothing_is_compiled_for_a_version_that_nobody_uses(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+    compiling = CommandCodec.unpack_arguments_of
+
+    def compile_and_note(codec: CommandCodec, caller: Schema) -> Any:
+        compiled.append(codec)
+        return compiling(codec, caller)
+
+    monkeypatch.setattr(CommandCodec, "unpack_arguments_of", compile_and_note)
+    schema = [[*ADD_SCHEMA[0], ["nobody_uses_it", 1, "int", False]], "int", []]
+    with RawPeer.dial(server.url) as peer:
+        peer.shake_hands()
+        assert ask(peer, 1, ADAPT, ["Workshop", {"add": schema}]) == {"add": 0}
+        assert compiled == []
+        for _ in range(3):
+            assert ask(peer, 1, ADD, [1, 2], pack_extension(schema=0)) == 3
+        assert len(compiled) == 1
+
+
+def test_nothing_is_compared_for_who_has_not_shaken_hands(
+    server: Server, good: Workshop, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[object] = []
+    monkeypatch.setattr(Schema, "from_data", looked_at.append)
+    question = encode(Kind.REQUEST, ADAPT, 1, pack_plain(["Workshop", {"add": ADD_SCHEMA}]), b"")
+    assert isinstance(question, bytes)
+    for before in (b"", PREAMBLE):
+        with RawPeer.dial(server.url) as peer:
+            peer.send(before + question)
+            assert peer.read_to_end() == b""
+        assert "was cut off" in log.line()
+    assert looked_at == []
+    assert good.add(1) == 1
 
 
 # Servers that misbehave
@@ -439,8 +671,8 @@ BAD_SERVERS: dict[Script, str] = {
     silent: "did not answer in time",
     silent_after_hello: "in time",
     talks_http: "not typedrpc",
-    leaves: "closed the connection|reset by peer",
-    leaves_after_hello: "closed the connection",
+    leaves: "closed the connection|reset by peer|[Bb]roken pipe",
+    leaves_after_hello: "closed the connection|reset by peer|[Bb]roken pipe",
     says_goodbye: "not today",
     half_a_preamble: "in the middle",
     other_version: "version 2",
@@ -460,7 +692,7 @@ def test_connecting_to_a_server_that_misbehaves(script: Script) -> None:
 
 
 def test_connecting_gives_up_without_being_told_to() -> None:
-    with FakeServer(leaves) as fake, pytest.raises(ConnectFailed, match=r"closed the connection|reset by peer"):
+    with FakeServer(leaves) as fake, pytest.raises(ConnectFailed, match=BAD_SERVERS[leaves]):
         connect(fake.url)
 
 
@@ -656,6 +888,7 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood(name: str) -> None:
     """What a client makes the server hold is bounded, and it does not hold up others."""
-    with Program(SMALL_BOUNDS + MEMORY.format(options=", max_message_size=100_000")) as program:
+    source = SMALL_BOUNDS + MEMORY.format(options=", max_message_size=100_000")
+    with Program(source, measured=False) as program:
         meter = Meter(program)
         assert meter.measure(lambda: flood(meter.url, *FLOODS[name])) < 40 << 20

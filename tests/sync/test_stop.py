@@ -4,7 +4,9 @@ import threading
 import pytest
 
 from tests.support import Running
-from typedrpc.sync.stop import SIGNALS, Stop
+from typedrpc.sync.stop import Stop
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def test_it_stays_set() -> None:

@@ -74,7 +74,8 @@ class TestWorkers:
                 ran.wait()
         finally:
             assert pool.close(PATIENCE) == 0
-        assert set(used) == {"under-test-1"}
+        # Another one is started where the first has been counted out and does not wait for work yet.
+        assert len(set(used)) < len(used)
 
     def test_an_idle_thread_ends_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(workers, "LINGER", 0.001)

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 
 import pytest
@@ -14,6 +14,7 @@ from typedrpc.protocol import Outgoing
 from typedrpc.sync import writer as module
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.writer import Writer
+from typedrpc.wire import Buffer
 
 
 class Rig:
@@ -217,6 +218,85 @@ class TestFullPipe:
         assert str(error) == "the peer read nothing for 0 s"
         assert [record.getMessage() for record in caplog.records] == ["a peer that read nothing for 0 s was cut off"]
         assert rig.writer.idle
+
+
+class TestBuffersThatChange:
+    """Parts of a frame may be those of a bytearray, which its owner changes as soon as he has control again."""
+
+    def test_nothing_is_copied_while_the_owner_waits(self, rig: Rig) -> None:
+        buffer = bytearray(BIG)
+        writing = Running(lambda: rig.writer.write_parts((b"head", memoryview(buffer))))
+        assert rig.receive(4) == b"head"
+        buffer[-1] = 7  # far beyond what the pipe holds, so it is not written yet
+        assert rig.receive(len(BIG)) == BIG[:-1] + b"\7"
+        writing.result()
+        assert rig.writer.idle
+
+    def test_what_is_left_past_the_deadline(self, rig: Rig) -> None:
+        buffer = bytearray(BIG)
+        rig.writer.queue.append((b"before", BIG))
+        rig.writer.write_parts((b"head", memoryview(buffer), memoryview(buffer)), monotonic())
+        buffer.clear()  # which could not be while anybody looked at it
+        assert len(rig.helped) == 1
+        assert rig.receive(3 * len(BIG) + 10) == b"before" + BIG + b"head" + BIG + BIG
+
+    def test_what_is_left_of_the_frame_that_was_begun(self, rig: Rig) -> None:
+        buffer = bytearray(BIG)
+        rig.writer.write_parts((b"head", memoryview(buffer)), monotonic())
+        buffer.clear()
+        assert rig.receive(len(BIG) + 4) == b"head" + BIG
+
+    def test_what_waits_behind_another_threads_pen(self, rig: Rig) -> None:
+        buffer = bytearray(b"old")
+        assert rig.writer.try_take_pen()
+        rig.writer.write_parts((b"head ", memoryview(buffer)))
+        buffer[:] = b"new content"
+        rig.writer.pen.append(True)
+        rig.writer.flush()
+        assert rig.receive(8) == b"head old"
+
+    def test_bytes_are_never_copied(self, rig: Rig) -> None:
+        view = memoryview(BIG)
+        assert rig.writer.try_take_pen()
+        rig.writer.write_parts((BIG, view))
+        (item,) = rig.writer.queue
+        assert isinstance(item, tuple)
+        assert item[0] is BIG
+        assert item[1] is not view
+        assert isinstance(item[1], memoryview)
+        assert item[1].obj is BIG
+
+    def test_a_connection_that_ends_while_the_rest_is_copied(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        copied = module.copied
+        waiting = [(b"waits",), (b"as well",)]
+
+        def copy_and_end(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
+            if buffers is waiting[0]:
+                rig.writer.ended = True
+                rig.writer.queue.clear()
+            return copied(buffers)
+
+        rig.writer.queue.extend([(b"head", BIG), *waiting])
+        monkeypatch.setattr(module, "copied", copy_and_end)
+        rig.writer.flush(monotonic())
+        assert rig.writer.idle
+        assert rig.left == 1
+
+    def test_no_memory_for_a_copy_ends_the_connection(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
+            raise MemoryError
+
+        monkeypatch.setattr(module, "copied", fail)
+        with pytest.raises(MemoryError):
+            rig.writer.write_parts((b"head", BIG), monotonic())
+        assert rig.ends
+        assert rig.writer.pen
+
+    def test_a_connection_that_has_ended(self, rig: Rig) -> None:
+        rig.writer.ended = True
+        rig.writer.write_parts((b"head", memoryview(bytearray(b"x"))))
+        assert rig.writer.idle
+        assert rig.left == 1
 
 
 class TestRoom:

@@ -5,8 +5,10 @@ The files in ``cases`` say beside each line what the checkers must find there::
     greeter.hello(1)  # E: arg-type | reportArgumentType        the codes that mypy | pyright may give, none elsewhere
     reveal_type(x)    # R: def (a: int) | (a: int)              what mypy | pyright reveal
 
-``corpus.py`` lists values by type. From these a module is made whose lines the checkers judge and the run time
-executes. Each checker runs once, over everything.
+``corpus.py`` lists values by type. From these two modules are made whose lines the checkers judge and the run time
+executes: one with the calls that the corpus lists, with the verdict that it says; and one in which the values of all
+types are tried against the annotations of all others, where nobody has said a verdict and the three have to agree. Each
+checker runs once, over everything.
 """
 
 import importlib.util
@@ -16,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -24,11 +27,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from typedrpc import ArgumentError, ArgumentMissing, ArgumentTypeError, RemoteError, Server, connect
+from typedrpc.codec import CommandCodec
+from typedrpc.schema import schema_of
 
 pytestmark = pytest.mark.timeout(300)
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+TYPES = (ROOT / "docs" / "types.md").read_text(encoding="utf-8")
 CASES = sorted(HERE.glob("cases/*.py"))
 
 # The corpus as a module
@@ -72,6 +78,7 @@ class Generator:
         self.lines: list[str] = corpus.PREAMBLE.splitlines()
         self.cases: list[Case] = []
         self.services: list[str] = []
+        self.commands = 0
         calls = [call for number, row in enumerate(corpus.ROWS) for call in self.add_service(f"Row{number}", row)]
         calls += self.add_binding("Binding")
         self.lines += ["", f"def calls({', '.join(f'{name.lower()}: {name}' for name in self.services)}) -> None:"]
@@ -86,22 +93,22 @@ class Generator:
         self.lines += ["", f"class {name}(Service):"]
         self.services.append(name)
 
+    def add_command(self, head: str, body: str) -> None:
+        # So many commands would meet under one derived id.
+        self.lines += [f"    @rpc(id={self.commands})", f"    def {head}:", f"        {body}"]
+        self.commands += 1
+
     def add_service(self, name: str, row: Any) -> Iterator[tuple[str, str, str | None, type[Exception]]]:
         self.add_class(name)
-        self.lines += [
-            "    @rpc",
-            f"    def take(self, value: {row.annotation}) -> {row.annotation}:",
-            "        return value",
-        ]
+        self.add_command(f"take(self, value: {row.annotation}) -> {row.annotation}", "return value")
         right = [tuple(text.split(corpus.ARROW)) for text in row.right]
         values = [(texts[0], texts[-1]) for texts in right] + [(text, None) for text in row.wrong]
         for number, (value, arrives) in enumerate(values):
-            self.lines += ["    @rpc", f"    def give{number}(self) -> {row.annotation}:"]
+            self.add_command(f"give{number}(self) -> {row.annotation}", f"return {value}")
             verdict = "right" if arrives else "wrong"
-            name_of_case = f"{row.annotation}: {verdict} result {value}"
-            self.add_case(
-                name_of_case, f"        return {value}", f"{name.lower()}.give{number}()", arrives, RemoteError
-            )
+            call = f"{name.lower()}.give{number}()"
+            case = Case(f"{row.annotation}: {verdict} result {value}", len(self.lines), call, arrives, RemoteError)
+            self.cases.append(case)
             yield (
                 f"{row.annotation}: {verdict} argument {value}",
                 f"{name.lower()}.take({value})",
@@ -116,16 +123,86 @@ class Generator:
 
     def add_binding(self, name: str) -> Iterator[tuple[str, str, str | None, type[Exception]]]:
         self.add_class(name)
-        self.lines += [
-            "    @rpc",
-            "    def f(self, a: int, /, b: str = '', *args: float, key: bool, **rest: bytes) -> str:",
-            "        return repr((a, b, [float(arg) for arg in args], key, rest))",
-        ]
+        self.add_command(
+            "f(self, a: int, /, b: str = '', *args: float, key: bool, **rest: bytes) -> str",
+            "return repr((a, b, [float(arg) for arg in args], key, rest))",
+        )
         for call, right in corpus.CALLS.items():
             yield f"binding: {call}", f"{name.lower()}.{call}", f"{name}().{call}" if right else None, ArgumentError
 
 
 GENERATED = Generator()
+
+
+class Pair(NamedTuple):
+    """A value that is tried against an annotation, and the line of the generated module that the checkers judge."""
+
+    annotation: str
+    value: str
+    line: int
+
+
+SAMPLE = 20
+"""Of the pairs that the run time refuses, one in so many is shown to the checkers."""
+
+
+class Cross:
+    """Writes the module in which every value is tried against every annotation.
+
+    All pairs that the run time takes are in it, all that the corpus lists as apart, and a sample of the others, by a
+    checksum of their text: the checkers need some minutes for all of them. Then every type within another one.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = corpus.PREAMBLE.splitlines()
+        self.pairs: list[Pair] = []
+        self.services: dict[str, str] = {}
+        values = self.values()
+        names = namespace_of(corpus.PREAMBLE)
+        for row in corpus.ROWS:
+            own = {text.split(corpus.ARROW)[0] for text in (*row.right, *row.wrong)}
+            exec(f"def take(value: {row.annotation}) -> {row.annotation}: ...", names)
+            codec = CommandCodec("take", schema_of(names["take"], method=False))
+            chosen = [
+                text
+                for text, code in values.items()
+                if text not in own
+                and (takes(codec, code, names) or zlib.crc32(f"{row.annotation}: {text}".encode()) % SAMPLE == 0)
+            ]
+            chosen += [text for text in corpus.apart(row.annotation) if text not in chosen]
+            self.add(row.annotation, chosen)
+        for annotation, texts in corpus.held():
+            self.add(annotation, texts)
+
+    def values(self) -> dict[str, Any]:
+        """The source text of every value of the corpus, compiled."""
+        texts = [text.split(corpus.ARROW)[0] for row in corpus.ROWS for text in (*row.right, *row.wrong)]
+        return {text: compile(text, "value", "eval") for text in texts}
+
+    def add(self, annotation: str, values: list[str]) -> None:
+        number = len(self.services)
+        self.services[annotation] = name = f"Row{number}"
+        self.lines += ["", f"class {name}(Service):", f"    @rpc(id={number})"]
+        self.lines += [f"    def take(self, value: {annotation}) -> {annotation}:", "        return value"]
+        self.lines += ["", f"def call_{name}({name.lower()}: {name}) -> None:", "    pass"]
+        for value in values:
+            self.lines.append(f"    {name.lower()}.take({value})")
+            self.pairs.append(Pair(annotation, value, len(self.lines)))
+
+
+def namespace_of(source: str) -> dict[str, Any]:
+    module = ModuleType("typedrpc_crossed")
+    sys.modules[module.__name__] = module
+    exec(source, vars(module))
+    return vars(module)
+
+
+def takes(codec: CommandCodec, value: Any, names: dict[str, Any]) -> bool:
+    try:
+        codec.pack_arguments(eval(value, names))
+    except ArgumentError:
+        return False
+    return True
 
 
 # The checkers
@@ -142,12 +219,21 @@ Findings = dict[tuple[str, int], list[Finding]]
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cross() -> Cross:
+    return Cross()
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, cross: Cross) -> Path:
     """The directory that the checkers look at."""
     directory = tmp_path_factory.mktemp("typing")
     for path in CASES:
         shutil.copy(path, directory)
     (directory / "generated_corpus.py").write_text("\n".join(GENERATED.lines) + "\n")
+    (directory / "generated_cross.py").write_text("\n".join(cross.lines) + "\n")
+    without_libraries = TYPES.partition("<!-- other libraries: begin")[0] + TYPES.partition("libraries: end -->")[2]
+    examples = re.findall(r"(?ms)^```python\n(.*?)^```", without_libraries)
+    (directory / "generated_examples.py").write_text("\n".join(examples))
     settings = {"typeCheckingMode": "strict", "pythonVersion": "3.11", "extraPaths": [str(ROOT)]}
     (directory / "pyrightconfig.json").write_text(json.dumps(settings))
     return directory
@@ -260,19 +346,73 @@ def test_checkers_and_run_time_agree(findings: dict[str, Findings], namespace: d
         assert eval(case.call, namespace) == eval(case.arrives, namespace)
 
 
+@pytest.fixture(scope="module")
+def crossed(workplace: Path, cross: Cross) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The names of the module of pairs, and a proxy for each annotation."""
+    names = vars(load("generated_cross", workplace / "generated_cross.py"))
+    services = [names[name]() for name in cross.services.values()]
+    with Server(*services, url="tcp://127.0.0.1:0") as server, connect(server.url) as client:
+        yield names, {annotation: client.proxy(names[name]) for annotation, name in cross.services.items()}
+
+
+UNKNOWN = {"reportUnknownArgumentType"}
+"""pyright does not know the type of the value, which is no verdict on it."""
+
+
+@pytest.mark.parametrize(
+    "annotation", [row.annotation for row in corpus.ROWS] + [annotation for annotation, _ in corpus.held()]
+)
+def test_values_of_all_types_are_judged_alike(
+    findings: dict[str, Findings], crossed: tuple[dict[str, Any], dict[str, Any]], cross: Cross, annotation: str
+) -> None:
+    names, proxies = crossed
+    take = proxies[annotation].take
+    apart = corpus.apart(annotation)
+    surprises = []
+    for pair in cross.pairs:
+        if pair.annotation != annotation:
+            continue
+        verdict = set()
+        for checker, found in findings.items():
+            if {finding.code for finding in found.get(("generated_cross.py", pair.line), [])} <= UNKNOWN:
+                verdict.add(checker)
+        value = eval(pair.value, names)
+        try:
+            arrived = take(value)
+        except ArgumentError:
+            pass
+        else:
+            verdict.add("run time")
+            again = take(arrived)
+            assert type(again) is type(arrived)
+            assert again == arrived, "what arrives does not travel"
+        expected = apart.get(pair.value)
+        if (verdict != expected) if expected else len(verdict) not in (0, 3):
+            surprises.append(f"{pair.value}: taken by {sorted(verdict)}, listed as {expected and sorted(expected)}")
+    assert not surprises, "\n" + "\n".join(surprises)
+
+
+def test_what_is_apart_has_its_reason_in_the_documents() -> None:
+    annotations = {row.annotation for row in corpus.ROWS} | {annotation for annotation, _ in corpus.held()}
+    for entry in corpus.APART:
+        assert f"**{entry.reason}.**" in TYPES
+        assert entry.annotation in annotations
+        assert 0 < len(entry.taken_by) < 3
+
+
 def test_the_corpus_covers_every_kind() -> None:
     names = [case.name for case in GENERATED.cases]
     assert len(names) >= 300
     assert len(set(names)) == len(names)
+    assert len({row.annotation for row in corpus.ROWS}) == len(corpus.ROWS)
     for row in corpus.ROWS:
         assert row.right
-        assert row.wrong
+        assert row.wrong or row.annotation == "Any"
 
 
-def test_checkers_find_nothing_beside_the_cases(findings: dict[str, Findings]) -> None:
-    known = {case.line for case in GENERATED.cases}
+def test_checkers_find_nothing_beside_the_cases(findings: dict[str, Findings], cross: Cross) -> None:
+    known = {("generated_corpus.py", case.line) for case in GENERATED.cases}
+    known |= {("generated_cross.py", pair.line) for pair in cross.pairs}
     for checker, found in findings.items():
-        beside = {
-            place: what for place, what in found.items() if place[0] == "generated_corpus.py" and place[1] not in known
-        }
+        beside = {place: what for place, what in found.items() if "generated" in place[0] and place not in known}
         assert not beside, checker

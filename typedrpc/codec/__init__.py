@@ -23,49 +23,66 @@ None, bool                      nil, true or false
 int                             integer of any width; where 64 bits do not hold it, extension 1
 float                           float 64; a receiver takes integers and float 32 too
 str                             str, UTF-8, no surrogates
-bytes                           bin; from 65 536 bytes on a segment, except in the keys of a map
+bytes, bytearray, memoryview    bin; from 65 536 bytes on a segment, except in the keys of a map
 datetime                        extension 2
+Any                             as the value is: nil, bool, integer, float, str, bin, array, map, extension 1
 Literal                         the value
 enum                            the name of the member, as str
+flag                            the sum of the bits, as integer
 list, tuple, set, frozenset,    array; those of sets in any order, none twice; that of a tuple of fixed length has
-Sequence, ... AbstractSet       that length
-dict, Mapping, MutableMapping   map, where keys are None, bool, int, float, str, bytes, Literal, enum, or a union
-                                of these without a tag; otherwise an array of arrays ``[key, value]``
-dataclass                       array of all the fields that its constructor takes, in the order of declaration
+deque, Sequence, ... MutableSet that length
+dict, OrderedDict, defaultdict, map, where keys are None, bool, int, float, str, bytes, Literal, enum, flag, what
+Counter, Mapping,               travels as one of these, or a union of these without a tag; otherwise an array of
+MutableMapping                  arrays ``[key, value]``
+record                          array of all the fields that its constructor takes, in the order of declaration
+record that is keyed            map from the names of its fields; those that are not required may be missing
+Annotated, alias                as the type within
+converted                       as the type that it is converted to: `typedrpc.schema.conversions` has those of the
+                                standard library
 union                           the value alone where no two members have a form in common; otherwise an array
                                 ``[index, value]``. The index counts the members as they stand in the schema
 ==============================  ==================================================================================
 
 The forms that decide on a union's tag are nil, bool, integer (extension 1 included), float, str, bin (segments
-included), array, map, extension 2; a literal has those of its values.
+included), array, map, extension 2; a literal has those of its values, what stands around another type those of that
+type, Any all that it can be.
+
+What a receiver refuses although it is of the type, as it would cost far more than its bytes: ints of more than 4096
+bits in a range or a Fraction; more than 128 elements of a set, or keys of a mapping, that have the same hash in Python;
+more than 1000 ints beyond 64 bits that have the same one, anywhere in a payload.
 
 **Extensions.** All numbers are big-endian.
 
 ====  ===============================================================================================================
 1     int: two's complement, any number of bytes, at least 1
 2     datetime: year u16, month u8, day u8, hour u8, minute u8, second u8, fold u8, microsecond u32 (12 bytes), of the
-      wall clock; followed, where it has an offset from UTC, by that offset in microseconds i64 (20 bytes)
+      wall clock; followed, where it has an offset from UTC, by that offset in microseconds i64 (20 bytes); and
+      that, where its time zone is one of ``zoneinfo``, by the name of the zone, UTF-8 to the end
 3     segment: the index u32 of a segment of the frame, whose bytes are the value. Each segment is used exactly once
 ====  ===============================================================================================================
 """
 
 # Importing the modules of coders registers them.
-from typedrpc.codec import containers, records, scalars, unions
+from typedrpc.codec import anything, buffers, containers, records, scalars, unions, wrapped  # noqa: F401
 from typedrpc.codec.body import MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
 from typedrpc.codec.command import CommandCodec
 from typedrpc.codec.plain import pack_plain, unpack_plain
+from typedrpc.schema import Conversion, Record, RecordField, Refused, Shape, register, register_finder
 
 __all__ = [
     "MAX_SEGMENTS",
     "SEGMENT_THRESHOLD",
     "CodecError",
     "CommandCodec",
+    "Conversion",
     "Payload",
+    "Record",
+    "RecordField",
+    "Refused",
     "Segmented",
-    "containers",
+    "Shape",
     "pack_plain",
-    "records",
-    "scalars",
-    "unions",
+    "register",
+    "register_finder",
     "unpack_plain",
 ]

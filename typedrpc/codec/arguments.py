@@ -12,17 +12,26 @@ argument that is not given is not sent; the callee's default counts.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from typedrpc.codec.base import Coder, Coders
 from typedrpc.codec.body import Packing, Payload, SegmentReader, open_payload, pack_body
-from typedrpc.codec.containers import CollectionCoder, listed
-from typedrpc.codec.faults import Fault, cut, short
+from typedrpc.codec.containers import listed
+from typedrpc.codec.faults import Fault, cut, index_step, short, too_deep
 from typedrpc.codec.source import Source, emit_packed, emit_unpacked
 from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, ArgumentValueError
-from typedrpc.schema import CollectionNode, MappingNode, Parameter, ParameterKind, ScalarNode, Signature
+from typedrpc.schema import (
+    NONE,
+    Adaptation,
+    CollectionNode,
+    MappingNode,
+    Parameter,
+    ParameterKind,
+    ScalarNode,
+    Schema,
+)
 
 MAX_FAULTS = 20
 """Faults of one call that its error lists."""
@@ -39,18 +48,16 @@ MISSING: Any = _Missing.MISSING
 class ArgumentsCoder:
     """Packs and unpacks the arguments of one command."""
 
-    def __init__(self, command: str, signature: Signature, coders: Coders) -> None:
+    def __init__(self, command: str, schema: Schema, coders: Coders) -> None:
         self._command = command
-        self._parameters = signature.parameters
+        self._parameters = schema.parameters
         self._coders = [_coder(parameter, coders) for parameter in self._parameters]
         kinds = [parameter.kind for parameter in self._parameters]
         self._positional = sum(kind <= ParameterKind.POSITIONAL_OR_KEYWORD for kind in kinds)
         self._star = _index(kinds, ParameterKind.VAR_POSITIONAL)
         self._star_star = _index(kinds, ParameterKind.VAR_KEYWORD)
         self._by_name = {
-            parameter.name: index
-            for index, parameter in enumerate(self._parameters)
-            if parameter.kind in (ParameterKind.POSITIONAL_OR_KEYWORD, ParameterKind.KEYWORD_ONLY)
+            parameter.name: index for index, parameter in enumerate(self._parameters) if parameter.kind.by_name
         }
         self._names = frozenset(self._by_name)
         self._uses_segments = any(coder.uses_segments for coder in self._coders)
@@ -85,7 +92,7 @@ class ArgumentsCoder:
                         with out.block(f"if not {out.constant(self._names, 'names')}.isdisjoint({named}):"):
                             out.line(f"return {failed}")
             for name, coder in zip(names, self._coders, strict=True):
-                if isinstance(coder, CollectionCoder) and coder.one_shot:
+                if coder.one_shot:
                     out.line(f"{name} = {out.constant(listed)}({name})")
             with out.block("try:"):
                 refused = [extra for extra in (star, named) if extra not in names]
@@ -153,7 +160,9 @@ class ArgumentsCoder:
                 try:
                     packed[index] = coder.pack(value, packing)
                 except Fault as fault:
-                    faults.add_fault(parameter.name, fault)
+                    self._add_faults(faults, index, value, fault, lambda part, item: part.pack(item, packing))
+                except RecursionError:
+                    faults.add_fault(parameter.name, too_deep())
             elif parameter.required:
                 faults.add_missing(parameter.name)
         faults.raise_any()
@@ -164,6 +173,21 @@ class ArgumentsCoder:
             faults.add(ArgumentValueError, f"the arguments: expected {fault.expected}, got {fault.got}")
             raise faults.error() from None
         return packing.payload(body)
+
+    def _add_faults(
+        self, faults: _Faults, index: int, value: Any, fault: Fault, walk: Callable[[Coder, Any], object]
+    ) -> None:
+        """Adds the fault of a parameter; of a variadic one those of all its arguments."""
+        name, parts = self._parameters[index].name, self._coders[index].parts
+        found = []
+        if index in (self._star, self._star_star) and fault.depth:
+            for key, item in value.items() if index == self._star_star else enumerate(value):
+                try:
+                    walk(parts[-1], item)
+                except Fault as other:
+                    found.append(other.within(index_step(key)))
+        for each in found or [fault]:
+            faults.add_fault(name, each)
 
     def _check_binding(
         self, faults: _Faults, values: list[object], star: tuple[object, ...], named: dict[str, object]
@@ -274,32 +298,8 @@ class ArgumentsCoder:
             values[index] = value
         return values
 
-    def _assemble(self, values: tuple[object, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The args and kwargs that bind `values` to the parameters."""
-        args: list[Any] = []
-        kwargs: dict[str, Any] = {}
-        gap = False
-        for parameter, value in zip(self._parameters, values, strict=True):
-            if value is MISSING:
-                gap = True
-            elif parameter.kind is ParameterKind.VAR_KEYWORD:
-                assert isinstance(value, dict)
-                for name, item in value.items():
-                    if name in self._by_name:
-                        raise Fault("names of no parameter", f"{short(name)}")
-                    kwargs[name] = item
-            elif parameter.kind is ParameterKind.KEYWORD_ONLY or (
-                gap and parameter.kind is ParameterKind.POSITIONAL_OR_KEYWORD
-            ):
-                kwargs[parameter.name] = value
-            elif gap:
-                raise Fault("the arguments before it", f"{parameter.name!r} alone")
-            elif parameter.kind is ParameterKind.VAR_POSITIONAL:
-                assert isinstance(value, tuple)
-                args += value
-            else:
-                args.append(value)
-        return tuple(args), kwargs
+    def _assemble(self, values: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return assemble(self._parameters, values)
 
     def _unpack_slowly(self, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The walk over a payload. Finds what is wrong with it; ArgumentError is all that it raises."""
@@ -329,9 +329,88 @@ class ArgumentsCoder:
                 try:
                     values[index] = coder.unpack(values[index], segments)
                 except Fault as fault:
-                    faults.add_fault(parameter.name, fault)
+                    self._add_faults(
+                        faults, index, values[index], fault, lambda part, item: part.unpack(item, segments)
+                    )
+                except RecursionError:
+                    faults.add_fault(parameter.name, too_deep())
             elif parameter.required:
                 faults.add_missing(parameter.name)
+
+
+class AdaptedArgumentsCoder(ArgumentsCoder):
+    """Unpacks the arguments of a caller that has another version of the command.
+
+    Args:
+        command: The command's name for error texts.
+        adaptation: What is different; nothing breaking.
+        parameters: The parameters that the handler has.
+        coders: Makes the coders.
+    """
+
+    def __init__(self, command: str, adaptation: Adaptation, parameters: tuple[Parameter, ...], coders: Coders) -> None:
+        super().__init__(command, Schema(tuple(adaptation.parameters), NONE), coders)
+        self._places = adaptation.places
+        self._own = parameters
+
+    def _emit_binding(self, out: Source, values: list[str], count: str, missing: str) -> None:
+        taken = [
+            (parameter, value)
+            for parameter, value, place in zip(self._parameters, values, self._places, strict=True)
+            if place is not None
+        ]
+        if all(not parameter.kind.variadic for parameter, _ in taken):
+            optional = [value for parameter, value in taken if not parameter.required]
+            self._emit_bound(out, values, [f"{value} is not {missing}" for value in optional])
+            if optional:
+                without = [MISSING if value in optional else value for value in values]
+                self._emit_bound(out, without, [f"{value} is {missing}" for value in optional])
+        out.line(f"return {out.constant(self._assemble)}({_tuple(values)})")
+
+    def _emit_bound(self, out: Source, values: list[str], tests: list[str]) -> None:
+        """Writes what binds these variables, where it is known which of them there are."""
+        try:
+            args, kwargs = self._assemble(values)
+        except Fault:
+            return
+        with out.block(f"if {' and '.join(tests) or True}:"):
+            named = ", ".join(f"{name!r}: {value}" for name, value in kwargs.items())
+            out.line(f"return {_tuple(list(args))}, {{{named}}}")
+
+    def _assemble(self, values: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        placed: list[object] = [MISSING] * len(self._own)
+        for place, value in zip(self._places, values, strict=True):
+            if place is not None:
+                placed[place] = value
+        return assemble(self._own, placed)
+
+
+def assemble(parameters: Sequence[Parameter], values: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The args and kwargs that bind `values` to the parameters. Raises Fault where they cannot be bound."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    gap = False
+    for parameter, value in zip(parameters, values, strict=True):
+        if value is MISSING:
+            gap = True
+        elif parameter.kind is ParameterKind.VAR_KEYWORD:
+            assert isinstance(value, dict)
+            names = {other.name for other in parameters if other.kind.by_name}
+            if taken := names.intersection(value):
+                raise Fault("names of no parameter", f"{short(min(taken))}")
+            kwargs.update(value)
+        elif parameter.kind is ParameterKind.KEYWORD_ONLY or (
+            gap and parameter.kind is ParameterKind.POSITIONAL_OR_KEYWORD
+        ):
+            kwargs[parameter.name] = value
+        elif gap:
+            raise Fault("the arguments before it", f"{parameter.name!r} alone")
+        elif parameter.kind is ParameterKind.VAR_POSITIONAL:
+            assert isinstance(value, tuple)
+            args += value
+        else:
+            args.append(value)
+    return tuple(args), kwargs
 
 
 class _Faults:

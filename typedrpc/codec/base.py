@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 from typedrpc.codec.body import Packing, SegmentReader
 from typedrpc.codec.faults import Fault, type_name
@@ -23,20 +24,42 @@ from typedrpc.schema import Node
 
 NO_TYPES: frozenset[type] = frozenset()
 
+MAX_NESTING = 12
+"""Levels of indent from which on a loop gets a function of its own: Python takes 20 loops within each other."""
+
+PROMOTED = 1000  # an int for a float
+CONVERTED = 1001  # a float, and then an int, for a complex
+ABSTRACT = 2000  # a list for a Sequence
+ANYTHING = 3000  # for Any
+
+ValueT = TypeVar("ValueT")
+
+
+def lazily(compute: Callable[[Any], ValueT]) -> ValueT:
+    """An attribute that is computed when it is first read."""
+    return cast(ValueT, cached_property(compute))
+
 
 class Coder(ABC):
     """How the values of one node travel.
 
+    Coders of recursive types refer to each other in circles. So a coder asks others for nothing while it is made; what
+    depends on them is computed when first read (`lazily`).
+
     Attributes:
         node: The node.
+        parts: The coders of what its values hold.
         sends: The exact Python types that the source packs.
         wire: The Python types that its data may have after msgpack has unpacked it. Members of a union need no tag
             where theirs are disjoint.
         also_sends, also_wire: Types that are accepted where no other member of a union claims them.
-        uses_segments: Whether a value may travel beside the body; then the source has a variable ``segments`` at hand.
+        large: Whether a value may itself travel beside the body.
         map_key: Whether the data can be the key of a msgpack map.
-        bounded: Whether its data takes a few bytes only, give or take a huge int.
-        bare: Whether the usual data needs no options to be unpacked: neither extensions nor maps with keys of any kind.
+        small: Whether the data takes a few bytes only, give or take a huge int, besides that of its parts.
+        plain: Whether the usual data needs no options to be unpacked, neither extensions nor maps with keys of any
+            kind, besides that of its parts.
+        crowds: Whether a peer can choose many values that have the same hash.
+        one_shot: Whether values may be gone after one look: generators.
         decides: Whether a value of its type that does not fit is a fault even where another member of a union takes it.
         lenient: Whether the source accepts more than the types of `exact`, by converting.
     """
@@ -45,15 +68,56 @@ class Coder(ABC):
     wire: frozenset[type] = NO_TYPES
     also_sends: frozenset[type] = NO_TYPES
     also_wire: frozenset[type] = NO_TYPES
-    uses_segments = False
+    parts: tuple[Coder, ...] = ()
+    large = False
     map_key = False
-    bounded = False
-    bare = False
+    small = False
+    plain = False
+    one_shot = False
+    crowds = True
     decides = False
     lenient = False
 
     def __init__(self, node: Node, coders: Coders) -> None:
         self.node = node
+
+    @lazily
+    def reached(self) -> tuple[frozenset[Coder], bool]:
+        """The coder itself with all that its values may hold, and whether one of them may hold itself."""
+        seen: set[Coder] = set()
+        circular = False
+        path: list[tuple[Coder, list[Coder]]] = [(self, [*self.parts])]
+        above: set[Coder] = {self}
+        while path:
+            coder, left = path[-1]
+            if not left:
+                path.pop()
+                above.discard(coder)
+                seen.add(coder)
+                continue
+            part = left.pop()
+            if part in above:
+                circular = True
+            elif part not in seen:
+                path.append((part, [*part.parts]))
+                above.add(part)
+        return frozenset(seen), circular
+
+    @lazily
+    def uses_segments(self) -> bool:
+        """Whether anything in a value may travel beside the body; then the source has a variable ``segments``."""
+        return any(coder.large for coder in self.reached[0])
+
+    @lazily
+    def bounded(self) -> bool:
+        """Whether the data of a value takes a few bytes only, give or take a huge int."""
+        coders, circular = self.reached
+        return not circular and all(coder.small for coder in coders)
+
+    @lazily
+    def bare(self) -> bool:
+        """Whether the usual data needs no options to be unpacked."""
+        return all(coder.plain for coder in self.reached[0])
 
     def exact(self, way: Way) -> frozenset[type]:
         """The types whose values travel, or arrive, just as they are. Empty where the type alone does not settle it."""
@@ -68,8 +132,8 @@ class Coder(ABC):
     def accepts(self, kind: type) -> int | None:
         """How near a value of this Python type is: 0 for the type itself, more the further off, None if not at all.
 
-        A union picks the nearest member. Ranks: the number of steps to the base for a subclass, 1000 for a promotion
-        (int to float), 2000 for an abstract type.
+        A union picks the nearest member. Ranks: the number of steps to the base for a subclass, then `PROMOTED` and
+        what follows it.
         """
         return min((kind.__mro__.index(base) for base in self.sends if base in kind.__mro__), default=None)
 
@@ -106,7 +170,7 @@ class Coder(ABC):
         exact = self.exact(way)
         if not exact:
             return self.emit_loop(out, way, var)
-        test = f"if not {{*map(type, {var})}} <= {out.types(exact)}:"
+        test = f"if {out.differ_from(exact, var, f'len({var})')}:"
         if not self.lenient:
             with out.block(test):
                 out.line("raise misfit")
@@ -118,6 +182,8 @@ class Coder(ABC):
 
     def emit_loop(self, out: Source, way: Way, var: str) -> str:
         """Writes `emit` in a loop over `var`. The outcome is `var` where no item is converted, otherwise a list."""
+        if out.depth >= MAX_NESTING:
+            return self.emit_apart(out, way, var, "loop", lambda inner: self.emit_loop(out, way, inner))
         result, item, before = out.fresh(), out.fresh(), out.mark()
         with out.block(f"for {item} in {var}:"):
             outcome = self.emit(out, way, item)
@@ -127,9 +193,25 @@ class Coder(ABC):
         out.insert(before, f"{result} = []")
         return result
 
+    def emit_apart(
+        self, out: Source, way: Way, var: str, what: str, emit: Callable[[str], str], *, loops: bool = False
+    ) -> str:
+        """Writes what `emit` does with a variable into a function of its own, and calls that.
+
+        The function is written once, however often it is called, from within itself too. `loops` is that of
+        `Source.helper`.
+        """
+        segments = ", segments" if self.uses_segments else ""
+
+        def emit_body() -> None:
+            out.line(f"return {emit('value')}")
+
+        helper = out.helper((self, way, what), f"{way}_{what}", f"value{segments}", emit_body, loops=loops)
+        return out.assign(f"{helper}({var}{segments})")
+
 
 class Coders:
-    """Makes coders, one for each node: dataclasses within dataclasses share theirs."""
+    """Makes coders, one for each node: a record that occurs twice has one."""
 
     def __init__(self) -> None:
         self._made: dict[int, tuple[Node, Coder]] = {}
@@ -139,21 +221,30 @@ class Coders:
         # By identity, as equal nodes may stand for different classes; the entry keeps the node alive.
         made = self._made.get(id(node))
         if made is None:
-            made = self._made[id(node)] = (node, _registry[type(node)](node, self))
+            # In its place before it is made, as its parts may refer to it.
+            kind = _registry[type(node)](node)
+            coder = kind.__new__(kind)
+            made = self._made[id(node)] = (node, coder)
+            coder.__init__(node, self)  # type: ignore[misc]  # the half of the call that was left
         return made[1]
 
 
-MakerT = TypeVar("MakerT", bound=Callable[..., Coder])
+CoderT = TypeVar("CoderT", bound=type[Coder])
 
-_registry: dict[type[Node], Callable[[Node, Coders], Coder]] = {}
+_registry: dict[type[Node], Callable[[Any], type[Coder]]] = {}
 
 
-def coder_for(kind: type[Node]) -> Callable[[MakerT], MakerT]:
-    """Registers a class of coders, or a function that makes them, for a kind of node."""
+def coder_for(kind: type[Node]) -> Callable[[CoderT], CoderT]:
+    """Registers a class of coders for a kind of node."""
 
-    def register(maker: MakerT) -> MakerT:
-        assert kind not in _registry, f"{kind.__name__} has a coder already"
-        _registry[kind] = maker
-        return maker
+    def register(cls: CoderT) -> CoderT:
+        choose_coder(kind, lambda node: cls)
+        return cls
 
     return register
+
+
+def choose_coder(kind: type[Node], choose: Callable[[Any], type[Coder]]) -> None:
+    """Registers the choice of a class of coders for each node of a kind."""
+    assert kind not in _registry, f"{kind.__name__} has a coder already"
+    _registry[kind] = choose

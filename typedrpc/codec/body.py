@@ -9,11 +9,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Sequence, Sized
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from typedrpc.codec.faults import Fault, Misfit, cut
+from typedrpc.schema.conversions import zone_key, zone_of
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -34,10 +36,19 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Segmented(NamedTuple):
-    """A body, and the values of `SEGMENT_THRESHOLD` bytes and more that travel beside it, by their index."""
+    """A body, and the values of `SEGMENT_THRESHOLD` bytes and more that travel beside it, by their index.
+
+    A memoryview among them is one of single bytes, so that its length is its size.
+    """
 
     body: Buffer
     segments: list[Buffer]
+
+    def release(self) -> None:
+        """Let go of the buffers, which their owners cannot resize while somebody looks at them."""
+        for segment in self.segments:
+            if type(segment) is memoryview:
+                segment.release()
 
 
 Payload: TypeAlias = "Buffer | Segmented"
@@ -79,6 +90,9 @@ class UnknownExtension:
 
 UNKNOWN = UnknownExtension()
 
+MAX_SAME_HASH = 1000
+"""Ints beyond 64 bits in one body that may have the same hash. As keys of maps, n such take n * n comparisons."""
+
 
 def pack_hook(value: object) -> object:
     """What msgpack cannot pack itself: ints beyond 64 bits, and datetimes."""
@@ -90,18 +104,34 @@ def pack_hook(value: object) -> object:
 
 
 def pack_datetime(value: datetime) -> object:
-    """The extension for a datetime: its own fields, and the offset from UTC if it has one."""
+    """The extension for a datetime: its own fields, the offset from UTC if it has one, and the name of its zone."""
     fields = (value.year, value.month, value.day, value.hour, value.minute, value.second, value.fold, value.microsecond)
     offset = value.utcoffset()
     if offset is None:
         return msgpack.ExtType(EXT_DATETIME, _NAIVE.pack(*fields))
-    return msgpack.ExtType(EXT_DATETIME, _AWARE.pack(*fields, offset // _MICROSECOND))
+    zone = zone_key(value.tzinfo) or ""
+    return msgpack.ExtType(EXT_DATETIME, _AWARE.pack(*fields, offset // _MICROSECOND) + zone.encode())
 
 
-def unpack_hook(code: int, data: bytes) -> object:
-    """The value of an extension. Never raises: what cannot be read becomes `UNKNOWN`, which fits no type."""
+class UnknownZone(NamedTuple):
+    """Stands in an unpacked body for a datetime in a time zone that is not known here."""
+
+    reason: str
+
+
+def unpack_hook(hashes: dict[int, int], code: int, data: bytes) -> object:
+    """The value of an extension. Never raises: what cannot be read becomes `UNKNOWN`, which fits no type.
+
+    Args:
+        hashes: How often each hash has occurred among the ints of this body: a new dict for each.
+        code: Which extension.
+        data: Its bytes.
+    """
     if code == EXT_INT and data:
-        return int.from_bytes(data, "big", signed=True)
+        number = int.from_bytes(data, "big", signed=True)
+        key = hash(number)
+        hashes[key] = count = hashes.get(key, 0) + 1
+        return number if count <= MAX_SAME_HASH else UNKNOWN
     if code == EXT_DATETIME:
         return _unpack_datetime(data)
     if code == EXT_SEGMENT and len(data) == _INDEX.size:
@@ -110,14 +140,24 @@ def unpack_hook(code: int, data: bytes) -> object:
 
 
 def _unpack_datetime(data: bytes) -> object:
-    zone = None
+    zone: Any = None
+    name, offset = "", 0
     try:
         if len(data) == _NAIVE.size:
             year, month, day, hour, minute, second, fold, microsecond = _NAIVE.unpack(data)
         else:
-            year, month, day, hour, minute, second, fold, microsecond, offset = _AWARE.unpack(data)
+            year, month, day, hour, minute, second, fold, microsecond, offset = _AWARE.unpack_from(data)
             zone = timezone(timedelta(microseconds=offset))
-        return datetime(year, month, day, hour, minute, second, microsecond, zone, fold=fold)
+            if len(data) > _AWARE.size:
+                name = data[_AWARE.size :].decode()
+                try:
+                    zone = zone_of(name)
+                except ValueError as error:
+                    return UnknownZone(str(error))
+        value = datetime(year, month, day, hour, minute, second, microsecond, zone, fold=fold)
+        if name and value.utcoffset() != timedelta(microseconds=offset):
+            return UnknownZone(f"the time zone {name[:40]!r}, which has another offset here: the zone data differ")
+        return value
     except (ValueError, OverflowError, struct.error):
         return UNKNOWN
 
@@ -127,7 +167,7 @@ def segment_mark(index: int) -> object:
     return msgpack.ExtType(EXT_SEGMENT, _INDEX.pack(index))
 
 
-def segment(value: bytes, segments: list[Buffer]) -> object:
+def segment(value: Buffer, segments: list[Buffer]) -> object:
     """Puts a large value beside the body, as long as there is room. Returns what stands for it in the body."""
     if len(segments) >= MAX_SEGMENTS:
         return value
@@ -140,22 +180,51 @@ class Packing:
 
     Attributes:
         segments: The values that travel beside the body, so far.
+        adapted: How many values did not have just the type that they travel as: ints for floats, subclasses.
     """
 
-    __slots__ = ("_read", "segments")
+    __slots__ = ("_read", "_remembered", "adapted", "segments")
 
     def __init__(self) -> None:
         self.segments: list[Buffer] = []
+        self.adapted = 0
         self._read: dict[int, tuple[object, list[object]]] = {}
+        self._remembered: dict[object, tuple[object, object, list[Buffer], int]] = {}
 
     def items(self, iterable: Iterable[object]) -> Iterable[object]:
         """The items of `iterable`, the same ones each time it is asked for: members of a union are tried in turn."""
-        if isinstance(iterable, Sized):
-            return iterable
+        return iterable if isinstance(iterable, Sized) else self.once(iterable)
+
+    def once(self, iterable: Any) -> list[object]:
+        """The items of what may be gone after one look."""
         # The entry keeps the iterable alive, so its id stays its own.
         if id(iterable) not in self._read:
             self._read[id(iterable)] = (iterable, [*iterable])
         return self._read[id(iterable)][1]
+
+    def remembered(self, key: tuple[object, int], value: object, pack: Callable[[], object]) -> object:
+        """What `pack` gives, or the Fault that it raises, from the first time on.
+
+        Args:
+            key: Who asks, and the id of the value.
+            value: The value, which is kept, so that its id stays its own.
+            pack: Packs it.
+        """
+        used, adapted = len(self.segments), self.adapted
+        place = (*key, used)  # packed values refer to segments by number
+        found = self._remembered.get(place)
+        if found is None:
+            try:
+                found = (value, pack(), self.segments[used:], self.adapted - adapted)
+            except Fault as fault:
+                found = (value, fault.copy(), [], 0)
+            self._remembered[place] = found
+        else:
+            self.segments += found[2]
+            self.adapted += found[3]
+        if isinstance(found[1], Fault):
+            raise found[1].copy()
+        return found[1]
 
     def payload(self, body: bytes) -> Payload:
         """The payload with this body."""
@@ -170,8 +239,8 @@ class SegmentReader:
     def __init__(self, segments: Sequence[Buffer]) -> None:
         self._left = dict(enumerate(segments))
 
-    def take(self, data: object) -> bytes:
-        """The bytes that `data` stands for.
+    def take(self, data: object) -> Buffer:
+        """The bytes that `data` stands for, in the buffer that they were read into.
 
         Raises:
             Fault: It stands for no segment, or for one that was used before.
@@ -179,7 +248,7 @@ class SegmentReader:
         if type(data) is not Segment:
             raise Misfit
         try:
-            return bytes(self._left.pop(data.number))
+            return self._left.pop(data.number)
         except KeyError:
             raise Fault("bytes", f"segment {data.number}, which is not there", is_type=False) from None
 
@@ -229,7 +298,7 @@ def unpack_body(body: object) -> object:
         Fault: The bytes are not those of one msgpack value.
     """
     try:
-        return unpackb(body, strict_map_key=False, ext_hook=unpack_hook)
+        return unpackb(body, strict_map_key=False, ext_hook=partial(unpack_hook, {}))
     except Exception as error:
         raise Fault("one msgpack value", f"{type(error).__name__}: {cut(str(error))}", is_type=False) from error
 

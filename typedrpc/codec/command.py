@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from typedrpc.codec.arguments import ArgumentsCoder
+from typedrpc.codec.arguments import AdaptedArgumentsCoder, ArgumentsCoder
 from typedrpc.codec.base import Coders
-from typedrpc.codec.body import Payload
+from typedrpc.codec.body import CodecError, Payload
 from typedrpc.codec.result import ResultCoder
-from typedrpc.schema import Signature
+from typedrpc.errors import ArgumentValueError
+from typedrpc.schema import Adaptation, Schema, adapt_result
 
 
 class CommandCodec:
@@ -20,12 +22,12 @@ class CommandCodec:
 
     Args:
         command: The command's name for error texts, ``"Store.put"``.
-        signature: Its signature; the classes behind its nodes have to be there, so not one that came from a peer.
+        schema: Its schema; the classes behind its nodes have to be there, so not one that came from a peer.
     """
 
-    def __init__(self, command: str, signature: Signature) -> None:
+    def __init__(self, command: str, schema: Schema) -> None:
         self.command = command
-        self.signature = signature
+        self.schema = schema
 
     @cached_property
     def _coders(self) -> Coders:
@@ -33,11 +35,43 @@ class CommandCodec:
 
     @cached_property
     def _arguments(self) -> ArgumentsCoder:
-        return ArgumentsCoder(self.command, self.signature, self._coders)
+        return ArgumentsCoder(self.command, self.schema, self._coders)
 
     @cached_property
     def _result(self) -> ResultCoder:
-        return ResultCoder(self.command, self.signature, self._coders)
+        return ResultCoder(self.command, self.schema, self._coders)
+
+    def unpack_arguments_of(self, caller: Schema) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
+        """``unpack_arguments`` for a caller that has another version of the command.
+
+        Args:
+            caller: The caller's schema; nothing in it may break, see `typedrpc.schema.compatible`.
+
+        Raises:
+            ArgumentValueError: It nests too deep.
+        """
+        adaptation = Adaptation(caller, self.schema)
+        # It was safe when it was admitted; here there may be less of the stack left to compare and to compile on.
+        if all(difference.safe for difference in adaptation.differences):
+            with suppress(RecursionError, SyntaxError, MemoryError):
+                own = self.schema.parameters
+                return AdaptedArgumentsCoder(self.command, adaptation, own, Coders()).compile_unpack()
+        raise ArgumentValueError(f"{self.command}: the types of the caller nest too deep to be read here")
+
+    def unpack_result_of(self, callee: Schema) -> Callable[[Payload], Any]:
+        """``unpack_result`` for a callee that has another version of the command.
+
+        Args:
+            callee: The callee's schema; nothing in it may break, see `typedrpc.schema.compatible`.
+
+        Raises:
+            CodecError: It nests too deep.
+        """
+        node, differences = adapt_result(callee.result, self.schema.result)
+        if all(difference.safe for difference in differences):
+            with suppress(RecursionError, SyntaxError, MemoryError):
+                return ResultCoder(self.command, Schema((), node), Coders()).compile_unpack()
+        raise CodecError(self.command, "result", str(self.schema.result), "types that nest too deep to be read here")
 
     @cached_property
     def pack_arguments(self) -> Callable[..., Payload]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import collections.abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from typedrpc.codec.base import Coder, Coders, coder_for
+from typedrpc.codec.base import ABSTRACT, MAX_NESTING, Coder, Coders, coder_for, lazily
 from typedrpc.codec.body import Packing, SegmentReader, pack_body
-from typedrpc.codec.faults import Fault, index_step, short, type_name
+from typedrpc.codec.faults import Fault, Misfit, index_step, short, type_name
 from typedrpc.codec.source import Source, Way
 from typedrpc.schema import CollectionNode, MappingNode, TupleNode
-
-ABSTRACT = 2000
 
 
 class _Collection(NamedTuple):
@@ -26,6 +26,7 @@ COLLECTION_TYPES: Mapping[str, _Collection] = {
     "tuple": _Collection((tuple,), tuple, tuple),
     "set": _Collection((set,), set, set),
     "frozenset": _Collection((frozenset,), frozenset, frozenset),
+    "deque": _Collection((collections.deque,), collections.deque, collections.deque),
     "Sequence": _Collection((list, tuple), collections.abc.Sequence, list),
     "MutableSequence": _Collection((list,), collections.abc.MutableSequence, list),
     "Collection": _Collection((list, tuple), collections.abc.Collection, list),
@@ -33,10 +34,20 @@ COLLECTION_TYPES: Mapping[str, _Collection] = {
     "AbstractSet": _Collection((set, frozenset), collections.abc.Set, set),
     "MutableSet": _Collection((set,), collections.abc.MutableSet, set),
 }
-MAPPING_TYPES: Mapping[str, type] = {
-    "dict": dict,
-    "Mapping": collections.abc.Mapping,
-    "MutableMapping": collections.abc.MutableMapping,
+
+
+class _Mapping(NamedTuple):
+    accepts: type
+    makes: Callable[..., Any] = dict
+
+
+MAPPING_TYPES: Mapping[str, _Mapping] = {
+    "dict": _Mapping(dict),
+    "OrderedDict": _Mapping(collections.OrderedDict, collections.OrderedDict),
+    "defaultdict": _Mapping(collections.defaultdict, partial(collections.defaultdict, None)),
+    "Counter": _Mapping(collections.Counter, collections.Counter),
+    "Mapping": _Mapping(collections.abc.Mapping),
+    "MutableMapping": _Mapping(collections.abc.MutableMapping),
 }
 
 
@@ -59,6 +70,26 @@ def distinct(packed: Iterable[object]) -> bool:
     return len(set(bodies)) == len(bodies)
 
 
+MAX_SAME_HASH = 128
+"""Elements or keys of one collection that may have the same hash. A set of n such takes n * n comparisons to make."""
+
+
+def spread(items: Iterable[object]) -> None:
+    """Raises ValueError where so many of `items` have the same hash that a peer has chosen them for it."""
+    hashes = [*map(hash, items)]
+    if len(hashes) - len(set(hashes)) >= MAX_SAME_HASH and max(collections.Counter(hashes).values()) > MAX_SAME_HASH:
+        raise ValueError(f"more than {MAX_SAME_HASH} of one hash")
+
+
+def make_dict(pairs: Sequence[tuple[object, object]]) -> dict[object, object]:
+    """The dict of pairs of a peer, for generated code."""
+    spread(key for key, _ in pairs)
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise Misfit
+    return made
+
+
 def emit_type_test(out: Source, var: str, types: Iterable[type]) -> None:
     """Writes the code that leaves a value of none of these exact types to the walk."""
     tests = (f"type({var}) is not {out.constant(kind)}" for kind in sorted(types, key=lambda kind: kind.__name__))
@@ -77,8 +108,8 @@ class CollectionCoder(Coder):
         self._item = coders.of(node.item)
         self._collection = COLLECTION_TYPES[node.kind]
         self._is_set = issubclass(self._collection.makes, set | frozenset)
+        self.parts = (self._item,)
         self.sends = frozenset(self._collection.sends)
-        self.uses_segments = self._item.uses_segments
         self.one_shot = node.kind == "Iterable"
 
     def accepts(self, kind: type) -> int | None:
@@ -92,6 +123,7 @@ class CollectionCoder(Coder):
     def pack(self, value: Any, packing: Packing) -> object:
         if self.accepts(type(value)) is None:
             raise self.misfit(value)
+        packing.adapted += type(value) not in self.sends
         packed = []
         for index, item in enumerate(packing.items(value)):
             try:
@@ -120,6 +152,8 @@ class CollectionCoder(Coder):
 
     def _make(self, items: list[object]) -> Any:
         try:
+            if self._is_set:
+                spread(items)
             return self._collection.makes(items)
         except Exception as error:  # hashing and comparing may be anybody's code
             raise Fault(self.node, f"{type(error).__name__}: {error}", is_type=False) from error
@@ -128,15 +162,17 @@ class CollectionCoder(Coder):
         if way == "pack":
             if not typed:
                 emit_type_test(out, var, self.sends)
-            if self._is_set:
-                var = out.assign(f"[*{var}]")
+            if self._is_set or self._collection.makes is collections.deque:
+                var = out.assign(f"[*{var}]")  # nothing that msgpack packs
             return self._item.emit_column(out, way, var)
         if not typed:
             emit_type_test(out, var, self.wire)
         items = self._item.emit_column(out, way, var)
         if self._collection.makes is list:
             return items
-        value = out.assign(f"{self._collection.makes.__name__}({items})")
+        if self._is_set and self._item.crowds:
+            out.line(f"{out.constant(spread)}({items})")
+        value = out.assign(f"{out.constant(self._collection.makes)}({items})")
         if self._is_set:
             with out.block(f"if len({value}) != len({var}):"):
                 out.line("raise misfit")
@@ -149,13 +185,12 @@ class TupleCoder(Coder):
 
     sends = frozenset({tuple})
     wire = frozenset({list})
+    small = plain = True
 
     def __init__(self, node: TupleNode, coders: Coders) -> None:
         super().__init__(node, coders)
         self._items = [coders.of(item) for item in node.items]
-        self.bounded = all(item.bounded for item in self._items)
-        self.bare = all(item.bare for item in self._items)
-        self.uses_segments = any(item.uses_segments for item in self._items)
+        self.parts = tuple(self._items)
 
     def _check(self, value: object, kind: type) -> Any:
         if not issubclass(type(value), kind):
@@ -203,23 +238,34 @@ class MappingCoder(Coder):
 
     def __init__(self, node: MappingNode, coders: Coders) -> None:
         super().__init__(node, coders)
-        key = coders.of(node.key)
-        self._pairs = not key.map_key
-        self._key = key if self._pairs else key.as_key()
+        self._given_key = coders.of(node.key)
         self._value = coders.of(node.value)
-        self._accepts = MAPPING_TYPES[node.kind]
-        self.sends = frozenset({dict})
-        self.wire = frozenset({list if self._pairs else dict})
-        self.uses_segments = self._key.uses_segments or self._value.uses_segments
+        self.parts = (self._given_key, self._value)
+        self._mapping = MAPPING_TYPES[node.kind]
+        self._abstract = not issubclass(self._mapping.accepts, dict)
+        self.sends = frozenset({dict if self._abstract else self._mapping.accepts})
+
+    @lazily
+    def _pairs(self) -> bool:
+        return not self._given_key.map_key
+
+    @lazily
+    def _key(self) -> Coder:
+        return self._given_key if self._pairs else self._given_key.as_key()
+
+    @lazily
+    def wire(self) -> frozenset[type]:
+        return frozenset({list if self._pairs else dict})
 
     def accepts(self, kind: type) -> int | None:
-        if self._accepts is dict:
-            return super().accepts(kind)
-        return ABSTRACT if issubclass(kind, self._accepts) else None
+        if self._abstract:
+            return ABSTRACT if issubclass(kind, self._mapping.accepts) else None
+        return super().accepts(kind)
 
     def pack(self, value: Any, packing: Packing) -> object:
         if self.accepts(type(value)) is None:
             raise self.misfit(value)
+        packing.adapted += type(value) not in self.sends
         return self._collect(
             [self._pair(key, item, lambda coder, part: coder.pack(part, packing)) for key, item in value.items()],
             as_pairs=self._pairs,
@@ -231,9 +277,11 @@ class MappingCoder(Coder):
         pairs = data if self._pairs else data.items()
         if self._pairs and not all(type(pair) is list and len(pair) == 2 for pair in pairs):
             raise Fault(self.node, "an array of something else than pairs")
-        return self._collect(
-            [self._pair(key, item, lambda coder, part: coder.unpack(part, segments)) for key, item in pairs],
-            as_pairs=False,
+        return self._mapping.makes(
+            self._collect(
+                [self._pair(key, item, lambda coder, part: coder.unpack(part, segments)) for key, item in pairs],
+                as_pairs=False,
+            )
         )
 
     def _pair(self, key: object, item: object, step: Callable[[Coder, object], object]) -> tuple[object, object]:
@@ -252,6 +300,7 @@ class MappingCoder(Coder):
                 raise Fault(self.node, "two keys that become one", is_type=False)
             return pairs
         try:
+            spread(key for key, _ in pairs)
             collected = dict(pairs)
         except Exception as error:  # hashing and comparing may be anybody's code
             raise Fault(self.node, f"{type(error).__name__}: {error}", is_type=False) from error
@@ -262,6 +311,16 @@ class MappingCoder(Coder):
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
         if not typed:
             emit_type_test(out, var, self.sends if way == "pack" else self.wire)
+        if out.depth >= MAX_NESTING:
+            items = self.emit_apart(out, way, var, "items", lambda inner: self._emit_dict(out, way, inner))
+        else:
+            items = self._emit_dict(out, way, var)
+        if way == "pack" or self._mapping.makes is dict:
+            return items
+        return out.assign(f"{out.constant(self._mapping.makes)}({items})")
+
+    def _emit_dict(self, out: Source, way: Way, var: str) -> str:
+        """Writes the code for the dict in `var`, and returns the variable with what travels, or a dict that arrives."""
         if self._pairs and way == "unpack":
             return self._emit_pairs(out, var)
         key_types, value_types = self._key.exact(way), self._value.exact(way)
@@ -269,9 +328,9 @@ class MappingCoder(Coder):
             return self._emit_items(out, way, var)
         lenient = self._key.lenient or self._value.lenient
         result = out.assign(var) if lenient else var
-        tests = f"{{*map(type, {var})}} <= {out.types(key_types)}"
-        tests += f" and {{*map(type, {var}.values())}} <= {out.types(value_types)}"
-        with out.block(f"if not ({tests}):"):
+        tests = f"{out.differ_from(key_types, var, f'len({var})')}"
+        tests += f" or {out.differ_from(value_types, f'{var}.values()', f'len({var})')}"
+        with out.block(f"if {tests}:"):
             out.line(f"{result} = {self._emit_items(out, way, var)}" if lenient else "raise misfit")
         return result
 
@@ -280,23 +339,28 @@ class MappingCoder(Coder):
         result, key, item, before = out.fresh(), out.fresh(), out.fresh(), out.mark()
         with out.block(f"for {key}, {item} in {var}.items():"):
             outcome = (self._key.emit(out, way, key), self._value.emit(out, way, item))
-            if self._pairs:
-                out.line(f"{result}.append(({', '.join(outcome)}))")
-            elif outcome == (key, item):
+            if outcome == (key, item) and not self._pairs:
                 return var
+            converted = outcome[0] != key
+            if self._pairs or (converted and way == "unpack"):
+                out.line(f"{result}.append(({', '.join(outcome)}))")
             else:
                 out.line(f"{result}[{outcome[0]}] = {outcome[1]}")
+        if converted and way == "unpack":
+            out.insert(before, f"{result} = []")
+            return out.assign(f"{out.constant(make_dict)}({result})")
         out.insert(before, f"{result} = {'[]' if self._pairs else '{}'}")
+        if converted and not self._pairs:
+            with out.block(f"if len({result}) != len({var}):"):
+                out.line("raise misfit")
         return result
 
     def _emit_pairs(self, out: Source, var: str) -> str:
         """Writes a loop over pairs that have arrived."""
-        result, pair, key, item = out.assign("{}"), out.fresh(), out.fresh(), out.fresh()
+        result, pair, key, item = out.assign("[]"), out.fresh(), out.fresh(), out.fresh()
         with out.block(f"for {pair} in {var}:"):
             emit_type_test(out, pair, self.wire)
             out.line(f"{key}, {item} = {pair}")
             outcome = (self._key.emit(out, "unpack", key), self._value.emit(out, "unpack", item))
-            out.line(f"{result}[{outcome[0]}] = {outcome[1]}")
-        with out.block(f"if len({result}) != len({var}):"):
-            out.line("raise misfit")
-        return result
+            out.line(f"{result}.append(({', '.join(outcome)}))")
+        return out.assign(f"{out.constant(make_dict)}({result})")

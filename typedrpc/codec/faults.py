@@ -33,6 +33,12 @@ class Fault(Exception):
         self._path.append(part)
         return self
 
+    def copy(self) -> Fault:
+        """The same fault, whose path grows on its own."""
+        fault = Fault(self.expected, self.got, is_type=self.is_type)
+        fault._path = [*self._path]
+        return fault
+
     @property
     def path(self) -> str:
         """From the argument or the result to the value: ``[3].price``."""
@@ -45,6 +51,11 @@ class Fault(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: expected {self.expected}, got {self.got}"
+
+
+def too_deep() -> Fault:
+    """The fault of a value on which the walk ran out of stack."""
+    return Fault("a value that nests less deeply", "one that nests too deeply, or holds itself", is_type=False)
 
 
 def cut(text: str) -> str:

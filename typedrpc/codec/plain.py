@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
@@ -37,7 +38,7 @@ def unpack_plain(payload: Payload, *, max_depth: int = MAX_DEPTH) -> object:
     if isinstance(payload, Segmented):
         raise CodecError("", WHERE, "plain data", "segments")
     try:
-        data = msgpack.unpackb(payload, strict_map_key=False, ext_hook=unpack_hook)
+        data = msgpack.unpackb(payload, strict_map_key=False, ext_hook=partial(unpack_hook, {}))
     except Exception as error:
         raise CodecError("", WHERE, "one msgpack value", cut(f"{type(error).__name__}: {error}")) from error
     level: list[object] = [data]

@@ -1,52 +1,51 @@
-"""The coder of dataclasses."""
+"""The coder of records: classes with typed fields, and dicts with typed keys."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from keyword import iskeyword
+from typing import Any, Final
 
-from typedrpc.codec.base import Coder, Coders, coder_for
+from typedrpc.codec.base import Coder, Coders, choose_coder
 from typedrpc.codec.body import Packing, SegmentReader
-from typedrpc.codec.faults import Fault, type_name
+from typedrpc.codec.faults import Fault, index_step, type_name
 from typedrpc.codec.source import Source, Way
-from typedrpc.schema import DataclassNode
+from typedrpc.schema import Field, IgnoredNode, RecordNode
+
+MAX_INLINE: Final = 8
+"""Fields of a record without further parts up to which its code is written out wherever it occurs."""
 
 
-@coder_for(DataclassNode)
-class DataclassCoder(Coder):
-    """A dataclass travels as an array of its fields in declaration order, and arrives by calling the class.
+class RecordCoder(Coder):
+    """A record travels as an array of its fields in declaration order, and arrives by calling the class.
 
-    An instance of a subclass travels as the annotated class. Each dataclass has one helper function in the source for a
-    value and one for a column, however often it occurs.
+    An instance of a subclass travels as the annotated class. In the source each record has one helper function for a
+    value and one for a column, however often it occurs; only the value of a small one is written out in its place.
     """
 
     wire = frozenset({list})
-    decides = True
+    decides = small = plain = True
 
-    def __init__(self, node: DataclassNode, coders: Coders) -> None:
+    def __init__(self, node: RecordNode, coders: Coders) -> None:
         super().__init__(node, coders)
         if node.cls is None:
-            raise TypeError(f"the dataclass {node.name} came from a peer; it has no class here")
+            raise TypeError(f"the record {node.name} came from a peer; it has no class here")
         self._cls: Any = node.cls
-        self._names = [field.name for field in node.fields]
+        self._fields = node.fields
         self._coders = [coders.of(field.node) for field in node.fields]
-        keywords = {field.name for field in dataclasses.fields(self._cls) if field.kw_only}
-        self._keywords = [name in keywords for name in self._names]
+        self.parts = tuple(self._coders)
         self.sends = frozenset({self._cls})
-        self.bounded = all(coder.bounded for coder in self._coders)
-        self.bare = all(coder.bare for coder in self._coders)
-        self.uses_segments = any(coder.uses_segments for coder in self._coders)
 
     def pack(self, value: object, packing: Packing) -> object:
         if not issubclass(type(value), self._cls):
             raise self.misfit(value)
+        packing.adapted += type(value) is not self._cls
         packed = []
-        for name, coder in zip(self._names, self._coders, strict=True):
+        for field, coder in zip(self._fields, self._coders, strict=True):
             try:
-                packed.append(coder.pack(self._attribute(value, name), packing))
+                packed.append(coder.pack(self._attribute(value, field.name), packing))
             except Fault as fault:
-                raise fault.within(f".{name}") from None
+                raise fault.within(f".{field.name}") from None
         return packed
 
     def _attribute(self, value: object, name: str) -> object:
@@ -62,49 +61,53 @@ class DataclassCoder(Coder):
             raise Fault(self.node, f"{type_name(data)} of {len(data)} items for {len(self._coders)} fields")
         positional: list[object] = []
         named: dict[str, object] = {}
-        for name, keyword, coder, item in zip(self._names, self._keywords, self._coders, data, strict=True):
+        for field, coder, item in zip(self._fields, self._coders, data, strict=True):
             try:
                 value = coder.unpack(item, segments)
             except Fault as fault:
-                raise fault.within(f".{name}") from None
-            if keyword:
-                named[name] = value
-            else:
+                raise fault.within(f".{field.name}") from None
+            if isinstance(field.node, IgnoredNode):
+                continue
+            if field.argument is None:
                 positional.append(value)
+            else:
+                named[field.argument] = value
         try:
             return self._cls(*positional, **named)
         except Exception as error:  # __post_init__ is anybody's code, and data of a peer must not raise anything else
             raise Fault(self.node, f"fields it refuses: {type(error).__name__}: {error}", is_type=False) from error
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
-        def emit_helper() -> None:
-            out.line(f"return {self._emit_fields(out, way, 'value')}")
+        if not typed:
+            self._emit_test(out, way, var)
+        if len(self._coders) <= MAX_INLINE and not any(coder.parts for coder in self._coders):
+            return out.assign(self._emit_fields(out, way, var))
 
-        return self._emit_call(out, var, (self._cls, way), f"{way}_value", emit_helper)
+        return self.emit_apart(out, way, var, "value", lambda inner: self._emit_fields(out, way, inner))
 
     def emit_column(self, out: Source, way: Way, var: str) -> str:
-        def emit_helper() -> None:
+        def emit(inner: str) -> str:
             out.line("result = []")
             item = out.fresh()
-            with out.block(f"for {item} in value:"):
+            with out.block(f"for {item} in {inner}:"):
+                self._emit_test(out, way, item)
                 out.line(f"result.append({self._emit_fields(out, way, item)})")
-            out.line("return result")
+            return "result"
 
-        return self._emit_call(out, var, (self._cls, way, "column"), f"{way}_column", emit_helper)
+        # A function with defaults that calls itself does not notice on CPython 3.13 when it runs out of stack.
+        return self.emit_apart(out, way, var, "column", emit, loops=not self.reached[1])
 
-    def _emit_call(self, out: Source, var: str, key: object, like: str, emit_helper: Callable[[], None]) -> str:
-        segments = ", segments" if self.uses_segments else ""
-        helper = out.helper(key, like, f"value{segments}", emit_helper)
-        return out.assign(f"{helper}({var}{segments})")
+    def _emit_test(self, out: Source, way: Way, var: str) -> None:
+        """Writes the code that leaves a value of another type to the walk."""
+        with out.block(f"if type({var}) is not {out.constant(self._cls if way == 'pack' else list)}:"):
+            out.line("raise misfit")
 
     def _emit_fields(self, out: Source, way: Way, var: str) -> str:
-        """Writes the code for one value, its fields inline. Returns an expression for the outcome."""
-        with out.block(f"if type({var}) is not {out.constant(self._cls) if way == 'pack' else 'list'}:"):
-            out.line("raise misfit")
-        before = [out.fresh(name) for name in self._names]
+        """Writes the code for the fields of one value. Returns an expression for the outcome."""
+        before = [_variable(out, field) for field in self._fields]
         if way == "pack":
-            for name, item in zip(self._names, before, strict=True):
-                out.line(f"{item} = {var}.{name}")
+            for field, item in zip(self._fields, before, strict=True):
+                out.line(f"{item} = {_attribute(var, field.name)}")
         elif before:
             out.line(f"{', '.join(before)}, = {var}")
         else:
@@ -113,7 +116,85 @@ class DataclassCoder(Coder):
         after = [coder.emit(out, way, item) for coder, item in zip(self._coders, before, strict=True)]
         if way == "pack":
             return f"({', '.join(after)}{',' if after else ''})"
-        fields = list(zip(self._names, after, self._keywords, strict=True))
-        arguments = [item for _, item, keyword in fields if not keyword]
-        arguments += [f"{name}={item}" for name, item, keyword in fields if keyword]
+        taken = [pair for pair in zip(self._fields, after, strict=True) if not isinstance(pair[0].node, IgnoredNode)]
+        arguments = [item for field, item in taken if field.argument is None]
+        arguments += [_keyword(field.argument, item) for field, item in taken if field.argument is not None]
         return f"{out.constant(self._cls)}({', '.join(arguments)})"
+
+
+class KeyedCoder(Coder):
+    """A ``TypedDict`` travels as a map, in which fields that are not required may be missing."""
+
+    sends = wire = frozenset({dict})
+    plain = True
+
+    def __init__(self, node: RecordNode, coders: Coders) -> None:
+        super().__init__(node, coders)
+        self._fields = {field.name: (field, coders.of(field.node)) for field in node.fields}
+        self.parts = tuple(coder for _, coder in self._fields.values())
+
+    def pack(self, value: Any, packing: Packing) -> object:
+        if not issubclass(type(value), dict):
+            raise self.misfit(value)
+        return self._walk(value, lambda coder, item: coder.pack(item, packing))
+
+    def unpack(self, data: Any, segments: SegmentReader) -> object:
+        if type(data) is not dict:
+            raise self.misfit(data)
+        return self._walk(data, lambda coder, item: coder.unpack(item, segments))
+
+    def _walk(self, value: Mapping[Any, Any], step: Callable[[Coder, Any], object]) -> dict[str, object]:
+        walked: dict[str, object] = {}
+        for key in value:
+            if key not in self._fields:
+                raise Fault(f"a key of {self.node}", short_key(key))
+        for name, (field, coder) in self._fields.items():
+            if name in value:
+                try:
+                    outcome = step(coder, value[name])
+                except Fault as fault:
+                    raise fault.within(index_step(name)) from None
+                if not isinstance(field.node, IgnoredNode):
+                    walked[name] = outcome
+            elif field.required:
+                raise Fault(self.node, f"no key {name!r}")
+        return walked
+
+    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
+        return self.emit_apart(out, way, var, "value", lambda inner: self._emit_keys(out, way, inner))
+
+    def _emit_keys(self, out: Source, way: Way, var: str) -> str:
+        with out.block(f"if type({var}) is not dict:"):
+            out.line("raise misfit")
+        out.line("result = {}")
+        out.line(f"count = len({var})")
+        for name, (field, coder) in self._fields.items():
+            head = "if True:" if field.required else f"if {name!r} in {var}:"
+            with out.block(head):
+                item = out.assign(f"{var}[{name!r}]")
+                outcome = coder.emit(out, way, item)
+                out.line("count -= 1" if isinstance(field.node, IgnoredNode) else f"result[{name!r}] = {outcome}")
+        # A key that is none of the fields is a fault.
+        with out.block("if len(result) != count:"):
+            out.line("raise misfit")
+        return "result"
+
+
+def short_key(key: object) -> str:
+    """A key that should not be there, in words."""
+    return f"the key {index_step(key)[1:-1]}"
+
+
+def _keyword(name: str, item: str) -> str:
+    return f"{name}={item}" if name.isidentifier() and not iskeyword(name) else f"**{{{name!r}: {item}}}"
+
+
+def _attribute(var: str, name: str) -> str:
+    return f"{var}.{name}" if name.isidentifier() and not iskeyword(name) else f"getattr({var}, {name!r})"
+
+
+def _variable(out: Source, field: Field) -> str:
+    return out.fresh(field.name if field.name.isidentifier() else "v")
+
+
+choose_coder(RecordNode, lambda node: KeyedCoder if node.keyed else RecordCoder)

@@ -7,19 +7,19 @@ from typing import Any
 
 from typedrpc.codec.base import Coders
 from typedrpc.codec.body import CodecError, Packing, Payload, open_payload, pack_body
-from typedrpc.codec.containers import CollectionCoder, listed
-from typedrpc.codec.faults import Fault, cut
+from typedrpc.codec.containers import listed
+from typedrpc.codec.faults import Fault, cut, too_deep
 from typedrpc.codec.source import Source, emit_packed, emit_unpacked
-from typedrpc.schema import NONE, Signature
+from typedrpc.schema import NONE, Schema
 
 
 class ResultCoder:
     """Packs and unpacks the results of one command."""
 
-    def __init__(self, command: str, signature: Signature, coders: Coders) -> None:
+    def __init__(self, command: str, schema: Schema, coders: Coders) -> None:
         self._command = command
-        self._is_none = signature.result == NONE
-        self._coder = coders.of(signature.result)
+        self._is_none = schema.result == NONE
+        self._coder = coders.of(schema.result)
 
     def compile_pack(self) -> Callable[[Any], Payload]:
         """``pack(value)``, which raises CodecError where the value does not fit the annotation."""
@@ -29,7 +29,7 @@ class ResultCoder:
                 with out.block("if value is None:"):
                     out.line(r"return b'\xc0'")
             else:
-                if isinstance(self._coder, CollectionCoder) and self._coder.one_shot:
+                if self._coder.one_shot:
                     out.line(f"value = {out.constant(listed)}(value)")
                 with out.block("try:"):
                     if self._coder.uses_segments:
@@ -66,6 +66,8 @@ class ResultCoder:
             body = pack_body(self._coder.pack(value, packing))
         except Fault as fault:
             raise self._error(fault) from None
+        except RecursionError:
+            raise self._error(too_deep()) from None
         return packing.payload(body)
 
     def _unpack_slowly(self, payload: Payload) -> object:
@@ -75,6 +77,8 @@ class ResultCoder:
             segments.finish()
         except Fault as fault:
             raise self._error(fault) from None
+        except RecursionError:
+            raise self._error(too_deep()) from None
         return value
 
     def _error(self, fault: Fault) -> CodecError:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from typedrpc.codec import body
-from typedrpc.codec.base import NO_TYPES, Coder, Coders, coder_for
-from typedrpc.codec.body import SEGMENT_THRESHOLD, Packing, Segment, SegmentReader
+from typedrpc.codec.base import PROMOTED, Coder, Coders, choose_coder, coder_for
+from typedrpc.codec.body import Packing, SegmentReader, UnknownZone
 from typedrpc.codec.faults import Fault, Misfit, short, type_name
 from typedrpc.codec.source import Source, Way
-from typedrpc.schema import EnumNode, LiteralNode, Node, ScalarNode
+from typedrpc.schema import EnumNode, FlagNode, LiteralNode, Node, ScalarNode
 
 if TYPE_CHECKING:
     import enum
@@ -38,6 +38,7 @@ class ExactCoder(Coder):
             return value
         if not issubclass(type(value), self.exact_type):
             raise self.misfit(value)
+        packing.adapted += 1
         return self.base(value)
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
@@ -56,7 +57,8 @@ class NoneCoder(ExactCoder):
     """None travels as nil."""
 
     exact_type = type(None)
-    map_key = bounded = bare = True
+    crowds = False
+    map_key = small = plain = True
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
         if not typed:
@@ -69,7 +71,8 @@ class BoolCoder(ExactCoder):
     """A bool travels as true or false."""
 
     exact_type = bool
-    map_key = bounded = bare = True
+    crowds = False
+    map_key = small = plain = True
 
 
 class IntCoder(ExactCoder):
@@ -77,7 +80,7 @@ class IntCoder(ExactCoder):
 
     exact_type = int
     base = staticmethod(int.__int__)
-    map_key = bounded = bare = True
+    map_key = small = plain = True
 
 
 class StrCoder(ExactCoder):
@@ -85,7 +88,8 @@ class StrCoder(ExactCoder):
 
     exact_type = str
     base = staticmethod(str.__str__)
-    map_key = bare = True
+    crowds = False
+    map_key = plain = True
 
     def pack(self, value: object, packing: Packing) -> object:
         text = super().pack(value, packing)
@@ -98,20 +102,25 @@ class StrCoder(ExactCoder):
 
 
 class DatetimeCoder(ExactCoder):
-    """A datetime travels as an extension, and arrives naive or with a fixed offset."""
+    """A datetime travels as an extension, and arrives naive, with its ``zoneinfo`` zone, or with a fixed offset."""
 
     exact_type = datetime
-    bounded = True
 
     def pack(self, value: object, packing: Packing) -> object:
         if not isinstance(value, datetime):
             raise self.misfit(value)
+        packing.adapted += type(value) is not datetime
         try:
             return body.pack_datetime(value)
         except Exception as error:  # the tzinfo may be anybody's code
             raise Fault(
                 "datetime", f"one that cannot be read: {type(error).__name__}: {error}", is_type=False
             ) from error
+
+    def unpack(self, data: object, segments: SegmentReader) -> object:
+        if type(data) is UnknownZone:
+            raise Fault("datetime", f"one in {data.reason}", is_type=False)
+        return super().unpack(data, segments)
 
 
 def to_float(value: object) -> float:
@@ -126,14 +135,17 @@ class FloatCoder(ExactCoder):
 
     exact_type = float
     base = staticmethod(float.__float__)
-    map_key = bounded = bare = lenient = True
+    map_key = small = plain = lenient = True
     also_sends = also_wire = frozenset({int})
 
     def accepts(self, kind: type) -> int | None:
-        return 1000 if issubclass(kind, int) else super().accepts(kind)
+        return PROMOTED if issubclass(kind, int) else super().accepts(kind)
 
     def pack(self, value: object, packing: Packing) -> object:
-        return self._float(value) if issubclass(type(value), int) else super().pack(value, packing)
+        if not issubclass(type(value), int):
+            return super().pack(value, packing)
+        packing.adapted += 1
+        return self._float(value)
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
         return self._float(data) if type(data) is int else super().unpack(data, segments)
@@ -149,76 +161,28 @@ class FloatCoder(ExactCoder):
         return number
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
-        return out.assign(f"{var} if type({var}) is float else {out.constant(to_float)}({var})")
+        exact = out.constant(float)
+        return out.assign(f"{var} if type({var}) is {exact} else {out.constant(to_float)}({var})")
 
 
-def _exact_bytes(value: bytes) -> bytes:
-    return memoryview(value).tobytes()  # bytes(value) would ask a subclass first
-
-
-class BytesCoder(ExactCoder):
-    """Bytes travel as bin, or from `SEGMENT_THRESHOLD` bytes on beside the body; as keys of maps always as bin."""
-
-    exact_type = bytes
-    base = staticmethod(_exact_bytes)
-    map_key = bare = lenient = uses_segments = True
-
-    def __init__(self, node: Node, coders: Coders, *, inline: bool = False) -> None:
-        super().__init__(node, coders)
-        self._coders = coders
-        self._inline = inline
-        if inline:
-            self.uses_segments = self.lenient = False
-        else:
-            self.wire = frozenset({bytes, Segment})
-
-    def as_key(self) -> Coder:
-        return BytesCoder(self.node, self._coders, inline=True)
-
-    def exact(self, way: Way) -> frozenset[type]:
-        return self.sends if self._inline or way == "unpack" else NO_TYPES
-
-    def pack(self, value: object, packing: Packing) -> object:
-        data = super().pack(value, packing)
-        assert isinstance(data, bytes)
-        return data if self._inline or len(data) < SEGMENT_THRESHOLD else body.segment(data, packing.segments)
-
-    def unpack(self, data: object, segments: SegmentReader) -> object:
-        if type(data) is Segment and not self._inline:
-            return segments.take(data)
-        return super().unpack(data, segments)
-
-    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
-        if self._inline:
-            return super().emit(out, way, var, typed=typed)
-        if way == "unpack":
-            return out.assign(f"{var} if type({var}) is bytes else segments.take({var})")
-        super().emit(out, way, var, typed=typed)
-        return out.assign(f"{var} if len({var}) < {SEGMENT_THRESHOLD} else segment({var}, segments)")
-
-
-SCALAR_CODERS: dict[str, Callable[[Node, Coders], Coder]] = {
+SCALAR_CODERS: dict[str, type[Coder]] = {
     "None": NoneCoder,
     "bool": BoolCoder,
     "int": IntCoder,
     "float": FloatCoder,
     "str": StrCoder,
-    "bytes": BytesCoder,
     "datetime": DatetimeCoder,
 }
-
-
-@coder_for(ScalarNode)
-def scalar_coder(node: ScalarNode, coders: Coders) -> Coder:
-    """The coder of a scalar, by its name."""
-    return SCALAR_CODERS[node.name](node, coders)
+"""By the name of the scalar. Those with a module of their own are added there."""
+choose_coder(ScalarNode, lambda node: SCALAR_CODERS[node.name])
 
 
 @coder_for(LiteralNode)
 class LiteralCoder(Coder):
     """A literal travels as its value. Type and value have to be exactly those of the annotation."""
 
-    map_key = bounded = bare = True
+    crowds = False
+    map_key = small = plain = True
 
     def __init__(self, node: LiteralNode, coders: Coders) -> None:
         super().__init__(node, coders)
@@ -252,7 +216,8 @@ class LiteralCoder(Coder):
 class EnumCoder(Coder):
     """A member of an enum travels as its name."""
 
-    map_key = bounded = bare = True
+    crowds = False
+    map_key = small = plain = True
 
     def __init__(self, node: EnumNode, coders: Coders) -> None:
         super().__init__(node, coders)
@@ -290,3 +255,69 @@ class EnumCoder(Coder):
             with out.block(f"if {name} not in {members}:"):
                 out.line("raise misfit")
         return name
+
+
+MAX_COMBINATIONS: Final = 65_536
+"""Combinations of one class of flags that may be made of what peers send."""
+
+
+@coder_for(FlagNode)
+class FlagCoder(Coder):
+    """A combination of flags travels as the sum of its bits, none of them beyond those of the members.
+
+    Python keeps each combination that was ever made in the class for good, so a peer may not make any number of them.
+    """
+
+    map_key = small = plain = True
+    wire = frozenset({int})
+
+    def __init__(self, node: FlagNode, coders: Coders) -> None:
+        super().__init__(node, coders)
+        if node.cls is None:
+            raise TypeError(f"the flag {node.name} came from a peer; it has no class here")
+        self._cls: Any = node.cls
+        # Those in between are of no member, but in the complement of one, if the class keeps them at all.
+        highest = max(int(member.value) for member in self._cls.__members__.values())
+        self._known = (1 << highest.bit_length()) - 1
+        self.sends = frozenset({node.cls})
+
+    def pack(self, value: Any, packing: Packing) -> object:
+        if type(value) is not self._cls:
+            raise self.misfit(value)
+        bits = value._value_
+        if bits & self._known != bits:
+            raise Fault(self.node, f"{short(bits)}, which has bits beyond those of the members", is_type=False)
+        return bits
+
+    def unpack(self, data: object, segments: SegmentReader) -> object:
+        if type(data) is not int:
+            raise self.misfit(data)
+        try:
+            return self.made(data)
+        except Exception as error:  # which bits are refused, and how, is the class's affair
+            reason = str(error) if isinstance(error, Misfit) else type(error).__name__
+            raise Fault(self.node, f"{short(data)}: {reason}", is_type=False) from error
+
+    def made(self, bits: int) -> object:
+        """The combination with these bits. Raises Misfit where it cannot be made, or would be one too many."""
+        if bits & self._known != bits:
+            raise Misfit("bits beyond those of the members")
+        made = self._cls._value2member_map_
+        if bits not in made and len(made) >= MAX_COMBINATIONS:
+            raise Misfit(f"more than {MAX_COMBINATIONS} different combinations")
+        value = self._cls(bits)
+        if type(value) is not self._cls or value._value_ != bits:
+            raise Misfit("no combination")
+        return value
+
+    def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
+        (kind,) = self.sends if way == "pack" else self.wire
+        if not typed:
+            with out.block(f"if type({var}) is not {out.constant(kind)}:"):
+                out.line("raise misfit")
+        if way == "unpack":
+            return out.assign(f"{out.constant(self.made)}({var})")
+        bits = out.assign(f"{var}._value_")
+        with out.block(f"if {bits} & {self._known} != {bits}:"):
+            out.line("raise misfit")
+        return bits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 
-from typedrpc.codec.base import NO_TYPES, Coder, Coders, coder_for
+from typedrpc.codec.base import NO_TYPES, Coder, Coders, coder_for, lazily
 from typedrpc.codec.body import Packing, SegmentReader
 from typedrpc.codec.faults import Fault, type_name
 from typedrpc.codec.source import Source, Way
@@ -15,22 +15,53 @@ from typedrpc.schema import UnionNode
 class UnionCoder(Coder):
     """A union travels as the value alone where that tells which member it is, otherwise as ``[index, value]``."""
 
+    small = plain = True
+
     def __init__(self, node: UnionNode, coders: Coders, *, keys: bool = False) -> None:
         super().__init__(node, coders)
         self._coders = coders
-        members = [coders.of(member) for member in node.members]
-        self._members = [member.as_key() for member in members] if keys else members
-        self._tagged = _overlap(member.wire for member in self._members)
-        self.sends = _all(member.sends for member in self._members)
-        self.wire = frozenset({list}) if self._tagged else _all(member.wire for member in self._members)
-        self.also_wire = NO_TYPES if self._tagged else _all(member.also_wire for member in self._members)
-        self.uses_segments = any(member.uses_segments for member in self._members)
-        self.map_key = not self._tagged and all(member.map_key for member in self._members)
-        self.bounded = all(member.bounded for member in self._members)
-        self.bare = all(member.bare for member in self._members)
-        self._by_wire = {kind: member for member in reversed(self._members) for kind in member.also_wire}
-        self._by_wire |= {kind: member for member in self._members for kind in member.wire}
-        self.lenient = any(member.lenient for member in self._members)
+        self._keys = keys
+        self.parts = tuple(coders.of(member) for member in node.members)
+
+    @lazily
+    def _members(self) -> list[Coder]:
+        return [member.as_key() if self._keys else member for member in self.parts]
+
+    @lazily
+    def _tagged(self) -> bool:
+        return _overlap(member.wire for member in self._members)
+
+    @lazily
+    def sends(self) -> frozenset[type]:
+        return _all(member.sends for member in self._members)
+
+    @lazily
+    def also_sends(self) -> frozenset[type]:
+        return _all(member.also_sends for member in self._members) - self.sends
+
+    @lazily
+    def wire(self) -> frozenset[type]:
+        return frozenset({list}) if self._tagged else _all(member.wire for member in self._members)
+
+    @lazily
+    def also_wire(self) -> frozenset[type]:
+        return NO_TYPES if self._tagged else _all(member.also_wire for member in self._members)
+
+    @lazily
+    def map_key(self) -> bool:
+        return not self._tagged and all(member.map_key for member in self._members)
+
+    @lazily
+    def lenient(self) -> bool:
+        return any(member.lenient for member in self._members)
+
+    @lazily
+    def _by_wire(self) -> dict[type, Coder]:
+        soft = {kind: member for member in reversed(self._members) for kind in member.also_wire}
+        return soft | {kind: member for member in self._members for kind in member.wire}
+
+    def accepts(self, kind: type) -> int | None:
+        return min((rank for member in self._members if (rank := member.accepts(kind)) is not None), default=None)
 
     def exact(self, way: Way) -> frozenset[type]:
         exacts = [member.exact(way) for member in self._members]
@@ -47,21 +78,42 @@ class UnionCoder(Coder):
         )
         if not ranked:
             raise self.misfit(value)
+        if len(ranked) == 1:
+            return self._tag(ranked[0][1], self._members[ranked[0][1]].pack(value, packing))
+        # Within a union whose members are tried in turn, this one is asked again for the same value, and so on down.
+        return packing.remembered((self, id(value)), value, lambda: self._pack_nearest(value, ranked, packing))
+
+    def _pack_nearest(self, value: object, ranked: list[tuple[int, int]], packing: Packing) -> object:
+        """Packs a value that several members may take: by the nearest, of equally near ones by what keeps its types."""
         deepest: Fault | None = None
-        for _, index in ranked:
-            used = len(packing.segments)
+        nearest: tuple[int, int] | None = None
+        used, adapted = len(packing.segments), packing.adapted
+        for position, (rank, index) in enumerate(ranked):
+            if nearest is not None and rank > nearest[0]:
+                break
+            rivals = any(other == rank for other, _ in ranked[position + 1 :])
             try:
                 packed = self._members[index].pack(value, packing)
             except Fault as fault:
-                del packing.segments[used:]
-                if deepest is None or fault.depth > deepest.depth:
+                # The deepest fault tells most, and of those one of a value that has the right type.
+                if deepest is None or (fault.depth, deepest.is_type) > (deepest.depth, fault.is_type):
                     deepest = fault
-                if self._members[index].decides:
+                # Another member of the same rank may be the same class with other types: Box[int] | Box[str].
+                if self._members[index].decides and not rivals and nearest is None:
                     break
-                continue
-            return [index, packed] if self._tagged else packed
+            else:
+                if packing.adapted == adapted or (nearest is None and not rivals):
+                    return self._tag(index, packed)
+                nearest = nearest or (rank, index)
+            del packing.segments[used:]
+            packing.adapted = adapted
+        if nearest is not None:
+            return self._tag(nearest[1], self._members[nearest[1]].pack(value, packing))
         assert deepest is not None
-        raise deepest if len(ranked) == 1 or deepest.depth else self._none_fits(deepest)
+        raise deepest if deepest.depth else self._none_fits(deepest)
+
+    def _tag(self, index: int, packed: object) -> object:
+        return [index, packed] if self._tagged else packed
 
     def _none_fits(self, fault: Fault) -> Fault:
         return Fault(self.node, fault.got, is_type=fault.is_type)

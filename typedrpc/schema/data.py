@@ -3,16 +3,20 @@
 A node is a string (a scalar, by name) or a list whose first item says what it is::
 
     ["Literal", [["str", "a"], ["int", "1"], ["bool", "True"], ["bytes", "00ff"]]]      numbers in decimal, bytes in hex
-    [collection, item]           collection: list, tuple (variadic), set, frozenset, Sequence, ... Iterable
+    [collection, item]           collection: list, tuple (variadic), set, frozenset, deque, Sequence, ... Iterable
     ["fixed", [item, ...]]       a tuple of fixed length
-    [mapping, key, value]        mapping: dict, Mapping, MutableMapping
+    [mapping, key, value]        mapping: dict, OrderedDict, ... Mapping, MutableMapping
     ["Union", [member, ...]]     in canonical order
+    ["Annotated", node, [[constraint, argument as text], ...]]      constraint: gt, ge, lt, ... predicate, shape
+    ["as", name, node]           a type by its name and what its values travel as
     ["ref", index]               the definition with that index
 
-and definitions, which are named and may be referred to many times, are ::
+and definitions, which are named and may be referred to many times and from within themselves, are ::
 
     ["enum", name, [member, ...], literal]
-    ["dataclass", name, [[field, node, required], ...]]
+    ["flag", name, [[member, bit], ...]]
+    ["record", name, [[field, node, required], ...], keyed]         keyed: a TypedDict
+    ["alias", name, node]                                           of an alias that refers to itself
 """
 
 from __future__ import annotations
@@ -20,25 +24,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from typedrpc.schema.constraints import MAX_TEXT
 from typedrpc.schema.nodes import (
     COLLECTIONS,
+    CONSTRAINTS,
     LITERAL_TYPES,
     MAPPINGS,
     SCALARS,
+    AliasNode,
     CollectionNode,
-    DataclassNode,
+    ConstrainedNode,
+    Constraint,
+    ConvertedNode,
     EnumNode,
     Field,
+    FlagNode,
     LiteralNode,
     LiteralValue,
     MappingNode,
     Node,
+    RecordNode,
     ScalarNode,
     TupleNode,
     UnionNode,
+    children,
 )
 
 Data: TypeAlias = "str | int | bool | list[Data]"
+_Defined: TypeAlias = EnumNode | FlagNode | RecordNode | AliasNode
 
 MAX_DEPTH = 128
 """How deep data of a peer may nest before it is refused."""
@@ -52,39 +65,58 @@ class NodeWriter:
     def __init__(self) -> None:
         self.definitions: list[Data] = []
         self._index: dict[Node, int] = {}
+        self._left: list[_Defined] = []
 
     def write(self, node: Node) -> Data:
         """The data of `node`."""
+        data = self._write(node)
+        while self._left:  # not by recursion: a graph may be deeper than Python recurses
+            defined = self._left.pop()
+            self.definitions[self._index[defined]] = self._definition(defined)
+        return data
+
+    def _write(self, node: Node) -> Data:
         match node:
             case ScalarNode():
                 return node.name
             case LiteralNode():
                 return ["Literal", [[name, _literal_text(value)] for name, value in node.items]]
             case CollectionNode():
-                return [node.kind, self.write(node.item)]
+                return [node.kind, self._write(node.item)]
             case TupleNode():
-                return ["fixed", [self.write(item) for item in node.items]]
+                return ["fixed", [self._write(item) for item in node.items]]
             case MappingNode():
-                return [node.kind, self.write(node.key), self.write(node.value)]
+                return [node.kind, self._write(node.key), self._write(node.value)]
             case UnionNode():
-                return ["Union", [self.write(member) for member in node.members]]
-            case EnumNode() | DataclassNode():
+                return ["Union", [self._write(member) for member in node.members]]
+            case ConstrainedNode():
+                asked: list[Data] = [[constraint.kind, constraint.text] for constraint in node.constraints]
+                return ["Annotated", self._write(node.base), asked]
+            case ConvertedNode():
+                return ["as", node.name, self._write(node.wire)]
+            case EnumNode() | FlagNode() | RecordNode() | AliasNode():
                 return ["ref", self._define(node)]
             case _:
                 raise TypeError(f"{type(node).__name__} has no form as data")
 
-    def _define(self, node: EnumNode | DataclassNode) -> int:
+    def _define(self, node: _Defined) -> int:
         index = self._index.get(node)
         if index is None:
-            # The place is taken before the fields are written, so that what they define comes after it.
             index = self._index[node] = len(self.definitions)
             self.definitions.append([])
-            if isinstance(node, EnumNode):
-                self.definitions[index] = ["enum", node.name, [*node.members], node.literal]
-            else:
-                fields: list[Data] = [[field.name, self.write(field.node), field.required] for field in node.fields]
-                self.definitions[index] = ["dataclass", node.name, fields]
+            self._left.append(node)
         return index
+
+    def _definition(self, node: _Defined) -> list[Data]:
+        match node:
+            case EnumNode():
+                return ["enum", node.name, [*node.members], node.literal]
+            case FlagNode():
+                return ["flag", node.name, [[name, bit] for name, bit in node.members]]
+            case AliasNode():
+                return ["alias", node.name, self._write(node.target)]
+        fields: list[Data] = [[field.name, self._write(field.node), field.required] for field in node.fields]
+        return ["record", node.name, fields, node.keyed]
 
 
 class NodeReader:
@@ -92,7 +124,7 @@ class NodeReader:
 
     def __init__(self, definitions: object) -> None:
         self._definitions = as_list(definitions, "definitions")
-        self._nodes: dict[int, Node | None] = {}  # None: being read
+        self._nodes: dict[int, Node] = {}
         self._depth = 0
 
     def read(self, data: object) -> Node:
@@ -122,7 +154,14 @@ class NodeReader:
             case ["fixed", list(items)]:
                 return TupleNode(tuple(self.read(item) for item in items))
             case ["Union", [_, _, *_] as members]:
-                return UnionNode(tuple(self.read(member) for member in members))
+                union = UnionNode(tuple(self.read(member) for member in members))
+                if any(isinstance(member, UnionNode) for member in union.members):
+                    raise ValueError("a union stands directly within a union")
+                return union
+            case ["Annotated", node, [_, *_] as constraints]:
+                return ConstrainedNode(self.read(node), tuple(map(_constraint, constraints)))
+            case ["as", str(name), node]:
+                return ConvertedNode(as_text(name, "a type"), self.read(node))
             case [str(kind), item] if kind in COLLECTIONS:
                 return CollectionNode(kind, self.read(item))
             case [str(kind), key, value] if kind in MAPPINGS:
@@ -131,34 +170,68 @@ class NodeReader:
                 raise ValueError("a type is described in no known form")
 
     def _definition(self, index: int) -> Node:
-        if index in self._nodes:
-            node = self._nodes[index]
-            if node is None:
-                raise ValueError(f"definition {index} refers to itself")
-            return node
         if isinstance(index, bool) or not 0 <= index < len(self._definitions):
             raise ValueError(f"there is no definition {index}")
-        self._nodes[index] = None
+        if index in self._nodes:
+            return self._nodes[index]
         match self._definitions[index]:
             case ["enum", str(name), [_, *_] as members, bool(literal)]:
                 names = tuple(as_text(member, "an enum member") for member in members)
-                node = EnumNode(as_text(name, "an enum"), names, literal)
-            case ["dataclass", str(name), list(fields)]:
+                self._nodes[index] = EnumNode(as_text(name, "an enum"), names, literal)
+            case ["flag", str(name), [_, *_] as members]:
+                self._nodes[index] = FlagNode(as_text(name, "a flag"), tuple(map(_bit, members)))
+            case ["record", str(name), list(fields), bool(keyed)]:
+                # In its place before its parts are read, as they may refer to it.
+                record = self._nodes[index] = RecordNode(as_text(name, "a record"), keyed=keyed)
                 read = tuple(self._field(field) for field in fields)
                 if len({field.name for field in read}) != len(read):
-                    raise ValueError("a dataclass has two fields of one name")
-                node = DataclassNode(as_text(name, "a dataclass"), read)
+                    raise ValueError("a record has two fields of one name")
+                record.complete(read)
+            case ["alias", str(name), node]:
+                alias = self._nodes[index] = AliasNode(as_text(name, "an alias"))
+                alias.complete(self.read(node))
             case _:
                 raise ValueError("a definition is in no known form")
-        self._nodes[index] = node
-        return node
+        return self._nodes[index]
+
+    def check(self) -> None:
+        """Looks at what shows only when all has been read: that no alias stands for itself.
+
+        Raises:
+            ValueError: One does.
+        """
+        settled: set[int] = set()
+        for node in self._nodes.values():
+            if isinstance(node, AliasNode):
+                _check_alias(node, settled)
 
     def _field(self, data: object) -> Field:
         match data:
-            case [str(name), node, bool(required)] if name.isidentifier():
-                return Field(name, self.read(node), required)
+            case [str(name), node, bool(required)]:
+                return Field(as_text(name, "a field"), self.read(node), required)
             case _:
                 raise ValueError("a field is in no known form")
+
+
+def _check_alias(alias: AliasNode, settled: set[int]) -> None:
+    """Raises ValueError if an alias stands for itself with nothing in between. Looks at each alias once."""
+    open_aliases: set[int] = set()
+    left: list[tuple[Node, bool]] = [(alias, False)]
+    while left:
+        node, is_done = left.pop()
+        if isinstance(node, AliasNode):
+            if is_done:
+                open_aliases.remove(id(node))
+                settled.add(id(node))
+                continue
+            if id(node) in settled:
+                continue
+            if id(node) in open_aliases:
+                raise ValueError("an alias stands for itself")
+            open_aliases.add(id(node))
+            left.append((node, True))
+        if isinstance(node, AliasNode | UnionNode | ConstrainedNode):
+            left.extend((child, False) for child in children(node))
 
 
 def as_list(data: object, what: str) -> list[object]:
@@ -168,11 +241,31 @@ def as_list(data: object, what: str) -> list[object]:
     return data
 
 
+MAX_NAME = 1000
+"""Characters of a name in the data of a peer."""
+
+
 def as_text(data: object, what: str) -> str:
     """`data`, if it is text of a sane length."""
-    if not isinstance(data, str) or not 0 < len(data) <= 1000:
+    if not isinstance(data, str) or not 0 < len(data) <= MAX_NAME:
         raise ValueError(f"{what} has no usable name")
     return data
+
+
+def _constraint(data: object) -> Constraint:
+    match data:
+        case [str(kind), str(text)] if kind in CONSTRAINTS and len(text) <= MAX_TEXT:
+            return Constraint(kind, text)
+        case _:
+            raise ValueError("a constraint is in no known form")
+
+
+def _bit(data: object) -> tuple[str, int]:
+    match data:
+        case [str(name), int(bit)] if not isinstance(bit, bool):
+            return as_text(name, "a member of a flag"), bit
+        case _:
+            raise ValueError("a member of a flag is in no known form")
 
 
 def _literal_text(value: LiteralValue) -> str:

@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import collections
 import collections.abc
-import dataclasses
 import enum
-import inspect
-import io
 import types
 import typing
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NewType, TypeVar, Union, cast, get_args, get_origin
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal, NewType, Union, cast, get_args, get_origin
 
 import typing_extensions
 
+from typedrpc.schema.constraints import check_fits, constrained
+from typedrpc.schema.conversions import Conversion, Record, Refused, conversion_of, find
+from typedrpc.schema.graphs import bare, hashable, literal_of, stands_within, union_of
+from typedrpc.schema.local import LocalNames
 from typedrpc.schema.nodes import (
+    IGNORED,
     NONE,
     SCALARS,
+    AliasNode,
     CollectionNode,
-    DataclassNode,
+    ConstrainedNode,
+    ConvertedNode,
     EnumNode,
     Field,
+    FlagNode,
+    IgnoredNode,
     LiteralValue,
     MappingNode,
     Node,
+    RecordNode,
     ScalarNode,
     TupleNode,
+    UnionNode,
     children,
-    hashable,
-    literal_of,
-    union_of,
 )
+from typedrpc.schema.records import Scope, is_record, record_name, record_of, shown, substitute
+from typedrpc.schema.refusals import refusal
 
 MAX_DEPTH = 64
 """How deep annotations may nest. Walks over nodes recurse, and msgpack itself stops at 511."""
@@ -39,10 +47,14 @@ MAX_DEPTH = 64
 MAX_PLACE = 300
 """Characters of a place after which it does not become more precise."""
 
+UNREADABLE = object()
+"""Stands for the value of an annotation that cannot be evaluated."""
+
 _COLLECTIONS: Mapping[object, str] = {
     list: "list",
     set: "set",
     frozenset: "frozenset",
+    collections.deque: "deque",
     collections.abc.Sequence: "Sequence",
     collections.abc.MutableSequence: "MutableSequence",
     collections.abc.Collection: "Collection",
@@ -53,25 +65,20 @@ _COLLECTIONS: Mapping[object, str] = {
 _SETS = frozenset({"set", "frozenset", "AbstractSet", "MutableSet"})
 _MAPPINGS: Mapping[object, str] = {
     dict: "dict",
+    collections.OrderedDict: "OrderedDict",
+    collections.defaultdict: "defaultdict",
+    collections.Counter: "Counter",
     collections.abc.Mapping: "Mapping",
     collections.abc.MutableMapping: "MutableMapping",
 }
-_STREAMS = (
-    collections.abc.Iterator,
-    collections.abc.Generator,
-    collections.abc.AsyncIterable,
-    collections.abc.AsyncIterator,
-    collections.abc.AsyncGenerator,
-)
+KINDS: Mapping[object, str] = {**_COLLECTIONS, **_MAPPINGS, tuple: "tuple"}
+"""Every collection and mapping that can travel, with the name that it has in a schema."""
+
 _ALIASES: tuple[type, ...] = tuple(
     {typing_extensions.TypeAliasType, getattr(typing, "TypeAliasType", typing_extensions.TypeAliasType)}
 )
 # Generics of typing without their arguments: List, Tuple, ... but not Tuple[()].
 _BARE = frozenset(value for value in vars(typing).values() if get_origin(value) is not None and not get_args(value))
-_GENERIC = "generic dataclasses cannot travel yet; write one dataclass for each type"
-_RECURSIVE = "recursive types cannot travel yet; send the parts as a flat list that refers by index"
-_UNKNOWN = f"no type of this kind is known; use one of {', '.join(SCALARS.values())}, a collection or a dataclass"
-_UNTYPED = "it says nothing of what travels; name the type, or a union of the types"
 
 
 class SignatureFaults(Exception):
@@ -79,14 +86,28 @@ class SignatureFaults(Exception):
 
     Attributes:
         faults: One sentence per fault, each with its place.
+        unresolved: One sentence per name that is not defined (yet).
     """
 
-    def __init__(self, faults: Sequence[str]) -> None:
+    def __init__(self, faults: Sequence[str], unresolved: Sequence[str] = ()) -> None:
         self.faults = list(faults)
+        self.unresolved = list(unresolved)
         super().__init__(self.faults)
 
     def __str__(self) -> str:
         return "; ".join(self.faults)
+
+
+class UnresolvedNames(NameError):
+    """Names in annotations are not defined (yet). Nothing else is wrong.
+
+    Attributes:
+        unresolved: One sentence per name.
+    """
+
+    def __init__(self, unresolved: Sequence[str]) -> None:
+        self.unresolved = list(unresolved)
+        super().__init__("; ".join(self.unresolved))
 
 
 def node_of(hint: object, where: str = "the type") -> Node:
@@ -98,50 +119,86 @@ def node_of(hint: object, where: str = "the type") -> Node:
 
     Raises:
         SignatureFaults: The hint, or something within it, cannot travel.
-        NameError: A string annotation of a dataclass field names something that is not defined (yet).
+        UnresolvedNames: A string annotation within a class names something that is not defined (yet).
     """
     reader = HintReader()
     node = reader.read(hint, where)
-    if reader.faults:
-        raise SignatureFaults(reader.faults)
+    reader.check()
     return node
 
 
-def shown(hint: object) -> str:
-    """A hint as the programmer wrote it, cut to a sane length."""
-    if isinstance(hint, type) and get_origin(hint) is None:
-        text = hint.__name__
-    else:
-        text = repr(hint).replace("typing_extensions.", "").replace("typing.", "").replace("collections.abc.", "")
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
 class HintReader:
-    """Reads hints and collects every fault. The nodes that it returns are good only while `faults` is empty."""
+    """Reads hints and collects every fault. The nodes that it returns are good only if `check` raises nothing.
 
-    def __init__(self) -> None:
+    Args:
+        names: The names of the functions that classes may be local to.
+        scope: Where the first hints find theirs.
+    """
+
+    def __init__(self, names: LocalNames | None = None, scope: Scope | None = None) -> None:
         self.faults: list[str] = []
-        self._dataclasses: dict[type, Node | None] = {}  # None: being read
-        self._aliases: list[object] = []
+        self._unresolved: dict[str, None] = {}
+        self._names = names
+        self._scope = scope or Scope({}, {})
+        self._converting: frozenset[type[Any]] = frozenset()
+        self._late: list[Callable[[], object]] = []
+        self._records: dict[object, Node] = {}
+        self._aliases: dict[object, Node] = {}
+        self._recursive: set[object] = set()
         self._depth = 0
 
     def read(self, hint: object, where: str) -> Node:
         """The node of `hint`. A fault goes to `faults`, with `where` as its place."""
         if self._depth >= MAX_DEPTH:
-            return self._fault(where, hint, f"types nest deeper than {MAX_DEPTH} here; {_RECURSIVE}")
+            return self._fault(where, hint, f"types nest deeper than {MAX_DEPTH} here; make a part of it a class")
         self._depth += 1
         try:
             return self._node(hint, where)
         finally:
             self._depth -= 1
 
+    def evaluate(self, hint: object, where: str = "") -> object:
+        """What an annotation stands for; `UNREADABLE` where that cannot be told, which is noted."""
+        return self._value(lambda: self._scope.evaluate(hint), where)
+
+    def check(self) -> None:
+        """Raises what is wrong with all that has been read.
+
+        Raises:
+            SignatureFaults: Something cannot travel.
+            UnresolvedNames: Something is not defined (yet), and that is all.
+        """
+        late, self._late = self._late, []
+        for check in late:
+            check()
+        if self.faults:
+            raise SignatureFaults(self.faults, list(self._unresolved))
+        if self._unresolved:
+            raise UnresolvedNames(list(self._unresolved))
+
+    def _value(self, evaluate: Callable[[], object], where: str) -> object:
+        place = f"{where}: " if where else ""
+        try:
+            return evaluate()
+        except (NameError, AttributeError) as error:
+            self._missing(place, error)
+        except Exception as error:
+            self.faults.append(f"{place}an annotation cannot be evaluated: {type(error).__name__}: {error}")
+        return UNREADABLE
+
+    def _missing(self, place: str, error: Exception) -> Node:
+        self._unresolved[f"{place}an annotation does not resolve: {error}"] = None
+        return IGNORED
+
     def _fault(self, where: str, hint: object, reason: str) -> Node:
         self.faults.append(f"{where}: {shown(hint)} cannot travel: {reason}")
-        return NONE
+        return IGNORED
 
     def _node(self, hint: object, where: str) -> Node:
         if hint is None:
             return NONE
+        if hint is UNREADABLE:
+            return IGNORED
         if isinstance(hint, type) and hint in SCALARS:
             return ScalarNode(SCALARS[hint])
         origin = get_origin(hint)
@@ -151,33 +208,49 @@ class HintReader:
         if isinstance(hint, NewType):
             return self.read(hint.__supertype__, where)
         if isinstance(hint, _ALIASES):
-            return self._alias(hint, where)
+            return self._alias(hint, (), where)
+        if isinstance(hint, str | typing.ForwardRef):
+            return self._name(hint if isinstance(hint, str) else hint.__forward_arg__, where)
         if isinstance(hint, type) and origin is None:
-            if issubclass(hint, enum.Enum):
-                return self._enum(hint, where)
-            if dataclasses.is_dataclass(hint):
-                return self._dataclass(hint, where)
-        return self._fault(where, hint, refusal(hint))
+            return self._class(hint, where)
+        return self._fault(where, hint, refusal(hint, KINDS))
 
-    def _alias(self, alias: Any, where: str) -> Node:
-        if alias in self._aliases:
-            return self._fault(where, alias, _RECURSIVE)
-        self._aliases.append(alias)
+    def _class(self, cls: type[Any], where: str) -> Node:
+        if (conversion := conversion_of(cls)) is not None:
+            return self._converted(conversion, where)
+        if issubclass(cls, enum.Enum):
+            return self._enum(cls, where)
+        if is_record(cls) and not getattr(cls, "__parameters__", ()):
+            return self._record(cls, (), where)
+        return self._found(cls, cls, where)
+
+    def _found(self, hint: object, origin: object, where: str) -> Node:
+        """The node of what a finder or the adapter of a library may know."""
         try:
-            return self.read(alias.__value__, where)
-        finally:
-            self._aliases.pop()
+            found = find(hint, self._names)
+        except TypeError as error:
+            return self._fault(where, hint, str(error))
+        except (NameError, AttributeError) as error:
+            return self._missing(f"{where}, in {shown(hint)}: ", error)
+        except Exception as error:
+            return self._fault(where, hint, f"it cannot be read: {type(error).__name__}: {error}")
+        if isinstance(found, Conversion):
+            return self._converted(found, where)
+        if isinstance(found, Record):
+            args = get_args(hint)
+            is_plain = found.name == record_name(found.cls, args)
+            name = self._generic_name(found.cls, args, where) if is_plain else found.name
+            return IGNORED if name is None else self._fields(found.cls, (found.cls, name), name, lambda: found, where)
+        return self._fault(where, hint, refusal(origin, KINDS))
 
-    def _generic(self, hint: object, origin: object, args: tuple[Any, ...], where: str) -> Node:
+    def _generic(self, hint: object, origin: Any, args: tuple[Any, ...], where: str) -> Node:
         inside = f"{where}, in {shown(hint)}" if len(where) < MAX_PLACE else where
         if origin is Union or origin is types.UnionType:
             return self._union(hint, [self.read(arg, inside) for arg in args], where)
         if origin is Literal:
             return self._literal(hint, args, where)
         if origin is Annotated:
-            if _constrains(hint):
-                return self._fault(where, hint, "constraints are not checked yet; leave them out of the annotation")
-            return self.read(args[0], where)
+            return self._annotated(hint, args, where)
         if any(get_origin(arg) is typing_extensions.Unpack or _is_star(arg) for arg in args):
             return self._fault(where, hint, "an unpacked tuple has no place of its own; write its types out")
         if origin is tuple:
@@ -185,15 +258,24 @@ class HintReader:
         if origin in _COLLECTIONS:
             kind = _COLLECTIONS[origin]
             item = self.read(args[0], inside)
-            if kind in _SETS and not hashable(item):
-                return self._fault(where, hint, f"{item} cannot be hashed; use a type that can, a tuple say")
+            if kind in _SETS:
+                self._late.append(partial(self._check_hashable, hint, item, where))
             return CollectionNode(kind, item)
         if origin in _MAPPINGS:
-            key, value = self.read(args[0], inside), self.read(args[1], inside)
-            if not hashable(key):
-                return self._fault(where, hint, f"the key {key} cannot be hashed; use a type that can, a tuple say")
-            return MappingNode(_MAPPINGS[origin], key, value)
-        return self._fault(where, hint, refusal(origin))
+            key = self.read(args[0], inside)
+            self._late.append(partial(self._check_hashable, hint, key, where, "the key "))
+            return MappingNode(_MAPPINGS[origin], key, self.read(args[1] if len(args) > 1 else int, inside))
+        if isinstance(origin, _ALIASES):
+            return self._alias(origin, args, where)
+        if isinstance(origin, type) and (conversion := conversion_of(origin)) is not None:
+            return self._converted(conversion, where)
+        if isinstance(origin, type) and is_record(origin):
+            return self._record(origin, args, where)
+        return self._found(hint, origin, where)
+
+    def _check_hashable(self, hint: object, node: Node, where: str, what: str = "") -> None:
+        if not hashable(node):
+            self._fault(where, hint, f"{what}{node} cannot be hashed; use a type that can, a tuple say")
 
     def _union(self, hint: object, members: list[Node], where: str) -> Node:
         seen: dict[Node, Node] = {}
@@ -202,10 +284,83 @@ class HintReader:
                 return self._fault(where, hint, f"{member} stands for two classes that look the same; rename one")
         return union_of(members)
 
+    def _annotated(self, hint: object, args: tuple[Any, ...], where: str) -> Node:
+        faults = len(self.faults)
+        base = self.read(args[0], where)
+        if len(self.faults) > faults:
+            return base
+        try:
+            node = constrained(base, args[1:])
+        except ValueError as error:
+            return self._fault(where, hint, str(error))
+        if isinstance(node, ConstrainedNode):
+            self._late.append(partial(self._check_fits, hint, node, where))
+        return node
+
+    def _check_fits(self, hint: object, node: ConstrainedNode, where: str) -> None:
+        base = bare(node)
+        if isinstance(base, IgnoredNode) or (isinstance(base, UnionNode) and IGNORED in base.members):
+            return
+        try:
+            check_fits(node)
+        except ValueError as error:
+            self._fault(where, hint, str(error))
+
     def _tuple(self, args: tuple[Any, ...], inside: str) -> Node:
         if len(args) == 2 and args[1] is Ellipsis:
             return CollectionNode("tuple", self.read(args[0], inside))
         return TupleNode(tuple(self.read(arg, inside) for arg in args))
+
+    def _alias(self, alias: Any, args: tuple[Any, ...], where: str) -> Node:
+        # A name among the arguments is one of here, not of the alias's module.
+        args = tuple(self.evaluate(arg, where) for arg in args)
+        if UNREADABLE in args:
+            return IGNORED
+        binding = dict(zip(alias.__type_params__, args, strict=False))
+        outer = self._scope
+        scope = self._scope = outer.of_alias(alias)
+        try:
+            name = self._generic_name(alias, args, where)
+            if name is None:
+                return IGNORED
+            return self._named(
+                (alias, _key(args)), name, lambda: substitute(scope.evaluate(alias.__value__), binding), where
+            )
+        finally:
+            self._scope = outer
+
+    def _name(self, text: str, where: str) -> Node:
+        """The node of a name in brackets, which may stand within its own definition: ``Json = dict[str, "Json"]``."""
+        scope = self._scope
+        return self._named((text, scope), text, lambda: scope.evaluate(text), where)
+
+    def _named(self, key: object, name: str, value: Callable[[], object], where: str) -> Node:
+        """The node of an alias: what it stands for, or a node of its own where that refers to the alias again."""
+        if key in self._aliases:
+            self._recursive.add(key)
+            return self._aliases[key]
+        node = self._aliases[key] = AliasNode(name)
+        converting, self._converting = self._converting, frozenset()
+        target = self.read(self._value(value, where), where)
+        self._converting = converting
+        if key not in self._recursive:
+            self._aliases[key] = target
+            return target
+        if stands_within(target, node):
+            target = self._fault(where, name, "it stands for itself; put a collection between")
+        node.complete(target)
+        return node
+
+    def _converted(self, conversion: Conversion, where: str) -> Node:
+        if conversion.cls in self._converting:
+            return self._fault(where, conversion.cls, "what it travels as holds it again; put a dataclass between")
+        inside = f"{where}, in what {conversion.name} travels as" if len(where) < MAX_PLACE else where
+        converting, scope = self._converting, self._scope
+        self._converting = converting | {conversion.cls}
+        self._scope = Scope.of_class(conversion.cls, self._names)
+        node = ConvertedNode(conversion.name, self.read(conversion.wire, inside), conversion)
+        self._converting, self._scope = converting, scope
+        return node
 
     def _literal(self, hint: object, values: tuple[Any, ...], where: str) -> Node:
         plain: list[LiteralValue] = []
@@ -214,6 +369,8 @@ class HintReader:
         for value in values:
             if value is None:
                 members.append(NONE)
+            elif isinstance(value, enum.Flag):
+                return self._fault(where, hint, "the members of a flag combine; name the whole flag")
             elif isinstance(value, enum.Enum):
                 enums.setdefault(type(value), set()).add(value.name)
             elif type(value) is str and not _encodable(value):
@@ -232,73 +389,82 @@ class HintReader:
         return union_of(members or [NONE])
 
     def _enum(self, cls: type[enum.Enum], where: str) -> Node:
-        if issubclass(cls, enum.Flag):
-            return self._fault(where, cls, "flags combine; use a frozenset of a plain Enum, or an int")
         names = tuple(member.name for member in cls)
         if not names:
             return self._fault(where, cls, "the enum has no members; name an enum that has some")
+        if issubclass(cls, enum.Flag):
+            return FlagNode(cls.__name__, tuple((cast(str, bit.name), int(bit.value)) for bit in cls), cls=cls)
         return EnumNode(cls.__name__, names, cls=cls)
 
-    def _dataclass(self, cls: type, where: str) -> Node:
-        if cls in self._dataclasses:
-            return self._dataclasses[cls] or self._fault(where, cls, _RECURSIVE)
-        if getattr(cls, "__parameters__", ()):
-            return self._fault(where, cls, _GENERIC)
-        self._dataclasses[cls] = None
-        hints: dict[str, Any] = {}
+    def _record(self, cls: type[Any], args: tuple[Any, ...], where: str) -> Node:
+        # A name among the arguments is one of here, not of the class's module.
+        args = tuple(self.evaluate(arg, where) for arg in args)
+        name = self._generic_name(cls, args, where)
+        if name is None or UNREADABLE in args:
+            return IGNORED
+        return self._fields(cls, (cls, _key(args)), name, lambda: record_of(cls, args, self._names), where)
+
+    def _generic_name(self, generic: Any, args: tuple[Any, ...], where: str) -> str | None:
+        """The name of a class or an alias with its arguments; None where one of these cannot travel.
+
+        Both sides have to come to the same one, however each writes its hints: ``Box[Optional[int]]`` is
+        ``Box[int | None]``.
+        """
+        known = len(self.faults) + len(self._unresolved)
+        inside = f"{where}, in {record_name(generic, args)}" if len(where) < MAX_PLACE else where
+        nodes = [self.read(arg, inside) for arg in args]
+        if len(self.faults) + len(self._unresolved) != known:
+            return None
+        return f"{generic.__name__}[{', '.join(map(str, nodes))}]"[:MAX_PLACE] if nodes else str(generic.__name__)
+
+    def _fields(self, cls: type[Any], key: object, name: str, record: Callable[[], Record], where: str) -> Node:
+        """The node of a class with fields. Within them the node itself stands for the class."""
+        if key in self._records:
+            return self._records[key]
+        node = RecordNode(name, keyed=typing_extensions.is_typeddict(cls), cls=cls)
+        self._records[key] = node
+        inside = where if len(where) > MAX_PLACE else f"{where}, in {name}"
         try:
-            hints = typing.get_type_hints(cls, include_extras=True)
-        except NameError:
-            raise
+            fields = record().fields
+        except Refused as error:
+            return self._fault(where, cls, str(error))
+        except NameError as error:
+            return self._missing(f"{inside}: ", error)
         except Exception as error:
-            reason: str | None = f"an annotation in it cannot be evaluated: {type(error).__name__}: {error}"
-        else:
-            reason = _constructor_fault(cls, hints)
-        if reason:
-            node = self._fault(where, cls, reason)
-        else:
-            fields = [
-                Field(field.name, self.read(hints[field.name], f"{where}, in {cls.__name__}.{field.name}"), required)
-                for field, required in dataclass_fields(cls)
-            ]
-            node = DataclassNode(cls.__name__, tuple(fields), cls=cls)
-        self._dataclasses[cls] = node
+            return self._fault(where, cls, f"an annotation in it cannot be evaluated: {type(error).__name__}: {error}")
+        outer = self._scope, self._converting
+        own = Scope.of_class(cls, self._names)
+        self._converting = frozenset()
+        read = []
+        for field in fields:
+            self._scope = field.scope if isinstance(field.scope, Scope) else own
+            child = self.read(field.hint, f"{inside}.{field.name}")
+            read.append(Field(field.name, child, field.required, field.argument))
+        self._scope, self._converting = outer
+        node.complete(tuple(read))
         return node
 
 
-def dataclass_fields(cls: type) -> list[tuple[dataclasses.Field[Any], bool]]:
-    """The fields that the constructor takes, each with whether it has to be given."""
-    missing = dataclasses.MISSING
-    return [
-        (field, field.default is missing and field.default_factory is missing)
-        for field in dataclasses.fields(cast(Any, cls))
-        if field.init
-    ]
-
-
-def _constructor_fault(cls: type, hints: Mapping[str, object]) -> str | None:
-    """Why instances of the dataclass `cls` cannot be made from their fields, or None."""
-    for name, hint in hints.items():
-        if isinstance(hint, dataclasses.InitVar):
-            return f"its constructor takes {name!r}, an InitVar, which instances do not keep"
-    parameters = list(inspect.signature(cast(Any, cls).__init__).parameters.values())[1:]
-    taken = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    named = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
-    fields = [field for field, _ in dataclass_fields(cls)]
-    if (
-        len(taken) + len(named) != len(parameters)
-        or taken != [field.name for field in fields if not field.kw_only]
-        or named != {field.name for field in fields if field.kw_only}
-    ):
-        return "its __init__ does not take its fields one by one; send a dataclass that holds what it takes"
-    return None
-
-
-def _same_classes(first: Node, second: Node) -> bool:
+def _same_classes(first: Node, second: Node, seen: frozenset[int] = frozenset()) -> bool:
     """Whether two equal nodes stand for the same Python classes too."""
-    if isinstance(first, DataclassNode | EnumNode) and isinstance(second, DataclassNode | EnumNode):
+    if first is second or id(first) in seen:
+        return True
+    if isinstance(first, ConvertedNode) and isinstance(second, ConvertedNode):
+        ours, theirs = first.conversion, second.conversion
+        return ours is not None and theirs is not None and ours.cls is theirs.cls
+    if isinstance(first, RecordNode | EnumNode | FlagNode) and isinstance(second, RecordNode | EnumNode | FlagNode):
         return first.cls is second.cls
-    return all(map(_same_classes, children(first), children(second)))
+    seen |= {id(first)}
+    return all(_same_classes(a, b, seen) for a, b in zip(children(first), children(second), strict=True))
+
+
+def _key(args: tuple[Any, ...]) -> object:
+    """Something that can be hashed for what stands in brackets: what ``Annotated`` is given need not be."""
+    try:
+        hash(args)
+    except TypeError:
+        return repr(args)
+    return args
 
 
 def _encodable(text: str) -> bool:
@@ -311,61 +477,3 @@ def _encodable(text: str) -> bool:
 
 def _is_star(arg: object) -> bool:
     return isinstance(arg, types.GenericAlias) and bool(getattr(arg, "__unpacked__", False))
-
-
-def _constrains(hint: object) -> bool:
-    """Whether the metadata of an ``Annotated`` holds what could be a constraint: anything but documentation."""
-    return any(not isinstance(item, str | typing_extensions.Doc) for item in cast(Any, hint).__metadata__)
-
-
-def refusal(hint: object) -> str:
-    """Why `hint` cannot travel and what to use instead."""
-    origin = get_origin(hint) or hint
-    if hint is Any or hint is object:
-        return _UNTYPED
-    if not isinstance(origin, Hashable):
-        return _UNKNOWN
-    if origin in _COLLECTIONS or origin in _MAPPINGS or origin is tuple:
-        return f"it does not say what it holds; give the types in brackets, as in {_example(origin)}"
-    if origin is collections.abc.Callable or isinstance(hint, types.FunctionType):
-        return "a function stays in its process; offer it as a command of a service instead"
-    if origin in _STREAMS:
-        return "streams cannot travel yet; use list[...] or Iterable[...], which travel whole"
-    if isinstance(hint, TypeVar | typing.ParamSpec | typing.TypeVarTuple):
-        return "the type has to be known; write a concrete type"
-    if isinstance(hint, str | typing.ForwardRef):
-        return "the name was not resolved; write the type itself"
-    if hint is bytearray or hint is memoryview:
-        return "use bytes"
-    if isinstance(origin, type) and dataclasses.is_dataclass(origin):
-        return _GENERIC
-    if isinstance(hint, type):
-        return _class_refusal(hint)
-    return _UNKNOWN
-
-
-def _class_refusal(cls: type) -> str:
-    if typing_extensions.is_typeddict(cls) or (issubclass(cls, tuple) and hasattr(cls, "_fields")):
-        return "use a dataclass"
-    if issubclass(cls, io.IOBase | typing.IO):
-        return "an open file belongs to its process; send its content as bytes, or its path as str"
-    if issubclass(cls, tuple(SCALARS)):
-        return f"use {next(name for base, name in SCALARS.items() if issubclass(cls, base))}, or a NewType of it"
-    if issubclass(cls, list | tuple | set | frozenset | dict):
-        return "use the builtin collection with its types in brackets"
-    if issubclass(cls, BaseException):
-        return "raise it, or send its text as str"
-    if cls.__module__ in ("builtins", "abc") or cls.__module__.partition(".")[0] in _PLAIN_MODULES:
-        return "this type is not supported; send it as str, int, float or a dataclass"
-    return "its attributes have no declared types; make it a @dataclass"
-
-
-_PLAIN_MODULES = frozenset({"datetime", "decimal", "uuid", "pathlib", "fractions", "ipaddress", "collections", "re"})
-
-
-def _example(origin: object) -> str:
-    if origin is tuple:
-        return "tuple[int, str]"
-    if origin in _MAPPINGS:
-        return f"{_MAPPINGS[origin]}[str, int]"
-    return f"{_COLLECTIONS[origin]}[int]"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import enum
-import hashlib
 import inspect
-import json
-import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Final, NamedTuple
 
 from typedrpc.schema.data import Data, NodeReader, NodeWriter, as_text
 from typedrpc.schema.hints import HintReader, SignatureFaults
-from typedrpc.schema.nodes import Node
+from typedrpc.schema.local import LocalNames
+from typedrpc.schema.nodes import Node, same_graphs
+from typedrpc.schema.records import Scope
 
 
 class ParameterKind(enum.IntEnum):
@@ -25,9 +24,23 @@ class ParameterKind(enum.IntEnum):
     KEYWORD_ONLY = 3
     VAR_KEYWORD = 4
 
+    @property
+    def stars(self) -> str:
+        """What stands before the name."""
+        return {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(self, "")
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+    @property
+    def variadic(self) -> bool:
+        """Whether it takes any number of arguments."""
+        return self in (ParameterKind.VAR_POSITIONAL, ParameterKind.VAR_KEYWORD)
+
+    @property
+    def by_name(self) -> bool:
+        """Whether it may be given by its name."""
+        return self in (ParameterKind.POSITIONAL_OR_KEYWORD, ParameterKind.KEYWORD_ONLY)
+
+
+class Parameter(NamedTuple):
     """One parameter of a command.
 
     The default is no part of it, only whether there is one: an argument that is not given is not sent, and the callee's
@@ -40,17 +53,41 @@ class Parameter:
     required: bool
 
     def __str__(self) -> str:
-        stars = {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(self.kind, "")
+        stars = self.kind.stars
         default = "" if self.required or stars else " = ..."
         return f"{stars}{self.name}: {self.node}{default}"
 
 
-@dataclass(frozen=True)
-class Signature:
-    """The parameters of a command, without ``self``, and its result."""
+class Schema:
+    """A command as data: its parameters, without ``self``, and its result.
 
-    parameters: tuple[Parameter, ...]
-    result: Node
+    ``str(schema)`` is the signature as Python writes it. Immutable; two schemas are equal where their parts are.
+
+    Attributes:
+        parameters: In the order of declaration.
+        result: The type of the result.
+    """
+
+    def __init__(self, parameters: tuple[Parameter, ...], result: Node) -> None:
+        self.parameters: Final = parameters
+        self.result: Final = result
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Schema):
+            return NotImplemented
+        if len(self.parameters) != len(other.parameters):
+            return False
+        both = list(zip(self.parameters, other.parameters, strict=True))
+        if any((a.name, a.kind, a.required) != (b.name, b.kind, b.required) for a, b in both):
+            return False
+        # In one go: parameters may share what they are made of.
+        return same_graphs([*((a.node, b.node) for a, b in both), (self.result, other.result)])
+
+    def __hash__(self) -> int:
+        return hash((self.parameters, self.result))
+
+    def __repr__(self) -> str:
+        return f"<Schema {self}>"
 
     def __str__(self) -> str:
         parts: list[str] = []
@@ -84,7 +121,7 @@ class Signature:
         return [parameters, writer.write(self.result), writer.definitions]
 
     @classmethod
-    def from_data(cls, data: object) -> Signature:
+    def from_data(cls, data: object) -> Schema:
         """The signature that `data`, which may come from a peer, describes.
 
         Raises:
@@ -93,7 +130,11 @@ class Signature:
         match data:
             case [list(parameters), result, definitions]:
                 reader = NodeReader(definitions)
-                signature = cls(tuple(_parameter(item, reader) for item in parameters), reader.read(result))
+                try:
+                    signature = cls(tuple(_parameter(item, reader) for item in parameters), reader.read(result))
+                    reader.check()
+                except RecursionError:  # how much of the stack is left depends on who calls
+                    raise ValueError("a type nests too deep") from None
             case _:
                 raise ValueError("a signature is in no known form")
         _check_order(signature.parameters)
@@ -105,54 +146,59 @@ class Signature:
 
         The same in every process and on every version of Python.
         """
+        import hashlib  # imported when used, with json: 6 ms of the import
+        import json
+
         text = json.dumps(self.to_data(), ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("ascii")).digest()[:8]
 
 
-def signature_of(function: Callable[..., object], *, method: bool) -> Signature:
+def schema_of(
+    function: Callable[..., object],
+    *,
+    method: bool,
+    names: LocalNames | None = None,
+    owner: type[Any] | None = None,
+) -> Schema:
     """The signature of a function from its annotations.
 
     Args:
         function: Any function; string annotations are resolved.
         method: Leave the first parameter, ``self``, out.
+        names: The names of the functions that it is local to, for string annotations.
+        owner: The class that it stands in, for the same.
 
     Raises:
         SignatureFaults: Something is not annotated or cannot travel; all the faults together.
-        NameError: An annotation names something that is not defined (yet).
+        UnresolvedNames: An annotation names something that is not defined (yet), and nothing else is wrong.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError) as error:
         raise SignatureFaults([f"its parameters cannot be read: {error}"]) from error
-    faults: list[str] = []
     if method:
         if not parameters or parameters[0].kind not in (0, 1):
             raise SignatureFaults(["a command of a class takes self as its first parameter"])
         del parameters[0]
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except NameError:
-        raise
-    except Exception as error:
-        raise SignatureFaults([f"an annotation cannot be evaluated: {type(error).__name__}: {error}"]) from error
-    reader = HintReader()
-    reader.faults = faults
+    reader = HintReader(names, Scope.of_function(function, names, owner))
+    hints = {name: reader.evaluate(hint) for name, hint in inspect.get_annotations(inspect.unwrap(function)).items()}
     read: list[Parameter] = []
     for parameter in parameters:
         kind = ParameterKind(parameter.kind)
-        stars = {ParameterKind.VAR_POSITIONAL: "*", ParameterKind.VAR_KEYWORD: "**"}.get(kind, "")
+        stars = kind.stars
         where = f"parameter '{stars}{parameter.name}'"
         if parameter.name not in hints:
-            faults.append(f"{where} has no annotation; give it the type of {'each' if stars else 'its'} argument")
+            reader.faults.append(
+                f"{where} has no annotation; give it the type of {'each' if stars else 'its'} argument"
+            )
             continue
         required = parameter.default is parameter.empty and not stars
         read.append(Parameter(parameter.name, kind, reader.read(hints[parameter.name], where), required))
     if "return" not in hints:
-        faults.append("the result has no annotation; write '-> None' where there is none")
+        reader.faults.append("the result has no annotation; write '-> None' where there is none")
     result = reader.read(hints.get("return"), "the result")
-    if faults:
-        raise SignatureFaults(faults)
-    return Signature(tuple(read), result)
+    reader.check()
+    return Schema(tuple(read), result)
 
 
 def _parameter(data: object, reader: NodeReader) -> Parameter:

@@ -4,23 +4,25 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from functools import partial
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast, final, overload
 
 from typedrpc import transport
-from typedrpc.agreement import Agreement, agree
+from typedrpc.agreement import Agreement, Route, agree
 from typedrpc.codec import CodecError
 from typedrpc.command import BoundCommand, CallOptions, Command
 from typedrpc.errors import (
     ConnectFailed,
     DeadlineExceeded,
     DefinitionError,
+    MessageTooLarge,
     ProtocolError,
     RpcError,
 )
 from typedrpc.failure import unpack_failure
-from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits, pack_extension
+from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.service import Service, bind, make_proxy, services_of
@@ -143,21 +145,20 @@ class Client(Generic[EnteredT_co]):
 
     def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
         codec = command.codec
-        pack, unpack = codec.pack_arguments, codec.unpack_result
+        pack, unpack_own = codec.pack_arguments, codec.unpack_result
         what = command.qualified_name
         timeout = options.timeout
-        linked, id = self._resolve(command, timeout)
+        linked, route = self._resolve(command, timeout)
+        id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
 
         def invoke(*args: Any, **kwargs: Any) -> Any:
-            nonlocal linked, id
+            nonlocal linked, id, unpack, extension
             payload = pack(*args, **kwargs)
             if linked.connection.forked:
-                linked, id = self._resolve(command, timeout)
-            if timeout is None:
-                answer = linked.connection.call(id, payload, what)
-            else:
-                extension = pack_extension(time_left=timeout)
-                answer = linked.connection.call(id, payload, what, monotonic() + timeout, extension)
+                linked, route = self._resolve(command, timeout)
+                id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
+            deadline = None if timeout is None else monotonic() + timeout
+            answer = linked.connection.call(id, payload, what, deadline, extension)
             try:
                 return unpack(answer)
             except CodecError as error:
@@ -169,9 +170,9 @@ class Client(Generic[EnteredT_co]):
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> Future[Any]:
         payload = command.codec.pack_arguments(*args, **kwargs)
-        link, id = self._resolve(command, options.timeout)
+        link, route = self._resolve(command, options.timeout)
         future: Future[Any] = Future()
-        unpack, what = command.codec.unpack_result, command.qualified_name
+        unpack, what = route.unpack_adapted or command.codec.unpack_result, command.qualified_name
 
         def finish(outcome: Frame | Exception) -> None:
             if not future.set_running_or_notify_cancel():
@@ -191,20 +192,18 @@ class Client(Generic[EnteredT_co]):
             else:
                 future.set_result(result)
 
-        if options.timeout is None:
-            link.connection.submit(id, payload, what, Pending(finish))
-        else:
-            extension = pack_extension(time_left=options.timeout)
-            link.connection.submit(id, payload, what, Pending(finish), monotonic() + options.timeout, extension)
+        deadline = None if options.timeout is None else monotonic() + options.timeout
+        extension = route.extension(options.timeout)
+        link.connection.submit(route.id, payload, what, Pending(finish), deadline, extension)
         return future
 
     def notify(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> None:
         payload = command.codec.pack_arguments(*args, **kwargs)
-        link, id = self._resolve(command, options.timeout)
+        link, route = self._resolve(command, options.timeout)
         deadline = None if options.timeout is None else monotonic() + options.timeout
-        link.connection.notify(id, payload, command.qualified_name, deadline)
+        link.connection.notify(route.id, payload, command.qualified_name, deadline, route.extension(None))
 
     def map(
         self, command: Command[Any], iterables: tuple[Iterable[Any], ...], options: CallOptions, /
@@ -244,13 +243,13 @@ class Client(Generic[EnteredT_co]):
             self._contracts.update(dict.fromkeys(commands.values(), commands))
             self._agree(self._current_link(deadline), commands, deadline)
 
-    def _resolve(self, command: Command[Any], timeout: float | None) -> tuple[_Link, int]:
-        """The connection to use now, made anew in a forked child, and the peer's id of a command on it."""
+    def _resolve(self, command: Command[Any], timeout: float | None) -> tuple[_Link, Route]:
+        """The connection to use now, made anew in a forked child, and how a command is called on it."""
         deadline = monotonic() + (CONNECT_TIME if timeout is None else min(timeout, CONNECT_TIME))
         link = self._current_link(deadline)
         commands = self._contracts[command.declaration]
         agreement = link.agreements.get(id(commands)) or self._agree(link, commands, deadline)
-        return link, agreement.id_of(command)
+        return link, agreement.route_of(command)
 
     def _current_link(self, deadline: float) -> _Link:
         link = self._link
@@ -266,9 +265,14 @@ class Client(Generic[EnteredT_co]):
         conversation = agree(name, commands)
         id_, payload = next(conversation)
         while True:
-            answer = link.connection.call(id_, payload, f"the contract {name}", deadline)
             try:
-                id_, payload = conversation.send(answer)
+                answer = link.connection.call(id_, payload, f"the contract {name}", deadline)
+            except MessageTooLarge as error:
+                proceed = partial(conversation.throw, error)
+            else:
+                proceed = partial(conversation.send, answer)
+            try:
+                id_, payload = proceed()
             except StopIteration as done:
                 agreement: Agreement = done.value
                 link.agreements[id(commands)] = agreement

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
-from typedrpc.codec import Payload
+from typedrpc.codec import Payload, Segmented
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
@@ -260,14 +260,20 @@ class Connection:
                 return self._outcome(call, what, waiter, deadline)
             if not self._writer.write_whole(data, deadline, leading=True):
                 waiter = self._register_leading(call)
-                self._writer.queue.append(data)
-                self._writer.flush(deadline, leading=True)
+                if isinstance(data, bytes):
+                    self._writer.queue.append(data)
+                    self._writer.flush(deadline, leading=True)
+                else:
+                    self._writer.write_parts(data, deadline, leading=True)
             return self._read_reply(call, what, deadline, waiter)
         except Failed as failed:
             error = failed.error
         except BaseException as interrupt:
             self._interrupted(interrupt)
             raise
+        if isinstance(payload, Segmented):
+            # Who catches the error may want to resize a bytearray that he gave; the traceback keeps what is here.
+            payload.release()
         raise error
 
     def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
@@ -331,7 +337,9 @@ class Connection:
             raise
         raise error
 
-    def notify(self, command: int, payload: Payload, what: str, deadline: float | None = None) -> None:
+    def notify(
+        self, command: int, payload: Payload, what: str, deadline: float | None = None, extension: bytes = b""
+    ) -> None:
         """Call the peer one-way: write the call, or leave it to the thread that is writing.
 
         Past the deadline the rest is left to a thread of its own: what was begun is sent.
@@ -343,9 +351,12 @@ class Connection:
         with self._state:
             if self.core.state is not State.OPEN:
                 raise self.core.lost()
-        data = self.core.request(0, command, payload, what)
+        data = self.core.request(0, command, payload, what, extension)
         try:
-            self._writer.queue.append(data)
+            if isinstance(data, bytes):
+                self._writer.queue.append(data)
+            else:
+                self._writer.write_parts(data, deadline)
             self._writer.make_room(deadline)
         except BaseException as interrupt:
             self._interrupted(interrupt)
@@ -362,8 +373,11 @@ class Connection:
             if self.ended:
                 raise Failed(core.lost())
             core.calls.insert(call, token, deadline if isinstance(token, Pending) else None)
-        self._writer.queue.append(data)
-        self._writer.flush(deadline)
+        if isinstance(data, bytes):
+            self._writer.queue.append(data)
+            self._writer.flush(deadline)
+        else:
+            self._writer.write_parts(data, deadline)
 
     def _wait_for_room(self, room: int, what: str, deadline: float | None) -> None:
         """Wait until fewer calls than ``room`` are in flight, or the connection has ended. The state lock is held."""

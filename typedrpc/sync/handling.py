@@ -22,7 +22,7 @@ from typedrpc.peer import Peer
 from typedrpc.protocol import Outgoing, Protocol, Request
 from typedrpc.sync.role import ReadRole, Waiter
 from typedrpc.sync.workers import QUICK_TICK, QUICK_TICKS, TICK, Watched, Watcher, Workers
-from typedrpc.sync.writer import BATCH_SIZE, Writer
+from typedrpc.sync.writer import BATCH_SIZE, Writer, copied
 from typedrpc.wire import payload_size
 
 logger = logging.getLogger("typedrpc")
@@ -292,8 +292,13 @@ class HandlerThreads:
                     answer = self._handle(work)
                     # What is ready together leaves together: only the last answer is written at once.
                     if answer is not None and (ready or not writer.write_whole(answer)):
+                        if isinstance(answer, bytes):
+                            queued += len(answer)
+                        else:
+                            # The buffers of a result are its handler's, which may run again while they are written.
+                            answer = copied(answer)
+                            queued += BATCH_SIZE
                         writer.queue.append(answer)
-                        queued += len(answer) if type(answer) is bytes else BATCH_SIZE
                         if queued >= BATCH_SIZE:
                             writer.make_room()
                             queued = 0

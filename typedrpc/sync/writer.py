@@ -5,11 +5,12 @@ does not know of it, and no thread waits for another's write. Whoever finds the 
 meanwhile: two ends that send to each other always make way.
 """
 
+import contextlib
 import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Final, final
 
@@ -137,19 +138,43 @@ class Writer:
             self._lay_down()
         return count > 0
 
-    def flush(self, deadline: float | None = None, *, leading: bool = False, last: bool = False) -> None:
+    def write_parts(self, data: tuple[Buffer, ...], deadline: float | None = None, *, leading: bool = False) -> None:
+        """Write a frame in several buffers, after what waits already; what is left of it then waits as a copy.
+
+        So the buffers, which may be those of a bytearray or an array, may be changed once this returns. As long as
+        this thread writes, nothing is copied.
+
+        Args:
+            deadline: When to stop waiting for room in the pipe.
+            leading: Whether this thread holds the read role.
+        """
+        if self.try_take_pen():
+            self.queue.append(data)
+            self.flush(deadline, leading=leading, held=True)
+        else:
+            self.queue.append(copied(data))
+            self.flush(deadline, leading=leading)
+
+    def flush(
+        self, deadline: float | None = None, *, leading: bool = False, last: bool = False, held: bool = False
+    ) -> None:
         """Write what waits, unless another thread is at it. Past the deadline the rest is left to a thread of its own.
 
         Args:
             deadline: When to stop waiting for room in the pipe.
             leading: Whether this thread holds the read role.
             last: Whether the connection ends next, and the rest with it.
+            held: Whether this thread has the pen already.
         """
-        while self.queue and self.try_take_pen():
+        while held or (self.queue and self.try_take_pen()):
+            held = False
             rest: list[Buffer] = []
             try:
                 while not rest and (buffers := self._take()):
                     rest = self._write(buffers, deadline, leading)
+                if rest:
+                    rest = [*copied(rest)]
+                    self._copy_waiting()
             except BaseException as error:
                 self._interrupted(error)
                 raise
@@ -235,6 +260,17 @@ class Writer:
             size += len(item)
         return [b"".join(small)] if len(small) > 1 else small
 
+    def _copy_waiting(self) -> None:
+        """Let nothing wait that may be changed. The pen is held: nobody else takes anything out.
+
+        Others only add, and what they add without the pen is a copy already.
+        """
+        with contextlib.suppress(IndexError):  # emptied meanwhile, as the connection has ended
+            for index in range(len(self.queue)):
+                item = self.queue[index]
+                if isinstance(item, tuple):
+                    self.queue[index] = copied(item)
+
     def _size(self) -> int:
         """Bytes that wait; an estimate while others append."""
         return sum(
@@ -286,3 +322,12 @@ class Writer:
         finally:
             if not leading:
                 self._stop_leading()
+
+
+def copied(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
+    """Buffers that nobody can change: copies, but for those of bytes. Views are new ones, as theirs may be released."""
+    return tuple(_copied(buffer) if type(buffer) is memoryview else buffer for buffer in buffers)
+
+
+def _copied(view: memoryview) -> Buffer:
+    return memoryview(view) if type(view.obj) is bytes else bytes(view)
