@@ -633,6 +633,7 @@ def leaves(peer: RawPeer) -> None:
 
 def leaves_after_hello(peer: RawPeer) -> None:
     peer.shake_hands()
+    peer.question()  # what is left unread when a socket is closed makes a reset of its end
 
 
 def says_goodbye(peer: RawPeer) -> None:
@@ -671,8 +672,8 @@ BAD_SERVERS: dict[Script, str] = {
     silent: "did not answer in time",
     silent_after_hello: "in time",
     talks_http: "not typedrpc",
-    leaves: "closed the connection|reset by peer|[Bb]roken pipe",
-    leaves_after_hello: "closed the connection|reset by peer|[Bb]roken pipe",
+    leaves: "closed the connection|reset by peer",
+    leaves_after_hello: "closed the connection",
     says_goodbye: "not today",
     half_a_preamble: "in the middle",
     other_version: "version 2",

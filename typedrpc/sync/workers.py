@@ -106,13 +106,16 @@ class Workers:
         while work is not None:
             try:
                 work()
-            finally:
+            except BaseException:
                 with self._lock:
                     self._lent -= 1
+                raise
             work = self._next()
 
     def _next(self) -> Callable[[], None] | None:
         with self._lock:
+            # Counted out and idle in one step: who lends in between would start a further thread.
+            self._lent -= 1
             self._idle += 1
             try:
                 if not self._waiting and not self._closed:
