@@ -273,6 +273,21 @@ class FunctionCommand(Command[CallableT_co]):
         return self
 
 
+class CallbackCommand(Command[CallableT_co]):
+    """A function that came as an argument, as a command of the peer's."""
+
+    _is_method = False
+
+    def __init__(self, name: str, codec: CommandCodec) -> None:
+        def callback(*args: Any) -> Any:
+            """A function of the caller, which runs there."""
+
+        super().__init__(callback)
+        self.name = name
+        self._schema = codec.schema
+        self._codec = codec
+
+
 class _FunctionDocs:
     """Gives instances of a class with slots the docstring of their command, and the class its own."""
 
@@ -326,6 +341,18 @@ class BoundCommand(Generic[CallableT_co]):
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a call and return its future. On a local instance the future is done when this returns."""
         return self._caller.submit(self.command, args, kwargs, self._options)
+
+    @overload
+    async def aio(
+        self: BoundCommand[Callable[P, Coroutine[Any, Any, T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    @overload
+    async def aio(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the command and await its result, on whatever event loop runs."""
+        import asyncio  # whoever awaits has it
+
+        return await asyncio.wrap_future(self._caller.submit(self.command, args, kwargs, self._options))
 
     def notify(self: BoundCommand[Callable[P, Any]], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call one-way: no result and no error of the handler comes back. A local instance logs the error."""

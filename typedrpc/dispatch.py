@@ -18,18 +18,22 @@ from typedrpc.errors import (
     ArgumentValueError,
     DeadlineExceeded,
     MessageTooLarge,
+    NestedTooDeep,
     ProtocolError,
     RpcError,
     UnknownCommand,
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
-from typedrpc.messages import ProtocolCommand
+from typedrpc.messages import NO_EXTRAS, ProtocolCommand
 from typedrpc.peer import Peer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request
 from typedrpc.schema import Schema, compatible
 from typedrpc.service import Entry, Table
 
 logger = logging.getLogger("typedrpc")
+
+MAX_NESTING: Final = 64
+"""Calls that may be nested in each other, unless a side is told another number."""
 
 
 @final
@@ -42,19 +46,29 @@ class Call:
         args: What it is called with, by position.
         kwargs: What it is called with, by name.
         deadline: When the caller stops waiting, on the clock of ``time.monotonic()``; None for never.
+        depth: Calls that it is nested in: 0 where the caller was not handling a call itself.
     """
 
-    __slots__ = ("args", "deadline", "function", "kwargs", "peer", "row")
+    __slots__ = ("args", "deadline", "depth", "function", "id", "kwargs", "peer", "protocol", "row")
 
     def __init__(
-        self, row: "Row", args: tuple[Any, ...], kwargs: dict[str, Any], peer: Peer, deadline: float | None
+        self,
+        row: "Row",
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        peer: Peer,
+        protocol: Protocol[Any],
+        request: Request,
     ) -> None:
         self.row = row
+        self.id = request.call
+        self.protocol = protocol
+        self.depth = 0
+        self.deadline: float | None = None
         self.function = row.function
         self.args = args
         self.kwargs = kwargs
         self.peer = peer
-        self.deadline = deadline
 
     @property
     def command(self) -> str:
@@ -70,7 +84,8 @@ class Call:
         return f"<call of {self.command} from {self.peer!r}>"
 
 
-_current: Final[ContextVar[Call]] = ContextVar("typedrpc.current_call")
+_current: Final[ContextVar[Call | None]] = ContextVar("typedrpc.current_call", default=None)
+get_call = _current.get
 enter_call = _current.set
 leave_call = _current.reset
 
@@ -81,15 +96,15 @@ def current_call() -> Call:
     Raises:
         RuntimeError: It handles none.
     """
-    try:
-        return _current.get()
-    except LookupError:
-        raise RuntimeError("current_call() works inside a handler only") from None
+    call = _current.get()
+    if call is None:
+        raise RuntimeError("current_call() works inside a handler only")
+    return call
 
 
 def handled_by(server: object) -> bool:
     """Whether this thread or task is handling a call of this server."""
-    call = _current.get(None)
+    call = _current.get()
     return call is not None and call.server is server
 
 
@@ -97,34 +112,38 @@ def handled_by(server: object) -> bool:
 class Row:
     """What one command id leads to, with everything looked up that the way of a call needs."""
 
-    __slots__ = ("function", "name", "pack", "result_name", "unpack")
+    __slots__ = ("function", "has_callbacks", "name", "pack", "result_name", "unpack")
 
     def __init__(
         self,
         name: str,
         function: Callable[..., Any],
-        unpack: Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]],
+        unpack: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]],
         pack: Callable[[Any], Payload],
+        has_callbacks: bool = False,
     ) -> None:
         self.name = name
         self.result_name = f"the result of {name}"
         self.function = function
         self.unpack = unpack
         self.pack = pack
+        self.has_callbacks = has_callbacks
 
 
 @final
 class Dispatcher:
     """Leads requests to what one side serves. One for each server or exposing client; thread-safe."""
 
-    def __init__(self, table: Table, *, debug: bool = False) -> None:
+    def __init__(self, table: Table, *, debug: bool = False, max_depth: int = MAX_NESTING) -> None:
         """
         Args:
             table: What is served.
             debug: Tell callers the traceback of an undeclared exception.
+            max_depth: Calls that may be nested in each other.
         """
         self._table = table
         self._debug = debug
+        self._max_depth = max_depth
         self._rows: dict[int, Row] = {
             id: Row(builtin.name, partial(builtin.answer, table), partial(_unpack_plain, builtin), pack_plain)
             for id, builtin in BUILTIN_COMMANDS.items()
@@ -136,19 +155,31 @@ class Dispatcher:
 
         To run it is ``call.function(*call.args, **call.kwargs)``.
         """
+        extras = request.extras
         try:
-            row = self._rows.get(request.command) or self._make_row(request.command)
-            if request.schema is not None:
-                row = self._row_of_version(row, request.schema, peer)
-            args, kwargs = row.unpack(request.payload)
+            if extras.target is not None and request.command == ProtocolCommand.CALLBACK:
+                row = self._row_of_callback(*extras.target, peer)
+            else:
+                row = self._rows.get(request.command) or self._make_row(request.command)
+            if extras.schema is not None:
+                row = self._row_of_version(row, extras.schema, peer)
+            if row.has_callbacks:
+                args, kwargs = row.unpack(request.payload, partial(peer.link.receive_callback, request.origin))
+            else:
+                args, kwargs = row.unpack(request.payload)
         except RpcError as error:
             return self._refuse(protocol, request, error)
-        deadline = None
-        if request.time_left is not None:
-            deadline = monotonic() + request.time_left
-            if request.time_left == 0:
-                return self._refuse(protocol, request, DeadlineExceeded(f"{row.name}: no time was left"))
-        return Call(row, args, kwargs, peer, deadline)
+        call = Call(row, args, kwargs, peer, protocol, request)
+        if extras is not NO_EXTRAS:
+            call.depth = extras.depth
+            if extras.depth >= self._max_depth:
+                text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
+                return self._refuse(protocol, request, NestedTooDeep(text))
+            if extras.time_left is not None:
+                call.deadline = monotonic() + extras.time_left
+                if extras.time_left == 0:
+                    return self._refuse(protocol, request, DeadlineExceeded(f"{row.name}: no time was left"))
+        return call
 
     def finish(self, protocol: Protocol[Any], request: Request, call: Call, result: Any) -> Outgoing | None:
         """The half after a handler that returned: the answer."""
@@ -187,12 +218,19 @@ class Dispatcher:
             return None
         return protocol.failure(request, pack_protocol_failure(error))
 
+    def _row_of_callback(self, call: int, index: int, peer: Peer) -> Row:
+        row: Row | None = peer.link.find_callback(call, index)
+        if row is None:
+            raise UnknownCommand(f"callback {index} of call {call}", ProtocolCommand.CALLBACK)
+        return row
+
     def _make_row(self, id: int) -> Row:
         entry: Entry | None = self._table.entries.get(id)
         if entry is None:
             raise UnknownCommand("", id)
         codec = entry.command.codec
-        row = Row(entry.command.qualified_name, entry.function, codec.unpack_arguments, codec.pack_result)
+        unpack = codec.unpack_with_callbacks if codec.has_callbacks else codec.unpack_arguments
+        row = Row(entry.command.qualified_name, entry.function, unpack, codec.pack_result, codec.has_callbacks)
         self._rows[id] = row
         return row
 

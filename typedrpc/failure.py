@@ -20,6 +20,7 @@ from typedrpc.errors import (
     CallCancelled,
     DeadlineExceeded,
     MessageTooLarge,
+    NestedTooDeep,
     ProtocolError,
     RemoteError,
     ServerBusy,
@@ -81,6 +82,7 @@ class Code(IntEnum):
     BUILTIN = 10
     REMOTE = 11
     DECLARED = 12  # reserved: an exception that the command declares
+    TOO_DEEP = 13
 
 
 _ARGUMENT_CODES: Final[Mapping[type[ArgumentError], Code]] = MappingProxyType(
@@ -97,6 +99,7 @@ _TEXT_ERRORS: Final[Mapping[int, Callable[[str], Exception]]] = MappingProxyType
         Code.BUSY: ServerBusy,
         Code.DEADLINE: DeadlineExceeded,
         Code.CANCELLED: CallCancelled,
+        Code.TOO_DEEP: NestedTooDeep,
     }
 )
 
@@ -116,13 +119,15 @@ def pack_protocol_failure(error: Exception) -> bytes:
         code = Code.DEADLINE
     elif isinstance(error, CallCancelled):
         code = Code.CANCELLED
+    elif isinstance(error, NestedTooDeep):
+        code = Code.TOO_DEEP
     details = [type(error).__name__, ""] if code is Code.REMOTE else []
     return pack_plain([code, cut(str(error)), details])
 
 
 def is_public(error: BaseException) -> bool:
     """Whether an exception of a handler arrives at the caller as itself."""
-    return PUBLIC_BUILTINS.get(type(error).__name__) is type(error)
+    return PUBLIC_BUILTINS.get(type(error).__name__) is type(error) or type(error) is NestedTooDeep
 
 
 def pack_handler_failure(error: BaseException, *, error_id: str, trace: str = "") -> bytes:
@@ -133,6 +138,8 @@ def pack_handler_failure(error: BaseException, *, error_id: str, trace: str = ""
         error_id: What the log of this side calls it; empty for a public builtin, which is not logged.
         trace: The traceback, for servers that run with ``debug=True``.
     """
+    if isinstance(error, NestedTooDeep):
+        return pack_protocol_failure(error)
     if is_public(error):
         filenames = []
         if isinstance(error, OSError):

@@ -484,6 +484,10 @@ class Table:
         self._digests[service_name] = digest
         return digest
 
+    def digests(self) -> dict[str, bytes]:
+        """The ``contract_digest`` of each service."""
+        return {name: digest for name in self.services if (digest := self.digest(name)) is not None}
+
     def signatures(self, service_name: str, names: Iterable[str]) -> dict[str, Any]:
         """The signatures of those of the named commands that there are, as plain data."""
         entries = self.services.get(service_name, {})

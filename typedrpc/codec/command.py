@@ -25,6 +25,8 @@ class CommandCodec:
         schema: Its schema; the classes behind its nodes have to be there, so not one that came from a peer.
     """
 
+    has_callbacks = False
+
     def __init__(self, command: str, schema: Schema) -> None:
         self.command = command
         self.schema = schema

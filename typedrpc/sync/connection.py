@@ -18,17 +18,19 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
+from typedrpc.callbacks import Callbacks, Group, Offers
 from typedrpc.codec import Payload, Segmented
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
+from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Request, State
+from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.fork import forsake_after_fork
-from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.handling import HandlerThreads, Series
 from typedrpc.sync.role import ReadRole, Waiter
-from typedrpc.sync.tokens import CallWaiter, Failed, Pending, Token
+from typedrpc.sync.tokens import CallWaiter, Failed, NotSent, Pending, Token
 from typedrpc.sync.workers import Watcher, Workers
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import Kind
@@ -56,8 +58,9 @@ class Connection:
         core: Core[Token],
         *,
         runtime: Callable[[], tuple[Workers, Watcher]],
-        dispatcher: Dispatcher | None = None,
-        peer: Peer | None = None,
+        dispatcher: Dispatcher,
+        peer: Peer,
+        exposes: bool,
         on_end: Callable[["Connection"], None] | None = None,
         on_forsaken: Callable[[], None] | None = None,
     ) -> None:
@@ -66,8 +69,10 @@ class Connection:
             sock: Connected, and set up by :func:`typedrpc.transport.prepare`. The connection owns it.
             core: The protocol's state.
             runtime: Gives the threads to lend and their watcher; asked when first needed.
-            dispatcher: What this side serves, if anything.
-            peer: The other end, for handlers; required with a dispatcher.
+            dispatcher: Leads requests to what this side serves.
+            peer: The other end, for handlers.
+            exposes: Whether the peer may call, or somebody wants to know at once when it leaves: then somebody reads
+                all the time.
             on_end: Called once, when the connection has ended.
             on_forsaken: Called in a forked child, to which the connection does not belong.
         """
@@ -83,9 +88,12 @@ class Connection:
         self._given_up = 0  # calls that nobody waits for any more; they are in flight until their late replies come
         self._in_turn = False  # no call may be made that the in-flight table does not count
         self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
+        self._dropped = False  # a callback, which the peer is to be told
         self._failing: list[Token] = []
         self._torn = False
-        self._serves = dispatcher is not None
+        self.exposes = exposes
+        self.callbacks = Callbacks()
+        core.calls.kept = self.callbacks.groups
         self._on_end = on_end
         self._on_forsaken = on_forsaken
         self._writer = Writer(
@@ -110,6 +118,7 @@ class Connection:
             watched=self,
             dispatcher=dispatcher,
             peer=peer,
+            wanted=lambda: self.exposes or bool(self.callbacks.groups),
         )
         self._runtime = runtime
         forsake_after_fork(self)
@@ -117,7 +126,7 @@ class Connection:
     # Opening and ending
 
     def open(self, deadline: float) -> None:
-        """Shake hands. Called once, before anything else.
+        """Shake hands; a client is let in as well. Called once, before anything else.
 
         Args:
             deadline: When to give up, on the monotonic clock.
@@ -126,31 +135,71 @@ class Connection:
             ConnectionLost: The peer is none, or left.
             TimeoutError: It did not answer in time.
         """
+        greeting = (State.GREETING, State.GREETED) if self.core.client else (State.GREETING,)
         try:
             taken = self.role.try_take()
             assert taken, "nobody else uses the connection yet"
             self._post(deadline)
-            while self.core.state is State.GREETING and not self.ended:
+            while self.core.state in greeting and not self.ended:
                 if monotonic() >= deadline:
                     raise TimeoutError
                 self._deliver(self._read(deadline))
                 self._post(deadline)
+                self._attend(deadline)
         finally:
             self._stop_leading()
         if self.core.error is not None:
             raise self.core.lost()
         self._in_turn = self.core.peer_limits.max_calls == 1
 
+    def welcome(self) -> None:
+        """Let the client in."""
+        with self._state:
+            welcome = self.core.welcome()
+        if welcome is not None:
+            self.post(welcome)
+
+    def post(self, data: Outgoing) -> None:
+        """Send a frame as soon as there is room for it, without waiting for that. It must not change any more."""
+        self._writer.queue.append(data)
+        self._writer.flush(monotonic())
+
+    def set_limit(self, max_message_size: int) -> None:
+        """Change the size of the messages that are accepted, and tell the peer.
+
+        Raises:
+            ConnectionLost: There is no connection (any more).
+            ValueError: It is out of range.
+        """
+        with self._state:
+            if self.core.state not in (State.OPEN, State.GREETED):
+                raise self.core.lost()
+            data = self.core.set_limit(max_message_size)
+        self.post(data)
+
+    def drop_callback(self, origin: int, index: int) -> None:
+        """A function of the peer's is not needed any more. May be called anywhere, within the garbage collector too."""
+        # Nothing here takes a lock, which the interrupted code may hold.
+        if not self.ended:
+            self._writer.queue.append(self.core.release(origin, index))
+            self._dropped = True
+            self._runtime()[1].poke(self)
+
+    @property
+    def backlog(self) -> tuple[int, int]:
+        """Frames and bytes that wait to be written."""
+        return self._writer.backlog
+
     def _post(self, deadline: float) -> None:
         self._writer.queue.extend(self.core.outgoing)
         self.core.outgoing.clear()
         self._writer.flush(deadline, leading=True, last=True)
 
-    def close(self, reason: str = "") -> None:
+    def close(self, reason: str = "", code: int = Leave.OTHER) -> None:
         """Say goodbye and end the connection. Calls that wait raise ``ConnectionLost``. May be called again."""
         error = ConnectionLost(f"the connection was closed on this side{': ' if reason else ''}{reason}")
         with self._state:
-            goodbye = self.core.goodbye(reason) if self.core.state is State.OPEN else None
+            goodbye = self.core.goodbye(reason, code) if self.core.state in (State.OPEN, State.GREETED) else None
             # Before the peer knows: it may close at once, and who reads here would take that for the cause.
             self.core.close(error)
         if goodbye is not None:
@@ -196,6 +245,7 @@ class Connection:
         self._failing.extend(self.core.calls.pop_all())
         if self._torn:
             self._failing.extend(self.core.leaving)
+        self.callbacks.end()
         while self._failing:
             self._failing[-1].fail(self, self.core.lost())
             self._failing.pop()
@@ -231,7 +281,14 @@ class Connection:
     # Calling
 
     def call(
-        self, command: int, payload: Payload, what: str, deadline: float | None = None, extension: bytes = b""
+        self,
+        command: int,
+        payload: Payload,
+        what: str,
+        deadline: float | None = None,
+        extension: bytes = b"",
+        nested: bool = False,
+        callbacks: Offers | None = None,
     ) -> Payload:
         """Call the peer and wait for its answer: the packed result.
 
@@ -241,6 +298,8 @@ class Connection:
             what: Names the command in errors.
             deadline: When to stop waiting, on the monotonic clock.
             extension: The packed extension map.
+            nested: Whether the call is made by a handler of a call that came on this connection.
+            callbacks: The functions that go with the call.
 
         Raises:
             ConnectionLost: There is no connection (any more).
@@ -253,6 +312,8 @@ class Connection:
             call, data = core.start(command, payload, what, extension)
         waiter: CallWaiter | None = None
         try:
+            if nested or callbacks:
+                return self._call_with(call, data, what, deadline, nested, callbacks)
             # A thread that reads its own reply needs no entry in the in-flight table.
             if self._in_turn or not self.role.try_take():
                 waiter = CallWaiter()
@@ -275,6 +336,27 @@ class Connection:
             # Who catches the error may want to resize a bytearray that he gave; the traceback keeps what is here.
             payload.release()
         raise error
+
+    def _call_with(
+        self, call: int, data: Outgoing, what: str, deadline: float | None, nested: bool, callbacks: Offers | None
+    ) -> Payload:
+        """A call that is nested, or that functions go with. Raises ``Failed``."""
+        waiter = CallWaiter()
+        group = self.callbacks.offer(call, callbacks, waiter) if callbacks else None
+        aside = nested and self.threads.step_aside()
+        try:
+            self._register(call, data, what, deadline, waiter, nested=nested)
+            return self._outcome(call, what, waiter, deadline)
+        except NotSent:
+            self.callbacks.withdraw(call)
+            raise
+        finally:
+            if aside:
+                self.threads.step_back()
+            if group is not None:
+                group.waiter = None
+                self._hand_back(waiter)
+                self.threads.look_again()
 
     def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
         """Read the reply to a call; the role is held. Raises ``Failed``."""
@@ -315,21 +397,29 @@ class Connection:
         token: Pending,
         deadline: float | None = None,
         extension: bytes = b"",
+        nested: bool = False,
+        callbacks: Offers | None = None,
+        *,
+        at_once: bool = False,
     ) -> None:
         """Call the peer; the outcome goes to the token. Raises as :meth:`call` does, if nothing was sent.
 
-        Past the deadline, the token gets ``DeadlineExceeded``.
+        Past the deadline, the token gets ``DeadlineExceeded``. With ``at_once`` this waits for nothing, and the payload
+        must not change any more: a peer without room for the call is one that has not answered in time.
         """
         with self._state:
             call, data = self.core.start(command, payload, what, extension)
+        if callbacks:
+            self.callbacks.offer(call, callbacks)
         self.threads.expect()
         try:
-            self._register(call, data, what, deadline, token)
+            self._register(call, data, what, deadline, token, nested=nested, at_once=at_once)
             if deadline is not None:
                 self._runtime()[1].watch(self)
             return
         except Failed as failed:
             error = failed.error
+            self.callbacks.withdraw(call)
             self.threads.forget()
             self.threads.call_for_help()
         except BaseException as interrupt:
@@ -338,7 +428,13 @@ class Connection:
         raise error
 
     def notify(
-        self, command: int, payload: Payload, what: str, deadline: float | None = None, extension: bytes = b""
+        self,
+        command: int,
+        payload: Payload,
+        what: str,
+        deadline: float | None = None,
+        extension: bytes = b"",
+        callbacks: Offers | None = None,
     ) -> None:
         """Call the peer one-way: write the call, or leave it to the thread that is writing.
 
@@ -348,10 +444,16 @@ class Connection:
             ConnectionLost: There is no connection (any more).
             MessageTooLarge: The peer would not accept the arguments.
         """
+        origin = 0
         with self._state:
-            if self.core.state is not State.OPEN:
+            if callbacks:
+                origin = self.core.new_call()
+            elif self.core.state not in (State.OPEN, State.GREETED):
                 raise self.core.lost()
-        data = self.core.request(0, command, payload, what, extension)
+        data = self.core.notify(command, payload, what, extension, origin)
+        if callbacks:
+            self.callbacks.offer(origin, callbacks)
+            self.threads.look_again()
         try:
             if isinstance(data, bytes):
                 self._writer.queue.append(data)
@@ -362,18 +464,33 @@ class Connection:
             self._interrupted(interrupt)
             raise
 
-    def _register(self, call: int, data: Outgoing, what: str, deadline: float | None, token: Token) -> None:
-        """Enter a call into the in-flight table once the peer has room for it, and send it. Raises ``Failed``."""
+    def _register(
+        self,
+        call: int,
+        data: Outgoing,
+        what: str,
+        deadline: float | None,
+        token: Token,
+        *,
+        nested: bool = False,
+        at_once: bool = False,
+    ) -> None:
+        """Enter a call into the in-flight table once the peer has room for it, and send it. Raises ``NotSent``.
+
+        A nested call does not wait for room: what it would wait for may wait for it.
+        """
         core = self.core
         with self._state:
             # One place is left for the thread that reads its own reply and is not in the table.
             room = max(1, core.peer_limits.max_calls - 1)
-            if len(core.calls) + self._given_up - core.late_replies >= room:
-                self._wait_for_room(room, what, deadline)
+            if not nested and len(core.calls) + self._given_up - core.late_replies >= room:
+                self._wait_for_room(room, what, monotonic() if at_once else deadline)
             if self.ended:
-                raise Failed(core.lost())
+                raise NotSent(core.lost())
             core.calls.insert(call, token, deadline if isinstance(token, Pending) else None)
-        if isinstance(data, bytes):
+        if at_once:
+            self.post(data)
+        elif isinstance(data, bytes):
             self._writer.queue.append(data)
             self._writer.flush(deadline)
         else:
@@ -388,7 +505,7 @@ class Connection:
             while len(core.calls) + self._given_up - core.late_replies >= room and not self.ended:
                 left = transport.LONGEST_WAIT if deadline is None else deadline - monotonic()
                 if left <= 0:
-                    raise Failed(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
+                    raise NotSent(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
                 if not expecting and self._given_up > core.late_replies:
                     # Those who made the calls have gone. Somebody has to read the late replies.
                     self.threads.expect()
@@ -422,13 +539,19 @@ class Connection:
                 leading = False
                 interrupt = self._lead(waiter, deadline)
             left = None if deadline is None else deadline - monotonic()
+            # What came before the reply is run before it, in the order in which it was sent.
+            if waiter.work and interrupt is None and not (left is not None and left <= 0 and not waiter.done):
+                interrupt = self.threads.run_nested(waiter.work)
+                continue
             if waiter.done or interrupt is not None or (left is not None and left <= 0):
                 break
             interrupt = self._park(waiter, left)
             leading, waiter.leads = waiter.leads, False
         if not waiter.done and self.core.calls.pop(call) is not None:
             self._give_up(1)
+            self._hand_back(waiter)
             raise Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))
+        self._hand_back(waiter)
         if interrupt is not None:
             raise Failed(interrupt)
         while not waiter.done:  # whoever removed the call from the table is about to say so
@@ -442,6 +565,18 @@ class Connection:
         if frame.kind != _RESPONSE:
             raise Failed(unpack_failure(frame.payload, what))
         return frame.payload
+
+    def _hand_back(self, waiter: CallWaiter) -> None:
+        """What is nested in a call that this thread waits for no more is for others."""
+        while waiter.work:
+            try:
+                request = waiter.work.popleft()
+            except IndexError:  # who put it there has taken it back
+                return
+            if not request.call:
+                self.threads.let_go(request)
+            self.threads.accept(request, self._series_of(request))
+            self.threads.call_for_help()
 
     def _park(self, waiter: Waiter, timeout: float | None) -> BaseException | None:
         """Park, and return an exception of a signal handler instead of raising it: it did no harm."""
@@ -489,7 +624,7 @@ class Connection:
         reader = self.core.reader
         idle = False
         try:
-            while not waiter.done and not (deadline is not None and monotonic() >= deadline):
+            while not (waiter.done or waiter.work or (deadline is not None and monotonic() >= deadline)):
                 if idle := reader.idle:
                     reader.buffer[0] = _POISON
                 events = self._read(deadline)
@@ -516,8 +651,8 @@ class Connection:
         self.role.release()
         if self.ended:
             self._dispose()
-        elif self.threads.busy and not self.watched:
-            # The watcher sleeps while somebody reads. Now it may be that nobody does while others are at work.
+        elif (self.threads.busy or self.threads.unattended) and not self.watched:
+            # The watcher sleeps while somebody reads. Now it may be that nobody does although somebody has to.
             self._runtime()[1].watch(self)
 
     def _read(self, deadline: float | None = None) -> list[Event[Token]]:
@@ -547,6 +682,47 @@ class Connection:
         if self.threads.ready:
             self.threads.call_for_help()
 
+    def _give_to_waiting(self, request: Request) -> bool:
+        """Give a request to the thread that waits for the call which it is nested in. Returns whether there is one."""
+        extras, calls = request.extras, self.core.calls
+        token = calls.get(extras.parent) if extras.parent else None
+        if isinstance(token, CallWaiter):
+            return self._give(request, token, lambda: calls.get(extras.parent) is token)
+        group = self._group_of(request)
+        if group is None or group.waiter is None:
+            return False
+        waiter = group.waiter
+        return self._give(request, waiter, lambda: group.waiter is waiter)
+
+    def _give(self, request: Request, waiter: CallWaiter, still_waits: Callable[[], bool]) -> bool:
+        if not request.call:
+            self.threads.hold(request)
+        waiter.work.append(request)
+        # It may have stopped waiting, and looked for the last time.
+        if not still_waits():
+            try:
+                waiter.work.remove(request)
+            except ValueError:
+                return True
+            if not request.call:
+                self.threads.let_go(request)
+            return False
+        self.role.rouse(waiter)
+        return True
+
+    def _group_of(self, request: Request) -> Group | None:
+        target = request.extras.target
+        return None if target is None else self.callbacks.groups.get(target[0])
+
+    def _series_of(self, request: Request) -> Series | None:
+        """The callbacks of one call run one after another."""
+        group = self._group_of(request)
+        if group is None:
+            return None
+        series: Series = group.series or Series()
+        group.series = series
+        return series
+
     def _is_readable(self) -> bool:
         try:
             return transport.wait(self._sock, read=True, timeout=0)
@@ -560,10 +736,14 @@ class Connection:
             if isinstance(event, Outcome):
                 event.token.complete(self, event.frame)
             elif isinstance(event, Request):
-                if self._serves:
-                    self.threads.accept(event)
+                if event.extras is not NO_EXTRAS and self._give_to_waiting(event):
+                    continue
+                if self.exposes or self.callbacks.groups:
+                    self.threads.accept(event, self._series_of(event))
                 elif event.call:
                     queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
+            elif isinstance(event, Released):
+                self.callbacks.release(event.call, event.index)
             elif isinstance(event, Closed):
                 # What the protocol has to say about the end goes out before the end does.
                 self._post(monotonic())
@@ -585,6 +765,9 @@ class Connection:
         with self._state:
             expired = self.core.calls.expire(now)
             next_deadline = self.core.calls.next_deadline()
+        if self._dropped:
+            self._dropped = False
+            self._writer.flush(now)
         for token in expired:
             token.fail(self, DeadlineExceeded("no answer in time"))
         if expired:

@@ -11,24 +11,24 @@ from typing import Final, Self, TypedDict, final
 from typing_extensions import Unpack
 
 from typedrpc import transport
-from typedrpc.dispatch import Dispatcher, handled_by
+from typedrpc.dispatch import MAX_NESTING, Dispatcher, handled_by
 from typedrpc.errors import ConnectionLost, ProtocolError
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.service import FunctionService, Service, Table
 from typedrpc.sync.acceptor import Acceptor
+from typedrpc.sync.caller import PeerLink
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.fork import forsake_after_fork
 from typedrpc.sync.stop import Stop
 from typedrpc.sync.tokens import Token
-from typedrpc.sync.workers import Watcher, Workers
+from typedrpc.sync.workers import MAX_WORKERS, Watcher, Workers, check_counts
 
 logger = logging.getLogger("typedrpc")
 
 HANDSHAKE_TIME: Final = 10.0
 GRACE: Final = 5.0
-MAX_WORKERS: Final = 64
 
 
 class ServerOptions(TypedDict, total=False):
@@ -38,6 +38,7 @@ class ServerOptions(TypedDict, total=False):
     max_message_size: int
     max_calls: int
     max_workers: int
+    max_depth: int
     handshake_timeout: float
     mode: int
     insecure: bool
@@ -65,6 +66,7 @@ class Server:
         max_message_size: int = MAX_MESSAGE_SIZE,
         max_calls: int = MAX_CALLS,
         max_workers: int = MAX_WORKERS,
+        max_depth: int = MAX_NESTING,
         handshake_timeout: float = HANDSHAKE_TIME,
         mode: int = transport.UNIX_MODE,
         insecure: bool = False,
@@ -78,6 +80,7 @@ class Server:
             max_message_size: The largest message accepted from a client, in bytes.
             max_calls: Calls of one client that may be in flight at a time.
             max_workers: Threads that may be lent, on top of one for each connection, where handlers take their time.
+            max_depth: Calls that may be nested in each other; further ones are refused with ``NestedTooDeep``.
             handshake_timeout: Seconds that a client has to say who it is.
             mode: The permissions of a unix socket's file.
             insecure: Listen beyond loopback although nothing guards the server.
@@ -87,8 +90,7 @@ class Server:
             DefinitionError: The services cannot be served together; says why.
             ValueError: A limit is out of range.
         """
-        if type(max_workers) is not int or max_workers < 0:
-            raise ValueError(f"max_workers must be a number of threads from 0 up, not {max_workers!r}")
+        check_counts(max_depth=max_depth, max_workers=max_workers)
         if not 0 < handshake_timeout <= transport.LONGEST_WAIT:
             raise ValueError(f"handshake_timeout must be more than 0 seconds and at most a day: {handshake_timeout!r}")
         self._url = url
@@ -96,7 +98,7 @@ class Server:
         self._handshake_timeout = handshake_timeout
         self._mode = mode
         self._insecure = insecure
-        self._dispatcher = Dispatcher(Table(services, ids), debug=debug)
+        self._dispatcher = Dispatcher(Table(services, ids), debug=debug, max_depth=max_depth)
         self._lock = threading.Lock()
         self._connections: dict[Connection, Peer] = {}
         self._peers: dict[int, Peer] = {}
@@ -201,15 +203,18 @@ class Server:
         """Serve a client that has just connected, in a thread of its own."""
         transport.prepare(sock)
         core: Protocol[Token] = Protocol(client=False, limits=self._limits)
-        peer = Peer(next_peer_id(), transport.describe_peer(sock), self, lambda reason: connection.close(reason))
+        link = PeerLink()
+        peer = Peer(next_peer_id(), transport.describe_peer(sock), self, link)
         connection = Connection(
             sock,
             core,
             runtime=self._get_runtime,
             dispatcher=self._dispatcher,
             peer=peer,
+            exposes=True,
             on_end=self._on_end,
         )
+        link.attach(connection, peer)
         with self._lock:
             self._connections[connection] = peer
             closing = self._closing
@@ -237,6 +242,7 @@ class Server:
         with self._lock:
             if not connection.ended:
                 self._peers[peer.id] = peer
+        connection.welcome()
         connection.threads.serve()
 
     def _on_end(self, connection: Connection) -> None:

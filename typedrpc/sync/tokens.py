@@ -43,6 +43,7 @@ class CallWaiter(Waiter):
         self.frame = frame
         self.done = True
         connection.role.rouse(self)
+        connection.threads.served_callers += 1
 
     def fail(self, connection: Owner, error: RpcError) -> None:
         if not self.done:
@@ -56,6 +57,10 @@ class Failed(Exception):
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
+
+
+class NotSent(Failed):
+    """So that the peer has seen nothing of it."""
 
 
 @final

@@ -197,6 +197,11 @@ class Writer:
         """More than a fair amount waits to be written."""
         return bool(self.queue) and (len(self.queue) > QUEUED_FRAMES or self._size() > QUEUED_BYTES)
 
+    @property
+    def backlog(self) -> tuple[int, int]:
+        """Frames and bytes that wait to be written."""
+        return len(self.queue), self._size() if self.queue else 0
+
     def make_room(self, deadline: float | None = None) -> None:
         """Write, and return when no more than a fair amount waits: for what the peer does not hold back by waiting.
 

@@ -1,0 +1,358 @@
+"""How bound commands reach a peer, with threads: the callers behind proxies and behind callbacks."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from time import monotonic
+from typing import Any, Final, final
+
+from typedrpc.agreement import Agreement, Question, Route, agree, agreement_of_equals, digest_of, proceed
+from typedrpc.codec import CodecError, Payload
+from typedrpc.command import BoundCommand, CallbackCommand, CallOptions, Command
+from typedrpc.dispatch import Row, get_call
+from typedrpc.errors import DeadlineExceeded, MessageTooLarge, ProtocolError, RpcError, UnknownCommand
+from typedrpc.failure import unpack_failure
+from typedrpc.messages import ProtocolCommand
+from typedrpc.peer import Peer
+from typedrpc.service import bind, make_proxy, services_of
+from typedrpc.sync.connection import Connection
+from typedrpc.sync.tokens import Pending
+from typedrpc.wire import Frame, Kind
+
+AGREE_TIME: Final = 10.0
+"""Seconds that a peer has to tell its contract."""
+
+MAP_WINDOW: Final = 64
+"""Calls of one ``map`` that are in flight at a time."""
+
+
+def _nesting(connection: Connection) -> tuple[int, int]:
+    """The peer's call in which a call on this connection would be made, 0 for none, and how deep it would be."""
+    call = get_call()
+    if call is None:
+        return 0, 0
+    return (call.id if call.protocol is connection.core else 0), call.depth + 1
+
+
+@final
+class Agreements:
+    """What was agreed with the peer of one connection. Thread-safe."""
+
+    __slots__ = ("_agreed", "connection")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        # By the id() of the commands they are about, which they keep alive; and how many there were, as a
+        # FunctionService may grow.
+        self._agreed: dict[int, tuple[Mapping[str, Command[Any]], int, Agreement]] = {}
+
+    def known(self, commands: Mapping[str, Command[Any]]) -> Agreement | None:
+        """What can be called of a service, given by its commands, if that is known without asking the peer."""
+        row = self._agreed.get(id(commands))
+        if row is not None and row[1] == len(commands):
+            return row[2]
+        digest = self.connection.core.peer_services.get(_name_of(commands))
+        if digest is None or digest != digest_of(commands):
+            return None
+        return self.keep(commands, agreement_of_equals(commands))
+
+    def keep(self, commands: Mapping[str, Command[Any]], agreement: Agreement) -> Agreement:
+        """From now on this is known."""
+        self._agreed[id(commands)] = (commands, len(commands), agreement)
+        return agreement
+
+    def about(self, commands: Mapping[str, Command[Any]], deadline: float) -> Agreement:
+        """What can be called of a service. The peer is asked if it is not known.
+
+        Args:
+            commands: Those of the service, by name.
+            deadline: When to stop waiting, on the monotonic clock.
+
+        Raises:
+            ConnectionLost, DeadlineExceeded, ProtocolError: The peer did not tell.
+        """
+        agreement = self.known(commands)
+        if agreement is not None:
+            return agreement
+        name = _name_of(commands)
+        conversation = agree(name, commands)
+        step: Question | Agreement = proceed(conversation, None)
+        while not isinstance(step, Agreement):
+            try:
+                answer: Any = self._ask(step, f"the contract {name}", deadline)
+            except (MessageTooLarge, UnknownCommand) as error:
+                answer = error
+            step = proceed(conversation, answer)
+        return self.keep(commands, step)
+
+    def _ask(self, question: Question, what: str, deadline: float) -> Payload:
+        id_, payload = question
+        parent, depth = _nesting(self.connection)
+        extension = Route(id_).extension(None, parent, depth)
+        return self.connection.call(id_, payload, what, deadline, extension, nested=parent != 0)
+
+
+def _name_of(commands: Mapping[str, Command[Any]]) -> str:
+    return next(iter(commands.values())).service_name
+
+
+class _Calls:
+    """The call forms, for whoever knows which connection a command is called on, and how."""
+
+    __slots__ = ()
+
+    def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
+        raise NotImplementedError
+
+    def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
+        codec = command.codec
+        if codec.has_callbacks:
+            return lambda *args, **kwargs: self._invoke_with_callbacks(command, options, args, kwargs)
+        pack, unpack_own = codec.pack_arguments, codec.unpack_result
+        what = command.qualified_name
+        timeout = options.timeout
+        connection, route = self._resolve(command, timeout)
+        id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
+
+        def invoke(*args: Any, **kwargs: Any) -> Any:
+            nonlocal connection, route, id, unpack, extension
+            payload = pack(*args, **kwargs)
+            if connection.forked:
+                connection, route = self._resolve(command, timeout)
+                id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
+            deadline = None if timeout is None else monotonic() + timeout
+            if get_call() is None:
+                answer = connection.call(id, payload, what, deadline, extension)
+            else:
+                parent, depth = _nesting(connection)
+                within = route.extension(timeout, parent, depth)
+                answer = connection.call(id, payload, what, deadline, within, parent != 0)
+            try:
+                return unpack(answer)
+            except CodecError as error:
+                raise _bad_result(error) from error
+
+        return invoke
+
+    def _invoke_with_callbacks(
+        self, command: Command[Any], options: CallOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        payload, functions = command.codec.pack_with_callbacks(args, kwargs)
+        connection, route = self._resolve(command, options.timeout)
+        parent, depth = _nesting(connection)
+        deadline = None if options.timeout is None else monotonic() + options.timeout
+        extension = route.extension(options.timeout, parent, depth)
+        offers = _offers(functions)
+        answer = connection.call(route.id, payload, command.qualified_name, deadline, extension, parent != 0, offers)
+        try:
+            return (route.unpack_adapted or command.codec.unpack_result)(answer)
+        except CodecError as error:
+            raise _bad_result(error) from error
+
+    def submit(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> Future[Any]:
+        payload, functions = _pack(command, args, kwargs)
+        connection, route = self._resolve(command, options.timeout)
+        future: Future[Any] = Future()
+        token = Pending(completion(future, command, route))
+        parent, depth = _nesting(connection)
+        deadline = None if options.timeout is None else monotonic() + options.timeout
+        extension = route.extension(options.timeout, parent, depth)
+        offers = _offers(functions, of_caller=True)
+        connection.submit(route.id, payload, command.qualified_name, token, deadline, extension, parent != 0, offers)
+        return future
+
+    def notify(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> None:
+        payload, functions = _pack(command, args, kwargs)
+        connection, route = self._resolve(command, options.timeout)
+        parent, depth = _nesting(connection)
+        deadline = None if options.timeout is None else monotonic() + options.timeout
+        extension = route.extension(None, parent if route.target else 0, depth)
+        offers = _offers(functions)
+        connection.notify(route.id, payload, command.qualified_name, deadline, extension, offers)
+
+    def map(
+        self, command: Command[Any], iterables: tuple[Iterable[Any], ...], options: CallOptions, /
+    ) -> Iterator[Any]:
+        futures: deque[Future[Any]] = deque()
+        for args in zip(*iterables, strict=False):  # as map does, it ends with the shortest
+            futures.append(self._submit_in_order(command, args, options))
+            if len(futures) >= MAP_WINDOW:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+
+    def _submit_in_order(self, command: Command[Any], args: tuple[Any, ...], options: CallOptions) -> Future[Any]:
+        """As ``submit``; what cannot be sent fails in its turn, after the results before it."""
+        try:
+            return self.submit(command, args, {}, options)
+        except RpcError as error:
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
+
+
+@final
+class RemoteCaller(_Calls):
+    """The caller behind the proxies of one peer."""
+
+    __slots__ = ("_contracts", "_link", "_name")
+
+    def __init__(self, name: str, link: Callable[[float], Agreements]) -> None:
+        """
+        Args:
+            name: What it is printed as.
+            link: Gives the connection to use, with what is agreed there; asked for each new bound command, and again in
+                a forked child. May block until the deadline that it is given.
+        """
+        self._name = name
+        self._link = link
+        # Declared command to the commands, by name, with which it is agreed about: those of its service.
+        self._contracts: dict[Command[Any], Mapping[str, Command[Any]]] = {}
+
+    def make_proxy(self, contract: Any, deadline: float) -> Any:
+        """A proxy of a contract, or a bound command; the peer is asked about it.
+
+        Raises:
+            DefinitionError: It is no contract, or one that cannot be carried.
+            ConnectionLost, DeadlineExceeded, ProtocolError: The peer did not tell.
+        """
+        made = bind(contract, self) if isinstance(contract, Command) else make_proxy(contract, self)
+        for commands in services_of(contract).values():
+            self._contracts.update(dict.fromkeys(commands.values(), commands))
+            self._link(deadline).about(commands, deadline)
+        return made
+
+    def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
+        deadline = monotonic() + (AGREE_TIME if timeout is None else min(timeout, AGREE_TIME))
+        link = self._link(deadline)
+        agreement = link.about(self._contracts[command.declaration], deadline)
+        return link.connection, agreement.route_of(command)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+@final
+class CallbackCaller(_Calls):
+    """The caller behind a function that came with a call. When nobody has it any more, the peer is told."""
+
+    __slots__ = ("_connection", "_route")
+
+    def __init__(self, connection: Connection, origin: int, index: int) -> None:
+        self._connection = connection
+        self._route = Route(ProtocolCommand.CALLBACK, target=(origin, index))
+
+    def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
+        return self._connection, self._route
+
+    def __del__(self) -> None:
+        target = self._route.target
+        assert target is not None
+        self._connection.drop_callback(*target)
+
+    def __repr__(self) -> str:
+        return "a function of the caller"
+
+
+@final
+class PeerLink:
+    """What a peer of the threads side needs of the connection to it; see :class:`typedrpc.peer.Link`."""
+
+    __slots__ = ("_caller", "_proxies", "agreements", "connection", "peer")
+
+    def __init__(self) -> None:
+        self.connection: Connection
+        self.peer: Peer
+        self.agreements: Agreements
+        self._caller: RemoteCaller
+        self._proxies: dict[Any, Any] = {}  # handlers ask for the same ones again and again
+
+    def attach(self, connection: Connection, peer: Peer) -> None:
+        """Called once, before the peer is seen by anybody."""
+        self.connection = connection
+        self.peer = peer
+        self.agreements = Agreements(connection)
+        self._caller = RemoteCaller(repr(peer), lambda deadline: self.agreements)
+
+    def proxy(self, contract: Any, /) -> Any:
+        proxy = self._proxies.get(contract)
+        if proxy is None:
+            proxy = self._caller.make_proxy(contract, monotonic() + AGREE_TIME)
+            self._proxies[contract] = proxy
+        return proxy
+
+    def close(self, reason: str, /) -> None:
+        self.connection.close(reason)
+
+    def set_limit(self, max_message_size: int, /) -> None:
+        self.connection.set_limit(max_message_size)
+
+    def services(self) -> Mapping[str, bytes]:
+        return self.connection.core.peer_services
+
+    def receive_callback(self, origin: int, index: int, callback: Any, /) -> Any:
+        bound: BoundCommand[Any] = BoundCommand(
+            CallbackCommand(callback.name, callback.codec), CallbackCaller(self.connection, origin, index)
+        )
+        return bound.aio if callback.is_async else bound
+
+    def find_callback(self, call: int, index: int, /) -> Any:
+        return self.connection.callbacks.find(call, index)
+
+
+def completion(future: Future[Any], command: Command[Any], route: Route) -> Callable[[Frame | RpcError], None]:
+    """What gives a future the outcome of a call."""
+    unpack, what = route.unpack_adapted or command.codec.unpack_result, command.qualified_name
+
+    def finish(outcome: Frame | RpcError) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            if isinstance(outcome, DeadlineExceeded):
+                raise DeadlineExceeded(f"{what}: {outcome}")
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome.kind != Kind.RESPONSE:
+                raise unpack_failure(outcome.payload, what)
+            result = unpack(outcome.payload)
+        except CodecError as error:
+            future.set_exception(_bad_result(error))
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    return finish
+
+
+def _pack(command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Payload, list[Any]]:
+    if command.codec.has_callbacks:
+        return command.codec.pack_with_callbacks(args, kwargs)
+    return command.codec.pack_arguments(*args, **kwargs), []
+
+
+def _offers(functions: list[Any], *, of_caller: bool = False) -> list[Row]:
+    """The functions that go with a call, as the dispatcher runs them.
+
+    Args:
+        functions: Pairs of callback and function.
+        of_caller: Whether coroutines run on the loop that runs in this thread, if one does: it is not blocked by the
+            call.
+    """
+    rows = []
+    for callback, function in functions:
+        codec = callback.codec
+        if callback.is_async:
+            from typedrpc.sync.loop import in_loop, running_loop  # asyncio takes long to import
+
+            function = in_loop(function, running_loop() if of_caller else None)
+        rows.append(Row(callback.name, function, codec.unpack_arguments, codec.pack_result))
+    return rows
+
+
+def _bad_result(error: CodecError) -> ProtocolError:
+    return ProtocolError(f"the peer answered with what the contract does not allow: {error}")
