@@ -159,11 +159,38 @@ class Workshop(Service):
             return list(self.notes)
 
 
+class StubLink:
+    """A link that writes down why it was closed."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.limits: list[int] = []
+
+    def proxy(self, contract: Any, /) -> Any:
+        return ("proxy", contract)
+
+    def close(self, reason: str, /) -> None:
+        self.reasons.append(reason)
+
+    def set_limit(self, max_message_size: int, /) -> None:
+        self.limits.append(max_message_size)
+
+    def services(self) -> Mapping[str, bytes]:
+        return {"Listener": b"digest"}
+
+    def receive_callback(self, origin: int, index: int, callback: Any, /) -> Any:
+        raise NotImplementedError
+
+    def find_callback(self, call: int, index: int, /) -> Any:
+        return None
+
+
 class RawPeer:
     """One end of a connection that sends whatever a test says, and reads what comes back frame by frame."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, client: bool = False) -> None:
         self.sock = sock
+        self._client = client
         self.sock.settimeout(PATIENCE)
         self._reader = FrameReader(MAX_MESSAGE_SIZE)
         self._frames: list[Frame] = []
@@ -173,13 +200,13 @@ class RawPeer:
         if url.startswith("unix://"):
             sock = socket.socket(socket.AF_UNIX)
             sock.connect(url.removeprefix("unix://"))
-            return cls(sock)
+            return cls(sock, client=True)
         host, _, port = url.removeprefix("tcp://").rpartition(":")
         sock = socket.socket()
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.connect((host, int(port)))
-        return cls(sock)
+        return cls(sock, client=True)
 
     def __enter__(self) -> Self:
         return self
@@ -197,8 +224,9 @@ class RawPeer:
         self.send(encoded if isinstance(encoded, bytes) else b"".join(encoded))
 
     def greet(self, *, max_message_size: int = MAX_MESSAGE_SIZE, max_calls: int = MAX_CALLS) -> Self:
-        """Say the preamble and the hello, as either side does."""
-        self.send(PREAMBLE + hello(max_message_size=max_message_size, max_calls=max_calls))
+        """Say the preamble and the hello; as a server let the client in at once."""
+        welcome = b"" if self._client else HEADER.pack(0, Kind.WELCOME, 0, 0, 0)
+        self.send(PREAMBLE + hello(max_message_size=max_message_size, max_calls=max_calls) + welcome)
         return self
 
     def shake_hands(self) -> Self:
@@ -210,8 +238,12 @@ class RawPeer:
         while not self._frames:
             data = self.sock.recv(65536)
             assert data, "the connection was closed instead of a frame"
-            self._frames.extend(self._reader.feed(data))
+            self._take(data)
         return self._frames.pop(0)
+
+    def _take(self, data: bytes) -> None:
+        """Keep the frames of some bytes, without the welcome, which every server says."""
+        self._frames.extend(frame for frame in self._reader.feed(data) if frame.kind != Kind.WELCOME)
 
     def read_to_end(self) -> bytes:
         """Everything until the peer closes."""
@@ -224,8 +256,8 @@ class RawPeer:
         return bytes(received)
 
     def read_frames_to_end(self) -> list[Frame]:
+        self._take(self.read_to_end())
         frames, self._frames = self._frames, []
-        frames.extend(self._reader.feed(self.read_to_end()))
         return frames
 
     def question(self) -> Frame:

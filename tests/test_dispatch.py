@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.back_to_back import Pair, frames, joined
+from tests.support import StubLink
 from typedrpc.agreement import MAX_SIGNATURE, agree
 from typedrpc.codec import Payload, pack_plain, unpack_plain
 from typedrpc.codec.arguments import AdaptedArgumentsCoder
@@ -87,12 +88,15 @@ class Counter:
         self.dispatcher = Dispatcher(Table([self.shop]), debug=debug)
         self.pair = Pair(client=accepts).open()
         self.server = object()
-        self.peer = Peer(1, "here", self.server, lambda reason: None)
+        self.peer = Peer(1, "here", self.server, StubLink())
 
     def send(self, id: int, payload: Payload, *, one_way: bool = False, extension: bytes = b"") -> Outgoing | None:
         """Make a call; the bytes that answer it."""
         client = self.pair.client
-        data = client.request(0 if one_way else client.new_call(), id, payload, "what", extension)
+        if one_way:
+            data = client.notify(id, payload, "what", extension)
+        else:
+            data = client.request(client.new_call(), id, payload, "what", extension)
         (request,) = self.pair.to_server(data)
         assert isinstance(request, Request)
         answer = self.handle(request)

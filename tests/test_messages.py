@@ -8,6 +8,8 @@ from typedrpc.messages import (
     MAX_TIME_LEFT,
     Extension,
     Extras,
+    Hello,
+    Leave,
     Limits,
     pack_extension,
     pack_goodbye,
@@ -20,12 +22,14 @@ from typedrpc.messages import (
 
 def test_a_hello_comes_back() -> None:
     limits = Limits(max_message_size=5000, max_calls=7)
-    assert read_hello(pack_hello(limits)) == limits
+    assert read_hello(pack_hello(limits)) == Hello(limits)
+    services = {"Store": b"0123456789abcdef"}
+    assert read_hello(pack_hello(limits, services)) == Hello(limits, services)
 
 
 def test_what_a_hello_says_beside_is_ignored() -> None:
     hello = {"max_message_size": 5000, "max_calls": 7, "later": [1]}
-    assert read_hello(pack_plain(hello)) == Limits(5000, 7)
+    assert read_hello(pack_plain(hello)) == Hello(Limits(5000, 7))
 
 
 @pytest.mark.parametrize(
@@ -39,6 +43,8 @@ def test_what_a_hello_says_beside_is_ignored() -> None:
         (pack_plain({"max_message_size": 5000}), "a hello without max_calls"),
         (pack_plain({"max_message_size": True, "max_calls": 1}), "a hello without max_message_size"),
         (pack_plain({"max_message_size": 1, "max_calls": 1}), "a hello with a limit out of range: max_message_size"),
+        (pack_plain({"max_message_size": 5000, "max_calls": 1, "services": []}), "a hello with services that are"),
+        (pack_plain({"max_message_size": 5000, "max_calls": 1, "services": {"a": 1}}), "a hello with services that"),
         (pack_plain({"max_message_size": 5000, "max_calls": 0}), "a hello with a limit out of range: max_calls"),
     ],
 )
@@ -49,15 +55,17 @@ def test_a_hello_that_is_none(payload: bytes, fault: str) -> None:
 
 
 def test_a_goodbye_comes_back_cut() -> None:
-    assert read_goodbye(pack_goodbye(3, "enough")) == "enough"
-    assert read_goodbye(pack_goodbye(3, "")) == ""
-    assert len(read_goodbye(pack_goodbye(3, "x" * 10_000))) == MAX_REASON
-    assert read_goodbye(pack_plain([3, "x" * 10_000])) == "x" * MAX_REASON
+    assert read_goodbye(pack_goodbye(3, "enough")) == ("enough", Leave.OTHER)
+    assert read_goodbye(pack_goodbye(3, "full", Leave.BUSY)) == ("full", Leave.BUSY)
+    assert read_goodbye(pack_plain([3, "later", 77, "more"])) == ("later", 77)
+    assert read_goodbye(pack_goodbye(3, "")) == ("", Leave.OTHER)
+    assert len(read_goodbye(pack_goodbye(3, "x" * 10_000))[0]) == MAX_REASON
+    assert read_goodbye(pack_plain([3, "x" * 10_000])) == ("x" * MAX_REASON, Leave.OTHER)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", pack_plain([]), pack_plain(["last", "reason"]), pack_plain([1, 2])])
 def test_a_goodbye_that_says_nothing(payload: bytes) -> None:
-    assert read_goodbye(payload) == ""
+    assert read_goodbye(payload) == ("", Leave.OTHER)
 
 
 @pytest.mark.parametrize(

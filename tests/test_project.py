@@ -28,6 +28,7 @@ LAYERS = [
     {"messages"},
     {"protocol"},
     {"agreement"},
+    {"callbacks"},
     {"peer"},
     {"dispatch"},
     {"transport"},

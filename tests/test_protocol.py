@@ -11,7 +11,7 @@ from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, Remo
 from typedrpc.failure import Code, unpack_failure
 from typedrpc.inflight import MAX_CALL
 from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, Limits, pack_extension
-from typedrpc.protocol import HELLO_LIMIT, MAX_PING, Closed, Event, Opened, Outcome, Protocol, Request, State
+from typedrpc.protocol import HELLO_LIMIT, MAX_PING, Closed, Event, Greeted, Opened, Outcome, Protocol, Request, State
 from typedrpc.wire import MAX_FRAME_SIZE, PREAMBLE, RECEIVE_SIZE, Frame, Kind
 
 NONE: Final = pack_plain(None)
@@ -33,8 +33,10 @@ def hello(**values: object) -> bytes:
 def opened(*, client: bool, limits: Limits | None = None, **values: object) -> Protocol[str]:
     """A core that has shaken hands with a peer that says what a test makes it say; it has nothing left to say."""
     core: Protocol[str] = Protocol(client=client, limits=limits or Limits())
-    assert feed(core, PREAMBLE + hello(**values)) == [Opened()]
+    welcome = frame(Kind.WELCOME) if client else b""
+    assert feed(core, PREAMBLE + hello(**values) + welcome) == [Greeted(), *([Opened()] if client else ())]
     core.outgoing.clear()
+    core.welcome()
     return core
 
 
@@ -84,7 +86,7 @@ def test_the_client_speaks_first_and_the_server_only_when_it_has_seen_a_hello() 
     greeting = take(pair.client)
     assert pair.to_server(greeting[:-1]) == []
     assert take(pair.server) == b""
-    assert pair.to_server(greeting[-1:]) == [Opened()]
+    assert pair.to_server(greeting[-1:]) == [Greeted()]
     assert kinds(frames(take(pair.server), preamble=True)) == [Kind.HELLO]
 
 
@@ -176,7 +178,7 @@ def test_a_hello_of_the_largest_size() -> None:
     filler = HELLO_LIMIT - len(pack_plain({**HELLO, "filler": bytes(300)})) + 300
     data = hello(filler=bytes(filler))
     assert len(data) == HELLO_LIMIT + 12
-    assert feed(core, PREAMBLE + data) == [Opened()]
+    assert feed(core, PREAMBLE + data) == [Greeted()]
 
 
 def test_a_goodbye_instead_of_a_hello() -> None:
@@ -193,8 +195,13 @@ def test_a_goodbye_instead_of_a_hello() -> None:
 def test_frames_that_come_with_the_hello_are_read(client: bool) -> None:
     core: Protocol[str] = Protocol(client=client, limits=Limits())
     call = call_of(client)
-    first, second = feed(core, PREAMBLE + hello() + frame(Kind.REQUEST, b"\x90", command=5, call=call))
-    assert first == Opened()
+    if not client:
+        assert feed(core, PREAMBLE + hello() + frame(Kind.PING)) == [Greeted()]
+        assert kinds(frames(take(core), preamble=True)) == [Kind.HELLO, Kind.PONG]
+        return
+    data = PREAMBLE + hello() + frame(Kind.REQUEST, b"\x90", command=5, call=call) + frame(Kind.WELCOME)
+    first, second, third = feed(core, data)
+    assert (first, third) == (Greeted(), Opened())
     assert only_request([second]).call == call
 
 
@@ -207,7 +214,12 @@ def test_a_call_there_and_back(size: int) -> None:
     call, data = pair.client.start(0x1234, b"\x91\x01", "Store.get")
     pair.client.calls.insert(call, "waits")
     request = only_request(pair.to_server(data))
-    assert (request.command, request.call, request.payload, request.time_left) == (0x1234, call, b"\x91\x01", None)
+    assert (request.command, request.call, request.payload, request.extras.time_left) == (
+        0x1234,
+        call,
+        b"\x91\x01",
+        None,
+    )
     assert pair.server.running == 1
     (outcome,) = pair.to_client(pair.server.response(request, b"\x02", "the result"))
     assert isinstance(outcome, Outcome)
@@ -246,7 +258,7 @@ def test_payloads_of_any_size_there_and_back(size: int, extension: bytes) -> Non
         pair.client.calls.insert(call, "waits")
         request = only_request(pair.to_server(data))
         assert request.payload == sent
-        assert request.time_left == (2.5 if extension else None)
+        assert request.extras.time_left == (2.5 if extension else None)
         (outcome,) = pair.to_client(pair.server.response(request, sent, "b"))
         assert isinstance(outcome, Outcome)
         assert outcome.frame.payload == sent
@@ -254,8 +266,8 @@ def test_payloads_of_any_size_there_and_back(size: int, extension: bytes) -> Non
 
 def test_a_one_way_call() -> None:
     pair = Pair().open()
-    request = only_request(pair.to_server(pair.client.request(0, 5, b"\x91\x01", "a")))
-    assert (request.command, request.call, request.payload, request.time_left) == (5, 0, b"\x91\x01", None)
+    request = only_request(pair.to_server(pair.client.notify(5, b"\x91\x01", "a")))
+    assert (request.command, request.call, request.payload, request.extras.time_left) == (5, 0, b"\x91\x01", None)
     assert pair.server.running == 0
 
 
@@ -360,14 +372,14 @@ def with_extension(extension: object, call: int = 1) -> bytes:
 def test_a_deadline_travels_as_time_left(seconds: float, arrives: float) -> None:
     extension = pack_extension(time_left=seconds)
     core = opened(client=False)
-    assert only_request(feed(core, with_extension(extension))).time_left == arrives
+    assert only_request(feed(core, with_extension(extension))).extras.time_left == arrives
     assert only_request(feed(core, with_extension(extension, call=0))).time_left == arrives
 
 
 @pytest.mark.parametrize("extension", [{}, {99: "later"}, {Extension.METADATA: {"a": b"b"}, 2**31 - 1: []}])
 def test_unknown_extensions_are_ignored(extension: object) -> None:
     core = opened(client=False)
-    assert only_request(feed(core, with_extension(extension))).time_left is None
+    assert only_request(feed(core, with_extension(extension))).extras.time_left is None
     assert only_request(feed(core, with_extension(extension, call=0))).time_left is None
 
 
@@ -569,7 +581,7 @@ def test_a_server_drains() -> None:
 def test_one_way_calls_are_taken_while_draining() -> None:
     pair = Pair().open()
     assert pair.server.drain("") is not None
-    assert only_request(pair.to_server(pair.client.request(0, 5, b"\x90", "a"))).command == 5
+    assert only_request(pair.to_server(pair.client.notify(5, b"\x90", "a"))).command == 5
 
 
 def test_a_client_without_calls_ends_at_a_goodbye() -> None:
@@ -646,7 +658,7 @@ def test_what_the_peer_would_not_accept_is_not_sent() -> None:
     with pytest.raises(MessageTooLarge):
         core.request(call, 1, Segmented(b"", [bytes(1000), bytes(991)]), "Store.put")
     with pytest.raises(MessageTooLarge):
-        core.request(0, 1, bytes(2001), "Store.put")
+        core.notify(1, bytes(2001), "Store.put")
 
 
 def test_a_result_that_is_too_large_leaves_the_call_to_be_answered() -> None:
@@ -769,7 +781,7 @@ class Talker:
         if action == "ping":
             self.send(core.ping(b"?"))
         elif action == "notify":
-            self.send(core.request(0, 1, b"\x90", "a"))
+            self.send(core.notify(1, b"\x90", "a"))
         elif action == "call":
             try:
                 call, data = core.start(1, b"\x90", "a")

@@ -22,6 +22,7 @@ import pytest
 from typing_extensions import TypeAliasType
 
 from tests.back_to_back import feed, frames, joined, said
+from tests.support import StubLink
 from typedrpc import errors
 from typedrpc.codec import CommandCodec, Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.command import rpc
@@ -30,7 +31,7 @@ from typedrpc.dispatch import Call, Dispatcher
 from typedrpc.failure import PUBLIC_BUILTINS, unpack_failure
 from typedrpc.messages import Limits
 from typedrpc.peer import Peer
-from typedrpc.protocol import Protocol, Request, State
+from typedrpc.protocol import Greeted, Protocol, Request, State
 from typedrpc.schema import Schema, compatible, nodes, schema_of
 from typedrpc.schema.conversions import STANDARD
 from typedrpc.service import Service, Table, contract_digest
@@ -326,7 +327,7 @@ def test_conversation() -> None:
     """A server says what the vectors say, byte for byte."""
     core: Protocol[str] = Protocol(client=False, limits=Limits())
     dispatcher = Dispatcher(Table([Greeter()]))
-    peer = Peer(1, "here", None, lambda reason: None)
+    peer = Peer(1, "here", None, StubLink())
     expected: list[Frame] = []
     answers: list[Frame] = []
     for step in vectors("conversation"):
@@ -343,6 +344,8 @@ def test_conversation() -> None:
                 if answer is not None:
                     assert not isinstance(answer, Call)
                     core.outgoing.append(answer)
+            elif isinstance(event, Greeted):
+                core.outgoing.append(core.welcome() or b"")
         answers += frames(joined(*core.outgoing), preamble=not answers)
         core.outgoing.clear()
     assert sorted(answers, key=str) == sorted(expected, key=str)

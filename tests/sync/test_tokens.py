@@ -15,6 +15,7 @@ class Threads:
     """What is to be run in a thread of the connection's own."""
 
     def __init__(self) -> None:
+        self.served_callers = 0
         self.settled: list[Callable[[], None]] = []
 
     def settle(self, finish: Callable[[], None]) -> None:

@@ -16,6 +16,7 @@ from typedrpc.messages import ProtocolCommand
 from typedrpc.peer import Peer
 from typedrpc.service import bind, make_proxy, services_of
 from typedrpc.sync.connection import Connection
+from typedrpc.sync.loop import in_loop, running_loop
 from typedrpc.sync.tokens import Pending
 from typedrpc.wire import Frame, Kind
 
@@ -223,7 +224,9 @@ class RemoteCaller(_Calls):
         made = bind(contract, self) if isinstance(contract, Command) else make_proxy(contract, self)
         for commands in services_of(contract).values():
             self._contracts.update(dict.fromkeys(commands.values(), commands))
-            self._link(deadline).about(commands, deadline)
+            link = self._link(deadline)
+            link.about(commands, deadline)
+            link.connection.check()
         return made
 
     def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
@@ -347,8 +350,6 @@ def _offers(functions: list[Any], *, of_caller: bool = False) -> list[Row]:
     for callback, function in functions:
         codec = callback.codec
         if callback.is_async:
-            from typedrpc.sync.loop import in_loop, running_loop  # asyncio takes long to import
-
             function = in_loop(function, running_loop() if of_caller else None)
         rows.append(Row(callback.name, function, codec.unpack_arguments, codec.pack_result))
     return rows

@@ -171,11 +171,16 @@ class Connection:
             ConnectionLost: There is no connection (any more).
             ValueError: It is out of range.
         """
+        self.check()
+        with self._state:
+            data = self.core.set_limit(max_message_size)
+        self.post(data)
+
+    def check(self) -> None:
+        """Raise ``ConnectionLost`` if calls cannot be made (any more)."""
         with self._state:
             if self.core.state not in (State.OPEN, State.GREETED):
                 raise self.core.lost()
-            data = self.core.set_limit(max_message_size)
-        self.post(data)
 
     def drop_callback(self, origin: int, index: int) -> None:
         """A function of the peer's is not needed any more. May be called anywhere, within the garbage collector too."""
@@ -444,12 +449,11 @@ class Connection:
             ConnectionLost: There is no connection (any more).
             MessageTooLarge: The peer would not accept the arguments.
         """
+        self.check()
         origin = 0
-        with self._state:
-            if callbacks:
+        if callbacks:
+            with self._state:
                 origin = self.core.new_call()
-            elif self.core.state not in (State.OPEN, State.GREETED):
-                raise self.core.lost()
         data = self.core.notify(command, payload, what, extension, origin)
         if callbacks:
             self.callbacks.offer(origin, callbacks)

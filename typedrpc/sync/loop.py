@@ -1,13 +1,17 @@
 """Coroutines that threads run: on the event loop that the caller has, or on one that is kept for them."""
 
-import asyncio
+from __future__ import annotations
+
 import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from typedrpc.sync.fork import forsake_after_fork
+
+if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
+    import asyncio
 
 CHECK_TIME: Final = 1.0
 """Seconds after which a thread that waits for a coroutine looks whether its loop still runs."""
@@ -22,6 +26,8 @@ class _KeptLoop:
         forsake_after_fork(self)
 
     def get(self) -> asyncio.AbstractEventLoop:
+        import asyncio
+
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -39,6 +45,8 @@ _kept: Final = _KeptLoop()
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """The loop that runs in this thread, if one does."""
+    import asyncio
+
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -60,6 +68,8 @@ def in_loop(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None
         return await result if inspect.isawaitable(result) else result
 
     def run(*args: Any) -> Any:
+        import asyncio
+
         target = loop or _kept.get()
         coroutine = await_it(args)
         try:

@@ -172,7 +172,11 @@ class Workers:
 
 
 class Watched(Protocol):
-    """What the watcher looks at: a connection."""
+    """What the watcher looks at: a connection.
+
+    Attributes:
+        watched: The watcher looks within a tick, so that nobody has to call :meth:`Watcher.watch`.
+    """
 
     watched: bool
 
@@ -234,7 +238,9 @@ class Watcher:
                 if again is None:
                     active.discard(connection)
                 else:
-                    connection.watched = True
+                    # Who finds it set relies on a look within a tick, not on one when some deadline passes.
+                    if again <= TICK:
+                        connection.watched = True
                     pause = again if pause is None else min(pause, again)
             if not self._arrived:
                 self._wake.acquire(timeout=-1 if pause is None else max(0.0, min(pause, LONGEST_WAIT)))
