@@ -20,6 +20,7 @@ LAYERS = [
     {"schema"},
     {"codec"},
     {"failure"},
+    {"declared"},
     {"definition"},
     {"command"},
     {"service"},

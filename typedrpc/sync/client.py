@@ -21,7 +21,7 @@ from typedrpc.errors import (
     ProtocolError,
     RpcError,
 )
-from typedrpc.failure import unpack_failure
+from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
@@ -158,7 +158,11 @@ class Client(Generic[EnteredT_co]):
                 linked, route = self._resolve(command, timeout)
                 id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
             deadline = None if timeout is None else monotonic() + timeout
-            answer = linked.connection.call(id, payload, what, deadline, extension)
+            try:
+                answer = linked.connection.call(id, payload, what, deadline, extension)
+            except DeclaredFailure as failure:
+                rebuilt = command.errors.rebuild(failure)
+                raise rebuilt from rebuilt.__cause__
             try:
                 return unpack(answer)
             except CodecError as error:
@@ -187,6 +191,8 @@ class Client(Generic[EnteredT_co]):
                 result = unpack(outcome.payload)
             except CodecError as error:
                 future.set_exception(_bad_result(error))
+            except DeclaredFailure as failure:
+                future.set_exception(command.errors.rebuild(failure))
             except Exception as error:
                 future.set_exception(error)
             else:
