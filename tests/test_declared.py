@@ -93,6 +93,7 @@ PYTHONS = "is Python's own, and callers would take it for theirs: derive a class
     [
         (OutOfStock, [f"raises= takes a list of classes of exceptions, got {OutOfStock!r}"]),
         ("OutOfStock", ["raises= takes a list of classes of exceptions, got 'OutOfStock'"]),
+        ({OutOfStock}, [f"raises= takes a list of classes of exceptions, got { ({OutOfStock})!r}"]),
         (None, ["raises= takes a list of classes of exceptions, got None"]),
         (["OutOfStock"], ["raises: 'OutOfStock' is no class"]),
         ([OutOfStock("a")], [f"raises: {OutOfStock('a')!r} is no class"]),

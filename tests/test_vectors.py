@@ -247,9 +247,9 @@ def test_errors(vector: dict[str, Any]) -> None:
     assert unpack_plain(packed) == data
     assert pack_plain(data) == packed
     error = unpack_failure(packed, "Store.put")
+    declared = DeclaredErrors([OutOfStock] if "declared" in vector else [])
+    declared.read(None)
     if isinstance(error, DeclaredFailure):
-        declared = DeclaredErrors([OutOfStock] if "declared" in vector else [])
-        declared.read(None)
         assert vector.get("declared", DECLARATION) == DECLARATION
         error = declared.rebuild(error)
     cls = getattr(errors, vector["raises"], None) or {**PUBLIC_BUILTINS, "OutOfStock": OutOfStock}[vector["raises"]]

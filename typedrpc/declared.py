@@ -8,6 +8,7 @@ or give one more fields, and what the other does not know arrives there as a ``R
 from __future__ import annotations
 
 import builtins
+from collections.abc import Sequence
 from typing import Any, Final, final
 
 from typedrpc import errors
@@ -32,7 +33,7 @@ class DeclaredErrors:
         """
         given: tuple[Any, ...] = ()
         self.faults: list[str] = []
-        if isinstance(raises, list | tuple | set | frozenset):
+        if isinstance(raises, Sequence) and not isinstance(raises, str):
             given = tuple(raises)
         else:
             self.faults.append(f"raises= takes a list of classes of exceptions, got {raises!r}")

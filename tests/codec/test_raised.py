@@ -33,10 +33,15 @@ class Data(Exception):
     numbers: Sequence[int]
 
 
+class Unprintable:
+    def __repr__(self) -> str:
+        raise AssertionError("no")
+
+
 class Picky(Exception):
     def __init__(self, code: int) -> None:
         if code < 0:
-            raise RuntimeError("no such code")
+            raise RuntimeError("no such code" if code == -1 else Unprintable())
         self._code = code
 
     @property
@@ -122,6 +127,7 @@ def test_arguments_after_a_gap_are_given_by_name(given: dict[str, int]) -> None:
         (Data, pack_plain({"raw": b"", "view": 1}), "error Data.view: expected bytearray, got int"),
         (Data, b"\x81\xa3raw\xc7\x04\x03\x00\x00\x00\x00", "error Data.raw: expected bytes, got segment 0"),
         (Picky, pack_plain({"code": -1}), "error Picky: expected fields that it takes, got RuntimeError: no such code"),
+        (Picky, pack_plain({"code": -2}), "error Picky: expected fields that it takes, got RuntimeError"),
         (Gaps, pack_plain({"a": 5, "c": 6}), "error Gaps: expected fields that it takes, got TypeError"),
         (Deep, b"\x81\xa5below" + b"\x91" * 2000 + b"\x90", "error Deep: expected one msgpack value, got "),
     ],

@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from typedrpc.codec.base import Coders
 from typedrpc.codec.body import MAX_SEGMENTS, NO_SEGMENTS, CodecError, Packing, pack_body, unpack_body
-from typedrpc.codec.faults import Fault, cut, too_deep, type_name
+from typedrpc.codec.faults import Fault, cut, told, too_deep, type_name
 from typedrpc.schema import RecordNode
 
 # For a packing: there is no room beside the body any more.
@@ -91,7 +91,7 @@ class ErrorCodec:
         try:
             return cast(Exception, self._cls(*positional, **named))
         except Exception as error:
-            raise Fault("fields that it takes", f"{type(error).__name__}: {error}", is_type=False) from error
+            raise Fault("fields that it takes", told(error), is_type=False) from error
 
     def _error(self, fault: Fault) -> CodecError:
         return CodecError(self._command, f"error {self._cls.__name__}{cut(fault.path)}", fault.expected, fault.got)
@@ -101,5 +101,5 @@ def _attribute(error: Exception, name: str) -> object:
     try:
         return getattr(error, name)
     except Exception as problem:  # a property is anybody's code
-        text = f"{type(problem).__name__}: {problem}"
+        text = told(problem)
         raise Fault("an attribute that keeps what the constructor was given", text, is_type=False) from problem
