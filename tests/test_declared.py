@@ -355,7 +355,7 @@ def test_an_implementation_cannot_declare_more_than_its_contract() -> None:
             def buy(self, item: str) -> int: ...  # type: ignore[empty-body]
 
     assert faults_of(make) == [
-        "buy: the contract shop.buy does not declare Refused and Late: callers know what stands there"
+        "buy: the contract shop.buy does not declare Refused and Late: declare it there, where callers see it"
     ]
 
 

@@ -33,7 +33,7 @@ from typing import (
 )
 
 from typedrpc.codec import CommandCodec
-from typedrpc.declared import DeclaredErrors
+from typedrpc.declared import NO_ERRORS, DeclaredErrors
 from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id, takes_instance
 from typedrpc.errors import DefinitionError
 from typedrpc.schema import LocalNames, Schema, SignatureFaults, UnresolvedNames, is_local, running_around, schema_of
@@ -126,7 +126,7 @@ class Command(Generic[CallableT_co]):
         # Annotated here and not in the class body, where type checkers take a command for the descriptor that it is.
         self.declaration: Command[Any] = self
         self.siblings: Mapping[str, Command[Any]] = {}
-        self._errors = DeclaredErrors(raises)
+        self._errors = NO_ERRORS if raises == () else DeclaredErrors(raises)
         self._replaces = replaces
         self._owner: type[Any] | None = None
         self._names: LocalNames | None = None

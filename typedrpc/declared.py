@@ -70,7 +70,7 @@ class DeclaredErrors:
         more = [cls.__name__ for cls in self.classes if declared.find(cls) is None]
         if not more:
             return None
-        return f"the contract {contract} does not declare {' and '.join(more)}: callers know what stands there"
+        return f"the contract {contract} does not declare {' and '.join(more)}: declare it there, where callers see it"
 
     def find(self, kind: type[BaseException]) -> type[Exception] | None:
         """The nearest base of a class of exceptions that is declared, which may be the class itself."""
