@@ -26,9 +26,10 @@ from tests.support import StubLink
 from typedrpc import errors
 from typedrpc.codec import CommandCodec, Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.command import rpc
+from typedrpc.declared import DeclaredErrors
 from typedrpc.definition import derived_id
 from typedrpc.dispatch import Call, Dispatcher
-from typedrpc.failure import PUBLIC_BUILTINS, unpack_failure
+from typedrpc.failure import PUBLIC_BUILTINS, DeclaredFailure, unpack_failure
 from typedrpc.messages import Limits
 from typedrpc.peer import Peer
 from typedrpc.protocol import Greeted, Protocol, Request, State
@@ -49,6 +50,16 @@ class Colour(enum.Enum):
 class Point:
     x: int
     y: float = 0.0
+
+
+class OutOfStock(Exception):
+    def __init__(self, item: str, left: int = 0) -> None:
+        super().__init__(f"{item}: only {left} left")
+        self.item = item
+        self.left = left
+
+
+DECLARATION: Final = f"OutOfStock{inspect.signature(OutOfStock)}".removesuffix(" -> None")
 
 
 class Mode(enum.Flag):
@@ -237,9 +248,18 @@ def test_errors(vector: dict[str, Any]) -> None:
     assert unpack_plain(packed) == data
     assert pack_plain(data) == packed
     error = unpack_failure(packed, "Store.put")
-    cls = getattr(errors, vector["raises"], None) or PUBLIC_BUILTINS[vector["raises"]]
+    declared = DeclaredErrors([OutOfStock] if "declared" in vector else [])
+    declared.read(None)
+    if isinstance(error, DeclaredFailure):
+        assert vector.get("declared", DECLARATION) == DECLARATION
+        error = declared.rebuild(error)
+    cls = getattr(errors, vector["raises"], None) or {**PUBLIC_BUILTINS, "OutOfStock": OutOfStock}[vector["raises"]]
     assert type(error) is cls
     assert str(error) == vector["text"]
+    if isinstance(error, OutOfStock):
+        assert vars(error) == vector["fields"]
+        again = declared.pack("Store.put", error)
+        assert (again == packed) is vector.get("written", True)
 
 
 @each("contracts")

@@ -15,9 +15,9 @@ import inspect
 import logging
 import math
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -33,6 +33,7 @@ from typing import (
 )
 
 from typedrpc.codec import CommandCodec
+from typedrpc.declared import NO_ERRORS, DeclaredErrors
 from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id, takes_instance
 from typedrpc.errors import DefinitionError
 from typedrpc.schema import LocalNames, Schema, SignatureFaults, UnresolvedNames, is_local, running_around, schema_of
@@ -108,7 +109,14 @@ class Command(Generic[CallableT_co]):
 
     _is_method: ClassVar[bool] = True
 
-    def __init__(self, function: Callable[..., Any], *, id: int | None = None, replaces: bool = False) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        id: int | None = None,
+        raises: Sequence[type[Exception]] = (),
+        replaces: bool = False,
+    ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.name = getattr(function, "__name__", "")
@@ -118,6 +126,7 @@ class Command(Generic[CallableT_co]):
         # Annotated here and not in the class body, where type checkers take a command for the descriptor that it is.
         self.declaration: Command[Any] = self
         self.siblings: Mapping[str, Command[Any]] = {}
+        self._errors = NO_ERRORS if raises == () else DeclaredErrors(raises)
         self._replaces = replaces
         self._owner: type[Any] | None = None
         self._names: LocalNames | None = None
@@ -174,9 +183,21 @@ class Command(Generic[CallableT_co]):
         return declaration._codec
 
     @property
+    def errors(self) -> DeclaredErrors:
+        """The exceptions that the declaration declares. Raises as ``schema`` does."""
+        declaration = self.declaration
+        if not declaration._errors.is_read and (faults := declaration.find_faults(final=True)):
+            raise DefinitionError(declaration.qualified_name, faults)
+        return declaration._errors
+
+    @property
     def is_resolved(self) -> bool:
-        """Whether the signature has been read; it has not while a name in the annotations does not resolve yet."""
-        return self.declaration._schema is not None
+        """Whether all annotations have been read; they have not while a name in them does not resolve yet."""
+        return self.declaration._is_read
+
+    @property
+    def _is_read(self) -> bool:
+        return self._schema is not None and self._errors.is_read
 
     def find_faults(self, *, final: bool) -> list[str]:
         """What is wrong with the function as a command that a service declares, a sentence each; reads the signature.
@@ -186,9 +207,11 @@ class Command(Generic[CallableT_co]):
         """
         faults = self.find_form_faults()
         readable = inspect.isfunction(self.function) and (not self._is_method or takes_instance(self.function))
-        if self._schema is None and readable:
+        if self._is_read or not readable:
+            return faults
+        for read in (self._read, self._read_errors):
             try:
-                self._read(defining=not final)
+                read(defining=not final)
             except SignatureFaults as problem:
                 faults.extend(problem.faults)
                 faults.extend(problem.unresolved if final else ())
@@ -207,19 +230,32 @@ class Command(Generic[CallableT_co]):
             UnresolvedNames: A name in the annotations does not resolve (yet).
         """
         if self._schema is None:
-            function = inspect.unwrap(self.function)
-            names = self._names
-            if is_local(function):
-                holding = () if defining else (self if self._owner is None else self._owner,)
-                running = running_around(function, sys._getframe(1), holding=holding)
-                names = running if names is None else names.completed(running)
-            try:
+            with self._local_names(defining=defining) as names:
                 self._schema = schema_of(self.function, method=self._is_method, names=names, owner=self._owner)
-            except UnresolvedNames:
-                self._names = names and names.kept()
-                raise
-            self._names = None
         return self._schema
+
+    def _read_errors(self, *, defining: bool) -> None:
+        """As ``_read``, for the exceptions that are declared."""
+        if not self._errors.is_read:
+            with self._local_names(defining=defining) as names:
+                self._errors.read(names)
+
+    @contextmanager
+    def _local_names(self, *, defining: bool) -> Iterator[LocalNames | None]:
+        """The names of the functions that the command is local to, which are kept until everything is read."""
+        function = inspect.unwrap(self.function)
+        names = self._names
+        if is_local(function):
+            holding = () if defining else (self if self._owner is None else self._owner,)
+            running = running_around(function, sys._getframe(1), holding=holding)
+            names = running if names is None else names.completed(running)
+        try:
+            yield names
+        except UnresolvedNames:
+            self._names = names and names.kept()
+            raise
+        if self._is_read:
+            self._names = None
 
     def find_form_faults(self) -> list[str]:
         """What is wrong with the command apart from its annotations, a sentence each."""
@@ -230,6 +266,11 @@ class Command(Generic[CallableT_co]):
             faults.append(fault)
         if (fault := fault_of_function(self.function, method=self._is_method)) is not None:
             faults.append(fault)
+        faults += self._errors.faults
+        if self.declaration is not self:
+            declared = self.declaration
+            if (fault := self._errors.fault_within(declared._errors, declared.qualified_name)) is not None:
+                faults.append(fault)
         return faults
 
     def has_schema_of(self, declaration: Command[Any]) -> bool:
@@ -545,19 +586,24 @@ class Proxy:
 @overload
 def rpc(function: Callable[Concatenate[Any, P], R], /) -> Command[Callable[P, R]]: ...
 @overload
-def rpc(*, id: int | None = None) -> Callable[[Callable[Concatenate[Any, P], R]], Command[Callable[P, R]]]: ...
-def rpc(function: Any = None, /, *, id: int | None = None) -> Any:
+def rpc(
+    *, id: int | None = None, raises: Sequence[type[Exception]] = ()
+) -> Callable[[Callable[Concatenate[Any, P], R]], Command[Callable[P, R]]]: ...
+def rpc(function: Any = None, /, *, id: int | None = None, raises: Sequence[type[Exception]] = ()) -> Any:
     """Make a method of a ``Service`` a command. Its annotations are the contract.
 
     Args:
         id: The 16-bit command id, 0 to 0xFEFF; without it the id is derived from the names of service and command.
+        raises: Classes of exceptions that arrive at the caller as themselves, with their fields: what the annotated
+            parameters of ``__init__`` are named, each kept in an attribute of that name, or those of a dataclass. An
+            exception of a derived class arrives as the nearest one of these.
 
     Whatever is wrong with the definition is reported when the class is made.
     """
     if function is None:
         # A decorator with arguments is called from the class body as one without is.
         return lambda function: Command(
-            function, id=id, replaces=_replaces_command(function, sys._getframe(1).f_locals)
+            function, id=id, raises=raises, replaces=_replaces_command(function, sys._getframe(1).f_locals)
         )
     return Command(function, replaces=_replaces_command(function, sys._getframe(1).f_locals))
 

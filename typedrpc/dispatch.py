@@ -14,6 +14,7 @@ from typing import Any, Final, final
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
 from typedrpc.codec import CodecError, CommandCodec, Payload, pack_plain, unpack_plain
+from typedrpc.declared import NO_ERRORS, DeclaredErrors
 from typedrpc.errors import (
     ArgumentValueError,
     DeadlineExceeded,
@@ -112,7 +113,7 @@ def handled_by(server: object) -> bool:
 class Row:
     """What one command id leads to, with everything looked up that the way of a call needs."""
 
-    __slots__ = ("function", "has_callbacks", "name", "pack", "result_name", "unpack")
+    __slots__ = ("errors", "function", "has_callbacks", "name", "pack", "result_name", "unpack")
 
     def __init__(
         self,
@@ -120,6 +121,7 @@ class Row:
         function: Callable[..., Any],
         unpack: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]],
         pack: Callable[[Any], Payload],
+        errors: DeclaredErrors = NO_ERRORS,
         has_callbacks: bool = False,
     ) -> None:
         self.name = name
@@ -127,6 +129,7 @@ class Row:
         self.function = function
         self.unpack = unpack
         self.pack = pack
+        self.errors = errors
         self.has_callbacks = has_callbacks
 
 
@@ -202,6 +205,8 @@ class Dispatcher:
     def fail(self, protocol: Protocol[Any], request: Request, call: Call, error: BaseException) -> Outgoing | None:
         """The half after a handler that raised: the answer, and a line in the log where the caller is told little."""
         name = call.row.name
+        if request.call and (payload := _pack_declared(call.row, error)) is not None:
+            return protocol.failure(request, payload)
         error_id = ""
         if not is_public(error) or not request.call:
             error_id = os.urandom(4).hex()
@@ -228,9 +233,11 @@ class Dispatcher:
         entry: Entry | None = self._table.entries.get(id)
         if entry is None:
             raise UnknownCommand("", id)
-        codec = entry.command.codec
+        command, codec = entry.command, entry.command.codec
         unpack = codec.unpack_with_callbacks if codec.has_callbacks else codec.unpack_arguments
-        row = Row(entry.command.qualified_name, entry.function, unpack, codec.pack_result, codec.has_callbacks)
+        row = Row(
+            command.qualified_name, entry.function, unpack, codec.pack_result, command.errors, codec.has_callbacks
+        )
         self._rows[id] = row
         return row
 
@@ -267,8 +274,18 @@ def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:
     if not all(difference.safe for difference in compatible(caller, command.schema)):
         return None
     unpack = partial(_unpack_version, command.codec, packed)
-    make = partial(Row, command.qualified_name, entry.function, unpack, partial(_pack_result, command.codec))
+    pack = partial(_pack_result, command.codec)
+    make = partial(Row, command.qualified_name, entry.function, unpack, pack, errors=command.errors)
     return versions.number_of(entry.id, packed, make)
+
+
+def _pack_declared(row: Row, error: BaseException) -> bytes | None:
+    """The payload for what a handler raised, if the command declares it and it can travel."""
+    try:
+        return row.errors.pack(row.name, error)
+    except CodecError as problem:
+        logger.error("an error that %s declares arrives as a RemoteError only: %s", row.name, problem)
+        return None
 
 
 def _pack_result(codec: CommandCodec, result: Any) -> Payload:

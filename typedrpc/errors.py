@@ -50,7 +50,11 @@ class DefinitionError(RpcError, TypeError):
 
 
 class ArgumentError(RpcError):
-    """The arguments of a call do not fit the contract. Raised at the caller before a byte is sent."""
+    """The arguments of a call do not fit the contract. Raised at the caller before a byte is sent, or by a handler."""
+
+    # Whether it came out of a call, which either side refused; set on the instance. A handler that lets one through did
+    # not mean its own caller, who must not take it for something about the arguments that he gave.
+    _from_call = False
 
 
 class ArgumentTypeError(ArgumentError, TypeError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABCMeta
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast, final, overload
 
@@ -80,18 +80,21 @@ class FunctionService:
     @overload
     def rpc(self, function: Callable[P, R], /) -> FunctionCommand[Callable[P, R]]: ...
     @overload
-    def rpc(self, *, id: int | None = None) -> Callable[[Callable[P, R]], FunctionCommand[Callable[P, R]]]: ...
-    def rpc(self, function: Any = None, *, id: int | None = None) -> Any:
+    def rpc(
+        self, *, id: int | None = None, raises: Sequence[type[Exception]] = ()
+    ) -> Callable[[Callable[P, R]], FunctionCommand[Callable[P, R]]]: ...
+    def rpc(self, function: Any = None, *, id: int | None = None, raises: Sequence[type[Exception]] = ()) -> Any:
         """Make a function a command of this service. Its annotations are the contract.
 
         Args:
             id: The 16-bit command id, 0 to 0xFEFF; without it the id is derived from the names of service and command.
+            raises: Classes of exceptions that arrive at the caller as themselves, as for ``rpc``.
 
         Raises:
             DefinitionError: With everything that is wrong with the definition.
         """
         if function is None:
-            return lambda function: self._contract.add(FunctionCommand(function, id=id))
+            return lambda function: self._contract.add(FunctionCommand(function, id=id, raises=raises))
         return self._contract.add(FunctionCommand(function))
 
     def __repr__(self) -> str:

@@ -67,6 +67,7 @@ from typedrpc.codec import anything, buffers, containers, records, scalars, unio
 from typedrpc.codec.body import MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
 from typedrpc.codec.command import CommandCodec
 from typedrpc.codec.plain import pack_plain, unpack_plain
+from typedrpc.codec.raised import ErrorCodec
 from typedrpc.schema import Conversion, Record, RecordField, Refused, Shape, register, register_finder
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "CodecError",
     "CommandCodec",
     "Conversion",
+    "ErrorCodec",
     "Payload",
     "Record",
     "RecordField",

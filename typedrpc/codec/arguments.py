@@ -439,11 +439,13 @@ class _Faults:
         kinds = {kind for kind, _ in self._faults}
         worst = next(kind for kind in (ArgumentTypeError, ArgumentMissing, ArgumentValueError) if kind in kinds)
         texts = [text for _, text in self._faults]
-        if len(texts) == 1:
-            return worst(f"{self._command}: {texts[0]}")
-        more = [f"- and {len(texts) - MAX_FAULTS} more"] if len(texts) > MAX_FAULTS else []
-        lines = [f"{self._command}: {len(texts)} faults", *(f"- {text}" for text in texts[:MAX_FAULTS]), *more]
-        return worst("\n".join(lines))
+        lines = [f"{self._command}: {texts[0]}"]
+        if len(texts) > 1:
+            more = [f"- and {len(texts) - MAX_FAULTS} more"] if len(texts) > MAX_FAULTS else []
+            lines = [f"{self._command}: {len(texts)} faults", *(f"- {text}" for text in texts[:MAX_FAULTS]), *more]
+        error = worst("\n".join(lines))
+        error._from_call = True
+        return error
 
 
 def _coder(parameter: Parameter, coders: Coders) -> Coder:

@@ -41,6 +41,7 @@ from typedrpc.schema.nodes import (
     UnionNode,
     children,
 )
+from typedrpc.schema.raised import errors_of
 from typedrpc.schema.resolution import Difference
 from typedrpc.schema.signature import Parameter, ParameterKind, Schema, schema_of
 
@@ -86,6 +87,7 @@ __all__ = [
     "adapt_result",
     "children",
     "compatible",
+    "errors_of",
     "hashable",
     "is_local",
     "node_of",

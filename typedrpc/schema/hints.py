@@ -157,6 +157,10 @@ class HintReader:
         finally:
             self._depth -= 1
 
+    def read_class(self, cls: type[Any], record: Callable[[], Record], where: str) -> Node:
+        """The node of a class that no hint stands for, by its fields, which `record` finds as `record_of` does."""
+        return self._fields(cls, (cls, where), cls.__name__, record, where)
+
     def evaluate(self, hint: object, where: str = "") -> object:
         """What an annotation stands for; `UNREADABLE` where that cannot be told, which is noted."""
         return self._value(lambda: self._scope.evaluate(hint), where)

@@ -11,7 +11,7 @@ from typedrpc.codec import CodecError, Payload
 from typedrpc.command import BoundCommand, CallbackCommand, CallOptions, Command
 from typedrpc.dispatch import Row, get_call
 from typedrpc.errors import DeadlineExceeded, MessageTooLarge, ProtocolError, RpcError, UnknownCommand
-from typedrpc.failure import unpack_failure
+from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.messages import ProtocolCommand
 from typedrpc.peer import Peer
 from typedrpc.service import bind, make_proxy, services_of
@@ -122,16 +122,19 @@ class _Calls:
                 connection, route = self._resolve(command, timeout)
                 id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
             deadline = None if timeout is None else monotonic() + timeout
-            if get_call() is None:
-                answer = connection.call(id, payload, what, deadline, extension)
-            else:
-                parent, depth = _nesting(connection)
-                within = route.extension(timeout, parent, depth)
-                answer = connection.call(id, payload, what, deadline, within, parent != 0)
             try:
+                if get_call() is None:
+                    answer = connection.call(id, payload, what, deadline, extension)
+                else:
+                    parent, depth = _nesting(connection)
+                    within = route.extension(timeout, parent, depth)
+                    answer = connection.call(id, payload, what, deadline, within, parent != 0)
                 return unpack(answer)
             except CodecError as error:
                 raise _bad_result(error) from error
+            except DeclaredFailure as failure:
+                rebuilt = command.errors.rebuild(failure)
+                raise rebuilt from rebuilt.__cause__
 
         return invoke
 
@@ -144,11 +147,14 @@ class _Calls:
         deadline = None if options.timeout is None else monotonic() + options.timeout
         extension = route.extension(options.timeout, parent, depth)
         offers = _offers(functions)
-        answer = connection.call(route.id, payload, command.qualified_name, deadline, extension, parent != 0, offers)
+        what, unpack = command.qualified_name, route.unpack_adapted or command.codec.unpack_result
         try:
-            return (route.unpack_adapted or command.codec.unpack_result)(answer)
+            return unpack(connection.call(route.id, payload, what, deadline, extension, parent != 0, offers))
         except CodecError as error:
             raise _bad_result(error) from error
+        except DeclaredFailure as failure:
+            rebuilt = command.errors.rebuild(failure)
+            raise rebuilt from rebuilt.__cause__
 
     def submit(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
@@ -324,6 +330,8 @@ def completion(future: Future[Any], command: Command[Any], route: Route) -> Call
             result = unpack(outcome.payload)
         except CodecError as error:
             future.set_exception(_bad_result(error))
+        except DeclaredFailure as failure:
+            future.set_exception(command.errors.rebuild(failure))
         except Exception as error:
             future.set_exception(error)
         else:
