@@ -80,7 +80,7 @@ def test_the_flags_that_are_not_reserved_are_known() -> None:
 
 
 def test_the_commands_of_the_protocol_are_served() -> None:
-    assert set(members(ProtocolCommand).values()) == set(BUILTIN_COMMANDS)
+    assert set(members(ProtocolCommand).values()) == {*BUILTIN_COMMANDS, ProtocolCommand.CALLBACK}
     assert min(BUILTIN_COMMANDS) == FIRST_RESERVED_ID == 0xFF00
 
 

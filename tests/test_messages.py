@@ -17,6 +17,8 @@ from typedrpc.messages import (
     read_extension,
     read_goodbye,
     read_hello,
+    read_limits,
+    read_queued,
 )
 
 
@@ -92,6 +94,8 @@ def test_an_extension_without_a_deadline() -> None:
 
 @given(st.binary(max_size=200))
 def test_whatever_the_bytes_reading_raises_nothing(data: bytes) -> None:
-    assert isinstance(read_hello(data), str | Limits)
-    assert isinstance(read_goodbye(data), str)
+    assert isinstance(read_hello(data), str | Hello)
+    assert isinstance(read_goodbye(data), tuple)
+    assert isinstance(read_limits(data, Limits()), str | Limits)
+    assert isinstance(read_queued(data), tuple | None)
     assert isinstance(read_extension(data), str | Extras)
