@@ -63,18 +63,21 @@ more than 1000 ints beyond 64 bits that have the same one, anywhere in a payload
 """
 
 # Importing the modules of coders registers them.
-from typedrpc.codec import anything, buffers, containers, records, scalars, unions, wrapped  # noqa: F401
-from typedrpc.codec.body import MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
-from typedrpc.codec.command import CommandCodec
+from typedrpc.codec import anything, buffers, callbacks, containers, records, scalars, unions, wrapped  # noqa: F401
+from typedrpc.codec.body import MAX_CALLBACKS, MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
+from typedrpc.codec.command import CallbackCodec, CommandCodec, Make
 from typedrpc.codec.plain import pack_plain, unpack_plain
 from typedrpc.schema import Conversion, Record, RecordField, Refused, Shape, register, register_finder
 
 __all__ = [
+    "MAX_CALLBACKS",
     "MAX_SEGMENTS",
     "SEGMENT_THRESHOLD",
+    "CallbackCodec",
     "CodecError",
     "CommandCodec",
     "Conversion",
+    "Make",
     "Payload",
     "Record",
     "RecordField",

@@ -263,7 +263,7 @@ class HintReader:
             return self._literal(hint, args, where)
         if origin is Annotated:
             return self._annotated(hint, args, where)
-        if any(get_origin(arg) is typing_extensions.Unpack or _is_star(arg) for arg in args):
+        if any(map(_is_unpacked, args)):
             return self._fault(where, hint, "an unpacked tuple has no place of its own; write its types out")
         if origin is tuple:
             return self._tuple(args, inside)
@@ -307,7 +307,7 @@ class HintReader:
             reason = "it does not say what it takes; write the types in brackets, as in Callable[[int], None]"
             return self._fault(where, hint, reason)
         inside = f"{where}, in {shown(hint)}" if len(where) < MAX_PLACE else where
-        if any(get_origin(arg) is typing_extensions.Unpack or _is_star(arg) for arg in taken):
+        if any(map(_is_unpacked, taken)):
             return self._fault(where, hint, "an unpacked tuple has no place of its own; write its types out")
         parameters = tuple(self.read(arg, inside) for arg in taken)
         if isinstance(given, str | typing.ForwardRef):
@@ -523,5 +523,6 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _is_star(arg: object) -> bool:
-    return isinstance(arg, types.GenericAlias) and bool(getattr(arg, "__unpacked__", False))
+def _is_unpacked(arg: object) -> bool:
+    is_star = isinstance(arg, types.GenericAlias) and bool(getattr(arg, "__unpacked__", False))
+    return is_star or get_origin(arg) is typing_extensions.Unpack
