@@ -78,7 +78,7 @@ class CallbackCoder(Coder):
         code = function.__code__
         flags = code.co_flags
         if flags & inspect.CO_COROUTINE and self._awaited is not None:
-            raise self._not_async(function)
+            raise self._not_async(function.__name__)
         most = code.co_argcount
         if (count > most and not flags & inspect.CO_VARARGS) or count < most - len(function.__defaults__ or ()):
             plural = "" if self._count == 1 else "s"
@@ -96,8 +96,7 @@ class CallbackCoder(Coder):
         with suppress(Exception):  # attributes may be anybody's code
             is_async = inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(type(value).__call__)
         if is_async:
-            raise self._not_async(value)
+            raise self._not_async(type(value).__name__)
 
-    def _not_async(self, function: object) -> Fault:
-        name = getattr(function, "__name__", type(function).__name__)
-        return Fault(self.node, f"{cut(str(name))}, which is async; annotate {self._awaited}")
+    def _not_async(self, name: str) -> Fault:
+        return Fault(self.node, f"{cut(name)}, which is async; annotate {self._awaited}")

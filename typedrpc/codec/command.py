@@ -140,7 +140,7 @@ class CommandCodec:
         Raises:
             ArgumentTypeError, ArgumentValueError, ArgumentMissing: The arguments do not fit; all faults in one error.
         """
-        return self._pack_without_callbacks if self.has_callbacks else self._pack
+        return self._pack_without_callbacks if self.has_callbacks else self._arguments.compile_pack()
 
     @cached_property
     def unpack_arguments(self) -> Callable[[Payload], Bound]:
@@ -150,8 +150,10 @@ class CommandCodec:
             ArgumentError: The payload holds no arguments of this command, or a callback. Nothing else is raised,
                 whatever it holds.
         """
+        if not self.has_callbacks:
+            return self._arguments.compile_unpack()
         unpack = self._unpack
-        return (lambda payload: unpack(payload, CallbackReader())) if self.has_callbacks else unpack
+        return lambda payload: unpack(payload, CallbackReader())
 
     def pack_with_callbacks(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -185,6 +187,8 @@ class CommandCodec:
         payload, callbacks = self.pack_with_callbacks(args, kwargs)
         assert not callbacks, f"{self.command} was given functions, which pack_with_callbacks has to be told"
         return payload
+
+    # Of a command with callbacks.
 
     @cached_property
     def _pack(self) -> Callable[..., Payload]:

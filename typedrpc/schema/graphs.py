@@ -105,18 +105,19 @@ def callback_of(node: Node) -> CallbackNode | None:
     return next((member for member in members if isinstance(member, CallbackNode)), None)
 
 
-def misplaced_callback(node: Node, *, parameter: bool) -> CallbackNode | None:
+def misplaced_callback(node: Node, *, parameter: bool, seen: set[int] | None = None) -> CallbackNode | None:
     """A callback that stands where none may, somewhere in `node`; None where all stand right.
 
     Args:
         node: A type that has been read whole.
         parameter: It is that of a parameter, which may be a callback, or a union with one.
+        seen: The ids of nodes that hold none; those that are found to are added. All of them have to be kept.
     """
+    seen = set() if seen is None else seen
     taken = callback_of(node) if parameter else None
     left = [*node.members] if isinstance(node, UnionNode) else [node]
     if taken is not None:
         left = [*children(taken), *(member for member in left if member is not taken)]
-    seen: set[int] = set()
     while left:
         node = left.pop()
         if isinstance(node, CallbackNode):

@@ -333,8 +333,9 @@ class Resolution:
             case CallbackNode(), CallbackNode():
                 # Who writes and who reads change sides with each call of it: one version would have to read the other
                 # both ways.
-                text = f"{short(writer)} is {short(reader)} here, and callbacks have to be the same on both sides"
-                return self.break_(where, text)
+                ours, theirs = short(reader), short(writer)
+                text = f"{theirs} is {ours} here" if ours != theirs else f"the classes in {ours} differ"
+                return self.break_(where, f"{text}, and callbacks have to be the same on both sides")
         return None
 
     def _noted(self, writer: Node, reader: Node, where: str, node: Node | None) -> Node | None:

@@ -223,10 +223,11 @@ def _parameter(data: object, reader: NodeReader) -> Parameter:
 
 def _check_callbacks(signature: Schema) -> None:
     """Raises ValueError where a callback stands elsewhere than as the type of a parameter, or beside another."""
+    seen: set[int] = set()  # parameters may share what they are made of
     for parameter in signature.parameters:
-        if misplaced_callback(parameter.node, parameter=True):
+        if misplaced_callback(parameter.node, parameter=True, seen=seen):
             raise ValueError("a callback stands within a type, or beside another")
-    if misplaced_callback(signature.result, parameter=False):
+    if misplaced_callback(signature.result, parameter=False, seen=seen):
         raise ValueError("a callback stands in a result")
 
 
