@@ -328,7 +328,8 @@ def test_a_value_that_is_also_callable_goes_by_what_it_is_first() -> None:
     assert payload == packb([{"a": 1}, mark(0)])
     assert len(callbacks) == 1
     # Where it does not fit as a dict, it is a function.
-    wrong: Any = Record(a="x")
+    wrong: Any = Record()
+    wrong["a"] = "x"
     payload, callbacks = codec.pack_with_callbacks((wrong, f), {})
     assert payload == packb([mark(0), mark(1)])
     assert [function for _, function in callbacks] == [wrong, f]
@@ -432,6 +433,10 @@ def test_what_make_raises_comes_through() -> None:
         codec_of(train).unpack_with_callbacks(packb([1, mark(0)]), make)
 
 
+def take_from(given: list[Any], index: int, callback: CallbackCodec) -> Any:
+    return given[index]
+
+
 def test_a_codec_with_callbacks_serves_many_threads() -> None:
     codec = codec_of(two)
     start = threading.Barrier(4)
@@ -443,7 +448,7 @@ def test_a_codec_with_callbacks_serves_many_threads() -> None:
         for _ in range(200):
             payload, callbacks = codec.pack_with_callbacks((own[0], own[1]), {"other": own[2]})
             given = [function for _, function in callbacks]
-            args, kwargs = codec.unpack_with_callbacks(payload, lambda index, callback, given=given: given[index])
+            args, kwargs = codec.unpack_with_callbacks(payload, functools.partial(take_from, given))
             outcomes.append((args, kwargs) == ((own[0], own[1]), {"other": own[2]}))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
