@@ -316,21 +316,26 @@ NO_CALLBACKS = CallbackReader()
 
 
 class SegmentReader:
-    """What travels beside the body of one payload: the segments, each to be used once, and the callbacks.
+    """What travels beside the body of one payload: its segments, each to be used once.
 
     Attributes:
-        callbacks: They are read from it.
+        callbacks: Reads its callbacks. Those that nobody expects fit no type.
     """
 
-    __slots__ = ("_left", "callbacks")
+    __slots__ = ("_left",)
 
-    def __init__(self, segments: Sequence[Buffer], callbacks: CallbackReader = NO_CALLBACKS) -> None:
+    def __init__(self, segments: Sequence[Buffer]) -> None:
         self._left = dict(enumerate(segments))
-        self.callbacks = callbacks
+
+    @property
+    def callbacks(self) -> CallbackReader:
+        return NO_CALLBACKS
 
     def copy(self) -> SegmentReader:
         """One at the same place, which goes its own way."""
-        reader = SegmentReader((), self.callbacks.copy())
+        return self._copied(SegmentReader(()))
+
+    def _copied(self, reader: SegmentReader) -> SegmentReader:
         reader._left = self._left.copy()
         return reader
 
@@ -351,6 +356,23 @@ class SegmentReader:
         """Raises Fault if a segment was not used."""
         if self._left:
             raise Fault("no further segment", f"{len(self._left)} that nothing refers to", is_type=False)
+
+
+class BesideReader(SegmentReader):
+    """What travels beside the body of one payload that may have callbacks, too."""
+
+    __slots__ = ("_callbacks",)
+
+    def __init__(self, segments: Sequence[Buffer], callbacks: CallbackReader) -> None:
+        super().__init__(segments)
+        self._callbacks = callbacks
+
+    @property
+    def callbacks(self) -> CallbackReader:
+        return self._callbacks
+
+    def copy(self) -> SegmentReader:
+        return self._copied(BesideReader((), self._callbacks.copy()))
 
 
 NO_SEGMENTS = SegmentReader(())
@@ -400,6 +422,7 @@ def unpack_body(body: object) -> object:
 
 def open_payload(payload: Payload, callbacks: CallbackReader = NO_CALLBACKS) -> tuple[object, SegmentReader]:
     """The data of a payload and the reader of what is beside it. Raises Fault as `unpack_body` does."""
-    if isinstance(payload, Segmented):
-        return unpack_body(payload.body), SegmentReader(payload.segments, callbacks)
-    return unpack_body(payload), NO_SEGMENTS if callbacks is NO_CALLBACKS else SegmentReader((), callbacks)
+    body, segments = (payload.body, payload.segments) if isinstance(payload, Segmented) else (payload, [])
+    return unpack_body(body), SegmentReader(segments) if callbacks is NO_CALLBACKS else BesideReader(
+        segments, callbacks
+    )

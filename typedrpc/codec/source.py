@@ -26,6 +26,7 @@ _FIXED: dict[str, object] = {
     "segment": body.segment,
     "Segmented": body.Segmented,
     "SegmentReader": body.SegmentReader,
+    "BesideReader": body.BesideReader,
     "NO_SEGMENTS": body.NO_SEGMENTS,
     "take_packer": body.take_packer,
     "give_packer": body.give_packer,
@@ -191,10 +192,11 @@ def emit_unpacked(out: Source, *, bare: bool, any_key: bool = False, segments: b
     if not segments:
         return out.assign(usual)
     data = out.fresh()
+    reader = "BesideReader(payload.segments, callbacks)" if callbacks else "SegmentReader(payload.segments)"
     with out.block("if type(payload) is Segmented:"):
-        out.line(f"segments = SegmentReader(payload.segments{', callbacks' if callbacks else ''})")
+        out.line(f"segments = {reader}")
         out.line(f"{data} = unpackb(payload.body, {options})")
     with out.block("else:"):
-        out.line(f"segments = {'SegmentReader((), callbacks)' if callbacks else 'NO_SEGMENTS'}")
+        out.line(f"segments = {'BesideReader((), callbacks)' if callbacks else 'NO_SEGMENTS'}")
         out.line(f"{data} = {usual}")
     return data

@@ -226,10 +226,10 @@ def discard(data: object, segments: SegmentReader) -> None:
         for item in level:
             if type(item) is Segment:
                 segments.take(item)
-            elif type(item) is CallbackIndex:
-                segments.callbacks.drop(item)
             elif type(item) is list:
                 below += item
             elif type(item) is dict:
                 below += item.values()
+            elif type(item) is CallbackIndex:
+                segments.callbacks.drop(item)
         level = below

@@ -22,7 +22,7 @@ class Chat(Service):
 
     @rpc
     def pick(self, choose: Callable[[list[str], int], str] | None = None, *more: Callable[[], int]) -> str:
-        reveal_type(choose)  # R: def (list[str], int) -> str | None | ((list[str], int) -> str) | None
+        assert_type(choose, Callable[[list[str], int], str] | None)
         choose(["a"], 1)  # E: misc | reportOptionalCall
         assert_type([each() for each in more], list[int])
         return "" if choose is None else assert_type(choose(["a"], 1), str)
@@ -118,7 +118,8 @@ def callers(caller: Caller) -> None:
     chat.train(1, show_later)  # E: arg-type | reportArgumentType
     chat.train(1, screen.clear)  # E: arg-type | reportArgumentType
     chat.train(1, lambda: None)  # E: arg-type, misc | reportArgumentType
-    chat.train(1, lambda part, width: None)  # E: arg-type, misc | reportArgumentType
+    chat.train(1, lambda part, width: None)  # E: arg-type, misc | reportArgumentType, reportUnknownLambdaType
+    chat.train(1, lambda part: screen.parts.count(part))  # E: arg-type | reportArgumentType, reportReturnType
     chat.train(1)  # E: call-arg | reportCallIssue
     chat.train.notify(1, show_two)  # E: arg-type | reportArgumentType
     chat.train.submit(1, show_two)  # E: call-overload, arg-type | reportArgumentType, reportCallIssue
