@@ -335,6 +335,21 @@ def test_a_value_that_is_also_callable_goes_by_what_it_is_first() -> None:
     assert [function for _, function in callbacks] == [wrong, f]
 
 
+def test_one_value_of_a_union_given_twice_is_two_callbacks() -> None:
+    def command(*each: dict[str, int] | Callable[[int], int]) -> None: ...
+
+    wrong: Any = Record()
+    wrong["a"] = "x"  # no dict of this type, so both members are tried
+    codec = codec_of(command)
+    payload, callbacks = codec.pack_with_callbacks((wrong, wrong), {})
+    assert payload == packb([[mark(0), mark(1)]])
+    assert [function for _, function in callbacks] == [wrong, wrong]
+    with pytest.raises(ArgumentTypeError) as caught:
+        codec.pack_with_callbacks((wrong, 5, wrong), {})
+    text = "Chat.train: argument 'each'[1]: expected Callable[[int], int] | dict[str, int], got int"
+    assert str(caught.value) == text
+
+
 def test_a_call_has_so_many_callbacks_at_most() -> None:
     codec = codec_of(each)
     payload, callbacks = codec.pack_with_callbacks((f,) * MAX_CALLBACKS, {})
