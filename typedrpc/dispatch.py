@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any, Final, final
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
+from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import CodecError, CommandCodec, Payload, pack_plain, unpack_plain
 from typedrpc.declared import NO_ERRORS, DeclaredErrors
 from typedrpc.errors import (
@@ -159,6 +160,7 @@ class Dispatcher:
         To run it is ``call.function(*call.args, **call.kwargs)``.
         """
         extras = request.extras
+        row: Row | None = None
         try:
             if extras.target is not None and request.command == ProtocolCommand.CALLBACK:
                 row = self._row_of_callback(*extras.target, peer)
@@ -171,17 +173,17 @@ class Dispatcher:
             else:
                 args, kwargs = row.unpack(request.payload)
         except RpcError as error:
-            return self._refuse(protocol, request, error)
+            return self._refuse(protocol, request, row, error)
         call = Call(row, args, kwargs, peer, protocol, request)
         if extras is not NO_EXTRAS:
             call.depth = extras.depth
             if extras.depth >= self._max_depth:
                 text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
-                return self._refuse(protocol, request, NestedTooDeep(text))
+                return self._refuse(protocol, request, row, NestedTooDeep(text))
             if extras.time_left is not None:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:
-                    return self._refuse(protocol, request, DeadlineExceeded(f"{row.name}: no time was left"))
+                    return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
         return call
 
     def finish(self, protocol: Protocol[Any], request: Request, call: Call, result: Any) -> Outgoing | None:
@@ -217,11 +219,13 @@ class Dispatcher:
         trace = "".join(traceback.format_exception(error)) if self._debug and not is_public(error) else ""
         return protocol.failure(request, pack_handler_failure(error, error_id=error_id, trace=trace))
 
-    def _refuse(self, protocol: Protocol[Any], request: Request, error: RpcError) -> Outgoing | None:
+    def _refuse(self, protocol: Protocol[Any], request: Request, row: Row | None, error: RpcError) -> Outgoing | None:
+        # Callbacks that nobody has unpacked are dropped all the same.
+        dropped = protocol.release(request.origin, ALL_CALLBACKS) if row is not None and row.has_callbacks else b""
         if not request.call:
             logger.warning("a one-way call was dropped: %s", error)
-            return None
-        return protocol.failure(request, pack_protocol_failure(error))
+            return dropped or None
+        return dropped + protocol.failure(request, pack_protocol_failure(error))
 
     def _row_of_callback(self, call: int, index: int, peer: Peer) -> Row:
         row: Row | None = peer.link.find_callback(call, index)
@@ -275,7 +279,8 @@ def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:
         return None
     unpack = partial(_unpack_version, command.codec, packed)
     pack = partial(_pack_result, command.codec)
-    make = partial(Row, command.qualified_name, entry.function, unpack, pack, errors=command.errors)
+    has_callbacks = caller.has_callbacks
+    make = partial(Row, command.qualified_name, entry.function, unpack, pack, command.errors, has_callbacks)
     return versions.number_of(entry.id, packed, make)
 
 
@@ -292,8 +297,10 @@ def _pack_result(codec: CommandCodec, result: Any) -> Payload:
     return codec.pack_result(result)
 
 
-def _unpack_version(codec: CommandCodec, packed: bytes, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return _adapter(codec, packed)(payload)
+def _unpack_version(
+    codec: CommandCodec, packed: bytes, payload: Payload, make: Callable[[int, Any], Any] = lambda index, callback: None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return _adapter(codec, packed)(payload, make, lambda index: make(index, None))
 
 
 MAX_ADAPTERS: Final = 1024
@@ -301,9 +308,9 @@ MAX_ADAPTERS: Final = 1024
 
 
 @lru_cache(maxsize=MAX_ADAPTERS)
-def _adapter(codec: CommandCodec, packed: bytes) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
+def _adapter(codec: CommandCodec, packed: bytes) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
     """What unpacks the arguments by a caller's schema: compiled when first used, and shared by all connections."""
-    return codec.unpack_arguments_of(Schema.from_data(unpack_plain(packed, max_depth=MAX_DEPTH)))
+    return codec.unpack_with_callbacks_of(Schema.from_data(unpack_plain(packed, max_depth=MAX_DEPTH)))
 
 
 def _unpack_plain(builtin: BuiltinCommand, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:

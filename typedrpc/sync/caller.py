@@ -304,6 +304,9 @@ class PeerLink:
         return self.connection.core.peer_services
 
     def receive_callback(self, origin: int, index: int, callback: Any, /) -> Any:
+        if callback is None:  # which this side's version of the command does not have
+            self.connection.drop_callback(origin, index)
+            return None
         bound: BoundCommand[Any] = BoundCommand(
             CallbackCommand(callback.name, callback.codec), CallbackCaller(self.connection, origin, index)
         )

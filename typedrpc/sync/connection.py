@@ -21,7 +21,7 @@ from typedrpc import transport
 from typedrpc.callbacks import Callbacks, Group, Offers
 from typedrpc.codec import Payload, Segmented
 from typedrpc.dispatch import Dispatcher
-from typedrpc.errors import ConnectionLost, DeadlineExceeded, UnknownCommand
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.peer import Peer
@@ -352,8 +352,9 @@ class Connection:
         try:
             self._register(call, data, what, deadline, waiter, nested=nested)
             return self._outcome(call, what, waiter, deadline)
-        except NotSent:
-            self.callbacks.withdraw(call)
+        except Failed as failed:
+            if isinstance(failed, NotSent) or isinstance(failed.error, UnknownCommand | ServerBusy):
+                self.callbacks.withdraw(call)  # the peer has not looked at them
             raise
         finally:
             if aside:
