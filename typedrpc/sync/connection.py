@@ -191,9 +191,14 @@ class Connection:
             self._runtime()[1].poke(self)
 
     @property
-    def backlog(self) -> tuple[int, int]:
-        """Frames and bytes that wait to be written."""
-        return self._writer.backlog
+    def waiting_frames(self) -> int:
+        """Frames that wait to be written."""
+        return len(self._writer.queue)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Their bytes; takes time with their number."""
+        return self._writer.size()
 
     def _post(self, deadline: float) -> None:
         self._writer.queue.extend(self.core.outgoing)
