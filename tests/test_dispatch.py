@@ -87,7 +87,7 @@ class Counter:
         self.shop = Shop()
         self.dispatcher = Dispatcher(Table([self.shop]), debug=debug)
         self.pair = Pair(client=accepts).open()
-        self.server = object()
+        self.server: Any = object()
         self.peer = Peer(1, "here", self.server, StubLink())
 
     def send(self, id: int, payload: Payload, *, one_way: bool = False, extension: bytes = b"") -> Outgoing | None:

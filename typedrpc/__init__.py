@@ -15,7 +15,7 @@
 """
 
 from typedrpc import codec
-from typedrpc.command import BoundCommand, Command, rpc
+from typedrpc.command import BoundCommand, Command, remote, rpc
 from typedrpc.dispatch import Call, current_call
 from typedrpc.errors import (
     ArgumentError,
@@ -25,11 +25,13 @@ from typedrpc.errors import (
     CallCancelled,
     ConnectFailed,
     ConnectionLost,
+    ConnectTimeout,
     ContractMismatch,
     DeadlineExceeded,
     DefinitionError,
     ListenFailed,
     MessageTooLarge,
+    NestedTooDeep,
     ProtocolError,
     RemoteError,
     RpcError,
@@ -54,6 +56,7 @@ __all__ = [
     "Client",
     "Command",
     "ConnectFailed",
+    "ConnectTimeout",
     "ConnectionLost",
     "ContractMismatch",
     "DeadlineExceeded",
@@ -62,6 +65,7 @@ __all__ = [
     "FunctionService",
     "ListenFailed",
     "MessageTooLarge",
+    "NestedTooDeep",
     "Peer",
     "ProtocolError",
     "RemoteError",
@@ -75,6 +79,7 @@ __all__ = [
     "compatible",
     "connect",
     "current_call",
+    "remote",
     "rpc",
     "serve",
 ]

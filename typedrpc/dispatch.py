@@ -27,7 +27,7 @@ from typedrpc.errors import (
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
 from typedrpc.messages import NO_EXTRAS, ProtocolCommand
-from typedrpc.peer import Peer, Versions
+from typedrpc.peer import Peer, PeerServer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request
 from typedrpc.schema import Schema, compatible
 from typedrpc.service import Entry, Table
@@ -78,9 +78,16 @@ class Call:
         return self.row.name
 
     @property
-    def server(self) -> Any:
-        """The server that handles the call; None at a client."""
-        return self.peer.server
+    def server(self) -> PeerServer:
+        """The server that handles the call.
+
+        Raises:
+            RuntimeError: A client does, which exposes the command.
+        """
+        server = self.peer.server
+        if server is None:
+            raise RuntimeError(f"{self.command} is handled by a client, there is no server")
+        return server
 
     def __repr__(self) -> str:
         return f"<call of {self.command} from {self.peer!r}>"
@@ -107,7 +114,7 @@ def current_call() -> Call:
 def handled_by(server: object) -> bool:
     """Whether this thread or task is handling a call of this server."""
     call = _current.get()
-    return call is not None and call.server is server
+    return call is not None and call.peer.server is server
 
 
 @final

@@ -182,11 +182,11 @@ class Server:
 
     @overload
     def broadcast(
-        self, command: Command[Callable[P, Coroutine[Any, Any, None]]], /, *, to: Iterable[Peer] | None = None
+        self, command: Command[Callable[P, None]], /, *, to: Iterable[Peer] | None = None
     ) -> Callable[P, int]: ...
     @overload
     def broadcast(
-        self, command: Command[Callable[P, None]], /, *, to: Iterable[Peer] | None = None
+        self, command: Command[Callable[P, Coroutine[Any, Any, None]]], /, *, to: Iterable[Peer] | None = None
     ) -> Callable[P, int]: ...
     def broadcast(self, command: Command[Any], /, *, to: Iterable[Peer] | None = None) -> Callable[..., int]:
         """Call a command of many clients one-way: ``server.broadcast(Listener.on_text)("hi")``.
