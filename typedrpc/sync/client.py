@@ -23,7 +23,8 @@ from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol, State
 from typedrpc.service import FunctionService, Service, Table
-from typedrpc.sync.caller import AGREE_TIME, PeerLink, RemoteCaller
+from typedrpc.sync.agreements import AGREE_TIME
+from typedrpc.sync.caller import PeerLink, RemoteCaller
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.tokens import Token
 from typedrpc.sync.workers import MAX_WORKERS, Watcher, Workers, check_counts

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
-from typedrpc.callbacks import Callbacks, Group, Offers
+from typedrpc.callbacks import Callbacks, Offers
 from typedrpc.codec import Payload, Segmented
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
@@ -28,8 +28,10 @@ from typedrpc.peer import Peer
 from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.fork import forsake_after_fork
-from typedrpc.sync.handling import HandlerThreads, Series
+from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.role import ReadRole, Waiter
+from typedrpc.sync.room import Room
+from typedrpc.sync.router import Router
 from typedrpc.sync.tokens import CallWaiter, Failed, NotSent, Pending, Token
 from typedrpc.sync.workers import Watcher, Workers
 from typedrpc.sync.writer import Writer
@@ -83,10 +85,6 @@ class Connection:
         self.watched = False
         self._sock = sock
         self._state = threading.Lock()
-        self._room = threading.Condition(self._state)
-        self._waiting_for_room = 0
-        self._given_up = 0  # calls that nobody waits for any more; they are in flight until their late replies come
-        self._in_turn = False  # no call may be made that the in-flight table does not count
         self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
         self._dropped = False  # a callback, which the peer is to be told
         self._failing: list[Token] = []
@@ -120,6 +118,8 @@ class Connection:
             peer=peer,
             wanted=lambda: self.exposes or bool(self.callbacks.groups),
         )
+        self._room = Room(core, self._state, self.threads)
+        self._router = Router(core, self.role, self.threads, self.callbacks)
         self._runtime = runtime
         forsake_after_fork(self)
 
@@ -150,7 +150,7 @@ class Connection:
             self._stop_leading()
         if self.core.error is not None:
             raise self.core.lost()
-        self._in_turn = self.core.peer_limits.max_calls == 1
+        self._room.open()
 
     def welcome(self) -> None:
         """Let the client in."""
@@ -279,7 +279,6 @@ class Connection:
         self.forked = True
         self.ended = self._writer.ended = self.threads.ended = True
         self._state = threading.Lock()
-        self._room = threading.Condition(self._state)
         self.core.close(ConnectionLost("the connection was made before a fork, and is the parent's"))
         self.role.token.clear()
         self._writer.pen.clear()
@@ -325,7 +324,7 @@ class Connection:
             if nested or callbacks:
                 return self._call_with(call, data, what, deadline, nested, callbacks)
             # A thread that reads its own reply needs no entry in the in-flight table.
-            if self._in_turn or not self.role.try_take():
+            if self._room.is_counted or not self.role.try_take():
                 waiter = CallWaiter()
                 self._register(call, data, what, deadline, waiter)
                 return self._outcome(call, what, waiter, deadline)
@@ -366,7 +365,7 @@ class Connection:
                 self.threads.step_back()
             if group is not None:
                 group.waiter = None
-                self._hand_back(waiter)
+                self._router.hand_back(waiter)
                 self.threads.look_again()
 
     def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
@@ -383,7 +382,7 @@ class Connection:
                     if buffer[0] != _POISON:
                         raise
                     # Nothing was read: the connection is as it was, only this call is given up.
-                    self._give_up(1)
+                    self._room.give_up(1)
                     self._stop_leading()
                     raise Failed(error) from None
                 count = -1  # whatever it is, it comes again, and is dealt with below
@@ -491,10 +490,8 @@ class Connection:
         """
         core = self.core
         with self._state:
-            # One place is left for the thread that reads its own reply and is not in the table.
-            room = max(1, core.peer_limits.max_calls - 1)
-            if not nested and len(core.calls) + self._given_up - core.late_replies >= room:
-                self._wait_for_room(room, what, monotonic() if at_once else deadline)
+            if not nested:
+                self._room.await_place(what, monotonic() if at_once else deadline)
             if self.ended:
                 raise NotSent(core.lost())
             core.calls.insert(call, token, deadline if isinstance(token, Pending) else None)
@@ -505,26 +502,6 @@ class Connection:
             self._writer.flush(deadline)
         else:
             self._writer.write_parts(data, deadline)
-
-    def _wait_for_room(self, room: int, what: str, deadline: float | None) -> None:
-        """Wait until fewer calls than ``room`` are in flight, or the connection has ended. The state lock is held."""
-        core = self.core
-        expecting = False
-        self._waiting_for_room += 1
-        try:
-            while len(core.calls) + self._given_up - core.late_replies >= room and not self.ended:
-                left = transport.LONGEST_WAIT if deadline is None else deadline - monotonic()
-                if left <= 0:
-                    raise NotSent(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
-                if not expecting and self._given_up > core.late_replies:
-                    # Those who made the calls have gone. Somebody has to read the late replies.
-                    self.threads.expect()
-                    expecting = True
-                self._room.wait(min(left, transport.LONGEST_WAIT))
-        finally:
-            self._waiting_for_room -= 1
-            if expecting:
-                self.threads.forget()
 
     def _register_leading(self, call: int) -> CallWaiter:
         """Enter the call of a thread that holds the role, which is given up if the connection has ended.
@@ -558,10 +535,10 @@ class Connection:
             interrupt = self._park(waiter, left)
             leading, waiter.leads = waiter.leads, False
         if not waiter.done and self.core.calls.pop(call) is not None:
-            self._give_up(1)
-            self._hand_back(waiter)
+            self._room.give_up(1)
+            self._router.hand_back(waiter)
             raise Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))
-        self._hand_back(waiter)
+        self._router.hand_back(waiter)
         if interrupt is not None:
             raise Failed(interrupt)
         while not waiter.done:  # whoever removed the call from the table is about to say so
@@ -576,18 +553,6 @@ class Connection:
             raise Failed(unpack_failure(frame.payload, what))
         return frame.payload
 
-    def _hand_back(self, waiter: CallWaiter) -> None:
-        """What is nested in a call that this thread waits for no more is for others."""
-        while waiter.work:
-            try:
-                request = waiter.work.popleft()
-            except IndexError:  # who put it there has taken it back
-                return
-            if not request.call:
-                self.threads.let_go(request)
-            self.threads.accept(request, self._series_of(request))
-            self.threads.call_for_help()
-
     def _park(self, waiter: Waiter, timeout: float | None) -> BaseException | None:
         """Park, and return an exception of a signal handler instead of raising it: it did no harm."""
         try:
@@ -595,22 +560,6 @@ class Connection:
         except BaseException as error:
             return error
         return None
-
-    def _give_up(self, calls: int) -> None:
-        """So many calls have left the table without an answer; to the peer they are still in flight."""
-        with self._state:
-            self._given_up += calls
-            self._in_turn = True
-            self._room.notify_all()  # not that there is room: those who wait have to see to it that somebody reads
-
-    def _make_room(self) -> None:
-        """Something was answered."""
-        if self._waiting_for_room:
-            with self._state:
-                self._room.notify_all()
-        if self._in_turn and self.core.peer_limits.max_calls > 1:
-            with self._state:
-                self._in_turn = self._given_up > self.core.late_replies
 
     def _interrupted(self, error: BaseException) -> None:
         """An exception of a signal handler came where bytes or the role may be lost with it: nothing is certain."""
@@ -692,47 +641,6 @@ class Connection:
         if self.threads.ready:
             self.threads.call_for_help()
 
-    def _give_to_waiting(self, request: Request) -> bool:
-        """Give a request to the thread that waits for the call which it is nested in. Returns whether there is one."""
-        extras, calls = request.extras, self.core.calls
-        token = calls.get(extras.parent) if extras.parent else None
-        if isinstance(token, CallWaiter):
-            return self._give(request, token, lambda: calls.get(extras.parent) is token)
-        group = self._group_of(request)
-        if group is None or group.waiter is None:
-            return False
-        waiter = group.waiter
-        return self._give(request, waiter, lambda: group.waiter is waiter)
-
-    def _give(self, request: Request, waiter: CallWaiter, still_waits: Callable[[], bool]) -> bool:
-        if not request.call:
-            self.threads.hold(request)
-        waiter.work.append(request)
-        # It may have stopped waiting, and looked for the last time.
-        if not still_waits():
-            try:
-                waiter.work.remove(request)
-            except ValueError:
-                return True
-            if not request.call:
-                self.threads.let_go(request)
-            return False
-        self.role.rouse(waiter)
-        return True
-
-    def _group_of(self, request: Request) -> Group | None:
-        target = request.extras.target
-        return None if target is None else self.callbacks.groups.get(target[0])
-
-    def _series_of(self, request: Request) -> Series | None:
-        """The callbacks of one call run one after another."""
-        group = self._group_of(request)
-        if group is None:
-            return None
-        series: Series = group.series or Series()
-        group.series = series
-        return series
-
     def _is_readable(self) -> bool:
         try:
             return transport.wait(self._sock, read=True, timeout=0)
@@ -746,10 +654,10 @@ class Connection:
             if isinstance(event, Outcome):
                 event.token.complete(self, event.frame)
             elif isinstance(event, Request):
-                if event.extras is not NO_EXTRAS and self._give_to_waiting(event):
+                if event.extras is not NO_EXTRAS and self._router.give_to_waiting(event):
                     continue
                 if self.exposes or self.callbacks.groups:
-                    self.threads.accept(event, self._series_of(event))
+                    self._router.accept(event)
                 elif event.call:
                     queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
             elif isinstance(event, Released):
@@ -758,8 +666,8 @@ class Connection:
                 # What the protocol has to say about the end goes out before the end does.
                 self._post(monotonic())
                 self.end(core.error or ConnectionLost("the connection is closed"))
-        if self._in_turn or self._waiting_for_room:
-            self._make_room()
+        if self._room.is_short:
+            self._room.look_again()
         if core.outgoing:
             self._unasked = self._unasked + len(core.outgoing) if queue else 0
             queue.extend(core.outgoing)
@@ -781,7 +689,7 @@ class Connection:
         for token in expired:
             token.fail(self, DeadlineExceeded("no answer in time"))
         if expired:
-            self._give_up(len(expired))
+            self._room.give_up(len(expired))
             self.threads.call_for_help()
         pause = self.threads.look_for_stall()
         if next_deadline is None:
