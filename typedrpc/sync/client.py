@@ -193,6 +193,9 @@ class Client(Generic[EnteredT_co]):
         return link
 
     def _get_runtime(self) -> tuple[Workers, Watcher]:
+        runtime = self._runtime
+        if runtime is not None:  # asked for within finalizers too, which may have interrupted who holds the lock
+            return runtime
         with self._lock:
             if self._runtime is None:
                 self._runtime = (Workers("typedrpc-client", self._max_workers), Watcher("typedrpc-client-watcher"))
