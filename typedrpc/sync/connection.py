@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
-from typedrpc.callbacks import Callbacks, Offers
+from typedrpc.callbacks import ALL_CALLBACKS, Callbacks, Offers
 from typedrpc.codec import Payload, Segmented
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
@@ -28,14 +28,14 @@ from typedrpc.peer import Peer
 from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.fork import forsake_after_fork
-from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.handling import HandlerThreads, Series
 from typedrpc.sync.role import ReadRole, Waiter
 from typedrpc.sync.room import Room
 from typedrpc.sync.router import Router
 from typedrpc.sync.tokens import CallWaiter, Failed, NotSent, Pending, Token
 from typedrpc.sync.workers import Watcher, Workers
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import Kind
+from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
 
@@ -344,7 +344,13 @@ class Connection:
         if isinstance(payload, Segmented):
             # Who catches the error may want to resize a bytearray that he gave; the traceback keeps what is here.
             payload.release()
-        raise error
+        try:
+            raise error
+        finally:
+            # Its traceback has this frame, and those of its callers, with the callbacks that a handler has there: they
+            # are to go when nobody needs them, and not when the garbage collector comes by.
+            del error
+            waiter = None
 
     def _call_with(
         self, call: int, data: Outgoing, what: str, deadline: float | None, nested: bool, callbacks: Offers | None
@@ -357,8 +363,8 @@ class Connection:
             self._register(call, data, what, deadline, waiter, nested=nested)
             return self._outcome(call, what, waiter, deadline)
         except Failed as failed:
-            if isinstance(failed, NotSent) or isinstance(failed.error, UnknownCommand | ServerBusy):
-                self.callbacks.withdraw(call)  # the peer has not looked at them
+            if isinstance(failed, NotSent):
+                self.callbacks.withdraw(call)
             raise
         finally:
             if aside:
@@ -419,9 +425,9 @@ class Connection:
         """
         with self._state:
             call, data = self.core.start(command, payload, what, extension)
-        if callbacks:
-            self.callbacks.offer(call, callbacks)
         self.threads.expect()
+        if callbacks:
+            token.series = self.callbacks.offer(call, callbacks).series = Series()
         try:
             self._register(call, data, what, deadline, token, nested=nested, at_once=at_once)
             if deadline is not None:
@@ -435,7 +441,10 @@ class Connection:
         except BaseException as interrupt:
             self._interrupted(interrupt)
             raise
-        raise error
+        try:
+            raise error
+        finally:
+            del error
 
     def notify(
         self,
@@ -652,14 +661,18 @@ class Connection:
         queue, core = self._writer.queue, self.core
         for event in events:
             if isinstance(event, Outcome):
+                if self.callbacks.groups and event.frame.kind != _RESPONSE:
+                    self._withdraw_unseen(event.frame)
                 event.token.complete(self, event.frame)
             elif isinstance(event, Request):
-                if event.extras is not NO_EXTRAS and self._router.give_to_waiting(event):
+                if event.extras is not NO_EXTRAS and self._router.deliver(event):
                     continue
                 if self.exposes or self.callbacks.groups:
-                    self._router.accept(event)
+                    self.threads.accept(event)
                 elif event.call:
                     queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
+                elif event.origin:
+                    queue.append(core.release(event.origin, ALL_CALLBACKS))
             elif isinstance(event, Released):
                 self.callbacks.release(event.call, event.index)
             elif isinstance(event, Closed):
@@ -675,6 +688,13 @@ class Connection:
             if self._unasked > MAX_UNASKED:
                 logger.warning("a peer that calls without reading the answers was cut off")
                 self.end(ConnectionLost("the peer calls without reading the answers"))
+
+    def _withdraw_unseen(self, frame: Frame) -> None:
+        """The peer says of these answers that it has not looked at the arguments, and has no callbacks of the call."""
+        if frame.call in self.callbacks.groups and isinstance(
+            unpack_failure(frame.payload, ""), UnknownCommand | ServerBusy
+        ):
+            self.callbacks.withdraw(frame.call)
 
     # In the watcher's thread
 
