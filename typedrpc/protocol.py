@@ -336,7 +336,7 @@ class Protocol(Generic[TokenT]):
         if extension:
             read = read_extension(extension)
             if isinstance(read, str):
-                self.outgoing += (self.release(call, ALL_CALLBACKS), self._failure(call, ProtocolError(read)))
+                self.outgoing.append(self._failure(call, ProtocolError(read)))
                 return None
             extras = read
         nested = extras.parent and self.calls.get(extras.parent) is not None

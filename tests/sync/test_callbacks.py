@@ -85,7 +85,7 @@ class Room(Service):
         return len(self.kept)
 
     @rpc
-    def kept_by_name(self, **use: Callable[[int], int]) -> list[str]:
+    def by_name(self, /, **use: Callable[[int], int]) -> list[str]:
         return [f"{name} {one(1)}" for name, one in use.items()]
 
     @rpc
@@ -887,6 +887,7 @@ def test_bad_arguments_that_the_peer_finds_leave_nothing(
 ) -> None:
     def pack(args: Any, kwargs: Any) -> Any:
         payload, functions = original(args, kwargs)
+        assert isinstance(payload, bytes)
         return payload.replace(b"good", b"g\xffod"), functions
 
     codec = Room.act.codec
@@ -1063,8 +1064,8 @@ def test_optional_ones_and_other_types_beside(proxy: Room) -> None:
 def test_any_number_of_them(proxy: Room, room: Room) -> None:
     assert proxy.keep(double, double, abs) == 3
     assert [use(-3) for use in room.kept] == [-6, -6, 3]
-    assert proxy.kept_by_name(a=double, b=lambda number: number + 7) == ["a 2", "b 8"]
-    assert proxy.kept_by_name() == []
+    assert proxy.by_name(a=double, b=lambda number: number + 7) == ["a 2", "b 8"]
+    assert proxy.by_name() == []
     assert proxy.both(double, second=double) == 6
     assert proxy.both(first=double, second=abs) == 4
 
