@@ -32,6 +32,7 @@ LAYERS = [
     {"callbacks"},
     {"peer"},
     {"dispatch"},
+    {"admission", "factories", "hooks"},
     {"transport"},
     {"sync", "aio"},
     {"testing"},

@@ -25,6 +25,7 @@ from typedrpc.errors import (
     CallCancelled,
     ConnectFailed,
     ConnectionLost,
+    ConnectTimeout,
     ContractMismatch,
     DeadlineExceeded,
     DefinitionError,
@@ -36,6 +37,7 @@ from typedrpc.errors import (
     ServerBusy,
     UnknownCommand,
 )
+from typedrpc.hooks import CallOutcome
 from typedrpc.peer import Peer
 from typedrpc.schema import Difference, Schema, compatible
 from typedrpc.service import FunctionService, Service
@@ -51,9 +53,11 @@ __all__ = [
     "BoundCommand",
     "Call",
     "CallCancelled",
+    "CallOutcome",
     "Client",
     "Command",
     "ConnectFailed",
+    "ConnectTimeout",
     "ConnectionLost",
     "ContractMismatch",
     "DeadlineExceeded",

@@ -148,16 +148,18 @@ class Connection:
                 self._attend(deadline)
         finally:
             self._stop_leading()
-        if self.core.error is not None:
+        if self.core.error is not None or self.core.state is State.DRAINING:
             raise self.core.lost()
         self._in_turn = self.core.peer_limits.max_calls == 1
 
-    def welcome(self) -> None:
-        """Let the client in."""
+    def welcome(self) -> bool:
+        """Let the client in. Returns whether it was not too late for that."""
         with self._state:
             welcome = self.core.welcome()
-        if welcome is not None:
-            self.post(welcome)
+        if welcome is None:
+            return False
+        self.post(welcome)
+        return True
 
     def post(self, data: Outgoing) -> None:
         """Send a frame as soon as there is room for it, without waiting for that. It must not change any more."""

@@ -122,6 +122,7 @@ class HandlerThreads:
         self._pending = 0  # outcomes that are to be delivered
         self._draining = False
         self._on_over: Callable[[], None] | None = None
+        self._over = False
         self._one_way = Series()
         self._in_series = 0  # requests that wait in a series
         self._in_series_bytes = 0
@@ -238,12 +239,21 @@ class HandlerThreads:
         self._look_whether_over()
 
     def _look_whether_over(self) -> None:
-        if not self.ended or self.busy or self.ready or self._on_over is None:
+        if not self.ended or self._on_over is None:
             return
         with self._lock:
+            # In this order: who takes what is ready counts itself busy first.
+            if self.ready or self.busy:
+                return
+            self._over = True
             function, self._on_over = self._on_over, None
         if function is not None:
             function()
+
+    def _is_over(self) -> bool:
+        """Whether it was said that nothing runs any more; this thread counts itself busy."""
+        with self._lock:
+            return self._over
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every accepted call is answered and the answers are written. Returns whether that is so."""
@@ -442,8 +452,8 @@ class HandlerThreads:
     def _handle(self, request: Request) -> tuple[Outgoing | None, BaseException | None]:
         """Run a request: the answer, and what a handler raised that is no :class:`Exception`."""
         dispatcher, core = self._dispatcher, self._core
-        if self.ended and request.call:
-            return None, None  # nobody waits for it any more; one-way calls that came are run
+        if self.ended and (request.call or self._is_over()):
+            return None, None  # nobody waits for it any more; one-way calls that came in time are run
         call = dispatcher.begin(core, request, self._peer)
         if not isinstance(call, Call):
             return call, None
