@@ -244,6 +244,8 @@ class Dispatcher:
 
     def fail(self, protocol: Protocol[Any], request: Request, call: Call, error: BaseException) -> Outgoing | None:
         """The half after a handler that raised: the answer, and a line in the log where the caller is told little."""
+        if self.observer is not None:
+            self._tell(call, None, error)
         name = call.row.name
         if request.call and (payload := _pack_declared(call.row, error)) is not None:
             return protocol.failure(request, payload)
