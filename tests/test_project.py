@@ -31,6 +31,7 @@ LAYERS = [
     {"agreement"},
     {"callbacks"},
     {"peer"},
+    {"turns"},
     {"dispatch"},
     {"admission", "factories", "hooks"},
     {"transport"},

@@ -33,6 +33,7 @@ from typedrpc.peer import Peer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request
 from typedrpc.schema import Schema, compatible
 from typedrpc.service import Entry, Table, function_for
+from typedrpc.turns import Turns
 
 logger = logging.getLogger("typedrpc")
 
@@ -162,13 +163,25 @@ class Observer(TypingProtocol):
 class Dispatcher:
     """Leads requests to what one side serves. One for each server or exposing client; thread-safe."""
 
-    def __init__(self, table: Table, *, debug: bool = False, max_depth: int = MAX_NESTING) -> None:
+    def __init__(
+        self,
+        table: Table,
+        *,
+        debug: bool = False,
+        max_depth: int = MAX_NESTING,
+        max_concurrent: int | None = None,
+    ) -> None:
         """
         Args:
             table: What is served.
             debug: Tell callers the traceback of an undeclared exception.
             max_depth: Calls that may be nested in each other.
+            max_concurrent: Handlers that run at a time, nested ones and the protocol's own not counted; None for any.
+
+        Raises:
+            ValueError: It is no number from 1 up.
         """
+        self.turns: Final = None if max_concurrent is None else Turns(max_concurrent)
         self._table = table
         self._debug = debug
         self._max_depth = max_depth

@@ -26,7 +26,7 @@ class Factory:
 
     __slots__ = ("_function", "_takes_peer", "cls")
 
-    def __init__(self, function: Callable[..., Service]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         """
         Args:
             function: A subclass of ``Service``, or a function with such a result. It is given the peer if it cannot be
@@ -41,7 +41,7 @@ class Factory:
 
     def make(self, peer: Peer) -> Service:
         """A new instance. Raises what the function does, and ``TypeError`` if it made something else."""
-        instance = self._function(peer) if self._takes_peer else self._function()
+        instance: Service = self._function(peer) if self._takes_peer else self._function()
         if not isinstance(instance, self.cls) or isinstance(instance, Proxy):
             raise TypeError(f"{self._function!r} is to make a {self.cls.__name__}, and made {instance!r}")
         return instance

@@ -161,7 +161,7 @@ class TestWaiting:
         waits = note_when_waiting(server, 1)
         with server:
             first = connect(Workshop, server.url)
-            waiting = Running(connect, Workshop, server.url)
+            waiting = Running(lambda: connect(Workshop, server.url))
             waits.wait()
             assert not waiting.done
             first.close()

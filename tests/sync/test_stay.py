@@ -482,7 +482,7 @@ class TestFactories:
                 working = Running(proxy.wait)
                 diary.lines(4)
             assert diary.lines(5) == ["made", "entered", "connect", "waits", "disconnect"]
-            following = Running(connect, Session, server.url)
+            following = Running(lambda: connect(Session, server.url))
             session.gate.open()
             with following.result() as proxy:
                 assert proxy.count() == 1

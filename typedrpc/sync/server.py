@@ -44,6 +44,7 @@ class ServerOptions(TypedDict, total=False):
     max_message_size: int
     max_calls: int
     max_workers: int
+    max_concurrent: int | None
     max_depth: int
     handshake_timeout: float
     mode: int
@@ -79,6 +80,7 @@ class Server(Hooked):
         max_message_size: int = MAX_MESSAGE_SIZE,
         max_calls: int = MAX_CALLS,
         max_workers: int = MAX_WORKERS,
+        max_concurrent: int | None = None,
         max_depth: int = MAX_NESTING,
         handshake_timeout: float = HANDSHAKE_TIME,
         mode: int = transport.UNIX_MODE,
@@ -105,6 +107,9 @@ class Server(Hooked):
             max_message_size: The largest message accepted from a client, in bytes.
             max_calls: Calls of one client that may be in flight at a time.
             max_workers: Threads that may be lent, on top of one for each connection, where handlers take their time.
+            max_concurrent: Handlers that run at a time, over all clients; further calls wait in the order in which they
+                came, and no thread waits with them. 1 for what is not thread-safe. A call that a client makes from
+                within one of the server's to it takes no further place, and neither do callbacks. None for no limit.
             max_depth: Calls that may be nested in each other; further ones are refused with ``NestedTooDeep``.
             handshake_timeout: Seconds that a client has to say who it is.
             mode: The permissions of a unix socket's file.
@@ -130,7 +135,7 @@ class Server(Hooked):
         self._insecure = insecure
         served, self._factories = sort_out(services)
         super().__init__(
-            Dispatcher(Table(served, ids), debug=debug, max_depth=max_depth),
+            Dispatcher(Table(served, ids), debug=debug, max_depth=max_depth, max_concurrent=max_concurrent),
             on_connect=on_connect,
             on_disconnect=on_disconnect,
             on_connect_failed=on_connect_failed,
