@@ -146,11 +146,7 @@ class HandlerThreads:
         """
         self.served_callers = 0
         turns = self._dispatcher.turns
-        if (
-            turns is not None
-            and request.command < FIRST_RESERVED_ID
-            and not (request.call and self._is_nested(request))
-        ):
+        if turns is not None and self._takes_turn(request):
             self._stand_in_line(turns, request)
             return
         if series is None:
