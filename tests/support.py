@@ -191,6 +191,7 @@ class RawPeer:
     def __init__(self, sock: socket.socket, *, client: bool = False) -> None:
         self.sock = sock
         self._client = client
+        self._welcomed = False
         self.sock.settimeout(PATIENCE)
         self._reader = FrameReader(MAX_MESSAGE_SIZE)
         self._frames: list[Frame] = []
@@ -232,6 +233,8 @@ class RawPeer:
     def shake_hands(self) -> Self:
         self.greet()
         assert self.read_frame().kind == Kind.HELLO
+        while self._client and not self._welcomed:
+            self._take(self.sock.recv(65536))
         return self
 
     def read_frame(self) -> Frame:
@@ -243,7 +246,11 @@ class RawPeer:
 
     def _take(self, data: bytes) -> None:
         """Keep the frames of some bytes, without the welcome, which every server says."""
-        self._frames.extend(frame for frame in self._reader.feed(data) if frame.kind != Kind.WELCOME)
+        for frame in self._reader.feed(data):
+            if frame.kind == Kind.WELCOME:
+                self._welcomed = True
+            else:
+                self._frames.append(frame)
 
     def read_to_end(self) -> bytes:
         """Everything until the peer closes."""

@@ -1,4 +1,5 @@
 import threading
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_no_two_peers_have_one_id() -> None:
 
 def test_a_peer_closes_its_connection_with_the_reason() -> None:
     link = StubLink()
-    server = object()
+    server: Any = object()
     peer = Peer(7, "127.0.0.1:50214", server, link)
     assert (peer.id, peer.address, peer.server) == (7, "127.0.0.1:50214", server)
     assert repr(peer) == "<peer 7 at 127.0.0.1:50214>"

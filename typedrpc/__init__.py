@@ -15,7 +15,7 @@
 """
 
 from typedrpc import codec
-from typedrpc.command import BoundCommand, Command, rpc
+from typedrpc.command import BoundCommand, Command, remote, rpc
 from typedrpc.dispatch import Call, current_call
 from typedrpc.errors import (
     ArgumentError,
@@ -31,6 +31,7 @@ from typedrpc.errors import (
     DefinitionError,
     ListenFailed,
     MessageTooLarge,
+    NestedTooDeep,
     ProtocolError,
     RemoteError,
     RpcError,
@@ -66,6 +67,7 @@ __all__ = [
     "FunctionService",
     "ListenFailed",
     "MessageTooLarge",
+    "NestedTooDeep",
     "Peer",
     "ProtocolError",
     "RemoteError",
@@ -79,6 +81,7 @@ __all__ = [
     "compatible",
     "connect",
     "current_call",
+    "remote",
     "rpc",
     "serve",
 ]

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Any, Final, TypeAlias, final
 
+ALL_CALLBACKS: Final = 0xFFFF
+"""Stands for the indices of all callbacks of a call."""
+
 Offers: TypeAlias = Sequence[Any]
 """What goes with one call, in the order of the indices: what the dispatcher makes a row of."""
 
@@ -58,12 +61,12 @@ class Callbacks:
         self.groups.pop(call, None)
 
     def release(self, call: int, index: int) -> None:
-        """The peer has dropped a callback; one that it does not have is ignored."""
+        """The peer has dropped a callback, or all of a call; what it does not have is ignored."""
         with self._lock:
             group = self.groups.get(call)
             if group is not None:
                 group.offers.pop(index, None)
-                if not group.offers:
+                if index == ALL_CALLBACKS or not group.offers:
                     del self.groups[call]
 
     def find(self, call: int, index: int) -> Any:

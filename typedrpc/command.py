@@ -15,7 +15,7 @@ import inspect
 import logging
 import math
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import (
@@ -29,6 +29,7 @@ from typing import (
     Protocol,
     Self,
     TypeVar,
+    final,
     overload,
 )
 
@@ -537,6 +538,37 @@ class LocalCaller:
 
     def __repr__(self) -> str:
         return repr(self._instance)
+
+
+@final
+class _FunctionCaller(LocalCaller):
+    """The caller of a function that is here."""
+
+    __slots__ = ()
+
+    def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
+        return command.function
+
+
+@overload
+def remote(callback: Callable[P, Awaitable[T]], /) -> BoundCommand[Callable[P, Coroutine[Any, Any, T]]]: ...
+@overload
+def remote(callback: Callable[P, R], /) -> BoundCommand[Callable[P, R]]: ...
+def remote(callback: Callable[..., Any], /) -> BoundCommand[Any]:
+    """The other call forms of a callback, in the handler that was given it::
+
+        @rpc
+        def train(self, steps: int, progress: Callable[[float], None]) -> Model:
+            remote(progress).notify(0.0)
+
+    A function that did not come from a peer, as in a test of the handler, is called here.
+    """
+    if isinstance(callback, BoundCommand):
+        return callback
+    owner = getattr(callback, "__self__", None)
+    if isinstance(owner, BoundCommand) and getattr(callback, "__name__", "") == "aio":
+        return owner
+    return BoundCommand(FunctionCommand(callback), _FunctionCaller(callback))
 
 
 def find_in_class(cls: type[Any], name: str) -> object:

@@ -14,6 +14,7 @@ from typing import Any, Final, final
 from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
+from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import CodecError, CommandCodec, Payload, pack_plain, unpack_plain
 from typedrpc.declared import NO_ERRORS, DeclaredErrors
 from typedrpc.definition import FIRST_RESERVED_ID
@@ -29,7 +30,7 @@ from typedrpc.errors import (
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
 from typedrpc.messages import NO_EXTRAS, ProtocolCommand
-from typedrpc.peer import Peer, Versions
+from typedrpc.peer import Peer, PeerServer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request
 from typedrpc.schema import Schema, compatible
 from typedrpc.service import Entry, Table, function_for
@@ -82,9 +83,16 @@ class Call:
         return self.row.name
 
     @property
-    def server(self) -> Any:
-        """The server that handles the call; None at a client."""
-        return self.peer.server
+    def server(self) -> PeerServer:
+        """The server that handles the call.
+
+        Raises:
+            RuntimeError: A client does, which exposes the command.
+        """
+        server = self.peer.server
+        if server is None:
+            raise RuntimeError(f"{self.command} is handled by a client, there is no server")
+        return server
 
     def __repr__(self) -> str:
         return f"<call of {self.command} from {self.peer!r}>"
@@ -111,7 +119,7 @@ def current_call() -> Call:
 def handled_by(server: object) -> bool:
     """Whether this thread or task is handling a call of this server."""
     call = _current.get()
-    return call is not None and call.server is server
+    return call is not None and call.peer.server is server
 
 
 @final
@@ -198,6 +206,7 @@ class Dispatcher:
         To run it is ``call.function(*call.args, **call.kwargs)``.
         """
         extras = request.extras
+        row: Row | None = None
         try:
             if extras.target is not None and request.command == ProtocolCommand.CALLBACK:
                 row = self._row_of_callback(*extras.target, peer)
@@ -210,22 +219,22 @@ class Dispatcher:
             else:
                 args, kwargs = row.unpack(request.payload)
         except RpcError as error:
-            return self._refuse(protocol, request, error)
+            return self._refuse(protocol, request, row, error)
         call = Call(row, args, kwargs, peer, protocol, request)
         if row.entry is not None:
             if not peer.instances:
                 early = ServerBusy(f"{row.name}: the service of this client is not made yet")
-                return self._refuse(protocol, request, early)
+                return self._refuse(protocol, request, row, early)
             call.function = function_for(row.entry.command, peer.instances[row.entry.place or 0])
         if extras is not NO_EXTRAS:
             call.depth = extras.depth
             if extras.depth >= self._max_depth:
                 text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
-                return self._refuse(protocol, request, NestedTooDeep(text))
+                return self._refuse(protocol, request, row, NestedTooDeep(text))
             if extras.time_left is not None:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:
-                    return self._refuse(protocol, request, DeadlineExceeded(f"{row.name}: no time was left"))
+                    return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()
             self.observer.begins(call)
@@ -278,11 +287,13 @@ class Dispatcher:
         if self.observer is not None and started is not None:
             self.observer.ended(call, result, error, monotonic() - started)
 
-    def _refuse(self, protocol: Protocol[Any], request: Request, error: RpcError) -> Outgoing | None:
+    def _refuse(self, protocol: Protocol[Any], request: Request, row: Row | None, error: RpcError) -> Outgoing | None:
+        # Callbacks that nobody has unpacked are dropped all the same.
+        dropped = protocol.release(request.origin, ALL_CALLBACKS) if row is not None and row.has_callbacks else b""
         if not request.call:
             logger.warning("a one-way call was dropped: %s", error)
-            return None
-        return protocol.failure(request, pack_protocol_failure(error))
+            return dropped or None
+        return dropped + protocol.failure(request, pack_protocol_failure(error))
 
     def _row_of_callback(self, call: int, index: int, peer: Peer) -> Row:
         row: Row | None = peer.link.find_callback(call, index)
@@ -343,7 +354,8 @@ def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:
     unpack = partial(_unpack_version, command.codec, packed)
     pack = partial(_pack_result, command.codec)
     own = None if entry.place is None else entry
-    make = partial(Row, command.qualified_name, entry.function, unpack, pack, errors=command.errors, entry=own)
+    name, has_callbacks = command.qualified_name, caller.has_callbacks
+    make = partial(Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own)
     return versions.number_of(entry.id, packed, make)
 
 
@@ -360,8 +372,10 @@ def _pack_result(codec: CommandCodec, result: Any) -> Payload:
     return codec.pack_result(result)
 
 
-def _unpack_version(codec: CommandCodec, packed: bytes, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return _adapter(codec, packed)(payload)
+def _unpack_version(
+    codec: CommandCodec, packed: bytes, payload: Payload, make: Callable[[int, Any], Any] = lambda index, callback: None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return _adapter(codec, packed)(payload, make, lambda index: make(index, None))
 
 
 MAX_ADAPTERS: Final = 1024
@@ -369,9 +383,9 @@ MAX_ADAPTERS: Final = 1024
 
 
 @lru_cache(maxsize=MAX_ADAPTERS)
-def _adapter(codec: CommandCodec, packed: bytes) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
+def _adapter(codec: CommandCodec, packed: bytes) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
     """What unpacks the arguments by a caller's schema: compiled when first used, and shared by all connections."""
-    return codec.unpack_arguments_of(Schema.from_data(unpack_plain(packed, max_depth=MAX_DEPTH)))
+    return codec.unpack_with_callbacks_of(Schema.from_data(unpack_plain(packed, max_depth=MAX_DEPTH)))
 
 
 def _unpack_plain(builtin: BuiltinCommand, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:

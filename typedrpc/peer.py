@@ -1,9 +1,9 @@
 """The other end of a connection, as handlers and servers see it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from itertools import count
 from threading import Lock
-from typing import Any, Final, Protocol, TypeVar, final, overload
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, final, overload
 
 from typedrpc.command import BoundCommand, Command
 from typedrpc.service import Service, services_of
@@ -11,6 +11,8 @@ from typedrpc.service import Service, services_of
 ServiceT = TypeVar("ServiceT", bound=Service)
 CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MAX_VERSIONS: Final = 4096
 """Schemas of its own by which one peer may write its calls."""
@@ -63,6 +65,37 @@ class Link(Protocol):
     def find_callback(self, call: int, index: int, /) -> Any: ...
 
 
+class PeerServer(Protocol):
+    """The server of a peer, as handlers see it; in full it is ``typedrpc.Server``."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def peers(self) -> "tuple[Peer, ...]": ...
+    @overload
+    def broadcast(
+        self, command: Command[Callable[P, None]], /, *, to: "Iterable[Peer] | None" = None
+    ) -> Callable[P, int]: ...
+    @overload
+    def broadcast(
+        self, command: Command[Callable[P, Coroutine[Any, Any, None]]], /, *, to: "Iterable[Peer] | None" = None
+    ) -> Callable[P, int]: ...
+    @overload
+    def gather(
+        self,
+        command: Command[Callable[P, Coroutine[Any, Any, R]]],
+        /,
+        *,
+        timeout: float | None = None,
+        to: "Iterable[Peer] | None" = None,
+    ) -> "Callable[P, dict[Peer, R | Exception]]": ...
+    @overload
+    def gather(
+        self, command: Command[Callable[P, R]], /, *, timeout: float | None = None, to: "Iterable[Peer] | None" = None
+    ) -> "Callable[P, dict[Peer, R | Exception]]": ...
+    def close(self, grace: float = ...) -> None: ...
+
+
 @final
 class Peer:
     """The other end of a connection.
@@ -76,7 +109,7 @@ class Peer:
 
     __slots__ = ("__weakref__", "address", "id", "instances", "link", "server", "state", "versions")
 
-    def __init__(self, id: int, address: str, server: Any, link: Link) -> None:
+    def __init__(self, id: int, address: str, server: PeerServer | None, link: Link) -> None:
         self.id = id
         self.address = address
         self.server = server

@@ -497,7 +497,7 @@ class Protocol(Generic[TokenT]):
         self._running.discard(call)
         return encode(Kind.RESPONSE, 0, call, payload)
 
-    def failure(self, request: Request, payload: bytes) -> Outgoing:
+    def failure(self, request: Request, payload: bytes) -> bytes:
         """The bytes that answer a call with a failure (see :mod:`typedrpc.failure`).
 
         One that the peer would not accept is replaced by one that says so.
@@ -506,7 +506,7 @@ class Protocol(Generic[TokenT]):
         limit = self.peer_limits.max_message_size
         if len(payload) > limit:
             payload = pack_protocol_failure(MessageTooLarge("the error that a call ended with", len(payload), limit))
-        return encode(Kind.ERROR, 0, request.call, payload)
+        return pack_header(len(payload), Kind.ERROR, 0, 0, request.call) + payload
 
     def drain(self, reason: str) -> Outgoing | None:
         """Stop accepting calls; what was accepted is still answered.
@@ -553,9 +553,9 @@ class Protocol(Generic[TokenT]):
         self._lowered = max_message_size < self.reader.limit
         return encode(Kind.LIMITS, 0, 0, pack_limits(limits))
 
-    def release(self, call: int, index: int) -> Outgoing:
+    def release(self, call: int, index: int) -> bytes:
         """The bytes that tell the peer that a callback which went with its call is not needed any more."""
-        return encode(Kind.RELEASE, index, call, b"")
+        return pack_header(0, Kind.RELEASE, 0, index, call)
 
     def ping(self, payload: bytes = b"") -> Outgoing:
         """The bytes that ask the peer for a sign of life, which repeats the payload: ``MAX_PING`` bytes at most."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sized
 from typing import Any, cast
 
 from typedrpc.codec.base import CONVERTED, Coder, Coders, coder_for, lazily
-from typedrpc.codec.body import Packing, Segment, SegmentReader
+from typedrpc.codec.body import CallbackIndex, Packing, Segment, SegmentReader
 from typedrpc.codec.faults import Fault, Misfit, short, told
 from typedrpc.codec.source import Source, Way
 from typedrpc.schema import AliasNode, ConstrainedNode, ConvertedNode, IgnoredNode, Node
@@ -217,7 +217,7 @@ class IgnoredCoder(Coder):
 
 
 def discard(data: object, segments: SegmentReader) -> None:
-    """Takes the segments that `data` refers to, as each has to be used."""
+    """Takes the segments that `data` refers to, as each has to be used, and lets go of callbacks."""
     level: list[Any] = [data]
     while level:
         below: list[Any] = []
@@ -228,4 +228,6 @@ def discard(data: object, segments: SegmentReader) -> None:
                 below += item
             elif type(item) is dict:
                 below += item.values()
+            elif type(item) is CallbackIndex:
+                segments.callbacks.drop(item)
         level = below

@@ -11,7 +11,7 @@ from typedrpc.schema.conversions import (
     register_finder,
 )
 from typedrpc.schema.evolution import Adaptation, adapt_result, compatible
-from typedrpc.schema.graphs import hashable
+from typedrpc.schema.graphs import callback_of, hashable
 from typedrpc.schema.hints import SignatureFaults, UnresolvedNames, node_of
 from typedrpc.schema.local import LocalNames, is_local, running_around
 from typedrpc.schema.nodes import (
@@ -23,6 +23,7 @@ from typedrpc.schema.nodes import (
     NONE,
     SCALARS,
     AliasNode,
+    CallbackNode,
     CollectionNode,
     ConstrainedNode,
     Constraint,
@@ -55,6 +56,7 @@ __all__ = [
     "SCALARS",
     "Adaptation",
     "AliasNode",
+    "CallbackNode",
     "CollectionNode",
     "ConstrainedNode",
     "Constraint",
@@ -85,6 +87,7 @@ __all__ = [
     "UnionNode",
     "UnresolvedNames",
     "adapt_result",
+    "callback_of",
     "children",
     "compatible",
     "errors_of",

@@ -1,100 +1,31 @@
 """How bound commands reach a peer, with threads: the callers behind proxies and behind callbacks."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from time import monotonic
 from typing import Any, Final, final
 
-from typedrpc.agreement import Agreement, Question, Route, agree, agreement_of_equals, digest_of, proceed
+from typedrpc.agreement import Route
 from typedrpc.codec import CodecError, Payload
 from typedrpc.command import BoundCommand, CallbackCommand, CallOptions, Command
 from typedrpc.dispatch import Row, get_call
-from typedrpc.errors import DeadlineExceeded, MessageTooLarge, ProtocolError, RpcError, UnknownCommand
+from typedrpc.errors import DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.messages import ProtocolCommand
 from typedrpc.peer import Peer
 from typedrpc.service import bind, make_proxy, services_of
+from typedrpc.sync.agreements import AGREE_TIME, Agreements, nesting
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.loop import in_loop, running_loop
 from typedrpc.sync.tokens import Pending
 from typedrpc.wire import Frame, Kind
 
-AGREE_TIME: Final = 10.0
-"""Seconds that a peer has to tell its contract."""
+logger = logging.getLogger("typedrpc")
 
 MAP_WINDOW: Final = 64
 """Calls of one ``map`` that are in flight at a time."""
-
-
-def _nesting(connection: Connection) -> tuple[int, int]:
-    """The peer's call in which a call on this connection would be made, 0 for none, and how deep it would be."""
-    call = get_call()
-    if call is None:
-        return 0, 0
-    return (call.id if call.protocol is connection.core else 0), call.depth + 1
-
-
-@final
-class Agreements:
-    """What was agreed with the peer of one connection. Thread-safe."""
-
-    __slots__ = ("_agreed", "connection")
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        # By the id() of the commands they are about, which they keep alive; and how many there were, as a
-        # FunctionService may grow.
-        self._agreed: dict[int, tuple[Mapping[str, Command[Any]], int, Agreement]] = {}
-
-    def known(self, commands: Mapping[str, Command[Any]]) -> Agreement | None:
-        """What can be called of a service, given by its commands, if that is known without asking the peer."""
-        row = self._agreed.get(id(commands))
-        if row is not None and row[1] == len(commands):
-            return row[2]
-        digest = self.connection.core.peer_services.get(_name_of(commands))
-        if digest is None or digest != digest_of(commands):
-            return None
-        return self.keep(commands, agreement_of_equals(commands))
-
-    def keep(self, commands: Mapping[str, Command[Any]], agreement: Agreement) -> Agreement:
-        """From now on this is known."""
-        self._agreed[id(commands)] = (commands, len(commands), agreement)
-        return agreement
-
-    def about(self, commands: Mapping[str, Command[Any]], deadline: float) -> Agreement:
-        """What can be called of a service. The peer is asked if it is not known.
-
-        Args:
-            commands: Those of the service, by name.
-            deadline: When to stop waiting, on the monotonic clock.
-
-        Raises:
-            ConnectionLost, DeadlineExceeded, ProtocolError: The peer did not tell.
-        """
-        agreement = self.known(commands)
-        if agreement is not None:
-            return agreement
-        name = _name_of(commands)
-        conversation = agree(name, commands)
-        step: Question | Agreement = proceed(conversation, None)
-        while not isinstance(step, Agreement):
-            try:
-                answer: Any = self._ask(step, f"the contract {name}", deadline)
-            except (MessageTooLarge, UnknownCommand) as error:
-                answer = error
-            step = proceed(conversation, answer)
-        return self.keep(commands, step)
-
-    def _ask(self, question: Question, what: str, deadline: float) -> Payload:
-        id_, payload = question
-        parent, depth = _nesting(self.connection)
-        extension = Route(id_).extension(None, parent, depth)
-        return self.connection.call(id_, payload, what, deadline, extension, nested=parent != 0)
-
-
-def _name_of(commands: Mapping[str, Command[Any]]) -> str:
-    return next(iter(commands.values())).service_name
 
 
 class _Calls:
@@ -126,7 +57,7 @@ class _Calls:
                 if get_call() is None:
                     answer = connection.call(id, payload, what, deadline, extension)
                 else:
-                    parent, depth = _nesting(connection)
+                    parent, depth = nesting(connection)
                     within = route.extension(timeout, parent, depth)
                     answer = connection.call(id, payload, what, deadline, within, parent != 0)
                 return unpack(answer)
@@ -143,7 +74,7 @@ class _Calls:
     ) -> Any:
         payload, functions = command.codec.pack_with_callbacks(args, kwargs)
         connection, route = self._resolve(command, options.timeout)
-        parent, depth = _nesting(connection)
+        parent, depth = nesting(connection)
         deadline = None if options.timeout is None else monotonic() + options.timeout
         extension = route.extension(options.timeout, parent, depth)
         offers = _offers(functions)
@@ -163,7 +94,7 @@ class _Calls:
         connection, route = self._resolve(command, options.timeout)
         future: Future[Any] = Future()
         token = Pending(completion(future, command, route))
-        parent, depth = _nesting(connection)
+        parent, depth = nesting(connection)
         deadline = None if options.timeout is None else monotonic() + options.timeout
         extension = route.extension(options.timeout, parent, depth)
         offers = _offers(functions, of_caller=True)
@@ -175,7 +106,7 @@ class _Calls:
     ) -> None:
         payload, functions = _pack(command, args, kwargs)
         connection, route = self._resolve(command, options.timeout)
-        parent, depth = _nesting(connection)
+        parent, depth = nesting(connection)
         deadline = None if options.timeout is None else monotonic() + options.timeout
         extension = route.extension(None, parent if route.target else 0, depth)
         offers = _offers(functions)
@@ -304,6 +235,9 @@ class PeerLink:
         return self.connection.core.peer_services
 
     def receive_callback(self, origin: int, index: int, callback: Any, /) -> Any:
+        if callback is None:  # which this side's version of the command does not have
+            self.connection.drop_callback(origin, index)
+            return None
         bound: BoundCommand[Any] = BoundCommand(
             CallbackCommand(callback.name, callback.codec), CallbackCaller(self.connection, origin, index)
         )

@@ -25,7 +25,8 @@ from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol, State
 from typedrpc.service import FunctionService, Service, Table
-from typedrpc.sync.caller import AGREE_TIME, PeerLink, RemoteCaller
+from typedrpc.sync.agreements import AGREE_TIME
+from typedrpc.sync.caller import PeerLink, RemoteCaller
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.stay import Stay
 from typedrpc.sync.tokens import Token
@@ -253,6 +254,9 @@ class Client(Hooked, Generic[EnteredT_co]):
         return link, stay
 
     def _get_runtime(self) -> tuple[Workers, Watcher]:
+        runtime = self._runtime
+        if runtime is not None:  # asked for within finalizers too, which may have interrupted who holds the lock
+            return runtime
         with self._runtime_lock:
             if self._runtime is None:
                 self._runtime = (Workers("typedrpc-client", self._max_workers), Watcher("typedrpc-client-watcher"))

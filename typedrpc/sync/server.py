@@ -3,15 +3,16 @@
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from time import monotonic
 from types import MappingProxyType, TracebackType
-from typing import Final, Self, TypedDict, final
+from typing import Any, Final, ParamSpec, Self, TypedDict, TypeVar, final, overload
 
 from typing_extensions import Unpack
 
 from typedrpc import transport
 from typedrpc.admission import Admission, Answer, WhenFull
+from typedrpc.command import Command
 from typedrpc.dispatch import MAX_NESTING, Call, Dispatcher, handled_by
 from typedrpc.errors import ConnectionLost, ProtocolError, RpcError, ServerBusy
 from typedrpc.factories import Servable, sort_out
@@ -21,6 +22,7 @@ from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.service import Table
 from typedrpc.sync.acceptor import Acceptor
+from typedrpc.sync.broadcast import broadcast, gather
 from typedrpc.sync.caller import PeerLink
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.fork import forsake_after_fork
@@ -28,6 +30,9 @@ from typedrpc.sync.stay import Stay
 from typedrpc.sync.stop import Stop
 from typedrpc.sync.tokens import Token
 from typedrpc.sync.workers import MAX_WORKERS, Watcher, Workers, check_counts
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 logger = logging.getLogger("typedrpc")
 
@@ -218,6 +223,63 @@ class Server(Hooked):
             logger.warning("%d handlers go on after the server has closed", left)
         logger.info("closed %s", self._url)
         self._closed.set()
+
+    @overload
+    def broadcast(
+        self, command: Command[Callable[P, None]], /, *, to: Iterable[Peer] | None = None
+    ) -> Callable[P, int]: ...
+    @overload
+    def broadcast(
+        self, command: Command[Callable[P, Coroutine[Any, Any, None]]], /, *, to: Iterable[Peer] | None = None
+    ) -> Callable[P, int]: ...
+    def broadcast(self, command: Command[Any], /, *, to: Iterable[Peer] | None = None) -> Callable[..., int]:
+        """Call a command of many clients one-way: ``server.broadcast(Listener.on_text)("hi")``.
+
+        What is returned takes the command's arguments and returns how many clients it went to: those that expose the
+        service. It waits for none of them. Each gets what is broadcast in order; a client that reads too slowly, so
+        that more than 16 MiB or 4096 messages wait for it, is cut off, with a line in the log.
+
+        Args:
+            command: Of a contract, ``Listener.on_text``, or a function of a ``FunctionService``. It returns None.
+            to: Which clients; by default all that are connected when the arguments are given.
+
+        Raises:
+            DefinitionError: When it is called: the command has a result, or takes callbacks.
+            ArgumentError: When it is called: the arguments do not fit.
+        """
+        return lambda *args, **kwargs: broadcast(command, self.peers if to is None else to, args, kwargs)
+
+    @overload
+    def gather(
+        self,
+        command: Command[Callable[P, Coroutine[Any, Any, R]]],
+        /,
+        *,
+        timeout: float | None = None,
+        to: Iterable[Peer] | None = None,
+    ) -> Callable[P, dict[Peer, R | Exception]]: ...
+    @overload
+    def gather(
+        self, command: Command[Callable[P, R]], /, *, timeout: float | None = None, to: Iterable[Peer] | None = None
+    ) -> Callable[P, dict[Peer, R | Exception]]: ...
+    def gather(
+        self, command: Command[Any], /, *, timeout: float | None = None, to: Iterable[Peer] | None = None
+    ) -> Callable[..., dict[Peer, Any]]:
+        """Call a command of many clients at once: ``server.gather(Listener.ask, timeout=1.0)("ready?")``.
+
+        What is returned takes the command's arguments, waits until each client that exposes the service has answered
+        or the time is over, and returns client to result, or to the exception with which its call ended.
+
+        Args:
+            command: Of a contract, ``Listener.ask``, or a function of a ``FunctionService``.
+            timeout: Seconds that all have together; None for as long as it takes.
+            to: Which clients; by default all that are connected when the arguments are given.
+
+        Raises:
+            DefinitionError: When it is called: the command takes callbacks.
+            ArgumentError: When it is called: the arguments do not fit.
+        """
+        return lambda *args, **kwargs: gather(command, self.peers if to is None else to, timeout, args, kwargs)
 
     def wait(self) -> None:
         """Block until the server is closed."""

@@ -195,12 +195,7 @@ class Writer:
     @property
     def full(self) -> bool:
         """More than a fair amount waits to be written."""
-        return bool(self.queue) and (len(self.queue) > QUEUED_FRAMES or self._size() > QUEUED_BYTES)
-
-    @property
-    def backlog(self) -> tuple[int, int]:
-        """Frames and bytes that wait to be written."""
-        return len(self.queue), self._size() if self.queue else 0
+        return bool(self.queue) and (len(self.queue) > QUEUED_FRAMES or self.size() > QUEUED_BYTES)
 
     def make_room(self, deadline: float | None = None) -> None:
         """Write, and return when no more than a fair amount waits: for what the peer does not hold back by waiting.
@@ -276,7 +271,7 @@ class Writer:
                 if isinstance(item, tuple):
                     self.queue[index] = copied(item)
 
-    def _size(self) -> int:
+    def size(self) -> int:
         """Bytes that wait; an estimate while others append."""
         return sum(
             sum(len(buffer) for buffer in item) if isinstance(item, tuple) else len(item) for item in self.queue.copy()
