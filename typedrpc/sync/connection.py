@@ -155,16 +155,18 @@ class Connection:
                 self.attend(deadline)
         finally:
             self.stop_leading()
-        if self.core.error is not None:
+        if self.core.error is not None or self.core.state is State.DRAINING:
             raise self.core.lost()
         self._room.open()
 
-    def welcome(self) -> None:
-        """Let the client in."""
+    def welcome(self) -> bool:
+        """Let the client in. Returns whether it was not too late for that."""
         with self._state:
             welcome = self.core.welcome()
-        if welcome is not None:
-            self.post(welcome)
+        if welcome is None:
+            return False
+        self.post(welcome)
+        return True
 
     def post(self, data: Outgoing) -> None:
         """Send a frame as soon as there is room for it, without waiting for that. It must not change any more."""
