@@ -166,7 +166,7 @@ class Agreements:
         id_, payload = question
         parent, depth = nesting(self.connection)
         extension = Route(id_).extension(None, parent, depth)
-        return self.connection.call(id_, payload, what, deadline, extension, nested=parent != 0)
+        return self.connection.call(id_, payload, what, deadline, extension, parent != 0)
 
 
 def _name_of(commands: Mapping[str, Command[Any]]) -> str:

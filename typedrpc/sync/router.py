@@ -35,6 +35,10 @@ class Router:
         # that they were for stops waiting.
         self._lock = threading.Lock()
 
+    def forsake(self) -> None:
+        """See :mod:`typedrpc.sync.fork`: the lock may be held by a thread that is not here."""
+        self._lock = threading.Lock()
+
     def deliver(self, request: Request) -> bool:
         """A request with extras came. Returns whether it was given to a thread, which the others have nothing to do with."""
         extras = request.extras
