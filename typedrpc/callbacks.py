@@ -34,7 +34,7 @@ class Group:
 
 
 class Found(NamedTuple):
-    """A callback that the peer calls, and the ones that it came with. It stays so, whatever the peer drops meanwhile."""
+    """A callback that the peer calls, and its group. It is run, whatever the peer drops meanwhile."""
 
     group: Group
     offer: Any

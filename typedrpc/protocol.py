@@ -91,8 +91,8 @@ _DRAINING: Final = State.DRAINING
 class Request:
     """Event: the peer calls. ``call`` is 0 for a one-way call, which is not answered.
 
-    ``origin`` is the number by which the peer knows the callbacks that came with it. ``callback`` is for the I/O layer: what
-    it found, when the request came, of the callback that is called.
+    ``origin`` is the number by which the peer knows the callbacks that came with it. ``callback`` is for the I/O
+    layer: what it found, when the request came, of the callback that is called.
     """
 
     __slots__ = ("call", "callback", "command", "extras", "origin", "payload")

@@ -44,9 +44,8 @@ from typedrpc.codec import pack_plain
 from typedrpc.command import remote
 from typedrpc.failure import Code
 from typedrpc.messages import ProtocolCommand, pack_extension
-from typedrpc.sync import handling
 from typedrpc.sync.loop import _kept
-from typedrpc.wire import Frame, Kind
+from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -456,7 +455,7 @@ def test_what_the_handler_does_not_catch_travels_back(proxy: Room, log: Log) -> 
     def crash(number: int) -> int:
         raise OwnError
 
-    with pytest.raises(RemoteError, match="Room.each failed at the peer with"):
+    with pytest.raises(RemoteError, match=r"Room\.each failed at the peer with"):
         proxy.each([7], crash)
     assert "callback 'use' failed in a call" in log.line()
     assert "Room.each failed in a call" in log.line()
@@ -508,7 +507,7 @@ def test_one_that_cannot_be_called_so_fails_when_it_is_called(proxy: Room) -> No
 
 def test_a_result_that_is_too_large(server: Server, room: Room, log: Log) -> None:
     def script(use: Any) -> str:
-        with pytest.raises(MessageTooLarge, match="the result of Room.big: callback 'use'"):
+        with pytest.raises(MessageTooLarge, match=r"the result of Room\.big: callback 'use'"):
             use()
         return "fine"
 
@@ -557,7 +556,7 @@ def test_a_deadline_of_a_callback(proxy: Room, room: Room) -> None:
 
     def script(use: Use) -> str:
         try:
-            with pytest.raises(DeadlineExceeded, match="Room.act: callback 'use': no answer in time"):
+            with pytest.raises(DeadlineExceeded, match=r"Room\.act: callback 'use': no answer in time"):
                 remote(use).with_options(timeout=0.02)(1)
         finally:
             room.gates["go on"].open()
@@ -677,9 +676,13 @@ def test_in_another_process_that_is_killed(room: Room) -> None:
         assert room.kept[0](1) == 2
         child.process.kill()
         child.process.wait(PATIENCE)
-        with pytest.raises(ConnectionLost):
+
+        def call_on() -> None:
             while True:
                 room.kept[0](1)
+
+        with pytest.raises(ConnectionLost):
+            call_on()
         room.kept.clear()
 
 
@@ -1400,7 +1403,14 @@ def target(call: int, index: int) -> bytes:
 
 @pytest.mark.parametrize(
     "extension",
-    [b"", target(1, 0), target(1, 65535), target(0, 0), target(0xFFFF_FFFF, 3), pack_extension(schema=0, target=(1, 0))],
+    [
+        b"",
+        target(1, 0),
+        target(1, 65535),
+        target(0, 0),
+        target(0xFFFF_FFFF, 3),
+        pack_extension(schema=0, target=(1, 0)),
+    ],
 )
 def test_a_call_of_what_is_not_there_is_refused(extension: bytes, server: Server, log: Log) -> None:
     with RawPeer.dial(server.url) as peer:

@@ -70,7 +70,8 @@ def test_a_pending_outcome_goes_to_its_function_elsewhere() -> None:
 
 def test_an_answer_waits_for_the_callbacks_of_its_call_and_a_failure_does_not() -> None:
     owner = Owner()
-    token = Pending([].append)
+    outcomes: list[Frame | RpcError] = []
+    token = Pending(outcomes.append)
     token.series = series = Series()
     token.complete(owner, FRAME)  # type: ignore[arg-type]
     token.fail(owner, DeadlineExceeded("late"))  # type: ignore[arg-type]

@@ -50,6 +50,10 @@ def _weight(work: Work) -> int:
     return _OVERHEAD + (payload_size(work.payload) if isinstance(work, Request) else 0)
 
 
+def _of_a_service(work: Work) -> bool:
+    return isinstance(work, Request) and work.command < FIRST_RESERVED_ID
+
+
 @final
 class Series:
     """What is done one after another, in the order in which it came."""
@@ -565,7 +569,7 @@ class HandlerThreads:
                 self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
         finally:
             turns = self._dispatcher.turns
-            if turns is not None and series is self._one_way and request.command < FIRST_RESERVED_ID:
+            if turns is not None and series is self._one_way and _of_a_service(work):
                 turns.give_back()
             with self._lock:
                 self._in_series -= 1

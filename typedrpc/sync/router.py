@@ -40,7 +40,7 @@ class Router:
         self._lock = threading.Lock()
 
     def deliver(self, request: Request) -> bool:
-        """A request with extras came. Returns whether it was given to a thread, which the others have nothing to do with."""
+        """A request with extras came. Returns whether it has found its place here."""
         extras = request.extras
         if extras.target is not None and request.command == ProtocolCommand.CALLBACK:
             request.callback = self._callbacks.find(*extras.target)

@@ -72,7 +72,7 @@ class Pending:
     def __init__(self, finish: Callable[[Frame | RpcError], None]) -> None:
         self._finish = [finish]
         self.series: Series | None = None
-        """Of the callbacks that went with the call: those that were sent before the answer are run before it is told."""
+        """Of the callbacks that went with the call: those that were sent before the answer run before it is told."""
 
     def complete(self, connection: Owner, frame: Frame) -> None:
         connection.threads.settle(partial(self._settle, frame), self.series)
