@@ -288,7 +288,7 @@ class Dispatcher:
             self.observer.ended(call, result, error, monotonic() - started)
 
     def _refuse(self, protocol: Protocol[Any], request: Request, row: Row | None, error: RpcError) -> Outgoing | None:
-        # Callbacks that nobody has unpacked are dropped all the same. Where there is no such command, the answer says it.
+        # Callbacks that nobody has unpacked are dropped all the same; an answer that there is no such command says it.
         has_callbacks = row.has_callbacks if row is not None else request.origin and not request.call
         dropped = protocol.release(request.origin, ALL_CALLBACKS) if has_callbacks else b""
         if not request.call:
