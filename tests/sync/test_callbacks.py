@@ -10,16 +10,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from tests.support import (
     PATIENCE,
+    FakeServer,
     Gate,
     Gates,
     Log,
     Program,
     RawPeer,
     Running,
+    agree,
     failure_of,
     run_all,
 )
@@ -41,11 +44,13 @@ from typedrpc import (
 )
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import pack_plain
+from typedrpc.codec.body import callback_mark
 from typedrpc.command import remote
 from typedrpc.failure import Code
 from typedrpc.messages import ProtocolCommand, pack_extension
+from typedrpc.sync import handling
 from typedrpc.sync.loop import _kept
-from typedrpc.wire import Kind
+from typedrpc.wire import Frame, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -1379,18 +1384,7 @@ def test_a_callback_in_a_forked_child(room: Room) -> None:
 # Peers that do as they like
 
 
-class Sending:
-    """A peer that calls a command of :class:`Room` with callbacks that it never had."""
-
-    def __init__(self, peer: RawPeer) -> None:
-        self.peer = peer
-
-    def call(self, call: int, *arguments: Any) -> None:
-        self.peer.send_frame(Kind.REQUEST, Room.act.id, call, pack_plain(list(arguments)))
-
-
 def callback_request(peer: RawPeer, call: int, extension: bytes, payload: bytes, kind: int = Kind.REQUEST) -> None:
-    from typedrpc.wire import encode
 
     data = encode(kind, ProtocolCommand.CALLBACK, call, payload, extension)
     assert isinstance(data, bytes)
@@ -1432,3 +1426,141 @@ def test_releases_of_anything(server: Server) -> None:
                 peer.send_frame(Kind.RELEASE, index, call, b"")
         peer.send_frame(Kind.REQUEST, Room.add.id, 1, pack_plain([1, 2]))
         assert peer.read_frame().payload == pack_plain(3)
+
+
+def ask_for_callbacks(peer: RawPeer) -> Frame:
+    """As a server: the client's call of a command of :class:`Room`, which has come with callbacks."""
+    agree(peer)
+    return peer.question()
+
+
+def test_a_callback_that_was_not_given(log: Log) -> None:
+    """The client answers each, whatever it is asked for, and goes on."""
+    answers: list[int] = []
+
+    def script(peer: RawPeer) -> None:
+        question = ask_for_callbacks(peer)
+        for index, call in enumerate(
+            [(question.call, 1), (question.call, ALL_CALLBACKS), (question.call + 2, 0), (0, 0)]
+        ):
+            callback_request(peer, 2 + 2 * index, target(*call), pack_plain([1]))
+            answers.append(failure_of(peer.read_frame())[0])
+        for payload in (pack_plain([]), pack_plain(["x"]), pack_plain([1, 2]), b"\xc1", pack_plain({1: 2})):
+            callback_request(peer, 20, target(question.call, 0), payload)
+            failure_of(peer.read_frame())
+        callback_request(peer, 22, pack_extension(target=(question.call, 0), schema=5), pack_plain([1]))
+        failure_of(peer.read_frame())
+        callback_request(peer, 24, target(question.call, 0), pack_plain([4]))
+        assert peer.read_frame().payload == pack_plain(8)
+        peer.send_frame(Kind.RELEASE, 7, question.call, b"")
+        peer.send_frame(Kind.RELEASE, 0, question.call, b"")
+        callback_request(peer, 26, target(question.call, 0), pack_plain([4]))
+        answers.append(failure_of(peer.read_frame())[0])
+        peer.send_frame(Kind.RESPONSE, 0, question.call, pack_plain([8]))
+        peer.read_to_end()
+
+    with FakeServer(script) as fake, connect(Room, fake.url) as proxy:
+        assert proxy.each([4], double) == [8]
+    assert answers == [Code.UNKNOWN_COMMAND] * 5
+
+
+def test_a_release_does_not_undo_what_was_called_before_it(room: Room) -> None:
+    seen: list[int] = []
+
+    def use(number: int) -> int:
+        if number == 0:
+            room.gates["go on"].wait()
+        seen.append(number)
+        return number
+
+    def script(peer: RawPeer) -> None:
+        question = ask_for_callbacks(peer)
+        for number in range(50):
+            callback_request(peer, 0, target(question.call, 0), pack_plain([number]), Kind.NOTIFY)
+        peer.send_frame(Kind.RELEASE, ALL_CALLBACKS, question.call, b"")
+        # Its answer says that all of this was read.
+        peer.send_frame(Kind.PING, 0, 0, b"")
+        peer.send_frame(Kind.RESPONSE, 0, question.call, pack_plain(0))
+        assert peer.read_frame().kind == Kind.PONG
+        room.gates["go on"].open()
+        peer.read_to_end()
+
+    for form in ("call", "submit"):
+        seen.clear()
+        room.gates = Gates()
+        with FakeServer(script) as fake, connect(Room, fake.url) as proxy:
+            if form == "call":
+                proxy.ignore(use)
+            else:
+                # The ping is answered while the first callback blocks, by a thread that is lent for that.
+                proxy.ignore.submit(use).result(PATIENCE)
+        assert seen == list(range(50))
+
+
+@pytest.mark.parametrize("form", ["call", "submit"])
+def test_a_flood_of_one_way_callbacks_is_bounded(form: str, monkeypatch: pytest.MonkeyPatch, room: Room) -> None:
+    """While one runs, so many are read and no more; then they are run, and the rest is read."""
+    monkeypatch.setattr(handling, "HELD_BYTES", 100_000)
+    count = 20_000
+    blocked = Gate()
+    seen: list[int] = []
+
+    class Flood(Service):
+        @rpc
+        def flood(self, use: Callable[[bytes, int], None]) -> None: ...
+
+    def use(data: bytes, number: int) -> None:
+        if number == 0:
+            room.gates["go on"].wait()
+        seen.append(number)
+
+    def script(peer: RawPeer) -> None:
+        question = ask_for_callbacks(peer)
+        frames = []
+        for number in range(count):
+            extension = pack_extension(target=(question.call, 0), parent=question.call if number % 2 else 0)
+            arguments = pack_plain([bytes(1000), number])
+            frames.append(encode(Kind.NOTIFY, ProtocolCommand.CALLBACK, 0, arguments, extension))
+        frames.append(encode(Kind.RESPONSE, 0, question.call, pack_plain(None)))
+        view = memoryview(b"".join(frame for frame in frames if isinstance(frame, bytes)))
+        peer.sock.settimeout(0.3)
+        while view:
+            try:
+                view = view[peer.sock.send(view[:65536]) :]
+            except TimeoutError:  # the other side has stopped reading
+                blocked.open()
+                room.gates["go on"].open()
+        room.gates["go on"].open()
+        peer.read_to_end()
+
+    with FakeServer(script) as fake:
+        client = connect(Flood, fake.url, max_message_size=2000)
+        with client as proxy:
+            if form == "call":
+                proxy.flood(use)
+            else:
+                proxy.flood.submit(use).result(PATIENCE)
+            assert blocked.is_open
+            assert seen == list(range(count))
+            threads = client._link.connection.threads
+            assert (threads._in_series, threads._in_series_bytes) == (0, 0)
+
+
+def test_one_index_twice_and_many(server: Server, room: Room, log: Log) -> None:
+    with RawPeer.dial(server.url) as peer:
+        peer.shake_hands()
+        mark = callback_mark(3)
+        peer.send_frame(Kind.REQUEST, Room.both.id, 1, msgpack.packb([mark, mark]))
+        released = []
+        while (frame := peer.read_frame()).kind == Kind.RELEASE:
+            released.append(frame.command)
+        assert ALL_CALLBACKS in released
+        assert "got callback 3, which was given before" in failure_of(frame)[1]
+        peer.send_frame(
+            Kind.REQUEST, Room.keep.id, 3, msgpack.packb([[callback_mark(index) for index in range(65535)]])
+        )
+        while (frame := peer.read_frame()).kind == Kind.RELEASE:
+            pass
+        assert frame.payload == pack_plain(65535)
+        room.kept.clear()
+        assert {peer.read_frame().command for _ in range(65535)} == set(range(65535))
