@@ -46,6 +46,7 @@ PARTS = {
     "no-server": Part(proofs_waiting.no_server, 20),
     "bad-input": Part(proofs_bad_input.bad_input, 90),
     "reconnect": Part(proofs_resources.reconnect, 60),
+    "callbacks": Part(proofs_resources.callbacks, 180),
     "fork": Part(proofs_resources.fork, 30),
     "ids": Part(proofs_resources.ids, 60),
     "import": Part(proofs_resources.import_time, 60),
