@@ -70,10 +70,11 @@ def callbacks(quick: bool) -> list[Figure]:
             return number
 
         workload.call_back(2_000, use)
-        for call, what in (
-            (lambda: workload.call_back(count, use) - sum(range(count)), f"one callback called {count:,} times"),
-            (lambda: _give_callbacks(workload, count // 10), f"{count // 10:,} calls with a callback each"),
-        ):
+        steps: dict[str, Callable[[], int]] = {
+            f"one callback called {count:,} times": lambda: workload.call_back(count, use) - sum(range(count)),
+            f"{count // 10:,} calls with a callback each": lambda: _give_callbacks(workload, count // 10),
+        }
+        for what, call in steps.items():
             memory_before = memory_of(os.getpid()), memory_of(server.pid)
             start = perf_counter()
             wrong = call()
@@ -93,14 +94,16 @@ def callbacks(quick: bool) -> list[Figure]:
 def _give_callbacks(workload: Workload, count: int) -> int:
     """Calls each of which brings a callback of its own that the handler drops. Returns the callbacks that are left."""
     alive: WeakSet[object] = WeakSet()
-    for number in range(count):
 
-        def use(given: int, number: int = number) -> int:
+    def give(number: int) -> None:
+        def use(given: int) -> int:
             return number
 
         alive.add(use)
         workload.call_none(use)
-    del use
+
+    for number in range(count):
+        give(number)
     deadline = monotonic() + SETTLE_TIME
     while len(alive) and monotonic() < deadline:
         sleep(0.05)

@@ -4,11 +4,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from functools import lru_cache
 from time import monotonic
 from typing import Any, Final, final
 
 from typedrpc.agreement import Route
-from typedrpc.codec import CodecError, Payload
+from typedrpc.codec import CallbackCodec, CodecError, Payload
 from typedrpc.command import BoundCommand, CallbackCommand, CallOptions, Command
 from typedrpc.dispatch import Row, get_call
 from typedrpc.errors import DeadlineExceeded, ProtocolError, RpcError
@@ -238,10 +239,14 @@ class PeerLink:
         if callback is None:  # which this side's version of the command does not have
             self.connection.drop_callback(origin, index)
             return None
-        bound: BoundCommand[Any] = BoundCommand(
-            CallbackCommand(callback.name, callback.codec), CallbackCaller(self.connection, origin, index)
-        )
+        bound: BoundCommand[Any] = BoundCommand(_command_of(callback), CallbackCaller(self.connection, origin, index))
         return bound.aio if callback.is_async else bound
+
+
+@lru_cache(maxsize=1024)
+def _command_of(callback: CallbackCodec) -> CallbackCommand[Any]:
+    """One for all that come for the same parameter: a call may bring 65535 of them."""
+    return CallbackCommand(callback.name, callback.codec)
 
 
 def completion(future: Future[Any], command: Command[Any], route: Route) -> Callable[[Frame | RpcError], None]:
