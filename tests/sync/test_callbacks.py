@@ -1428,6 +1428,11 @@ def test_releases_of_anything(server: Server) -> None:
         assert peer.read_frame().payload == pack_plain(3)
 
 
+def packed(data: object) -> bytes:
+    given: Any = msgpack.packb(data)
+    return bytes(given)
+
+
 def ask_for_callbacks(peer: RawPeer) -> Frame:
     """As a server: the client's call of a command of :class:`Room`, which has come with callbacks."""
     agree(peer)
@@ -1550,7 +1555,7 @@ def test_one_index_twice_and_many(server: Server, room: Room, log: Log) -> None:
     with RawPeer.dial(server.url) as peer:
         peer.shake_hands()
         mark = callback_mark(3)
-        peer.send_frame(Kind.REQUEST, Room.both.id, 1, msgpack.packb([mark, mark]))
+        peer.send_frame(Kind.REQUEST, Room.both.id, 1, packed([mark, mark]))
         released = []
         while (frame := peer.read_frame()).kind == Kind.RELEASE:
             released.append(frame.command)

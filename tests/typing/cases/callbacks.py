@@ -1,9 +1,10 @@
 """What the checkers say of callbacks: of the functions that callers give, and of what handlers get."""
 
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, assert_type, reveal_type
 
-from typedrpc.command import Caller, rpc
+from typedrpc.command import Caller, remote, rpc
 from typedrpc.service import Service, make_proxy
 
 
@@ -35,6 +36,48 @@ class Chat(Service):
     @rpc
     async def later(self, answer: Callable[[str], Coroutine[Any, Any, bool]]) -> bool:
         return assert_type(await answer("?"), bool)
+
+
+class Forms(Service):
+    """The other call forms of a callback, in the handler."""
+
+    @rpc
+    def train(self, steps: int, progress: Callable[[float], int]) -> int:
+        other = remote(progress)
+        assert_type(other(0.5), int)
+        assert_type(other.call(0.5), int)
+        assert_type(other.submit(0.5), Future[int])
+        assert_type(other.with_options(timeout=1)(0.5), int)
+        assert_type([*other.map([0.5, 1.0])], list[int])
+        other.notify(0.5)
+        other.notify("half")  # E: arg-type | reportArgumentType
+        other.notify()  # E: call-arg | reportCallIssue
+        other.call("half")  # E: arg-type, call-overload | reportArgumentType, reportCallIssue
+        other("half")  # E: arg-type | reportArgumentType
+        other.map(["half"])  # E: list-item, call-overload, arg-type | reportArgumentType, reportCallIssue
+        other.with_options(limit=1)  # E: call-arg | reportCallIssue
+        remote(steps)  # E: arg-type, call-overload | reportArgumentType, reportCallIssue
+        return steps
+
+    @rpc
+    def pick(self, choose: Callable[[str], str] | None = None) -> None:
+        remote(choose).notify("a")  # E: arg-type, call-overload, type-var | reportArgumentType, reportCallIssue
+        if choose is not None:
+            remote(choose).notify("a")
+
+    @rpc
+    async def ask(self, answer: Callable[[str], Awaitable[bool]]) -> bool:
+        other = remote(answer)
+        assert_type(await other.aio("?"), bool)
+        assert_type(await other("?"), bool)
+        assert_type(other.submit("?"), Future[bool])
+        other.notify("?")
+        other.notify(1)  # E: arg-type | reportArgumentType
+        return assert_type(other.call("?"), bool)
+
+    @rpc
+    async def later(self, answer: Callable[[str], Coroutine[Any, Any, bool]]) -> bool:
+        return assert_type(remote(answer).call("?"), bool)
 
 
 class Screen:
