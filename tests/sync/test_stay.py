@@ -185,7 +185,7 @@ class TestServersHooks:
             on_connect_failed=lambda error: diary.write(type(error).__name__),
         ) as server:
             server.on_connect(lambda peer: peer.close("seen to have left"))
-            with RawPeer.dial(server.url).shake_hands():
+            with RawPeer.dial(server.url).shake_hands(welcome=False):
                 begun.wait()
             left.open()
             assert diary.lines(2) == ["connect", "ConnectionLost"]
