@@ -153,7 +153,7 @@ class Client(Hooked, Generic[EnteredT_co]):
         """
         super().on_disconnect(hook)
         connection = self._link.connection
-        connection.exposes = True
+        connection.threads.attended = True
         connection.threads.look_again()
         return hook
 
@@ -224,7 +224,7 @@ class Client(Hooked, Generic[EnteredT_co]):
                 runtime=self._get_runtime,
                 dispatcher=self._dispatcher,
                 peer=peer,
-                exposes=self._exposes or bool(self._disconnect),
+                attended=self._exposes or bool(self._disconnect),
                 on_end=lambda connection: _end(stays),
                 on_forsaken=self._forget,
             )

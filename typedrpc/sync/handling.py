@@ -20,6 +20,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
 
+from typedrpc.callbacks import Callbacks
 from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.dispatch import Call, Dispatcher, enter_call, leave_call
 from typedrpc.errors import ServerBusy
@@ -79,7 +80,8 @@ class HandlerThreads:
         watched: Watched,
         dispatcher: Dispatcher,
         peer: Peer,
-        wanted: Callable[[], bool],
+        attended: bool,
+        callbacks: Callbacks,
     ) -> None:
         """
         Args:
@@ -94,7 +96,8 @@ class HandlerThreads:
             watched: What the watcher is to look at.
             dispatcher: Leads requests to handlers.
             peer: The other end, for handlers.
-            wanted: Whether somebody has to read although nothing is expected: the peer may call.
+            attended: Whether somebody has to read all the time; may be set later.
+            callbacks: While this side has offered some, somebody has to read too.
         """
         self.ready: Final[deque[Work]] = deque()
         self.ended = False
@@ -110,7 +113,8 @@ class HandlerThreads:
         self._watched = watched
         self._dispatcher = dispatcher
         self._peer = peer
-        self._wanted = wanted
+        self.attended = attended
+        self._callbacks = callbacks
         self.unattended = False
         """Nobody is attached although somebody has to read: whoever gives the role up tells the watcher."""
         self.served_callers = 0
@@ -406,12 +410,12 @@ class HandlerThreads:
         while True:
             if ready or queue:
                 self._work()
-            if self.ended or not self._needs_reader():
+            if self.ended or not (self.attended or self._needs_reader()):
                 return
             if not role.try_take():
                 return  # who reads hands on what comes, and sees to it that somebody reads after him
             try:
-                if not ready and self._needs_reader():
+                if not ready and (self.attended or self._needs_reader()):
                     if (self._in_series or self._in_line) and not self.has_room():
                         return  # the thread that runs the series, or the next turn, comes back to reading
                     self._read()
@@ -423,7 +427,7 @@ class HandlerThreads:
 
     def _needs_reader(self) -> bool:
         """Whether somebody has to read although no thread waits for a reply."""
-        return self._pending > 0 or self._wanted()
+        return self.attended or self._pending > 0 or bool(self._callbacks.groups)
 
     def step_aside(self) -> bool:
         """This thread begins to wait for a nested call of its own: what is ready is for others.
@@ -471,15 +475,15 @@ class HandlerThreads:
                     return interrupt
             return None
         finally:
-            self._stop_working()
+            self.busy.pop()
+            if self.ended or self._draining:
+                self._say_done()
 
-    def _stop_working(self) -> None:
-        self.busy.pop()
-        if self._draining:
-            with self._lock:
-                self._idle.notify_all()
-        if self.ended:
-            self._look_whether_over()
+    def _say_done(self) -> None:
+        """A thread is not busy any more, and somebody may wait for that."""
+        with self._lock:
+            self._idle.notify_all()
+        self._look_whether_over()
 
     def _work(self) -> None:
         """Do what is ready. Answers that are ready together leave in one write."""
@@ -517,7 +521,9 @@ class HandlerThreads:
             if writer.queue:
                 writer.flush()
         finally:
-            self._stop_working()
+            self.busy.pop()
+            if self.ended or self._draining:
+                self._say_done()
 
     def _handle(self, request: Request) -> tuple[Outgoing | None, BaseException | None]:
         """Run a request: the answer, and what a handler raised that is no :class:`Exception`."""

@@ -31,7 +31,12 @@ class Router:
         self._threads = threads
         self._callbacks = callbacks
 
-    def give_to_waiting(self, request: Request) -> bool:
+    def route(self, request: Request) -> None:
+        """Hand on a request with extras."""
+        if not self._give_to_waiting(request):
+            self._accept(request)
+
+    def _give_to_waiting(self, request: Request) -> bool:
         """Give a request to the thread that waits for the call which it is nested in. Returns whether there is one."""
         parent, calls = request.extras.parent, self._core.calls
         token = calls.get(parent) if parent else None
@@ -59,7 +64,7 @@ class Router:
         self._role.rouse(waiter)
         return True
 
-    def accept(self, request: Request) -> None:
+    def _accept(self, request: Request) -> None:
         """Leave a request to whichever thread is free."""
         group = self._group_of(request)
         if group is not None and group.series is None:
@@ -76,7 +81,7 @@ class Router:
                 return
             if not request.call:
                 self._threads.let_go(request)
-            self.accept(request)
+            self._accept(request)
             self._threads.call_for_help()
 
     def _group_of(self, request: Request) -> Group | None:
