@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import PATIENCE, FakeServer, Gate, Log, Program, RawPeer, Running, Workshop
+from tests.support import PATIENCE, FakeServer, Gate, Log, Program, RawPeer, Running, Visitor, Workshop
 from typedrpc import (
     Call,
     CallOutcome,
@@ -185,7 +185,7 @@ class TestServersHooks:
             on_connect_failed=lambda error: diary.write(type(error).__name__),
         ) as server:
             server.on_connect(lambda peer: peer.close("seen to have left"))
-            with RawPeer.dial(server.url).shake_hands():
+            with Visitor.dial(server.url).shake_hands():
                 begun.wait()
             left.open()
             assert diary.lines(2) == ["connect", "ConnectionLost"]
