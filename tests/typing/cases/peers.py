@@ -67,7 +67,7 @@ def try_services() -> None:
     Server(Plain(), url=URL, when_full="perhaps")  # E: arg-type | reportArgumentType
 
 
-def try_hooks() -> None:
+def try_hooks(peer: Peer, call: Call) -> None:
     server = Server(
         Plain(),
         url=URL,
@@ -80,18 +80,16 @@ def try_hooks() -> None:
     connect(Plain, URL, on_connect=came, on_disconnect=left, on_connect_failed=failed, on_call=called, on_result=ended)
     Server(Plain(), url=URL, on_connect=wrong)  # E: arg-type | reportArgumentType
     Server(Plain(), url=URL, on_disconnect=came)  # E: arg-type | reportArgumentType
-    connect(Plain, URL, on_disconnect=came)  # E: arg-type, call-overload | reportArgumentType, reportCallIssue
-    reveal_type(server.on_connect(came))  # R: def (peer: typedrpc.peer.Peer) | (peer: Peer) -> None
-    reveal_type(
-        server.on_disconnect(left)
-    )  # R: def (peer: typedrpc.peer.Peer, cause: typedrpc.errors.ConnectionLost) -> int | (peer: Peer, cause: ConnectionLost) -> int
+    connect(Plain, URL, on_disconnect=came)  # E: arg-type | reportArgumentType
+    reveal_type(server.on_connect(came))  # R: def (peer: Peer) | (peer: Peer) -> None
+    assert_type(server.on_disconnect(left)(peer, ConnectionLost()), int)
     server.on_connect(left)  # E: type-var | reportArgumentType
     server.on_result(called)  # E: type-var | reportArgumentType
 
     @server.on_call
     def note(call: Call) -> None: ...
 
-    note  # noqa: B018
+    assert_type(note(call), None)
     client = connect(URL)
     client.on_disconnect(left)
     client.on_disconnect(came)  # E: type-var | reportArgumentType
