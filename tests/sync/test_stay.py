@@ -311,6 +311,28 @@ class TestClientsHooks:
                 )
             assert diary.lines(1) == ["the connection was closed on this side: not this one"]
 
+    def test_what_waits_in_a_client_that_is_not_let_in(self, workshop: Workshop, diary: Diary) -> None:
+        """A handler of the client's, called before it is let in, calls back and is never answered."""
+
+        class Asker(Service):
+            @rpc
+            def ask(self) -> None:
+                try:
+                    current_call().peer.proxy(Workshop).wait("for ever")
+                except ConnectionLost as error:
+                    diary.write(str(error))
+
+        def on_connect(peer: Peer) -> None:
+            peer.proxy(Asker).ask.submit()
+            workshop.started["for ever"].wait()
+            peer.close("not you")
+
+        with Server(workshop, url=URL, on_connect=on_connect) as server:
+            with pytest.raises(ConnectFailed, match="not you"):
+                connect(server.url, expose=[Asker()])
+            assert "not you" in diary.lines(1)[0]
+            workshop.gates.open_all()
+
     @pytest.mark.parametrize("late", [False, True])
     def test_on_disconnect_of_an_idle_client(self, workshop: Workshop, diary: Diary, late: bool) -> None:
         def note(peer: Peer, cause: ConnectionLost) -> None:
