@@ -164,6 +164,15 @@ class Server(Hooked):
         """Where the server listens; before it is started, what it was given."""
         return self._url
 
+    def peer(self, id: int, /) -> Peer:
+        """The client that is in with this ``Peer.id``.
+
+        Raises:
+            KeyError: There is none: it has left.
+        """
+        with self._lock:
+            return self._peers[id]
+
     @property
     def peers(self) -> tuple[Peer, ...]:
         """The clients that are in now, in the order in which they were let in."""
