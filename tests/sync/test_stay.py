@@ -28,6 +28,8 @@ from typedrpc import (
     rpc,
 )
 from typedrpc.service import Table
+from typedrpc.sync.stay import Stay
+from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -153,6 +155,7 @@ class TestServersHooks:
 
     def test_on_disconnect_may_call_the_others(self, workshop: Workshop, diary: Diary) -> None:
         with Server(workshop, url=URL) as server:
+            server.on_connect_failed(lambda error: diary.write("nobody"))
 
             @server.on_disconnect
             def tell(peer: Peer, cause: ConnectionLost) -> None:
@@ -405,6 +408,73 @@ class TestClientsHooks:
                 )
             assert diary.lines(2) == ["in", "out"]
 
+    def test_an_interrupt_in_on_connect_is_the_callers(self, workshop: Workshop, diary: Diary) -> None:
+        def interrupt(peer: Peer) -> None:
+            raise KeyboardInterrupt
+
+        server = Server(workshop, url=URL)
+
+        @server.on_disconnect
+        def left(peer: Peer, cause: ConnectionLost) -> None:
+            diary.write("left")
+
+        with server:
+            with pytest.raises(KeyboardInterrupt):
+                connect(Workshop, server.url, on_connect=interrupt)
+            assert diary.lines(1) == ["left"]
+
+
+class TestWithoutThreads:
+    """The system has no more threads: what cannot be done is said, and no place is lost."""
+
+    def test_hooks_that_cannot_be_called(self, workshop: Workshop, diary: Diary, log: Log) -> None:
+        server = Server(workshop, url=URL, max_clients=1, on_disconnect=lambda peer, cause: diary.write("never"))
+        over = Gate()
+        on_over = server._on_over
+
+        def note(stay: Stay) -> None:
+            on_over(stay)
+            over.open()
+
+        server._on_over = note  # type: ignore[method-assign]
+        with server:
+            with connect(Workshop, server.url) as proxy:
+                assert proxy.add(1) == 1
+                (stay,) = server._connections.values()
+                stay._start = out_of_threads
+            over.wait()
+            assert "no thread could be started for the hooks of" in log.line()
+            assert server._admission.inside == 0
+            with connect(Workshop, server.url) as proxy:
+                assert proxy.add(1) == 1
+                (stay,) = server._connections.values()
+        assert diary.lines(1) == ["never"]
+
+    def test_a_service_is_left_all_the_same(self, session: type["Session"], diary: Diary) -> None:
+        with Server(session, url=URL) as server, connect(Session, server.url) as proxy:
+            assert proxy.count() == 1
+            (stay,) = server._connections.values()
+            stay._start = out_of_threads
+        assert diary.lines(3) == ["made", "entered", "left"]
+
+    def test_the_next_in_line_is_cut_off(self, workshop: Workshop, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
+            first = connect(Workshop, server.url)
+            with Visitor.dial(server.url).shake_hands() as second, Visitor.dial(server.url).shake_hands() as third:
+                assert [second.read_frame().kind, third.read_frame().kind] == [Kind.QUEUED] * 2
+                with monkeypatch.context() as patch:
+                    patch.setattr(server._workers, "start", out_of_threads)
+                    first.close()
+                    assert second.read_frames_to_end() == []
+                    assert third.read_frames_to_end() == []
+                assert [log.line().partition(" for ")[0] for _ in range(2)] == ["no thread could be started"] * 2
+            with connect(Workshop, server.url) as proxy:
+                assert proxy.add(1) == 1
+
+
+def out_of_threads(body: Callable[[], None]) -> None:
+    raise RuntimeError("can't start new thread")
+
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 class TestForks:
@@ -539,7 +609,7 @@ class TestFactories:
             def __exit__(self, *args: object) -> None: ...
 
         def fail(*args: Any) -> None:
-            raise LookupError("a secret")
+            raise SystemExit("a secret") if step == "__enter__" else LookupError("a secret")
 
         setattr(Broken, step, fail)
         with Server(session, Broken, url=URL, on_connect_failed=lambda error: diary.write("failed")) as server:

@@ -214,7 +214,8 @@ class HandlerThreads:
             with self._lock:
                 self._attached -= 1
                 self._recount()
-            self.call_for_help()
+            if not self._watched.watched:
+                self._runtime()[1].watch(self._watched)  # which tries again
 
     def _run_in_turn(self, turns: Turns, request: Request) -> None:
         try:
