@@ -855,7 +855,6 @@ def greeted(*, client: bool) -> Protocol[str]:
 
 def test_a_client_that_has_to_wait_knows_how_many_are_in() -> None:
     core = greeted(client=True)
-    assert core.queue is None
     queued = server().queued(2, 3)
     assert isinstance(queued, bytes)
     assert feed(core, queued) == []
@@ -868,7 +867,6 @@ def test_a_client_that_has_to_wait_knows_how_many_are_in() -> None:
 @pytest.mark.parametrize(("code", "cause"), [(Leave.OTHER, type(None)), (Leave.BUSY, ServerBusy), (77, type(None))])
 def test_a_client_that_is_turned_away_knows_why(code: int, cause: type[BaseException | None]) -> None:
     core = greeted(client=True)
-    assert core.leave is None
     assert feed(core, frame(Kind.GOODBYE, pack_plain([0, "no", code]))) == [Closed()]
     assert core.leave == code
     assert core.error is not None
