@@ -35,14 +35,14 @@ def workshop() -> Iterator[Workshop]:
 
 def enter(url: str) -> Visitor:
     """A client that is let in at once."""
-    visitor = Visitor.dial(url).shake_hands()
+    visitor = Visitor.dial(url).shake_hands(welcome=False)
     assert visitor.is_let_in()
     return visitor
 
 
 def stand_in_line(url: str) -> Visitor:
     """A client that has been told to wait."""
-    visitor = Visitor.dial(url).shake_hands()
+    visitor = Visitor.dial(url).shake_hands(welcome=False)
     frame = visitor.read_frame()
     assert frame.kind == Kind.QUEUED, str(frame)
     return visitor
@@ -86,7 +86,7 @@ class TestRefusing:
 
     def test_by_a_goodbye_with_a_code(self, workshop: Workshop) -> None:
         with Server(workshop, url=URL, max_clients=1) as server, connect(Workshop, server.url):
-            with Visitor.dial(server.url).shake_hands() as peer:
+            with Visitor.dial(server.url).shake_hands(welcome=False) as peer:
                 [frame] = peer.read_frames_to_end()
                 assert frame.kind == Kind.GOODBYE
                 assert unpack_plain(frame.payload) == [0, "1 of 1 clients are in", Leave.BUSY]
@@ -228,7 +228,7 @@ class TestProcesses:
             first = enter(server.url)
             told = """
                 from tests.support import Visitor
-                peer = Visitor.dial({url!r}).shake_hands()
+                peer = Visitor.dial({url!r}).shake_hands(welcome=False)
                 say(peer.read_frame().kind)
                 hear()
             """

@@ -188,7 +188,7 @@ class TestServersHooks:
             on_connect_failed=lambda error: diary.write(type(error).__name__),
         ) as server:
             server.on_connect(lambda peer: peer.close("seen to have left"))
-            with Visitor.dial(server.url).shake_hands():
+            with Visitor.dial(server.url).shake_hands(welcome=False):
                 begun.wait()
             left.open()
             assert diary.lines(2) == ["connect", "ConnectionLost"]
@@ -460,7 +460,10 @@ class TestWithoutThreads:
     def test_the_next_in_line_is_cut_off(self, workshop: Workshop, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
         with Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
             first = connect(Workshop, server.url)
-            with Visitor.dial(server.url).shake_hands() as second, Visitor.dial(server.url).shake_hands() as third:
+            with (
+                Visitor.dial(server.url).shake_hands(welcome=False) as second,
+                Visitor.dial(server.url).shake_hands(welcome=False) as third,
+            ):
                 assert [second.read_frame().kind, third.read_frame().kind] == [Kind.QUEUED] * 2
                 with monkeypatch.context() as patch:
                     patch.setattr(server._workers, "start", out_of_threads)
