@@ -277,6 +277,26 @@ class RawPeer:
         return frame
 
 
+class Visitor(RawPeer):
+    """A client that says no more than hello, and hears whether it is let in."""
+
+    def _take(self, data: bytes) -> None:
+        """Keep the welcome too."""
+        self._frames.extend(self._reader.feed(data))
+
+    def is_let_in(self) -> bool:
+        return self.read_frame().kind == Kind.WELCOME
+
+    def hears_nothing(self) -> bool:
+        self.sock.setblocking(False)
+        try:
+            return not self._frames and not self.sock.recv(1)
+        except BlockingIOError:
+            return True
+        finally:
+            self.sock.settimeout(PATIENCE)
+
+
 def hello(**values: object) -> bytes:
     """The frame that opens a connection."""
     packed = pack_plain({"max_message_size": MAX_MESSAGE_SIZE, "max_calls": MAX_CALLS, "features": [], **values})

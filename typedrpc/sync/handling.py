@@ -112,6 +112,7 @@ class HandlerThreads:
         self._runtime = runtime
         self._watched = watched
         self._dispatcher = dispatcher
+        self._turns = dispatcher.turns
         self._peer = peer
         self.attended = attended
         self._callbacks = callbacks
@@ -149,7 +150,7 @@ class HandlerThreads:
             series: Those that it must wait for. One-way calls are a series of their own.
         """
         self.served_callers = 0
-        turns = self._dispatcher.turns
+        turns = self._turns
         if turns is not None and self._takes_turn(request):
             self._stand_in_line(turns, request)
             return
@@ -217,7 +218,8 @@ class HandlerThreads:
             with self._lock:
                 self._attached -= 1
                 self._recount()
-            self.call_for_help()
+            if not self._watched.watched:
+                self._runtime()[1].watch(self._watched)  # which tries again
 
     def _run_in_turn(self, turns: Turns, request: Request) -> None:
         try:
@@ -550,7 +552,7 @@ class HandlerThreads:
             if answer is not None:
                 self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
         finally:
-            turns = self._dispatcher.turns
+            turns = self._turns
             if turns is not None and series is self._one_way and request.command < FIRST_RESERVED_ID:
                 turns.give_back()
             with self._lock:
