@@ -11,6 +11,7 @@ the call that it interrupted is given up; elsewhere it ends the connection.
 
 import contextlib
 import logging
+import math
 import socket
 import threading
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from typing import Final, final
 from typedrpc import transport
 from typedrpc.callbacks import Callbacks, Group, Offers
 from typedrpc.codec import Payload, Segmented
-from typedrpc.dispatch import Dispatcher
+from typedrpc.dispatch import Dispatcher, get_call
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import NO_EXTRAS, Leave
@@ -42,6 +43,9 @@ MAX_UNASKED: Final = 16 * 1024
 
 GOODBYE_TIME: Final = 0.1
 """Seconds that closing waits for what is still being written."""
+
+HANDLERS_PATIENCE: Final = 5.0
+"""Seconds that a call which a handler makes waits for room at the peer: in a ring it would wait for itself."""
 
 _RESPONSE: Final = int(Kind.RESPONSE)
 _POISON: Final = 0xFF
@@ -510,12 +514,18 @@ class Connection:
         """Wait until fewer calls than ``room`` are in flight, or the connection has ended. The state lock is held."""
         core = self.core
         expecting = False
+        last_moment = monotonic() + (math.inf if get_call() is None else HANDLERS_PATIENCE)
         self._waiting_for_room += 1
         try:
             while len(core.calls) + self._given_up - core.late_replies >= room and not self.ended:
-                left = transport.LONGEST_WAIT if deadline is None else deadline - monotonic()
+                now = monotonic()
+                left = transport.LONGEST_WAIT if deadline is None else deadline - now
                 if left <= 0:
                     raise NotSent(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
+                if now >= last_moment:
+                    text = f"{what}: a handler calls it, and the peer had no room within {HANDLERS_PATIENCE:g} s"
+                    raise NotSent(ServerBusy(f"{text}; raise max_calls there"))
+                left = min(left, last_moment - now)
                 if not expecting and self._given_up > core.late_replies:
                     # Those who made the calls have gone. Somebody has to read the late replies.
                     self.threads.expect()
