@@ -85,9 +85,7 @@ COMMANDS = commands_of(Shop)
 class Counter:
     """Serves a shop to a client's core, without threads: what is asked is answered at once."""
 
-    def __init__(
-        self, *, debug: bool = False, accepts: Limits | None = None, max_depth: int = MAX_NESTING
-    ) -> None:
+    def __init__(self, *, debug: bool = False, accepts: Limits | None = None, max_depth: int = MAX_NESTING) -> None:
         self.shop = Shop()
         self.dispatcher = Dispatcher(Table([self.shop]), debug=debug, max_depth=max_depth)
         self.pair = Pair(client=accepts).open()
@@ -214,7 +212,9 @@ def test_a_call_that_is_nested_too_deep_is_refused(max_depth: int) -> None:
 def test_a_one_way_call_that_is_nested_too_deep_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     counter = Counter(max_depth=1)
     assert counter.send(COMMANDS["add"].id, pack_plain([1]), one_way=True, extension=pack_extension(depth=1)) is None
-    assert [record.getMessage()[:48] for record in caplog.records] == ["a one-way call was dropped: Shop.add: 1 calls ar"]
+    assert [record.getMessage()[:48] for record in caplog.records] == [
+        "a one-way call was dropped: Shop.add: 1 calls ar"
+    ]
     assert counter.shop.calls == []
 
 

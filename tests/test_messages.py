@@ -114,7 +114,9 @@ def test_a_parent_or_a_depth_that_is_no_number(key: int, number: object) -> None
     assert read_extension(pack_plain({key: number})) == "a parent or a depth that is no number"
 
 
-@pytest.mark.parametrize("target", [0, "ab", b"ab", [], [1], [1, 2, 3], [1, "2"], [None, 1], {1: 2}, [1.0, 2], [True, 0]])
+@pytest.mark.parametrize(
+    "target", [0, "ab", b"ab", [], [1], [1, 2, 3], [1, "2"], [None, 1], {1: 2}, [1.0, 2], [True, 0]]
+)
 def test_a_target_that_is_no_callback(target: object) -> None:
     assert read_extension(pack_plain({Extension.TARGET: target})) == "a target that is no callback"
 

@@ -67,6 +67,7 @@ class Client(Generic[EnteredT_co]):
         self._limits = limits
         self._max_workers = max_workers
         self._lock = threading.Lock()
+        self._dialing = threading.Lock()  # a new connection asks for the runtime, which needs the other one
         self._runtime: tuple[Workers, Watcher] | None = None
         self._closed = False
         self._exposes = bool(expose)
@@ -140,7 +141,7 @@ class Client(Generic[EnteredT_co]):
         """The connection to use now, which is made anew in a forked child."""
         link = self._link
         if link.connection.forked and not self._closed:
-            with self._lock:
+            with self._dialing:
                 if self._link.connection.forked:
                     self._link = self._dial(deadline, again=False)
                 link = self._link
@@ -200,6 +201,7 @@ class Client(Generic[EnteredT_co]):
     def _forget(self) -> None:
         """In a forked child: locks may be held by threads that are not here."""
         self._lock = threading.Lock()
+        self._dialing = threading.Lock()
         self._runtime = None
 
 
