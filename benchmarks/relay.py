@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from caller import expect
 
@@ -146,7 +146,7 @@ class Referee(Service, name="referee"):
         peer = call.peer
         self._runners = Runners(self._relay, lambda: peer.proxy(Relay), threads, trips, most_legs)
         self._runners.start()
-        Watchdog(self._relay, lambda: [getattr(peer.link, "connection")], caller)
+        Watchdog(self._relay, lambda: [peer.link], caller)
         return os.getpid()
 
     @rpc(id=11)
@@ -174,15 +174,15 @@ def report_of(relay: Relay, runners: "Runners") -> Report:
 class Watchdog:
     """Ends both processes when nothing moves any more, and prints where each thread is and what it waits for."""
 
-    def __init__(self, relay: Relay, connections: Callable[[], Iterable[object]], other: int) -> None:
+    def __init__(self, relay: Relay, links: Callable[[], Iterable[Any]], other: int) -> None:
         """
         Args:
             relay: What moves.
-            connections: Gives those whose state is printed.
+            links: Gives those to the connections whose state is printed.
             other: The other process, which is told to print its stacks, too.
         """
         self._relay = relay
-        self._connections = connections
+        self._links = links
         self._other = other
         self._over = threading.Event()
         faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -202,8 +202,8 @@ class Watchdog:
             elif monotonic() - since > STILL:
                 print(f"process {os.getpid()}: nothing moved for {STILL:g} s", file=sys.stderr, flush=True)
                 faulthandler.dump_traceback(all_threads=True)
-                for connection in self._connections():
-                    _print_state(connection)
+                for link in self._links():
+                    _print_state(link.connection)
                 os.kill(self._other, signal.SIGUSR1)
                 self._over.wait(3.0)  # the other one prints, too
                 os._exit(3)

@@ -25,7 +25,7 @@ def run(threads: int, trips: int, most_legs: int) -> tuple[Report, Report]:
     with Process("serve_relay.py") as server, connect(server.first_line, expose=[relay]) as client:
         referee, there = client.proxy(Referee), client.proxy(Relay)
         other = referee.start(threads, trips, most_legs, os.getpid())
-        watchdog = Watchdog(relay, lambda: [getattr(client.peer.link, "connection")], other)
+        watchdog = Watchdog(relay, lambda: [client.peer.link], other)
         runners = Runners(relay, lambda: there, threads, trips, most_legs)
         runners.start()
         runners.wait()

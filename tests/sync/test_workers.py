@@ -108,8 +108,12 @@ class TestWorkers:
         while pool._idle < 1:
             threading.Event().wait(0)
         meeting = threading.Barrier(4)
+
+        def meet() -> None:
+            meeting.wait(PATIENCE)
+
         for _ in range(3):
-            pool.start(lambda: meeting.wait(PATIENCE) and None)
+            pool.start(meet)
         meeting.wait(PATIENCE)
         assert pool.close(PATIENCE) == 0
 
