@@ -1067,17 +1067,23 @@ class TestAtOnce:
                 question = peer.question()
             extension = pack_extension(parent=question.call, depth=1)
 
+            sent = [0]
+
             def send() -> None:
                 for number in range(20_000):
                     payload = pack_plain([name, number])
                     data = encode(Kind.NOTIFY, End.tell.id, 0, payload, extension)
                     peer.send(data if isinstance(data, bytes) else b"".join(data))
+                    sent[0] = number + 1
 
             sending = Running(send)
             gates["first"].wait()
             with connect(End, server.url) as other:
-                for number in range(3000):  # time enough to read it all, if that were done
-                    assert other.add(number, 1) == number + 1
+                before = -1
+                while before != sent[0]:  # until the sender is held up, or is done
+                    before = sent[0]
+                    for number in range(500):
+                        assert other.add(number, 1) == number + 1
             assert not sending.done
             gates["go"].open()
             sending.result()

@@ -123,7 +123,7 @@ class HandlerThreads:
         self._draining = False
         self._on_over: Callable[[], None] | None = None
         self._one_way = Series()
-        self._in_series = 0  # requests that wait in a series
+        self._in_series = 0  # requests that wait in a series, or for one thread
         self._in_series_bytes = 0
         # What the watcher saw last; counters of which only whether they move counts.
         self._handled = 0
@@ -157,11 +157,13 @@ class HandlerThreads:
     def hold(self, request: Request) -> None:
         """A one-way call came that waits for one thread: it counts against what may be held."""
         with self._lock:
+            self._in_series += 1
             self._in_series_bytes += _weight(request)
 
     def let_go(self, request: Request) -> None:
         """A call that was held is not held any more."""
         with self._lock:
+            self._in_series -= 1
             self._in_series_bytes -= _weight(request)
 
     def expect(self) -> None:
@@ -333,7 +335,7 @@ class HandlerThreads:
             try:
                 if not ready and self._needs_reader():
                     if self._in_series and not self.has_room():
-                        return  # the thread that runs the series comes back to reading
+                        return  # the thread that runs them comes back to reading
                     self._read()
             finally:
                 self._stop_leading()
@@ -493,7 +495,8 @@ class HandlerThreads:
         if not self._role.free and not self.ready:
             return TICK if moved or self._writer.queue else None
         if self.unattended and not moved and self._role.free:
-            self._try_to_attach()
+            if self.has_room():
+                self._try_to_attach()
             return TICK
         stalled = (self.ready and not handling) or (not moved and self._role.free and self._readable())
         # A thread is of no use where all that it does waits for the peer to read, or for one-way calls to finish.
