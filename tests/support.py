@@ -230,11 +230,14 @@ class RawPeer:
         self.send(PREAMBLE + hello(max_message_size=max_message_size, max_calls=max_calls) + welcome)
         return self
 
-    def shake_hands(self) -> Self:
+    def shake_hands(self, *, welcome: bool = True) -> Self:
+        """Exchange hellos; as a client wait for the welcome, unless none is to come yet."""
         self.greet()
         assert self.read_frame().kind == Kind.HELLO
-        while self._client and not self._welcomed:
-            self._take(self.sock.recv(65536))
+        while self._client and welcome and not self._welcomed:
+            data = self.sock.recv(65536)
+            assert data, "the connection was closed instead of a welcome"
+            self._take(data)
         return self
 
     def read_frame(self) -> Frame:

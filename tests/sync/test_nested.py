@@ -30,8 +30,7 @@ from typedrpc import (
 )
 from typedrpc.codec import pack_plain
 from typedrpc.messages import pack_extension
-from typedrpc.sync import connection as connection_module
-from typedrpc.sync import handling
+from typedrpc.sync import handling, room
 from typedrpc.wire import Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -232,7 +231,7 @@ class TestRings:
         self, options: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Of threads, or of room for calls: what it waits for it waits for itself."""
-        monkeypatch.setattr(connection_module, "HANDLERS_PATIENCE", 0.05)
+        monkeypatch.setattr(room, "HANDLERS_PATIENCE", 0.05)
         with ring(3, **options) as nodes:
 
             def go() -> None:
@@ -251,7 +250,7 @@ class TestRings:
     def test_a_call_that_no_handler_makes_waits_for_room_as_long_as_it_takes(
         self, gates: Gates, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(connection_module, "HANDLERS_PATIENCE", 0.0)
+        monkeypatch.setattr(room, "HANDLERS_PATIENCE", 0.0)
         with two_ends(there={"max_calls": 1}) as ends:
             ends.there.does["wait"] = lambda number: gates["go"].wait()
             waiting = [Running(ends.call.do, "wait") for _ in range(3)]
@@ -259,7 +258,7 @@ class TestRings:
             assert [one.result() for one in waiting] == [None] * 3
 
     def test_a_handler_does_not_wait_for_room_for_ever(self, gates: Gates, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(connection_module, "HANDLERS_PATIENCE", 0.01)
+        monkeypatch.setattr(room, "HANDLERS_PATIENCE", 0.01)
         started = Gate()
         with two_ends(there={"max_calls": 1}) as ends, two_ends() as others:
 

@@ -19,7 +19,8 @@ from typedrpc.peer import Peer
 from typedrpc.protocol import Outgoing
 from typedrpc.schema import NONE
 from typedrpc.service import services_of
-from typedrpc.sync.caller import PeerLink, completion, nesting
+from typedrpc.sync.agreements import nesting
+from typedrpc.sync.caller import PeerLink, completion
 from typedrpc.sync.tokens import Pending
 from typedrpc.sync.writer import copied
 from typedrpc.wire import payload_size
