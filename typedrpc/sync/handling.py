@@ -123,7 +123,7 @@ class HandlerThreads:
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._attached = 0  # threads that run, or are on their way
-        self._aside = 0  # of these, the ones that wait for a nested call of theirs
+        self._aside: set[int] = set()  # of these, the ones that wait for a nested call of theirs, by their idents
         self._on_way = 0  # of these, the lent ones that have not begun yet
         self._idents: set[int] = set()  # of the attached threads
         self._pending = 0  # outcomes that are to be delivered
@@ -131,7 +131,7 @@ class HandlerThreads:
         self._on_over: Callable[[], None] | None = None
         self._over = False
         self._one_way = Series()
-        self._in_series = 0  # requests that wait in a series
+        self._in_series = 0  # requests that wait in a series, or for one thread
         self._in_series_bytes = 0
         self._in_line = 0  # requests that wait for their turn; their bytes count with those in a series
         # What the watcher saw last; counters of which only whether they move counts.
@@ -232,11 +232,13 @@ class HandlerThreads:
     def hold(self, request: Request) -> None:
         """A one-way call came that waits for one thread: it counts against what may be held."""
         with self._lock:
+            self._in_series += 1
             self._in_series_bytes += _weight(request)
 
     def let_go(self, request: Request) -> None:
         """A call that was held is not held any more."""
         with self._lock:
+            self._in_series -= 1
             self._in_series_bytes -= _weight(request)
 
     def expect(self) -> None:
@@ -295,7 +297,7 @@ class HandlerThreads:
     def call_for_help(self) -> None:
         """Something may be ready, or the connection has ended, and this thread is not one to do what is to be done."""
         if self.ready:
-            if self._attached <= self._aside:
+            if self._attached <= len(self._aside):
                 self.attach()
             if not self._watched.watched:
                 self._runtime()[1].watch(self._watched)
@@ -347,7 +349,7 @@ class HandlerThreads:
         place: list[None] = []
         try:
             with self._lock:
-                if self._attached > self._aside:
+                if self._attached > len(self._aside):
                     return
                 further = self._attached > 0
                 self._attached += 1
@@ -395,7 +397,7 @@ class HandlerThreads:
                     self._fault()
                 with self._lock:
                     self._attached -= 1
-                    if self._attached > self._aside or not self.ready:
+                    if self._attached > len(self._aside) or not self.ready:
                         self._recount()
                         break
                     self._attached += 1
@@ -419,7 +421,7 @@ class HandlerThreads:
             try:
                 if not ready and (self.attended or self._needs_reader()):
                     if (self._in_series or self._in_line) and not self.has_room():
-                        return  # the thread that runs the series, or the next turn, comes back to reading
+                        return  # the thread that runs them, or the next turn, comes back to reading
                     self._read()
             finally:
                 self._stop_leading()
@@ -435,12 +437,14 @@ class HandlerThreads:
         """This thread begins to wait for a nested call of its own: what is ready is for others.
 
         Returns:
-            Whether it is an attached one, which has to :meth:`step_back`.
+            Whether it has to :meth:`step_back`: it is an attached one, and does not stand aside already, as it does
+            where it runs what is nested in such a call.
         """
-        if get_ident() not in self._idents:
+        ident = get_ident()
+        if ident not in self._idents or ident in self._aside:
             return False
         with self._lock:
-            self._aside += 1
+            self._aside.add(ident)
         if self.ready:
             self.call_for_help()
         return True
@@ -448,7 +452,7 @@ class HandlerThreads:
     def step_back(self) -> None:
         """The nested call is over."""
         with self._lock:
-            self._aside -= 1
+            self._aside.discard(get_ident())
 
     def run_nested(self, work: deque[Any]) -> BaseException | None:
         """Run requests that are nested in a call which this thread waits for. The role must not be held.
@@ -582,7 +586,8 @@ class HandlerThreads:
         if not self._role.free and not self.ready:
             return TICK if moved or self._writer.queue else None
         if self.unattended and not moved and self._role.free:
-            self._try_to_attach()
+            if self.has_room():
+                self._try_to_attach()
             return TICK
         stalled = (self.ready and not handling) or (not moved and self._role.free and self._readable())
         # A thread is of no use where all that it does waits for the peer to read, or for one-way calls to finish.
@@ -616,6 +621,15 @@ class HandlerThreads:
 
     def _refuse_nested(self) -> None:
         """All threads are busy, perhaps waiting for each other: what is nested must not wait for one of them."""
+        # It may not even be read yet. Top-level calls that come with it wait on.
+        if self._role.try_take():
+            try:
+                if self._readable():
+                    self._read()
+            except Exception:
+                self._fault()
+            finally:
+                self._stop_leading()
         for work in self.ready.copy():
             if isinstance(work, Request) and work.call and work.extras.depth:
                 with contextlib.suppress(ValueError):  # just taken by a thread

@@ -1,14 +1,19 @@
 """Room for calls at the peer: who makes one too many waits until another one is answered."""
 
+import math
 import threading
 from time import monotonic
-from typing import Any, final
+from typing import Any, Final, final
 
-from typedrpc.errors import DeadlineExceeded
+from typedrpc.dispatch import get_call
+from typedrpc.errors import DeadlineExceeded, ServerBusy
 from typedrpc.protocol import Protocol, State
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.tokens import NotSent
 from typedrpc.transport import LONGEST_WAIT
+
+HANDLERS_PATIENCE: Final = 5.0
+"""Seconds that a call which a handler makes waits for room at the peer: in a ring it would wait for itself."""
 
 
 @final
@@ -44,11 +49,13 @@ class Room:
         """Return when the peer has room for another call, or the connection has ended. The state lock is held.
 
         Raises:
-            NotSent: The deadline passed.
+            NotSent: The deadline passed; or a handler makes the call, and has waited for long.
         """
         expecting = False
+        last_moment = monotonic() + (math.inf if get_call() is None else HANDLERS_PATIENCE)
         while self._is_full() and self._core.state is not State.CLOSED:
-            left = LONGEST_WAIT if deadline is None else deadline - monotonic()
+            end = last_moment if deadline is None else min(deadline, last_moment)
+            left = end - monotonic()
             if left <= 0:
                 break
             self.waiting += 1
@@ -67,6 +74,9 @@ class Room:
         if expecting:
             self._threads.forget()
         if self._is_full() and self._core.state is not State.CLOSED:
+            if deadline is None or deadline > last_moment:
+                text = f"{what}: a handler calls it, and the peer had no room within {HANDLERS_PATIENCE:g} s"
+                raise NotSent(ServerBusy(f"{text}; raise max_calls there"))
             raise NotSent(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
 
     def _is_full(self) -> bool:
