@@ -181,9 +181,6 @@ class StubLink:
     def receive_callback(self, origin: int, index: int, callback: Any, /) -> Any:
         raise NotImplementedError
 
-    def find_callback(self, call: int, index: int, /) -> Any:
-        return None
-
 
 class RawPeer:
     """One end of a connection that sends whatever a test says, and reads what comes back frame by frame."""

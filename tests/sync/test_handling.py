@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Workshop, agree
 from typedrpc import ConnectionLost, Server, Service, connect, current_call, rpc
+from typedrpc.callbacks import Callbacks
 from typedrpc.codec import pack_plain
 from typedrpc.dispatch import Dispatcher
 from typedrpc.messages import Limits
@@ -289,7 +290,8 @@ class Bare:
             watched=cast(Any, self),
             dispatcher=Dispatcher(Table(())),
             peer=cast(Any, None),
-            wanted=lambda: wanted,
+            attended=wanted,
+            callbacks=Callbacks(),
         )
 
     def look(self, now: float) -> float | None:

@@ -47,18 +47,22 @@ _OVERHEAD: Final = 512
 """Bytes that a request takes beside its payload, about."""
 
 
-def _weight(request: Request) -> int:
-    return payload_size(request.payload) + _OVERHEAD
+def _weight(work: Work) -> int:
+    return _OVERHEAD + (payload_size(work.payload) if isinstance(work, Request) else 0)
+
+
+def _of_a_service(work: Work) -> bool:
+    return isinstance(work, Request) and work.command < FIRST_RESERVED_ID
 
 
 @final
 class Series:
-    """Requests that are run one after another, in the order in which they came."""
+    """What is done one after another, in the order in which it came."""
 
     __slots__ = ("running", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: Final[deque[Request]] = deque()
+        self.waiting: Final[deque[Work]] = deque()
         self.running = False
 
 
@@ -163,12 +167,15 @@ class HandlerThreads:
 
     def _add_to(self, series: Series, request: Request) -> None:
         with self._lock:
-            series.waiting.append(request)
-            self._in_series += 1
-            self._in_series_bytes += _weight(request)
-            if not series.running:
-                series.running = True
-                self.ready.append(partial(self._run_series, series))
+            self._enter(series, request)
+
+    def _enter(self, series: "Series", work: Work) -> None:
+        series.waiting.append(work)
+        self._in_series += 1
+        self._in_series_bytes += _weight(work)
+        if not series.running:
+            series.running = True
+            self.ready.append(partial(self._run_series, series))
 
     # Handlers that wait for their turn
 
@@ -230,7 +237,7 @@ class HandlerThreads:
             self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
 
     def hold(self, request: Request) -> None:
-        """A one-way call came that waits for one thread: it counts against what may be held."""
+        """A one-way call came that waits for one thread: it counts as one that waits in a series."""
         with self._lock:
             self._in_series += 1
             self._in_series_bytes += _weight(request)
@@ -276,8 +283,13 @@ class HandlerThreads:
         if self.unattended and not self._watched.watched:
             self._runtime()[1].watch(self._watched)
 
-    def settle(self, finish: Callable[[], None]) -> None:
-        """An expected outcome came: have ``finish`` run, which may run code of the user's and take its time."""
+    def settle(self, finish: Callable[[], None], series: Series | None = None) -> None:
+        """An expected outcome came: have ``finish`` run, which may run code of the user's and take its time.
+
+        Args:
+            finish: What to run.
+            series: What it must wait for: the callbacks of the call, of which some may have come before.
+        """
 
         def run() -> None:
             try:
@@ -287,7 +299,11 @@ class HandlerThreads:
             finally:
                 self.forget()
 
-        self.ready.append(run)
+        if series is None:
+            self.ready.append(run)
+            return
+        with self._lock:
+            self._enter(series, run)
 
     def has_room(self) -> bool:
         """Whether more may be read although what came is not handled yet."""
@@ -466,8 +482,11 @@ class HandlerThreads:
             self._runtime()[1].watch(self._watched)
         try:
             while work:
+                try:
+                    request = work.popleft()
+                except IndexError:  # handed to others, as the connection has ended
+                    break
                 self._handled += 1
-                request = work.popleft()
                 answer, interrupt = self._handle(request)
                 if not request.call:
                     self.let_go(request)
@@ -549,19 +568,22 @@ class HandlerThreads:
         return dispatcher.finish(core, request, call, result), None
 
     def _run_series(self, series: Series) -> None:
-        """Run the first of the requests that wait in a series, and come back for the next."""
-        request = series.waiting.popleft()
+        """Do the first of what waits in a series, and come back for the next."""
+        work = series.waiting.popleft()
         try:
-            answer, _ = self._handle(request)
+            if not isinstance(work, Request):
+                work()
+                return
+            answer, _ = self._handle(work)
             if answer is not None:
                 self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
         finally:
             turns = self._turns
-            if turns is not None and series is self._one_way and request.command < FIRST_RESERVED_ID:
+            if turns is not None and series is self._one_way and _of_a_service(work):
                 turns.give_back()
             with self._lock:
                 self._in_series -= 1
-                self._in_series_bytes -= _weight(request)
+                self._in_series_bytes -= _weight(work)
                 if series.waiting:
                     self.ready.append(partial(self._run_series, series))
                 else:
