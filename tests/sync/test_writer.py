@@ -98,7 +98,7 @@ def test_small_frames_leave_in_one_write(rig: Rig, monkeypatch: pytest.MonkeyPat
     sent: list[int] = []
 
     class Counting:
-        def send(self, data: bytes) -> int:
+        def send(self, data: bytes, flags: int = 0) -> int:
             sent.append(len(data))
             return rig.sock.send(data)
 
@@ -332,7 +332,7 @@ class Interrupt(BaseException):
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_interrupted_write_ends_the_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
     class Interrupting:
-        def send(self, data: bytes) -> int:
+        def send(self, data: bytes, flags: int = 0) -> int:
             raise Interrupt
 
     monkeypatch.setattr(rig.writer, "_sock", Interrupting())

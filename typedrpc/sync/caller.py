@@ -7,13 +7,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from time import monotonic
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, NamedTuple, final
 
 from typedrpc.agreement import Agreement, Question, Route, agree, agreement_of_equals, digest_of, proceed
 from typedrpc.codec import CodecError, Payload
 from typedrpc.command import BoundCommand, CallbackCommand, CallOptions, Command
 from typedrpc.dispatch import Row, get_call
-from typedrpc.errors import DeadlineExceeded, MessageTooLarge, ProtocolError, RpcError, UnknownCommand
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, MessageTooLarge, ProtocolError, RpcError, UnknownCommand
 from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.messages import ProtocolCommand
 from typedrpc.peer import Peer
@@ -44,13 +44,15 @@ def nesting(connection: Connection) -> tuple[int, int]:
 class Agreements:
     """What was agreed with the peer of one connection. Thread-safe."""
 
-    __slots__ = ("_agreed", "_asking", "_lock", "connection")
+    __slots__ = ("_agreed", "_asking", "_lock", "_untold", "connection", "peer")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, peer: Peer) -> None:
         self.connection = connection
+        self.peer = peer
         self._lock = threading.Lock()
         # By the id() of the commands too: who waits for what is being asked in the background.
         self._asking: dict[int, list[_Interested]] = {}
+        self._untold: dict[str, object] = {}  # services that the peer did not tell about
         # By the id() of the commands they are about, which they keep alive; and how many there were, as a
         # FunctionService may grow.
         self._agreed: dict[int, tuple[Mapping[str, Command[Any]], int, Agreement]] = {}
@@ -94,11 +96,17 @@ class Agreements:
             step = proceed(conversation, answer)
         return self.keep(commands, step)
 
+    def now(self, commands: Mapping[str, Command[Any]]) -> Agreement | None:
+        """What is known without asking, unless somebody waits for it in :meth:`soon`, who comes first."""
+        # Whose function is still to be called sees that somebody waits; so nobody overtakes himself.
+        return None if self._asking else self.known(commands)
+
     def soon(
         self,
         commands: Mapping[str, Command[Any]],
         then: Callable[[Agreement], bool],
         fail: Callable[[RpcError], object],
+        size: int = 0,
     ) -> bool:
         """Have a function called with what can be called of a service: now if it is known, else when the peer has told.
 
@@ -108,23 +116,38 @@ class Agreements:
             commands: Those of the service, by name.
             then: Must not block, nor raise.
             fail: Called instead where the peer does not tell.
+            size: Bytes that are kept while it waits.
 
         Returns:
             What the function returned; True where it is still to be called.
         """
+        one = _Interested(then, fail, size)
         with self._lock:
             asking = self._asking.get(id(commands))
             if asking is not None:
-                asking.append((then, fail))
+                asking.append(one)
                 return True
             agreement = self.known(commands)
             if agreement is None:
-                self._asking[id(commands)] = [(then, fail)]
+                self._asking[id(commands)] = [one]
         if agreement is not None:
             return then(agreement)
-        conversation = agree(_name_of(commands), commands)
-        self._go_on(commands, conversation, None)
+        self._go_on(commands, agree(_name_of(commands), commands), None)
         return True
+
+    @property
+    def waiting(self) -> int:
+        """Functions that are still to be called, of :meth:`soon`."""
+        if not self._asking:
+            return 0
+        with self._lock:
+            return sum(map(len, self._asking.values()))
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that are kept for them."""
+        with self._lock:
+            return sum(one.size for asking in self._asking.values() for one in asking)
 
     def _go_on(
         self,
@@ -149,12 +172,23 @@ class Agreements:
             id_, payload = step
             token = Pending(partial(self._go_on, commands, conversation))
             self.connection.submit(id_, payload, what, token, monotonic() + AGREE_TIME, at_once=True)
-        except RpcError as error:
-            logger.warning("%s does not tell its contract: %s", self.connection, error)
-            with self._lock:
-                interested = self._asking.pop(id(commands))
-            for _, fail in interested:
-                fail(error)
+        except BaseException as error:
+            self._give_up(commands, error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _give_up(self, commands: Mapping[str, Command[Any]], cause: BaseException) -> None:
+        """The peer has not told; those that wait learn it, those that come later ask again."""
+        # A handler's errors are never an answer to this, but who answers so is free to.
+        error = cause if isinstance(cause, RpcError) else ProtocolError(f"the peer did not tell: {cause!r}")
+        # Said once: a peer that answers nonsense would fill the log at the pace in which it is asked.
+        name, mark = _name_of(commands), object()
+        if not isinstance(error, ConnectionLost) and self._untold.setdefault(name, mark) is mark:
+            logger.warning("%s does not tell its contract %s: %s", self.peer, name, error)
+        with self._lock:
+            interested = self._asking.pop(id(commands), [])
+        for one in interested:
+            one.fail(error)
 
     def _tell(self, commands: Mapping[str, Command[Any]], agreement: Agreement) -> None:
         while True:
@@ -162,12 +196,12 @@ class Agreements:
                 interested = self._asking[id(commands)]
                 if not interested:
                     # Only now may others go ahead by themselves: those that waited were first.
-                    del self._asking[id(commands)]
                     self.keep(commands, agreement)
+                    del self._asking[id(commands)]
                     return
                 self._asking[id(commands)] = []
-            for then, _ in interested:
-                then(agreement)
+            for one in interested:
+                one.then(agreement)
 
     def _ask(self, question: Question, what: str, deadline: float) -> Payload:
         id_, payload = question
@@ -176,7 +210,10 @@ class Agreements:
         return self.connection.call(id_, payload, what, deadline, extension, nested=parent != 0)
 
 
-_Interested: TypeAlias = tuple[Callable[[Agreement], bool], Callable[[RpcError], object]]
+class _Interested(NamedTuple):
+    then: Callable[[Agreement], bool]
+    fail: Callable[[RpcError], object]
+    size: int
 
 
 def _name_of(commands: Mapping[str, Command[Any]]) -> str:
@@ -357,7 +394,7 @@ class CallbackCaller(_Calls):
 class PeerLink:
     """What a peer of the threads side needs of the connection to it; see :class:`typedrpc.peer.Link`."""
 
-    __slots__ = ("_caller", "_proxies", "agreements", "connection", "peer")
+    __slots__ = ("_caller", "_happened", "_proxies", "agreements", "connection", "peer")
 
     def __init__(self) -> None:
         self.connection: Connection
@@ -365,12 +402,13 @@ class PeerLink:
         self.agreements: Agreements
         self._caller: RemoteCaller
         self._proxies: dict[Any, Any] = {}  # handlers ask for the same ones again and again
+        self._happened: dict[object, object] = {}
 
     def attach(self, connection: Connection, peer: Peer) -> None:
         """Called once, before the peer is seen by anybody."""
         self.connection = connection
         self.peer = peer
-        self.agreements = Agreements(connection)
+        self.agreements = Agreements(connection, peer)
         self._caller = RemoteCaller(repr(peer), lambda deadline: self.agreements)
 
     def proxy(self, contract: Any, /) -> Any:
@@ -379,6 +417,11 @@ class PeerLink:
             proxy = self._caller.make_proxy(contract, monotonic() + AGREE_TIME)
             self._proxies[contract] = proxy
         return proxy
+
+    def is_first_time(self, event: object) -> bool:
+        """Whether it is the first time that this happens on the connection; for what is logged once."""
+        mark = object()
+        return self._happened.setdefault(event, mark) is mark
 
     def close(self, reason: str, /) -> None:
         self.connection.close(reason)
