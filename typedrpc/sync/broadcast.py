@@ -5,7 +5,6 @@ when too much waits for it. What is the same for all peers is found out once: wi
 takes the time.
 """
 
-import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +23,6 @@ from typedrpc.protocol import Outgoing, State
 from typedrpc.schema import NONE
 from typedrpc.service import check_carried, services_of
 from typedrpc.sync.caller import PeerLink, completion, nesting
-from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.tokens import Pending
 from typedrpc.sync.writer import copied
 from typedrpc.transport import LONGEST_WAIT
@@ -120,7 +118,6 @@ def gather(
     timeout: float | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    start: Callable[[Callable[[], None]], None],
 ) -> dict[Peer, Any]:
     """Ask every peer that exposes a command, all at once, and wait for the answers.
 
@@ -130,7 +127,6 @@ def gather(
         timeout: Seconds that they have.
         args: The arguments by position.
         kwargs: The arguments by name.
-        start: Runs a function in a thread of its own.
 
     Returns:
         Peer to result, or to the exception with which its call ended.
@@ -160,7 +156,7 @@ def gather(
             future.set_exception(error)
         return True
 
-    stand_in = _StandIn(start)
+    come_back = _hand_over()
     try:
         for link in _links(command, peers):
             future = futures[link.peer] = Future()
@@ -168,7 +164,7 @@ def gather(
             _check_backlog(link, size)
         done, _ = wait(futures.values(), None if deadline is None else max(0.0, deadline - monotonic()))
     finally:
-        stand_in.leave()
+        come_back()
     late = f"{command.qualified_name}: no answer in time"
     return {peer: _outcome(future) if future in done else DeadlineExceeded(late) for peer, future in futures.items()}
 
@@ -188,28 +184,16 @@ def _outcome(future: Future[Any]) -> Any:
     return future.result() if error is None else error
 
 
-@final
-class _StandIn:
-    """Where a handler waits for many answers, another thread takes its place at its connection.
+def _hand_over() -> Callable[[], None]:
+    """Where a handler waits for many answers, another thread takes its place at its connection until this is called.
 
-    Others may wait for what comes there, and the threads that are lent may all be with handlers that wait as this one
-    does.
+    Others may wait for what comes there, in handlers that wait as this one does.
     """
-
-    __slots__ = ("_threads",)
-
-    def __init__(self, start: Callable[[Callable[[], None]], None]) -> None:
-        self._threads: HandlerThreads | None = None
-        call = get_call()
-        link = None if call is None else call.peer.link
-        if isinstance(link, PeerLink) and link.connection.threads.step_aside():
-            self._threads = link.connection.threads
-            with contextlib.suppress(RuntimeError):  # no thread can be started: one may be lent
-                start(self._threads.serve)
-
-    def leave(self) -> None:
-        if self._threads is not None:
-            self._threads.step_back()
+    call = get_call()
+    link = None if call is None else call.peer.link
+    if isinstance(link, PeerLink) and link.connection.threads.hand_over():
+        return link.connection.threads.step_back
+    return lambda: None
 
 
 def _commands_beside(command: Command[Any]) -> Mapping[str, Command[Any]]:

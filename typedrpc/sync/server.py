@@ -239,10 +239,7 @@ class Server:
         """
         check_timeout(timeout)
         chosen = None if to is None else tuple(to)
-        start = self._workers.start
-        return lambda *args, **kwargs: gather(
-            command, self.peers if chosen is None else chosen, timeout, args, kwargs, start
-        )
+        return lambda *args, **kwargs: gather(command, self.peers if chosen is None else chosen, timeout, args, kwargs)
 
     def wait(self) -> None:
         """Block until the server is closed."""
