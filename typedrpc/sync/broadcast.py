@@ -57,8 +57,10 @@ def broadcast(command: Command[Any], peers: Iterable[Peer], args: tuple[Any, ...
             command.qualified_name, ["a broadcast has no results: it takes commands that return None"]
         )
     cast = _Cast(command, _shared(command, args, kwargs))
+    links = _links(command, peers)
+    _resolve(command, commands, links)
     count = 0
-    for link in _links(command, peers):
+    for link in links:
         agreement = link.agreements.now(commands)
         if agreement is not None:
             count += cast.send(link, agreement)
@@ -156,9 +158,11 @@ def gather(
             future.set_exception(error)
         return True
 
+    links = _links(command, peers)
+    _resolve(command, commands, links)
     come_back = _hand_over()
     try:
-        for link in _links(command, peers):
+        for link in links:
             future = futures[link.peer] = Future()
             link.agreements.soon(commands, partial(send, link, future), future.set_exception, size)
             _check_backlog(link, size)
@@ -201,8 +205,17 @@ def _commands_beside(command: Command[Any]) -> Mapping[str, Command[Any]]:
     if not isinstance(command, Command):
         raise DefinitionError(repr(command), ["it is no command: give one of a contract, such as Listener.on_text"])
     check_carried(command)
-    (commands,) = services_of(command.declaration).values()
-    return commands
+    return command.declaration.siblings
+
+
+def _resolve(command: Command[Any], commands: Mapping[str, Command[Any]], links: list[PeerLink]) -> None:
+    """Read the signatures that could not be read at definition, unless that was done when a peer was asked about them.
+
+    Raises:
+        DefinitionError: A name still does not resolve.
+    """
+    if any(link.agreements.now(commands) is None for link in links):
+        services_of(command.declaration)
 
 
 def _shared(command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:

@@ -97,9 +97,10 @@ class Agreements:
         return self.keep(commands, step)
 
     def now(self, commands: Mapping[str, Command[Any]]) -> Agreement | None:
-        """What is known without asking, unless somebody waits for it in :meth:`soon`, who comes first."""
+        """What was agreed about before, unless somebody still waits for it in :meth:`soon`: he comes first."""
         # Whose function is still to be called sees that somebody waits; so nobody overtakes himself.
-        return None if self._asking else self.known(commands)
+        row = self._agreed.get(id(commands))
+        return row[2] if row is not None and row[1] == len(commands) and not self._asking else None
 
     def soon(
         self,
