@@ -20,7 +20,7 @@ from typedrpc.service import services_of
 
 GROWTH_LIMIT = 50.0
 IDLE_LIMIT = 10.0
-MESSAGES = 1600
+MESSAGES = 1400
 SIZE = 16_000
 AHEAD = 2 * STEP
 """Messages that the broadcast is ahead of the slowest of the peers that read: as a room is that goes at its pace."""
@@ -84,10 +84,11 @@ def broadcast(quick: bool) -> list[Figure]:
     times: list[float] = []
     with Server(url="tcp://127.0.0.1:0") as server:
         url = server.url
+        what = ("--messages", MESSAGES, "--size", SIZE)
         with (
             Process("listeners.py", url, lost),
-            Process("listeners.py", url, lost) as killed,
-            Process("listeners.py", url, good, "--messages", MESSAGES, "--size", SIZE) as reading,
+            Process("listeners.py", url, lost, *what) as killed,
+            Process("listeners.py", url, good, *what) as reading,
         ):
             progress = _Progress(reading)
             send = server.broadcast(Listener.on_text)
