@@ -212,6 +212,6 @@ def test_every_argument_that_limits_something_is_named() -> None:
         for row in table(LIMITS, "limit", "default", "argument").values()
         for name in re.findall(r"`(\w+)`", row[1])
     }
-    no_limits = {"services", "url", "ids", "debug", "contract"}
+    no_limits = {"services", "url", "ids", "debug", "contract", "expose"}
     parameters: dict[str, Any] = {**inspect.signature(Server).parameters, **inspect.signature(connect).parameters}
     assert parameters.keys() - no_limits <= named

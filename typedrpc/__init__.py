@@ -38,6 +38,7 @@ from typedrpc.errors import (
     ServerBusy,
     UnknownCommand,
 )
+from typedrpc.hooks import CallOutcome
 from typedrpc.peer import Peer
 from typedrpc.schema import Difference, Schema, compatible
 from typedrpc.service import FunctionService, Service
@@ -53,6 +54,7 @@ __all__ = [
     "BoundCommand",
     "Call",
     "CallCancelled",
+    "CallOutcome",
     "Client",
     "Command",
     "ConnectFailed",

@@ -11,11 +11,13 @@ from contextvars import ContextVar
 from functools import lru_cache, partial
 from time import monotonic
 from typing import Any, Final, final
+from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import CodecError, CommandCodec, Payload, pack_plain, unpack_plain
 from typedrpc.declared import NO_ERRORS, DeclaredErrors
+from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.errors import (
     ArgumentValueError,
     DeadlineExceeded,
@@ -23,6 +25,7 @@ from typedrpc.errors import (
     NestedTooDeep,
     ProtocolError,
     RpcError,
+    ServerBusy,
     UnknownCommand,
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
@@ -30,7 +33,8 @@ from typedrpc.messages import NO_EXTRAS, ProtocolCommand
 from typedrpc.peer import Peer, PeerServer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request
 from typedrpc.schema import Schema, compatible
-from typedrpc.service import Entry, Table
+from typedrpc.service import Entry, Table, function_for
+from typedrpc.turns import Turns
 
 logger = logging.getLogger("typedrpc")
 
@@ -51,7 +55,7 @@ class Call:
         depth: Calls that it is nested in: 0 where the caller was not handling a call itself.
     """
 
-    __slots__ = ("args", "deadline", "depth", "function", "id", "kwargs", "peer", "protocol", "row")
+    __slots__ = ("args", "deadline", "depth", "function", "id", "kwargs", "peer", "protocol", "row", "started")
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class Call:
         request: Request,
     ) -> None:
         self.row = row
+        self.started: float  # set where somebody observes
         self.id = request.call
         self.protocol = protocol
         self.depth = 0
@@ -121,7 +126,7 @@ def handled_by(server: object) -> bool:
 class Row:
     """What one command id leads to, with everything looked up that the way of a call needs."""
 
-    __slots__ = ("errors", "function", "has_callbacks", "name", "pack", "result_name", "unpack")
+    __slots__ = ("entry", "errors", "function", "has_callbacks", "name", "pack", "result_name", "unpack")
 
     def __init__(
         self,
@@ -131,8 +136,19 @@ class Row:
         pack: Callable[[Any], Payload],
         errors: DeclaredErrors = NO_ERRORS,
         has_callbacks: bool = False,
+        entry: Entry | None = None,
     ) -> None:
+        """
+        Args:
+            name: The command's, ``"Service.command"``.
+            function: The handler.
+            unpack: Gives its arguments.
+            pack: Packs its result.
+            has_callbacks: Whether functions of the caller are among its arguments.
+            entry: The command's entry, where the handler is another one for each peer.
+        """
         self.name = name
+        self.entry = entry
         self.result_name = f"the result of {name}"
         self.function = function
         self.unpack = unpack
@@ -141,20 +157,43 @@ class Row:
         self.has_callbacks = has_callbacks
 
 
+class Observer(TypingProtocol):
+    """Wants to know of the calls of one side, in the threads or tasks that handle them. Raises nothing."""
+
+    def begins(self, call: Call, /) -> None:
+        """The handler is about to run."""
+
+    def ended(self, call: Call, result: object, error: BaseException | None, seconds: float, /) -> None:
+        """The call has come to its result or error."""
+
+
 @final
 class Dispatcher:
     """Leads requests to what one side serves. One for each server or exposing client; thread-safe."""
 
-    def __init__(self, table: Table, *, debug: bool = False, max_depth: int = MAX_NESTING) -> None:
+    def __init__(
+        self,
+        table: Table,
+        *,
+        debug: bool = False,
+        max_depth: int = MAX_NESTING,
+        max_concurrent: int | None = None,
+    ) -> None:
         """
         Args:
             table: What is served.
             debug: Tell callers the traceback of an undeclared exception.
             max_depth: Calls that may be nested in each other.
+            max_concurrent: Handlers that run at a time, nested ones and the protocol's own not counted; None for any.
+
+        Raises:
+            ValueError: It is no number from 1 up.
         """
+        self.turns: Final = None if max_concurrent is None else Turns(max_concurrent)
         self._table = table
         self._debug = debug
         self._max_depth = max_depth
+        self.observer: Observer | None = None
         self._rows: dict[int, Row] = {
             id: Row(builtin.name, partial(builtin.answer, table), partial(_unpack_plain, builtin), pack_plain)
             for id, builtin in BUILTIN_COMMANDS.items()
@@ -182,6 +221,11 @@ class Dispatcher:
         except RpcError as error:
             return self._refuse(protocol, request, row, error)
         call = Call(row, args, kwargs, peer, protocol, request)
+        if row.entry is not None:
+            if not peer.instances:
+                early = ServerBusy(f"{row.name}: the service of this client is not made yet")
+                return self._refuse(protocol, request, row, early)
+            call.function = function_for(row.entry.command, peer.instances[row.entry.place or 0])
         if extras is not NO_EXTRAS:
             call.depth = extras.depth
             if extras.depth >= self._max_depth:
@@ -191,20 +235,29 @@ class Dispatcher:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:
                     return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
+        if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
+            call.started = monotonic()
+            self.observer.begins(call)
         return call
 
     def finish(self, protocol: Protocol[Any], request: Request, call: Call, result: Any) -> Outgoing | None:
         """The half after a handler that returned: the answer."""
         if not request.call:
+            if self.observer is not None:
+                self._tell(call, result, None)
             return None
         row = call.row
         try:
             payload = row.pack(result)
         except CodecError as error:
             logger.error("the handler of %s does not keep to its annotations: %s", row.name, error)
+            if self.observer is not None:
+                self._tell(call, None, error)
             return protocol.failure(request, pack_protocol_failure(error))
         except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
             return self.fail(protocol, request, call, error)
+        if self.observer is not None:
+            self._tell(call, result, None)
         try:
             return protocol.response(request, payload, row.result_name)
         except MessageTooLarge as error:
@@ -213,6 +266,8 @@ class Dispatcher:
 
     def fail(self, protocol: Protocol[Any], request: Request, call: Call, error: BaseException) -> Outgoing | None:
         """The half after a handler that raised: the answer, and a line in the log where the caller is told little."""
+        if self.observer is not None:
+            self._tell(call, None, error)
         name = call.row.name
         if request.call and (payload := _pack_declared(call.row, error)) is not None:
             return protocol.failure(request, payload)
@@ -225,6 +280,12 @@ class Dispatcher:
             return None
         trace = "".join(traceback.format_exception(error)) if self._debug and not is_public(error) else ""
         return protocol.failure(request, pack_handler_failure(error, error_id=error_id, trace=trace))
+
+    def _tell(self, call: Call, result: object, error: BaseException | None) -> None:
+        """A call is over that may have begun before anybody wanted to know."""
+        started: float | None = getattr(call, "started", None)
+        if self.observer is not None and started is not None:
+            self.observer.ended(call, result, error, monotonic() - started)
 
     def _refuse(self, protocol: Protocol[Any], request: Request, row: Row | None, error: RpcError) -> Outgoing | None:
         # Callbacks that nobody has unpacked are dropped all the same.
@@ -247,7 +308,13 @@ class Dispatcher:
         command, codec = entry.command, entry.command.codec
         unpack = codec.unpack_with_callbacks if codec.has_callbacks else codec.unpack_arguments
         row = Row(
-            command.qualified_name, entry.function, unpack, codec.pack_result, command.errors, codec.has_callbacks
+            command.qualified_name,
+            entry.function,
+            unpack,
+            codec.pack_result,
+            command.errors,
+            codec.has_callbacks,
+            None if entry.place is None else entry,
         )
         self._rows[id] = row
         return row
@@ -286,8 +353,9 @@ def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:
         return None
     unpack = partial(_unpack_version, command.codec, packed)
     pack = partial(_pack_result, command.codec)
-    has_callbacks = caller.has_callbacks
-    make = partial(Row, command.qualified_name, entry.function, unpack, pack, command.errors, has_callbacks)
+    own = None if entry.place is None else entry
+    name, has_callbacks = command.qualified_name, caller.has_callbacks
+    make = partial(Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own)
     return versions.number_of(entry.id, packed, make)
 
 

@@ -72,6 +72,7 @@ class PeerServer(Protocol):
     def url(self) -> str: ...
     @property
     def peers(self) -> "tuple[Peer, ...]": ...
+    def peer(self, id: int, /) -> "Peer": ...
     @overload
     def broadcast(
         self, command: Command[Callable[P, None]], /, *, to: "Iterable[Peer] | None" = None
@@ -107,7 +108,7 @@ class Peer:
         state: Whatever you want to keep with this connection. :meth:`state_as` gives it with its type.
     """
 
-    __slots__ = ("__weakref__", "address", "id", "link", "server", "state", "versions")
+    __slots__ = ("__weakref__", "address", "id", "instances", "link", "server", "state", "versions")
 
     def __init__(self, id: int, address: str, server: PeerServer | None, link: Link) -> None:
         self.id = id
@@ -116,6 +117,7 @@ class Peer:
         self.state: Any = None
         self.versions = Versions()
         self.link = link
+        self.instances: tuple[Service, ...] = ()  # the services that were made for this peer
 
     @overload
     def proxy(self, contract: Command[CallableT], /) -> BoundCommand[CallableT]: ...

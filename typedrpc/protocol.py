@@ -178,6 +178,8 @@ class Protocol(Generic[TokenT]):
         self.peer_limits = Limits()
         self.peer_services: Mapping[str, bytes] = {}
         """What a client has said that it exposes: name to digest."""
+        self.leave: int | None = None
+        """The code of the goodbye that the peer has said, see :class:`~typedrpc.messages.Leave`."""
         self.queue: tuple[int, int] | None = None
         """At a client that has to wait in line: how many are in, how many may be."""
         self.state = State.GREETING
@@ -396,6 +398,7 @@ class Protocol(Generic[TokenT]):
 
     def _on_goodbye(self, frame: Frame) -> Event[TokenT] | None:
         said, code = read_goodbye(frame.payload)
+        self.leave = code
         error = ConnectionLost(f"the peer closed the connection{': ' if said else ''}{said}")
         if code == Leave.BUSY:
             error.__cause__ = ServerBusy(said)

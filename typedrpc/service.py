@@ -428,21 +428,46 @@ def contract_digest(commands: Iterable[tuple[str, int, bytes]]) -> bytes:
 
 
 @final
+class PerPeer:
+    """Stands in a table for the instances of a class of which each peer has its own.
+
+    Attributes:
+        cls: The class, or one that theirs derive from.
+        place: Which of a peer's instances it is.
+    """
+
+    __slots__ = ("cls", "place")
+
+    def __init__(self, cls: type[Service], place: int) -> None:
+        self.cls = cls
+        self.place = place
+
+
+def function_for(command: Command[Any], instance: Service) -> Callable[..., Any]:
+    """What runs a declared command on an instance."""
+    function: Callable[..., Any] = _contract_of(instance).implementation_of(command).function
+    bound: Callable[..., Any] = function.__get__(instance)
+    return bound
+
+
+@final
 class Entry:
     """One row of a table: a command that is served.
 
     Attributes:
         command: The command as it is declared: its signature and codec count.
-        function: What runs it, bound to the served instance.
+        function: What runs it, bound to the served instance; where each peer has its own, it is not bound.
         id: The id under which this side serves it.
+        place: Which of a peer's own instances runs it; None where all peers share one.
     """
 
-    __slots__ = ("command", "function", "id")
+    __slots__ = ("command", "function", "id", "place")
 
-    def __init__(self, command: Command[Any], function: Callable[..., Any], id: int) -> None:
+    def __init__(self, command: Command[Any], function: Callable[..., Any], id: int, place: int | None = None) -> None:
         self.command = command
         self.function = function
         self.id = id
+        self.place = place
 
     def __repr__(self) -> str:
         return f"<entry {self.id:#06x} {self.command.qualified_name}>"
@@ -461,11 +486,11 @@ class Table:
     """
 
     def __init__(
-        self, services: Iterable[Service | FunctionService], ids: Mapping[str, int] = MappingProxyType({})
+        self, services: Iterable[Service | FunctionService | PerPeer], ids: Mapping[str, int] = MappingProxyType({})
     ) -> None:
         """
         Args:
-            services: Instances of ``Service`` subclasses, and function services.
+            services: Instances of ``Service`` subclasses, what stands for those of the peers, and function services.
             ids: Other ids for some commands: ``{"Greeter.add": 7}``.
         """
         self.entries: dict[int, Entry] = {}
@@ -507,12 +532,13 @@ class Table:
 
     def _add(self, service: object, ids: Mapping[str, int]) -> list[str]:
         """Make the entries of one service; its faults in words."""
-        if isinstance(service, type) or not isinstance(service, Service | FunctionService):
+        place = service.place if isinstance(service, PerPeer) else None
+        if not isinstance(service, Service | FunctionService | PerPeer):
             return [f"{service!r} is neither an instance of a Service subclass nor a FunctionService"]
         if isinstance(service, Proxy):
             return [f"{service!r} is a proxy: what it stands for is served by the peer"]
         try:
-            contract = _contract_of(service)
+            contract = _contract_of(service.cls if isinstance(service, PerPeer) else service)
             contract.resolve()
         except DefinitionError as problem:
             return list(problem.faults)
@@ -524,9 +550,9 @@ class Table:
                 continue
             for name, command in commands.items():
                 function = contract.implementation_of(command).function
-                if not isinstance(service, FunctionService):
+                if isinstance(service, Service):
                     function = function.__get__(service)
-                entries[name] = Entry(command, function, ids.get(command.qualified_name, command.id))
+                entries[name] = Entry(command, function, ids.get(command.qualified_name, command.id), place)
         return faults
 
     def _number(self) -> list[str]:

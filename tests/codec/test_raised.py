@@ -147,7 +147,8 @@ def deep(levels: int) -> Deep:
 
 def test_data_on_which_the_stack_runs_out() -> None:
     reads = codec(Deep)
-    data = b"\x81\xa5below" + b"\x91" * 400 + b"\x90"
+    (fingerprint,) = packed(Deep, Deep([]))[""].values()
+    data = b"\x82\xa0\x81\xa5below\xc4\x08" + fingerprint + b"\xa5below" + b"\x91" * 400 + b"\x90"
     assert isinstance(reads.unpack(data), Deep)
     limit, depth = sys.getrecursionlimit(), len(inspect.stack(0))
     sys.setrecursionlimit(depth + 100)
@@ -156,6 +157,67 @@ def test_data_on_which_the_stack_runs_out() -> None:
             reads.unpack(data)
     finally:
         sys.setrecursionlimit(limit)
+
+
+@dataclass
+class Before:
+    x: int
+    y: int
+
+
+@dataclass
+class After:
+    y: int
+    x: int
+
+
+def of_field(hint: Any) -> type[Exception]:
+    """A class of exceptions with a field of this type."""
+
+    class Failure(Exception):
+        def __init__(self, value: Any) -> None:
+            self.value = value
+
+    Failure.__init__.__annotations__["value"] = hint
+    return Failure
+
+
+@pytest.mark.parametrize(
+    ("theirs", "value", "ours"),
+    [
+        (Before, Before(1, 2), After),
+        (list[Before], [Before(1, 2)], list[After]),
+        (dict[str, Before], {"a": Before(1, 2)}, dict[str, After]),
+        (Before | None, Before(1, 2), After | None),
+        (tuple[int, Before], (0, Before(1, 2)), tuple[int, After]),
+        (list[int] | list[str], ["a"], list[bytes] | list[str]),
+        (Before, Before(1, 2), tuple[int, int]),
+        (tuple[int, int], (1, 2), Before),
+    ],
+)
+def test_one_version_of_a_type_is_not_taken_for_another(theirs: Any, value: object, ours: Any) -> None:
+    """The fields of a record, and the members of a union, travel by their place."""
+    writes, reads = codec(of_field(theirs)), codec(of_field(ours))
+    data = writes.pack(of_field(theirs)(value))
+    assert vars(writes.unpack(data)) == {"value": value}
+    with pytest.raises(CodecError, match=r"error Failure\.value: expected .*, got"):
+        reads.unpack(data)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "value", "ours", "read"),
+    [
+        (int, 1, float, 1.0),
+        (int, 1, int | None, 1),
+        (list[int], [1], list[float], [1.0]),
+        (list[int], [1], list[int | None], [1]),
+        (dict[str, bytes], {"a": b"b"}, dict[str, bytes], {"a": b"b"}),
+    ],
+)
+def test_a_type_that_its_values_tell_may_become_wider(theirs: Any, value: object, ours: Any, read: object) -> None:
+    data = codec(of_field(theirs)).pack(of_field(theirs)(value))
+    assert unpack_plain(data) == {"value": value}
+    assert vars(codec(of_field(ours)).unpack(data)) == {"value": read}
 
 
 def changed(error: Exception, **fields: object) -> Exception:

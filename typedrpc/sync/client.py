@@ -10,21 +10,25 @@ from typing_extensions import Unpack
 
 from typedrpc import transport
 from typedrpc.command import BoundCommand, Command
-from typedrpc.dispatch import MAX_NESTING, Dispatcher
+from typedrpc.dispatch import MAX_NESTING, Call, Dispatcher
 from typedrpc.errors import (
     ConnectFailed,
+    ConnectionLost,
     ConnectTimeout,
     DeadlineExceeded,
     DefinitionError,
     RpcError,
     ServerBusy,
 )
+from typedrpc.hooks import CallOutcome, Hooked, LossHookT
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol, State
 from typedrpc.service import FunctionService, Service, Table
-from typedrpc.sync.caller import AGREE_TIME, PeerLink, RemoteCaller
+from typedrpc.sync.agreements import AGREE_TIME
+from typedrpc.sync.caller import PeerLink, RemoteCaller
 from typedrpc.sync.connection import Connection
+from typedrpc.sync.stay import Stay
 from typedrpc.sync.tokens import Token
 from typedrpc.sync.workers import MAX_WORKERS, Watcher, Workers, check_counts
 
@@ -44,7 +48,7 @@ LEAST_ATTEMPT: Final = 0.05
 
 
 @final
-class Client(Generic[EnteredT_co]):
+class Client(Hooked, Generic[EnteredT_co]):
     """A connection to a server, made by :func:`connect`.
 
     As a context manager it yields the proxy of the contract that it was made with, or itself where there was none, and
@@ -62,21 +66,39 @@ class Client(Generic[EnteredT_co]):
         expose: Sequence[Service | FunctionService],
         max_depth: int,
         max_workers: int,
+        on_connect: Callable[[Peer], object] | None,
+        on_disconnect: Callable[[Peer, ConnectionLost], object] | None,
+        on_connect_failed: Callable[[RpcError], object] | None,
+        on_call: Callable[[Call], object] | None,
+        on_result: Callable[[Call, CallOutcome], object] | None,
     ) -> None:
+        table = Table(expose)
+        super().__init__(
+            Dispatcher(table, max_depth=max_depth),
+            on_connect=on_connect,
+            on_disconnect=on_disconnect,
+            on_connect_failed=on_connect_failed,
+            on_call=on_call,
+            on_result=on_result,
+        )
         self._url = url
         self._limits = limits
         self._max_workers = max_workers
         self._lock = threading.Lock()
+        self._runtime_lock = threading.Lock()
         self._runtime: tuple[Workers, Watcher] | None = None
         self._closed = False
         self._exposes = bool(expose)
-        table = Table(expose)
-        self._dispatcher = Dispatcher(table, max_depth=max_depth)
         self._services = table.digests()
         self._caller = RemoteCaller(repr(self), lambda deadline: self._current_link(deadline).agreements)
         self._entered: Any = self
         deadline = monotonic() + (CONNECT_TIME if timeout is None else timeout)
-        self._link = self._dial(deadline, again=timeout is not None)
+        self._link, stay = self._dial(deadline, again=timeout is not None)
+        try:
+            self._begin(stay)
+        except BaseException:
+            self.close()
+            raise
         if contract is not None:
             try:
                 self._entered = self._caller.make_proxy(contract, deadline)
@@ -123,6 +145,18 @@ class Client(Generic[EnteredT_co]):
             runtime[1].close()
             runtime[0].close(1.0)
 
+    def on_disconnect(self, hook: LossHookT, /) -> LossHookT:
+        """Register a function that is called with the peer, and the cause, when the connection is lost or closed.
+
+        It runs in a thread of its own, after ``on_connect`` has returned. If the connection has ended already, it is
+        not called.
+        """
+        super().on_disconnect(hook)
+        connection = self._link.connection
+        connection.exposes = True
+        connection.threads.look_again()
+        return hook
+
     def __enter__(self) -> EnteredT_co:
         return cast(EnteredT_co, self._entered)
 
@@ -140,31 +174,49 @@ class Client(Generic[EnteredT_co]):
         """The connection to use now, which is made anew in a forked child."""
         link = self._link
         if link.connection.forked and not self._closed:
+            stay = None
             with self._lock:
                 if self._link.connection.forked:
-                    self._link = self._dial(deadline, again=False)
+                    self._link, stay = self._dial(deadline, again=False)
                 link = self._link
+            if stay is not None:
+                self._begin(stay)
         return link
 
-    def _dial(self, deadline: float, *, again: bool) -> PeerLink:
+    def _begin(self, stay: Stay) -> None:
+        """Tell the hooks of a connection that was made.
+
+        Raises:
+            ConnectFailed: It has ended again, or one of them ended it.
+        """
+        connection = stay.connection
+        if connection.ended:
+            stay.end()
+        if not stay.begin(lambda: not connection.ended):
+            raise ConnectFailed(self._url, str(connection.core.lost()))
+
+    def _dial(self, deadline: float, *, again: bool) -> tuple[PeerLink, Stay]:
         """Connect and shake hands; if it is to be tried again, as often as it takes until the deadline."""
         pause = FIRST_PAUSE
         transport.resolve(self._url)  # a URL that is wrong does not become right with time
         while True:
+            core: Protocol[Token] = Protocol(client=True, limits=self._limits, services=self._services)
             try:
-                return self._open(deadline)
-            except ConnectFailed:
+                return self._open(core, deadline)
+            except (ConnectFailed, ServerBusy) as error:
+                self._connect_failed.run(error)
                 left = deadline - monotonic() - LEAST_ATTEMPT
-                if not again or left <= 0:
+                # A server that says goodbye is up, and does not want this client.
+                if not again or left <= 0 or core.leave is not None:
                     raise
             sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _open(self, deadline: float) -> PeerLink:
-        core: Protocol[Token] = Protocol(client=True, limits=self._limits, services=self._services)
+    def _open(self, core: Protocol[Token], deadline: float) -> tuple[PeerLink, Stay]:
         sock = transport.dial(self._url, max(0.001, deadline - monotonic()))
         link = PeerLink()
         peer = Peer(next_peer_id(), str(transport.resolve(self._url)), None, link)
+        stays: list[Stay] = []
         try:
             connection = Connection(
                 sock,
@@ -172,7 +224,8 @@ class Client(Generic[EnteredT_co]):
                 runtime=self._get_runtime,
                 dispatcher=self._dispatcher,
                 peer=peer,
-                exposes=self._exposes,
+                exposes=self._exposes or bool(self._disconnect),
+                on_end=lambda connection: _end(stays),
                 on_forsaken=self._forget,
             )
             link.attach(connection, peer)
@@ -188,11 +241,23 @@ class Client(Generic[EnteredT_co]):
         except BaseException:
             sock.close()
             raise
+        stay = Stay(
+            connection,
+            peer,
+            connect=self._connect,
+            disconnect=self._disconnect,
+            failed=self._connect_failed,
+            start=lambda body: self._get_runtime()[0].start(body),
+        )
+        stays.append(stay)  # from here on its end is told; who begins it looks whether that was too late
         connection.threads.look_again()
-        return link
+        return link, stay
 
     def _get_runtime(self) -> tuple[Workers, Watcher]:
-        with self._lock:
+        runtime = self._runtime
+        if runtime is not None:  # asked for within finalizers too, which may have interrupted who holds the lock
+            return runtime
+        with self._runtime_lock:
             if self._runtime is None:
                 self._runtime = (Workers("typedrpc-client", self._max_workers), Watcher("typedrpc-client-watcher"))
             return self._runtime
@@ -200,7 +265,13 @@ class Client(Generic[EnteredT_co]):
     def _forget(self) -> None:
         """In a forked child: locks may be held by threads that are not here."""
         self._lock = threading.Lock()
+        self._runtime_lock = threading.Lock()
         self._runtime = None
+
+
+def _end(stays: list[Stay]) -> None:
+    for stay in stays:
+        stay.end()
 
 
 def _why_not_in_time(core: Protocol[Token]) -> str:
@@ -221,6 +292,11 @@ class ConnectOptions(TypedDict, total=False):
     max_calls: int
     max_depth: int
     max_workers: int
+    on_connect: Callable[[Peer], object] | None
+    on_disconnect: Callable[[Peer, ConnectionLost], object] | None
+    on_connect_failed: Callable[[RpcError], object] | None
+    on_call: Callable[[Call], object] | None
+    on_result: Callable[[Call, CallOutcome], object] | None
 
 
 @overload
@@ -238,6 +314,11 @@ def connect(
     max_calls: int = MAX_CALLS,
     max_depth: int = MAX_NESTING,
     max_workers: int = MAX_WORKERS,
+    on_connect: Callable[[Peer], object] | None = None,
+    on_disconnect: Callable[[Peer, ConnectionLost], object] | None = None,
+    on_connect_failed: Callable[[RpcError], object] | None = None,
+    on_call: Callable[[Call], object] | None = None,
+    on_result: Callable[[Call, CallOutcome], object] | None = None,
 ) -> Client[Any]:
     """Dial a server and shake hands.
 
@@ -257,6 +338,12 @@ def connect(
         max_calls: Calls of the server that may be in flight at a time.
         max_depth: Calls that may be nested in each other; further ones are refused with ``NestedTooDeep``.
         max_workers: Threads that may be lent where handlers, and callbacks of futures, take their time.
+        on_connect: Called with the server as a ``Peer`` when the connection is made, before this returns. It may end
+            the connection with ``peer.close(reason)``; then this raises ``ConnectFailed``.
+        on_disconnect: Called with the peer, and the cause, when the connection is lost or closed.
+        on_connect_failed: Called with the error of each attempt that failed, those that are tried again among them.
+        on_call: Called before each handler of this side.
+        on_result: Called after each handler of this side.
 
     Raises:
         ConnectFailed: No connection could be made; says why. ``ConnectTimeout`` if there was no time for more.
@@ -275,4 +362,9 @@ def connect(
         expose=expose,
         max_depth=max_depth,
         max_workers=max_workers,
+        on_connect=on_connect,
+        on_disconnect=on_disconnect,
+        on_connect_failed=on_connect_failed,
+        on_call=on_call,
+        on_result=on_result,
     )

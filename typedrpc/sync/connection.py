@@ -1,12 +1,9 @@
 """One connection with threads: who waits, reads; who reads a request, handles it; who writes, holds the pen.
 
-A thread that waits for a reply takes the read role if it is free, and reads until it has its own; what it reads for
-others it hands to them. Three things are guarded apart, and none is held while another is waited for: the read role
-(:mod:`~typedrpc.sync.role`), the pen (:mod:`~typedrpc.sync.writer`), and the state lock, under which nothing blocks.
-The threads that handle what comes are :mod:`~typedrpc.sync.handling`.
-
-An exception of a signal handler, such as ``KeyboardInterrupt``, may come anywhere. Where it provably lost no byte, only
-the call that it interrupted is given up; elsewhere it ends the connection.
+Here the parts are put together, opened and ended; and what was read is handed to who waits for it. The calls of this
+side are :mod:`~typedrpc.sync.calling`, the threads that handle those of the peer :mod:`~typedrpc.sync.handling`. Three
+things are guarded apart, and none is held while another is waited for: the read role (:mod:`~typedrpc.sync.role`), the
+pen (:mod:`~typedrpc.sync.writer`), and the state lock, under which nothing blocks.
 """
 
 import contextlib
@@ -18,22 +15,23 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
-from typedrpc.callbacks import Callbacks, Group, Offers
-from typedrpc.codec import Payload, Segmented
+from typedrpc.callbacks import Callbacks
 from typedrpc.dispatch import Dispatcher
-from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
-from typedrpc.failure import pack_protocol_failure, unpack_failure
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, UnknownCommand
+from typedrpc.failure import pack_protocol_failure
 from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.peer import Peer
 from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
+from typedrpc.sync.calling import Calls
 from typedrpc.sync.fork import forsake_after_fork
-from typedrpc.sync.handling import HandlerThreads, Series
-from typedrpc.sync.role import ReadRole, Waiter
-from typedrpc.sync.tokens import CallWaiter, Failed, NotSent, Pending, Token
+from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.role import ReadRole
+from typedrpc.sync.room import Room
+from typedrpc.sync.router import Router
+from typedrpc.sync.tokens import Token
 from typedrpc.sync.workers import Watcher, Workers
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import Kind
 
 logger = logging.getLogger("typedrpc")
 
@@ -42,10 +40,6 @@ MAX_UNASKED: Final = 16 * 1024
 
 GOODBYE_TIME: Final = 0.1
 """Seconds that closing waits for what is still being written."""
-
-_RESPONSE: Final = int(Kind.RESPONSE)
-_POISON: Final = 0xFF
-"""Put where the first byte of a header is read to. No header begins with it: a frame cannot be so long."""
 
 
 @final
@@ -83,10 +77,6 @@ class Connection:
         self.watched = False
         self._sock = sock
         self._state = threading.Lock()
-        self._room = threading.Condition(self._state)
-        self._waiting_for_room = 0
-        self._given_up = 0  # calls that nobody waits for any more; they are in flight until their late replies come
-        self._in_turn = False  # no call may be made that the in-flight table does not count
         self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
         self._dropped = False  # a callback, which the peer is to be told
         self._failing: list[Token] = []
@@ -102,7 +92,7 @@ class Connection:
             may_read_ahead=lambda: self.threads.has_room(),
             read_ahead=self._read_ahead,
             end=self.end,
-            stop_leading=self._stop_leading,
+            stop_leading=self.stop_leading,
             leave=self._dispose,
             helper=lambda body: runtime()[0].start(body),
         )
@@ -112,7 +102,7 @@ class Connection:
             self._writer,
             read=self._read_and_deliver,
             readable=self._is_readable,
-            stop_leading=self._stop_leading,
+            stop_leading=self.stop_leading,
             fault=self.fault,
             runtime=runtime,
             watched=self,
@@ -120,6 +110,23 @@ class Connection:
             peer=peer,
             wanted=lambda: self.exposes or bool(self.callbacks.groups),
         )
+        self._room = Room(core, self._state, self.threads)
+        self._router = Router(core, self.role, self.threads, self.callbacks)
+        self._calls = Calls(
+            self,
+            sock,
+            core,
+            self._state,
+            role=self.role,
+            writer=self._writer,
+            threads=self.threads,
+            callbacks=self.callbacks,
+            room=self._room,
+            router=self._router,
+        )
+        self.call = self._calls.call
+        self.submit = self._calls.submit
+        self.notify = self._calls.notify
         self._runtime = runtime
         forsake_after_fork(self)
 
@@ -143,21 +150,23 @@ class Connection:
             while self.core.state in greeting and not self.ended:
                 if monotonic() >= deadline:
                     raise TimeoutError
-                self._deliver(self._read(deadline))
+                self.deliver(self.read(deadline))
                 self._post(deadline)
-                self._attend(deadline)
+                self.attend(deadline)
         finally:
-            self._stop_leading()
-        if self.core.error is not None:
+            self.stop_leading()
+        if self.core.error is not None or self.core.state is State.DRAINING:
             raise self.core.lost()
-        self._in_turn = self.core.peer_limits.max_calls == 1
+        self._room.open()
 
-    def welcome(self) -> None:
-        """Let the client in."""
+    def welcome(self) -> bool:
+        """Let the client in. Returns whether it was not too late for that."""
         with self._state:
             welcome = self.core.welcome()
-        if welcome is not None:
-            self.post(welcome)
+        if welcome is None:
+            return False
+        self.post(welcome)
+        return True
 
     def post(self, data: Outgoing) -> None:
         """Send a frame as soon as there is room for it, without waiting for that. It must not change any more."""
@@ -189,6 +198,10 @@ class Connection:
             self._writer.queue.append(self.core.release(origin, index))
             self._dropped = True
             self._runtime()[1].poke(self)
+
+    def watch(self) -> None:
+        """Have the watcher look: calls have deadlines."""
+        self._runtime()[1].watch(self)
 
     @property
     def waiting_frames(self) -> int:
@@ -279,7 +292,7 @@ class Connection:
         self.forked = True
         self.ended = self._writer.ended = self.threads.ended = True
         self._state = threading.Lock()
-        self._room = threading.Condition(self._state)
+        self._calls.forsake(self._state)
         self.core.close(ConnectionLost("the connection was made before a fork, and is the parent's"))
         self.role.token.clear()
         self._writer.pen.clear()
@@ -288,331 +301,7 @@ class Connection:
         if self._on_forsaken is not None:
             self._on_forsaken()
 
-    # Calling
-
-    def call(
-        self,
-        command: int,
-        payload: Payload,
-        what: str,
-        deadline: float | None = None,
-        extension: bytes = b"",
-        nested: bool = False,
-        callbacks: Offers | None = None,
-    ) -> Payload:
-        """Call the peer and wait for its answer: the packed result.
-
-        Args:
-            command: The peer's id of the command.
-            payload: The packed arguments.
-            what: Names the command in errors.
-            deadline: When to stop waiting, on the monotonic clock.
-            extension: The packed extension map.
-            nested: Whether the call is made by a handler of a call that came on this connection.
-            callbacks: The functions that go with the call.
-
-        Raises:
-            ConnectionLost: There is no connection (any more).
-            DeadlineExceeded: The deadline passed. The handler may have run.
-            MessageTooLarge: The peer would not accept the arguments.
-            Exception: What the peer answered instead of a result (see :mod:`typedrpc.failure`).
-        """
-        core = self.core
-        with self._state:
-            call, data = core.start(command, payload, what, extension)
-        waiter: CallWaiter | None = None
-        try:
-            if nested or callbacks:
-                return self._call_with(call, data, what, deadline, nested, callbacks)
-            # A thread that reads its own reply needs no entry in the in-flight table.
-            if self._in_turn or not self.role.try_take():
-                waiter = CallWaiter()
-                self._register(call, data, what, deadline, waiter)
-                return self._outcome(call, what, waiter, deadline)
-            if not self._writer.write_whole(data, deadline, leading=True):
-                waiter = self._register_leading(call)
-                if isinstance(data, bytes):
-                    self._writer.queue.append(data)
-                    self._writer.flush(deadline, leading=True)
-                else:
-                    self._writer.write_parts(data, deadline, leading=True)
-            return self._read_reply(call, what, deadline, waiter)
-        except Failed as failed:
-            error = failed.error
-        except BaseException as interrupt:
-            self._interrupted(interrupt)
-            raise
-        if isinstance(payload, Segmented):
-            # Who catches the error may want to resize a bytearray that he gave; the traceback keeps what is here.
-            payload.release()
-        raise error
-
-    def _call_with(
-        self, call: int, data: Outgoing, what: str, deadline: float | None, nested: bool, callbacks: Offers | None
-    ) -> Payload:
-        """A call that is nested, or that functions go with. Raises ``Failed``."""
-        waiter = CallWaiter()
-        group = self.callbacks.offer(call, callbacks, waiter) if callbacks else None
-        aside = nested and self.threads.step_aside()
-        try:
-            self._register(call, data, what, deadline, waiter, nested=nested)
-            return self._outcome(call, what, waiter, deadline)
-        except Failed as failed:
-            if isinstance(failed, NotSent) or isinstance(failed.error, UnknownCommand | ServerBusy):
-                self.callbacks.withdraw(call)  # the peer has not looked at them
-            raise
-        finally:
-            if aside:
-                self.threads.step_back()
-            if group is not None:
-                group.waiter = None
-                self._hand_back(waiter)
-                self.threads.look_again()
-
-    def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
-        """Read the reply to a call; the role is held. Raises ``Failed``."""
-        core = self.core
-        reader = core.reader
-        if waiter is None and deadline is None and reader.idle:
-            buffer = reader.buffer
-            buffer[0] = _POISON
-            try:
-                count = self._sock.recv_into(buffer)
-            except BaseException as error:
-                if not transport.is_of_socket(error):
-                    if buffer[0] != _POISON:
-                        raise
-                    # Nothing was read: the connection is as it was, only this call is given up.
-                    self._give_up(1)
-                    self._stop_leading()
-                    raise Failed(error) from None
-                count = -1  # whatever it is, it comes again, and is dealt with below
-            if count > 0:
-                sole = reader.sole_frame(count)
-                if sole is not None and sole[0] == _RESPONSE and sole[2] == call:
-                    self._stop_leading()
-                    return sole[3]
-            waiter = self._register_leading(call)
-            if count >= 0:
-                self._deliver(core.receive(count) if count else core.receive_eof())
-                self._attend(deadline)
-        elif waiter is None:
-            waiter = self._register_leading(call)
-        return self._outcome(call, what, waiter, deadline, leading=True)
-
-    def submit(
-        self,
-        command: int,
-        payload: Payload,
-        what: str,
-        token: Pending,
-        deadline: float | None = None,
-        extension: bytes = b"",
-        nested: bool = False,
-        callbacks: Offers | None = None,
-        *,
-        at_once: bool = False,
-    ) -> None:
-        """Call the peer; the outcome goes to the token. Raises as :meth:`call` does, if nothing was sent.
-
-        Past the deadline, the token gets ``DeadlineExceeded``. With ``at_once`` this waits for nothing, and the payload
-        must not change any more: a peer without room for the call is one that has not answered in time.
-        """
-        with self._state:
-            call, data = self.core.start(command, payload, what, extension)
-        if callbacks:
-            self.callbacks.offer(call, callbacks)
-        self.threads.expect()
-        try:
-            self._register(call, data, what, deadline, token, nested=nested, at_once=at_once)
-            if deadline is not None:
-                self._runtime()[1].watch(self)
-            return
-        except Failed as failed:
-            error = failed.error
-            self.callbacks.withdraw(call)
-            self.threads.forget()
-            self.threads.call_for_help()
-        except BaseException as interrupt:
-            self._interrupted(interrupt)
-            raise
-        raise error
-
-    def notify(
-        self,
-        command: int,
-        payload: Payload,
-        what: str,
-        deadline: float | None = None,
-        extension: bytes = b"",
-        callbacks: Offers | None = None,
-    ) -> None:
-        """Call the peer one-way: write the call, or leave it to the thread that is writing.
-
-        Past the deadline the rest is left to a thread of its own: what was begun is sent.
-
-        Raises:
-            ConnectionLost: There is no connection (any more).
-            MessageTooLarge: The peer would not accept the arguments.
-        """
-        self.check()
-        origin = 0
-        if callbacks:
-            with self._state:
-                origin = self.core.new_call()
-        data = self.core.notify(command, payload, what, extension, origin)
-        if callbacks:
-            self.callbacks.offer(origin, callbacks)
-            self.threads.look_again()
-        try:
-            if isinstance(data, bytes):
-                self._writer.queue.append(data)
-            else:
-                self._writer.write_parts(data, deadline)
-            self._writer.make_room(deadline)
-        except BaseException as interrupt:
-            self._interrupted(interrupt)
-            raise
-
-    def _register(
-        self,
-        call: int,
-        data: Outgoing,
-        what: str,
-        deadline: float | None,
-        token: Token,
-        *,
-        nested: bool = False,
-        at_once: bool = False,
-    ) -> None:
-        """Enter a call into the in-flight table once the peer has room for it, and send it. Raises ``NotSent``.
-
-        A nested call does not wait for room: what it would wait for may wait for it.
-        """
-        core = self.core
-        with self._state:
-            # One place is left for the thread that reads its own reply and is not in the table.
-            room = max(1, core.peer_limits.max_calls - 1)
-            if not nested and len(core.calls) + self._given_up - core.late_replies >= room:
-                self._wait_for_room(room, what, monotonic() if at_once else deadline)
-            if self.ended:
-                raise NotSent(core.lost())
-            core.calls.insert(call, token, deadline if isinstance(token, Pending) else None)
-        if at_once:
-            self.post(data)
-        elif isinstance(data, bytes):
-            self._writer.queue.append(data)
-            self._writer.flush(deadline)
-        else:
-            self._writer.write_parts(data, deadline)
-
-    def _wait_for_room(self, room: int, what: str, deadline: float | None) -> None:
-        """Wait until fewer calls than ``room`` are in flight, or the connection has ended. The state lock is held."""
-        core = self.core
-        expecting = False
-        self._waiting_for_room += 1
-        try:
-            while len(core.calls) + self._given_up - core.late_replies >= room and not self.ended:
-                left = transport.LONGEST_WAIT if deadline is None else deadline - monotonic()
-                if left <= 0:
-                    raise NotSent(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
-                if not expecting and self._given_up > core.late_replies:
-                    # Those who made the calls have gone. Somebody has to read the late replies.
-                    self.threads.expect()
-                    expecting = True
-                self._room.wait(min(left, transport.LONGEST_WAIT))
-        finally:
-            self._waiting_for_room -= 1
-            if expecting:
-                self.threads.forget()
-
-    def _register_leading(self, call: int) -> CallWaiter:
-        """Enter the call of a thread that holds the role, which is given up if the connection has ended.
-
-        Raises ``Failed``.
-        """
-        waiter = CallWaiter()
-        with self._state:
-            if not self.ended:
-                self.core.calls.insert(call, waiter)
-                return waiter
-        self._stop_leading()
-        raise Failed(self.core.lost())
-
-    def _outcome(
-        self, call: int, what: str, waiter: CallWaiter, deadline: float | None, *, leading: bool = False
-    ) -> Payload:
-        """Wait, parked or leading, until the waiter is done or out of time. Raises ``Failed``."""
-        interrupt: BaseException | None = None
-        while interrupt is None:
-            if leading or self.role.try_take():
-                leading = False
-                interrupt = self._lead(waiter, deadline)
-            left = None if deadline is None else deadline - monotonic()
-            # What came before the reply is run before it, in the order in which it was sent.
-            if waiter.work and interrupt is None and not (left is not None and left <= 0 and not waiter.done):
-                interrupt = self.threads.run_nested(waiter.work)
-                continue
-            if waiter.done or interrupt is not None or (left is not None and left <= 0):
-                break
-            interrupt = self._park(waiter, left)
-            leading, waiter.leads = waiter.leads, False
-        if not waiter.done and self.core.calls.pop(call) is not None:
-            self._give_up(1)
-            self._hand_back(waiter)
-            raise Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))
-        self._hand_back(waiter)
-        if interrupt is not None:
-            raise Failed(interrupt)
-        while not waiter.done:  # whoever removed the call from the table is about to say so
-            interrupt = self._park(waiter, None) or interrupt
-        if interrupt is not None:
-            raise Failed(interrupt)
-        if waiter.error is not None:
-            raise Failed(waiter.error)
-        frame = waiter.frame
-        assert frame is not None, "a waiter that is done has a frame or an error"
-        if frame.kind != _RESPONSE:
-            raise Failed(unpack_failure(frame.payload, what))
-        return frame.payload
-
-    def _hand_back(self, waiter: CallWaiter) -> None:
-        """What is nested in a call that this thread waits for no more is for others."""
-        while waiter.work:
-            try:
-                request = waiter.work.popleft()
-            except IndexError:  # who put it there has taken it back
-                return
-            if not request.call:
-                self.threads.let_go(request)
-            self.threads.accept(request, self._series_of(request))
-            self.threads.call_for_help()
-
-    def _park(self, waiter: Waiter, timeout: float | None) -> BaseException | None:
-        """Park, and return an exception of a signal handler instead of raising it: it did no harm."""
-        try:
-            self.role.park(waiter, timeout)
-        except BaseException as error:
-            return error
-        return None
-
-    def _give_up(self, calls: int) -> None:
-        """So many calls have left the table without an answer; to the peer they are still in flight."""
-        with self._state:
-            self._given_up += calls
-            self._in_turn = True
-            self._room.notify_all()  # not that there is room: those who wait have to see to it that somebody reads
-
-    def _make_room(self) -> None:
-        """Something was answered."""
-        if self._waiting_for_room:
-            with self._state:
-                self._room.notify_all()
-        if self._in_turn and self.core.peer_limits.max_calls > 1:
-            with self._state:
-                self._in_turn = self._given_up > self.core.late_replies
-
-    def _interrupted(self, error: BaseException) -> None:
+    def interrupted(self, error: BaseException) -> None:
         """An exception of a signal handler came where bytes or the role may be lost with it: nothing is certain."""
         self._torn = True
         lost = ConnectionLost("a call was interrupted while it sent or read")
@@ -626,37 +315,14 @@ class Connection:
 
     # Reading
 
-    def _lead(self, waiter: Waiter, deadline: float | None) -> BaseException | None:
-        """Read, holding the role, until the waiter is done or out of time; then give the role up.
-
-        Returns an exception of a signal handler that did no harm, instead of raising it.
-        """
-        reader = self.core.reader
-        idle = False
-        try:
-            while not (waiter.done or waiter.work or (deadline is not None and monotonic() >= deadline)):
-                if idle := reader.idle:
-                    reader.buffer[0] = _POISON
-                events = self._read(deadline)
-                idle = False
-                self._deliver(events)
-                self._attend(deadline)
-        except BaseException as error:
-            if not idle or reader.buffer[0] != _POISON:
-                raise
-            self._stop_leading()
-            return error
-        self._stop_leading()
-        return None
-
-    def _attend(self, deadline: float | None) -> None:
+    def attend(self, deadline: float | None) -> None:
         """See to what came for others, in a thread that reads for itself."""
         if self._writer.queue:
             self._writer.flush(deadline, leading=True)
         if self.threads.ready:
             self.threads.call_for_help()
 
-    def _stop_leading(self) -> None:
+    def stop_leading(self) -> None:
         """The one exit of whoever holds the role."""
         self.role.release()
         if self.ended:
@@ -665,7 +331,7 @@ class Connection:
             # The watcher sleeps while somebody reads. Now it may be that nobody does although somebody has to.
             self._runtime()[1].watch(self)
 
-    def _read(self, deadline: float | None = None) -> list[Event[Token]]:
+    def read(self, deadline: float | None = None) -> list[Event[Token]]:
         """Read once; the role is held. Empty when the deadline passed first."""
         core, sock = self.core, self._sock
         try:
@@ -684,54 +350,13 @@ class Connection:
         return core.receive(count) if count else core.receive_eof()
 
     def _read_and_deliver(self) -> None:
-        self._deliver(self._read())
+        self.deliver(self.read())
 
     def _read_ahead(self) -> None:
         """Read once, in a thread that waits to write and therefore cannot handle what comes."""
-        self._deliver(self._read())
+        self.deliver(self.read())
         if self.threads.ready:
             self.threads.call_for_help()
-
-    def _give_to_waiting(self, request: Request) -> bool:
-        """Give a request to the thread that waits for the call which it is nested in. Returns whether there is one."""
-        extras, calls = request.extras, self.core.calls
-        token = calls.get(extras.parent) if extras.parent else None
-        if isinstance(token, CallWaiter):
-            return self._give(request, token, lambda: calls.get(extras.parent) is token)
-        group = self._group_of(request)
-        if group is None or group.waiter is None:
-            return False
-        waiter = group.waiter
-        return self._give(request, waiter, lambda: group.waiter is waiter)
-
-    def _give(self, request: Request, waiter: CallWaiter, still_waits: Callable[[], bool]) -> bool:
-        if not request.call:
-            self.threads.hold(request)
-        waiter.work.append(request)
-        # It may have stopped waiting, and looked for the last time.
-        if not still_waits():
-            try:
-                waiter.work.remove(request)
-            except ValueError:
-                return True
-            if not request.call:
-                self.threads.let_go(request)
-            return False
-        self.role.rouse(waiter)
-        return True
-
-    def _group_of(self, request: Request) -> Group | None:
-        target = request.extras.target
-        return None if target is None else self.callbacks.groups.get(target[0])
-
-    def _series_of(self, request: Request) -> Series | None:
-        """The callbacks of one call run one after another."""
-        group = self._group_of(request)
-        if group is None:
-            return None
-        series: Series = group.series or Series()
-        group.series = series
-        return series
 
     def _is_readable(self) -> bool:
         try:
@@ -739,17 +364,17 @@ class Connection:
         except (OSError, ValueError):  # closed meanwhile
             return False
 
-    def _deliver(self, events: list[Event[Token]]) -> None:
+    def deliver(self, events: list[Event[Token]]) -> None:
         """Pass on what was read; the role is held."""
         queue, core = self._writer.queue, self.core
         for event in events:
             if isinstance(event, Outcome):
                 event.token.complete(self, event.frame)
             elif isinstance(event, Request):
-                if event.extras is not NO_EXTRAS and self._give_to_waiting(event):
+                if event.extras is not NO_EXTRAS and self._router.give_to_waiting(event):
                     continue
                 if self.exposes or self.callbacks.groups:
-                    self.threads.accept(event, self._series_of(event))
+                    self._router.accept(event)
                 elif event.call:
                     queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
             elif isinstance(event, Released):
@@ -758,8 +383,8 @@ class Connection:
                 # What the protocol has to say about the end goes out before the end does.
                 self._post(monotonic())
                 self.end(core.error or ConnectionLost("the connection is closed"))
-        if self._in_turn or self._waiting_for_room:
-            self._make_room()
+        if self._room.is_short:
+            self._room.look_again()
         if core.outgoing:
             self._unasked = self._unasked + len(core.outgoing) if queue else 0
             queue.extend(core.outgoing)
@@ -781,7 +406,7 @@ class Connection:
         for token in expired:
             token.fail(self, DeadlineExceeded("no answer in time"))
         if expired:
-            self._give_up(len(expired))
+            self._room.give_up(len(expired))
             self.threads.call_for_help()
         pause = self.threads.look_for_stall()
         if next_deadline is None:

@@ -20,6 +20,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
 
+from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.dispatch import Call, Dispatcher, enter_call, leave_call
 from typedrpc.errors import ServerBusy
 from typedrpc.failure import pack_protocol_failure
@@ -28,6 +29,7 @@ from typedrpc.protocol import Outgoing, Protocol, Request
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.workers import QUICK_TICK, QUICK_TICKS, TICK, Watched, Watcher, Workers
 from typedrpc.sync.writer import BATCH_SIZE, Writer, copied
+from typedrpc.turns import Turns
 from typedrpc.wire import payload_size
 
 logger = logging.getLogger("typedrpc")
@@ -122,9 +124,11 @@ class HandlerThreads:
         self._pending = 0  # outcomes that are to be delivered
         self._draining = False
         self._on_over: Callable[[], None] | None = None
+        self._over = False
         self._one_way = Series()
         self._in_series = 0  # requests that wait in a series
         self._in_series_bytes = 0
+        self._in_line = 0  # requests that wait for their turn; their bytes count with those in a series
         # What the watcher saw last; counters of which only whether they move counts.
         self._handled = 0
         self._seen_handled = -1
@@ -141,11 +145,18 @@ class HandlerThreads:
             series: Those that it must wait for. One-way calls are a series of their own.
         """
         self.served_callers = 0
+        turns = self._dispatcher.turns
+        if turns is not None and self._takes_turn(request):
+            self._stand_in_line(turns, request)
+            return
         if series is None:
             if request.call:
                 self.ready.append(request)
                 return
             series = self._one_way
+        self._add_to(series, request)
+
+    def _add_to(self, series: Series, request: Request) -> None:
         with self._lock:
             series.waiting.append(request)
             self._in_series += 1
@@ -153,6 +164,64 @@ class HandlerThreads:
             if not series.running:
                 series.running = True
                 self.ready.append(partial(self._run_series, series))
+
+    # Handlers that wait for their turn
+
+    def _takes_turn(self, request: Request) -> bool:
+        """Whether a request takes a turn; not where a handler that has one may wait for it, by a call of this side."""
+        if request.command >= FIRST_RESERVED_ID:
+            return False
+        parent = request.extras.parent
+        return not (request.call and parent and self._core.calls.get(parent) is not None)
+
+    def _stand_in_line(self, turns: Turns, request: Request) -> None:
+        with self._lock:
+            self._in_line += 1
+            self._in_series_bytes += _weight(request)
+        go = partial(self._go, turns, request, monotonic())
+        if turns.take(go):
+            go()
+
+    def _go(self, turns: Turns, request: Request, since: float) -> bool:
+        """It is the turn of a request. Returns whether it is still to be run."""
+        extras = request.extras
+        if extras.time_left is not None:
+            request.extras = extras._replace(time_left=max(0.0, extras.time_left - (monotonic() - since)))
+        wanted = not (self.ended and request.call)
+        if wanted and request.call:
+            self.ready.append(partial(self._run_in_turn, turns, request))
+        elif wanted:
+            self._add_to(self._one_way, request)
+        with self._lock:  # after it was added: what is neither in line nor ready nor run is over
+            self._in_line -= 1
+            self._in_series_bytes -= _weight(request)
+        if not wanted:
+            self._look_whether_over()
+        elif get_ident() not in self._idents:
+            self._attach_further()
+        return wanted
+
+    def _attach_further(self) -> None:
+        """Something is ready whose turn it is, and all who are attached may read or wait."""
+        with self._lock:
+            self._attached += 1
+            self.unattended = False
+        try:
+            # Not a lent one: there are never more of these than turns.
+            self._runtime()[0].start(self._run)
+        except RuntimeError:
+            with self._lock:
+                self._attached -= 1
+                self._recount()
+            self.call_for_help()
+
+    def _run_in_turn(self, turns: Turns, request: Request) -> None:
+        try:
+            answer, _ = self._handle(request)
+        finally:
+            turns.give_back()
+        if answer is not None and (self.ready or not self._writer.write_whole(answer)):
+            self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
 
     def hold(self, request: Request) -> None:
         """A one-way call came that waits for one thread: it counts against what may be held."""
@@ -191,6 +260,8 @@ class HandlerThreads:
 
     def _recount(self) -> None:
         self.unattended = not self._attached and self._needs_reader() and not self.ended
+        if self.unattended and self._in_line and not self.has_room():
+            self.unattended = False  # the thread that is attached when the next turn comes reads on
 
     def _see_to_it(self) -> None:
         """See to it that somebody reads, if nobody does after this."""
@@ -238,12 +309,21 @@ class HandlerThreads:
         self._look_whether_over()
 
     def _look_whether_over(self) -> None:
-        if not self.ended or self.busy or self.ready or self._on_over is None:
+        if not self.ended or self._on_over is None:
             return
         with self._lock:
+            # In this order: who takes what is ready counts itself busy first.
+            if self._in_line or self.ready or self.busy:
+                return
+            self._over = True
             function, self._on_over = self._on_over, None
         if function is not None:
             function()
+
+    def _is_over(self) -> bool:
+        """Whether it was said that nothing runs any more; this thread counts itself busy."""
+        with self._lock:
+            return self._over
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every accepted call is answered and the answers are written. Returns whether that is so."""
@@ -332,8 +412,8 @@ class HandlerThreads:
                 return  # who reads hands on what comes, and sees to it that somebody reads after him
             try:
                 if not ready and self._needs_reader():
-                    if self._in_series and not self.has_room():
-                        return  # the thread that runs the series comes back to reading
+                    if (self._in_series or self._in_line) and not self.has_room():
+                        return  # the thread that runs the series, or the next turn, comes back to reading
                     self._read()
             finally:
                 self._stop_leading()
@@ -461,8 +541,8 @@ class HandlerThreads:
     def _handle(self, request: Request) -> tuple[Outgoing | None, BaseException | None]:
         """Run a request: the answer, and what a handler raised that is no :class:`Exception`."""
         dispatcher, core = self._dispatcher, self._core
-        if self.ended and request.call:
-            return None, None  # nobody waits for it any more; one-way calls that came are run
+        if self.ended and (request.call or self._is_over()):
+            return None, None  # nobody waits for it any more; one-way calls that came in time are run
         call = dispatcher.begin(core, request, self._peer)
         if not isinstance(call, Call):
             return call, None
@@ -483,6 +563,9 @@ class HandlerThreads:
             if answer is not None:
                 self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
         finally:
+            turns = self._dispatcher.turns
+            if turns is not None and series is self._one_way and request.command < FIRST_RESERVED_ID:
+                turns.give_back()
             with self._lock:
                 self._in_series -= 1
                 self._in_series_bytes -= _weight(request)

@@ -1,0 +1,98 @@
+"""Room for calls at the peer: who makes one too many waits until another one is answered."""
+
+import threading
+from time import monotonic
+from typing import Any, final
+
+from typedrpc.errors import DeadlineExceeded
+from typedrpc.protocol import Protocol, State
+from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.tokens import NotSent
+from typedrpc.transport import LONGEST_WAIT
+
+
+@final
+class Room:
+    """How many calls the peer has on one connection, and who waits to make another.
+
+    Attributes:
+        is_counted: No call may be made that the in-flight table does not count, since it may be one too many.
+    """
+
+    def __init__(self, core: Protocol[Any], state: threading.Lock, threads: HandlerThreads) -> None:
+        """
+        Args:
+            core: The protocol's state.
+            state: The lock that guards it.
+            threads: Those of the connection.
+        """
+        self.is_counted = False
+        self._core = core
+        self._state = state
+        self._threads = threads
+        self._changed = threading.Condition(state)
+        self._waiting = 0
+        self._given_up = 0  # calls that nobody waits for any more; they are in flight until their late replies come
+
+    def open(self) -> None:
+        """The peer's limits are known."""
+        self.is_counted = self._core.peer_limits.max_calls == 1
+
+    @property
+    def is_short(self) -> bool:
+        """Somebody is to hear of it when something was answered."""
+        return self.is_counted or self._waiting > 0
+
+    def await_place(self, what: str, deadline: float | None) -> None:
+        """Return when the peer has room for another call, or the connection has ended. The state lock is held.
+
+        Raises:
+            NotSent: The deadline passed.
+        """
+        expecting = False
+        while self._is_full() and self._core.state is not State.CLOSED:
+            left = LONGEST_WAIT if deadline is None else deadline - monotonic()
+            if left <= 0:
+                break
+            self._waiting += 1
+            try:
+                if not expecting and self._given_up > self._core.late_replies:
+                    # Those who made the calls have gone. Somebody has to read the late replies.
+                    self._threads.expect()
+                    expecting = True
+                self._changed.wait(min(left, LONGEST_WAIT))
+            except BaseException:
+                if expecting:
+                    self._threads.forget()
+                raise
+            finally:
+                self._waiting -= 1
+        if expecting:
+            self._threads.forget()
+        if self._is_full() and self._core.state is not State.CLOSED:
+            raise NotSent(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
+
+    def _is_full(self) -> bool:
+        # One place is left for the thread that reads its own reply and is not in the table.
+        room = max(1, self._core.peer_limits.max_calls - 1)
+        return len(self._core.calls) + self._given_up - self._core.late_replies >= room
+
+    def give_up(self, calls: int) -> None:
+        """So many calls have left the table without an answer; to the peer they are still in flight."""
+        with self._state:
+            self._given_up += calls
+            self.is_counted = True
+            self.notify_all()  # not that there is room: those who wait have to see to it that somebody reads
+
+    def notify_all(self) -> None:
+        """Have all who wait look again. The state lock is held."""
+        self._changed.notify_all()
+
+    def look_again(self) -> None:
+        """Something was answered."""
+        if self._waiting:
+            with self._state:
+                self.notify_all()
+        if self.is_counted and self._core.peer_limits.max_calls > 1:
+            with self._state:
+                self.is_counted = self._given_up > self._core.late_replies
