@@ -9,6 +9,7 @@ everything.
 import argparse
 import selectors
 import socket
+import threading
 from collections import Counter
 
 from processes import end_with_input
@@ -111,12 +112,14 @@ def main() -> None:
     socks = [enter(arguments.url, small=arguments.messages is None) for _ in range(arguments.count)]
     print("ready", flush=True)
     end_with_input()
-    if arguments.messages is None:
-        selectors.DefaultSelector().select()  # until the input ends
-    readers = Readers(socks, [frame_of(number, arguments.size) for number in range(arguments.messages)])
+    messages: int | None = arguments.messages
+    if messages is None:
+        threading.Event().wait()  # until the input ends
+        return
+    readers = Readers(socks, [frame_of(number, arguments.size) for number in range(messages)])
     readers.run()
     print(f"complete {readers.complete}", flush=True)
-    selectors.DefaultSelector().select()
+    threading.Event().wait()
 
 
 if __name__ == "__main__":

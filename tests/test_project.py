@@ -314,7 +314,7 @@ def examples_of(document: str) -> list[str]:
 
 
 README_EXAMPLES = examples_of("README.md")
-EXAMPLES = [*README_EXAMPLES, *examples_of("docs/errors.md")]
+EXAMPLES = [*README_EXAMPLES, *examples_of("docs/errors.md"), *examples_of("docs/broadcast.md")]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=itertools.count(1))
