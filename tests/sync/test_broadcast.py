@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import PATIENCE, Gate, Gates, Log, Program, RawPeer, Running, hello, run_all
+from tests.support import PATIENCE, Forwarder, Gate, Gates, Log, Program, RawPeer, Running, hello, run_all
 from typedrpc import (
     ArgumentError,
     ConnectionLost,
@@ -32,11 +32,12 @@ from typedrpc import (
 )
 from typedrpc.agreement import digest_of
 from typedrpc.codec import pack_plain, unpack_plain
+from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.messages import ProtocolCommand
 from typedrpc.peer import Peer
 from typedrpc.service import services_of
 from typedrpc.sync import broadcast as module
-from typedrpc.wire import PREAMBLE, Frame, Kind
+from typedrpc.wire import PREAMBLE, Frame, Kind, payload_size
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -52,13 +53,23 @@ class Left(Exception):
         return 0
 
 
-class Listener(Service):
-    """What the server knows of its clients."""
+class Inbox:
+    """What a listener was told."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.got: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.gates = Gates()
+
+    def next(self) -> Any:
+        return self.got.get(timeout=PATIENCE)
+
+    def take(self, count: int) -> list[Any]:
+        return [self.next() for _ in range(count)]
+
+
+class Listener(Inbox, Service):
+    """What the server knows of its clients."""
 
     @rpc
     def on_text(self, text: str) -> None:
@@ -90,12 +101,6 @@ class Listener(Service):
         self.gates["waiting"].open()
         self.gates[gate].wait()
         return self.name
-
-    def next(self) -> Any:
-        return self.got.get(timeout=PATIENCE)
-
-    def take(self, count: int) -> list[Any]:
-        return [self.next() for _ in range(count)]
 
 
 class RuntimeErrorOfMine(Exception):
@@ -422,12 +427,8 @@ class TestLargePayloads:
             assert "too large" in log.line()
 
 
-class Newer(Service, name="Listener"):
+class Newer(Inbox, Service, name="Listener"):
     """A later version: other ids, a parameter more."""
-
-    def __init__(self, name: str = "") -> None:
-        self.name = name
-        self.got: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     @rpc(id=7)
     def on_text(self, text: str, loud: bool = True) -> None:
@@ -437,21 +438,13 @@ class Newer(Service, name="Listener"):
     def ask(self, question: str, loud: bool = True) -> str | None:
         return f"{self.name}: {question}, {loud}"
 
-    take, next = Listener.take, Listener.next
 
-
-class OtherIds(Service, name="Listener"):
+class OtherIds(Inbox, Service, name="Listener"):
     """The same with other ids."""
-
-    def __init__(self, name: str = "") -> None:
-        self.name = name
-        self.got: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     @rpc(id=0xFEFF)
     def on_text(self, text: str) -> None:
         self.got.put(text)
-
-    take, next = Listener.take, Listener.next
 
 
 class Broken(Service, name="Listener"):
@@ -485,6 +478,20 @@ class TestVersions:
                 assert server.broadcast(Listener.on_text)(str(number)) == 3
             for one in (*others, a):
                 assert one.take(100) == [str(number) for number in range(100)]
+
+    def test_what_names_the_version_counts_for_the_size_too(self, server: Server, log: Log) -> None:
+        newer = Newer()
+        with connect(server.url, expose=[newer], max_message_size=1024) as client:
+            client.proxy(Room)
+            send = server.broadcast(Listener.on_text)
+            assert send("first") == 1
+            assert newer.next() == ("first", True)
+            reached = [size for size in range(1000, 1030) if send("x" * size)]
+            assert reached == list(range(1000, reached[-1] + 1))
+            assert [len(text) for text, _ in newer.take(len(reached))] == reached
+            assert "is too large for <peer" in log.line()
+            assert send("last") == 1
+            assert newer.next() == ("last", True)
 
     def test_many_threads_while_it_is_agreed_about(self, server: Server) -> None:
         threads, messages = 6, 100
@@ -542,7 +549,7 @@ class TestPeersThatDoNotTellTheirContract:
                 assert server.broadcast(Listener.on_data)(data) == 1
             assert log.unread == []
             server.broadcast(Listener.on_data)(data)
-            assert "was cut off: it does not tell its contract, 16 messages wait for it" in log.line()
+            assert "was cut off: it does not tell its contract" in log.line()
 
     def test_what_gathers_leave_behind_is_bounded_too(self, server: Server, log: Log) -> None:
         with raw_listener(server, digest=b"other"):
@@ -883,3 +890,52 @@ class TestGather:
             asking = Running(server.gather(Listener.ask), "hi")
             raw.send_frame(Kind.RESPONSE, 0, raw.question().call, pack_plain("in time"))
             assert list(asking.result().values()) == ["in time"]
+
+
+class TestManyCommands:
+    def test_ids_over_the_whole_range(self, server: Server) -> None:
+        """A few thousand here; all 65 280 in the proofs."""
+        service = FunctionService("everything")
+
+        def adder(number: int) -> Callable[[int], int]:
+            def add(value: int) -> int:
+                return value + number
+
+            add.__name__ = f"command_{number}"
+            return add
+
+        commands = [service.rpc(id=number)(adder(number)) for number in [*range(0, FIRST_RESERVED_ID, 32), 0xFEFF]]
+        tried = [commands[0], commands[1], commands[1000], commands[-1]]
+        with (
+            Server(service, url=URL) as second,
+            Forwarder(second.url) as forwarder,
+            connect(forwarder.url, expose=[service]) as client,
+        ):
+            assert [client.proxy(command)(1) - command.id for command in tried] == [1] * 4
+            assert [only(second.gather(command)(1)) - command.id for command in tried] == [1] * 4
+            assert [second.peers[0].proxy(command)(1) - command.id for command in tried] == [1] * 4
+            first = forwarder.frames()[0]
+            assert first.kind == Kind.HELLO
+            assert payload_size(first.payload) < 200
+
+    def test_a_function_that_is_added_while_peers_are_connected(self, server: Server) -> None:
+        """The peer exposes what it had; what is new here is asked about, and does not reach it."""
+        service = FunctionService("growing")
+        got: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+        @service.rpc
+        def one(text: str) -> None:
+            got.put(text)
+
+        with connect(server.url, expose=[service]) as client:
+            client.proxy(Room)
+            assert server.broadcast(one)("before") == 1
+
+            @service.rpc
+            def two(text: str) -> int:
+                return 2
+
+            assert server.broadcast(one)("after") == 1
+            assert isinstance(only(server.gather(two, timeout=PATIENCE)("hi")), UnknownCommand)
+            assert server.broadcast(one)("end") == 1
+            assert [got.get(timeout=PATIENCE) for _ in range(3)] == ["before", "after", "end"]

@@ -102,7 +102,10 @@ class _Cast:
         if found is None:
             extension = route.extension(None)
             frame = encode(Kind.NOTIFY, route.id, 0, self._payload, extension)
-            found = frame if isinstance(frame, bytes) else copied(frame), self.size + len(extension)
+            found = (
+                frame if isinstance(frame, bytes) else copied(frame),
+                self.size + (len(extension) + 2 if extension else 0),
+            )
             self._frames[route[:2]] = found
         frame, size = found
         limit = connection.core.peer_limits.max_message_size
