@@ -465,6 +465,25 @@ class HandlerThreads:
             self.call_for_help()
         return True
 
+    def hand_over(self) -> bool:
+        """As :meth:`step_aside`, for who waits and does not read meanwhile: another thread takes its place.
+
+        It is one beyond those that may be lent, which may all be with handlers that wait so, for each other.
+        """
+        if get_ident() not in self._idents:
+            return False
+        place: list[None] = []
+        with self._lock:
+            self._aside += 1
+            self._attached += 1
+            self.unattended = False
+            place.append(None)
+        try:
+            self._runtime()[0].start(lambda: self._run_in(place))
+        except RuntimeError:  # no thread can be started: one may be lent
+            self._count_out(place)
+        return True
+
     def step_back(self) -> None:
         """The nested call is over."""
         with self._lock:
