@@ -458,7 +458,7 @@ class HandlerThreads:
             while work:
                 self._handled += 1
                 request = work.popleft()
-                answer, interrupt = self._handle(request)
+                answer, interrupt = self._handle(request, nested=True)
                 if not request.call:
                     self.let_go(request)
                 if answer is not None and not writer.write_whole(answer):
@@ -519,7 +519,7 @@ class HandlerThreads:
         finally:
             self._stop_working()
 
-    def _handle(self, request: Request) -> tuple[Outgoing | None, BaseException | None]:
+    def _handle(self, request: Request, *, nested: bool = False) -> tuple[Outgoing | None, BaseException | None]:
         """Run a request: the answer, and what a handler raised that is no :class:`Exception`."""
         dispatcher, core = self._dispatcher, self._core
         if self.ended and (request.call or self._is_over()):
@@ -531,7 +531,9 @@ class HandlerThreads:
         try:
             result = call.function(*call.args, **call.kwargs)
         except BaseException as error:
-            return dispatcher.fail(core, request, call, error), None if isinstance(error, Exception) else error
+            interrupt = None if isinstance(error, Exception) else error
+            raised_here = nested and interrupt is not None
+            return dispatcher.fail(core, request, call, error, raised_here=raised_here), interrupt
         finally:
             leave_call(token)
         return dispatcher.finish(core, request, call, result), None
