@@ -470,11 +470,12 @@ class HandlerThreads:
 
         It is one beyond those that may be lent, which may all be with handlers that wait so, for each other.
         """
-        if get_ident() not in self._idents:
+        ident = get_ident()
+        if ident not in self._idents or ident in self._aside:
             return False
         place: list[None] = []
         with self._lock:
-            self._aside += 1
+            self._aside.add(ident)
             self._attached += 1
             self.unattended = False
             place.append(None)
@@ -506,7 +507,7 @@ class HandlerThreads:
                 except IndexError:  # handed to others, as the connection has ended
                     break
                 self._handled += 1
-                answer, interrupt = self._handle(request)
+                answer, interrupt = self._handle(request, nested=True)
                 if not request.call:
                     self.let_go(request)
                 if answer is not None and not writer.write_whole(answer):
@@ -569,7 +570,7 @@ class HandlerThreads:
             if self.ended or self._draining:
                 self._say_done()
 
-    def _handle(self, request: Request) -> tuple[Outgoing | None, BaseException | None]:
+    def _handle(self, request: Request, *, nested: bool = False) -> tuple[Outgoing | None, BaseException | None]:
         """Run a request: the answer, and what a handler raised that is no :class:`Exception`."""
         dispatcher, core = self._dispatcher, self._core
         if self.ended and (request.call or self._is_over()):
@@ -581,7 +582,9 @@ class HandlerThreads:
         try:
             result = call.function(*call.args, **call.kwargs)
         except BaseException as error:
-            return dispatcher.fail(core, request, call, error), None if isinstance(error, Exception) else error
+            interrupt = None if isinstance(error, Exception) else error
+            raised_here = nested and interrupt is not None
+            return dispatcher.fail(core, request, call, error, raised_here=raised_here), interrupt
         finally:
             leave_call(token)
         return dispatcher.finish(core, request, call, result), None
