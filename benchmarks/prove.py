@@ -25,6 +25,7 @@ from time import monotonic
 from typing import NamedTuple
 
 import proofs_bad_input
+import proofs_broadcast
 import proofs_resources
 import proofs_speed
 import proofs_waiting
@@ -48,6 +49,8 @@ PARTS = {
     "reconnect": Part(proofs_resources.reconnect, 60),
     "callbacks": Part(proofs_resources.callbacks, 180),
     "fork": Part(proofs_resources.fork, 30),
+    "broadcast": Part(proofs_broadcast.broadcast, 150),
+    "all-ids": Part(proofs_broadcast.all_ids, 60),
     "ids": Part(proofs_resources.ids, 60),
     "import": Part(proofs_resources.import_time, 60),
     "crossing": Part(proofs_speed.crossing, 60),

@@ -314,7 +314,11 @@ def examples_of(document: str) -> list[str]:
 
 
 README_EXAMPLES = examples_of("README.md")
-EXAMPLES = [*README_EXAMPLES, *examples_of("docs/errors.md"), *examples_of("docs/callbacks.md")]
+EXAMPLES = [
+    example
+    for document in ("README.md", "docs/broadcast.md", "docs/callbacks.md", "docs/errors.md", "docs/peers.md")
+    for example in examples_of(document)
+]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=itertools.count(1))

@@ -264,15 +264,25 @@ class Dispatcher:
             logger.warning("%s", error)
             return protocol.failure(request, pack_protocol_failure(error))
 
-    def fail(self, protocol: Protocol[Any], request: Request, call: Call, error: BaseException) -> Outgoing | None:
-        """The half after a handler that raised: the answer, and a line in the log where the caller is told little."""
+    def fail(
+        self, protocol: Protocol[Any], request: Request, call: Call, error: BaseException, *, raised_here: bool = False
+    ) -> Outgoing | None:
+        """The half after a handler that raised: the answer, and a line in the log where the caller is told little.
+
+        Args:
+            protocol: Of the connection.
+            request: What is answered.
+            call: What was run.
+            error: What the handler raised.
+            raised_here: It is raised on this side too, to whoever waits for a call: so it is not logged.
+        """
         if self.observer is not None:
             self._tell(call, None, error)
         name = call.row.name
         if request.call and (payload := _pack_declared(call.row, error)) is not None:
             return protocol.failure(request, payload)
         error_id = ""
-        if not is_public(error) or not request.call:
+        if not raised_here and (not is_public(error) or not request.call):
             error_id = os.urandom(4).hex()
             kind = "call" if request.call else "one-way call"
             logger.error("%s failed in a %s, error id %s", name, kind, error_id, exc_info=error)

@@ -222,6 +222,10 @@ class Protocol(Generic[TokenT]):
         """Calls of the peer that were accepted and not answered yet."""
         return len(self._running)
 
+    def is_running(self, call: int) -> bool:
+        """Whether a call of the peer was accepted and not answered yet."""
+        return call in self._running
+
     # Receiving
 
     def receive(self, count: int) -> list[Event[TokenT]]:

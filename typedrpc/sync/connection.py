@@ -57,7 +57,7 @@ class Connection:
         runtime: Callable[[], tuple[Workers, Watcher]],
         dispatcher: Dispatcher,
         peer: Peer,
-        exposes: bool,
+        attended: bool,
         on_end: Callable[["Connection"], None] | None = None,
         on_forsaken: Callable[[], None] | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class Connection:
             runtime: Gives the threads to lend and their watcher; asked when first needed.
             dispatcher: Leads requests to what this side serves.
             peer: The other end, for handlers.
-            exposes: Whether the peer may call, or somebody wants to know at once when it leaves: then somebody reads
+            attended: Whether the peer may call, or somebody wants to know at once when it leaves: then somebody reads
                 all the time.
             on_end: Called once, when the connection has ended.
             on_forsaken: Called in a forked child, to which the connection does not belong.
@@ -84,7 +84,6 @@ class Connection:
         self._dropped = False  # a callback, which the peer is to be told
         self._failing: list[Token] = []
         self._torn = False
-        self.exposes = exposes
         self.callbacks = Callbacks()
         core.calls.kept = self.callbacks.groups
         self._on_end = on_end
@@ -111,7 +110,8 @@ class Connection:
             watched=self,
             dispatcher=dispatcher,
             peer=peer,
-            wanted=lambda: self.exposes or bool(self.callbacks.groups),
+            attended=attended,
+            callbacks=self.callbacks,
         )
         self._room = Room(core, self._state, self.threads)
         self._router = Router(core, self.role, self.threads, self.callbacks)
@@ -380,7 +380,7 @@ class Connection:
             elif isinstance(event, Request):
                 if event.extras is not NO_EXTRAS and self._router.deliver(event):
                     continue
-                if self.exposes or self.callbacks.groups:
+                if self.threads.attended:
                     self.threads.accept(event)
                 elif event.call:
                     queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
@@ -392,7 +392,7 @@ class Connection:
                 # What the protocol has to say about the end goes out before the end does.
                 self._post(monotonic())
                 self.end(core.error or ConnectionLost("the connection is closed"))
-        if self._room.is_short:
+        if self._room.is_counted or self._room.waiting:
             self._room.look_again()
         if core.outgoing:
             self._unasked = self._unasked + len(core.outgoing) if queue else 0
