@@ -1569,3 +1569,22 @@ def test_one_index_twice_and_many(server: Server, room: Room, log: Log) -> None:
         assert frame.payload == pack_plain(65535)
         room.kept.clear()
         assert {peer.read_frame().command for _ in range(65535)} == set(range(65535))
+
+
+class Newer(Service, name="Room"):
+    @rpc
+    def ignore(self, use: Callable[[int], int], number: int = 0, also: Callable[[int], int] | None = None) -> int: ...
+
+
+@pytest.mark.parametrize("form", ["call", "submit", "notify"])
+def test_one_that_the_callee_does_not_know_is_dropped_at_once(form: str, server: Server, room: Room) -> None:
+    mortal = Mortal()
+    client = connect(Newer, server.url)
+    with client as proxy:
+        outcome = getattr(proxy.ignore, form)(double, 5, mortal.make())
+        assert form == "notify" or (outcome.result(PATIENCE) if form == "submit" else outcome) == 5
+        mortal.gone.wait()
+        last = Mortal()
+        proxy.ignore(last.make())
+        last.gone.wait()
+        assert groups(client) == {}
