@@ -443,6 +443,8 @@ def test_what_it_raises_is_raised_in_the_handler(
     assert text in str(error)
     if isinstance(error, RemoteError):
         assert "secret" not in str(error)
+        if isinstance(raised, SystemExit) and form == "call":
+            return  # it was raised here too, and is not logged
         line = log.line()
         assert line.startswith("Room.act: callback 'use' failed in a call, error id ")
         assert error.error_id

@@ -254,7 +254,8 @@ def test_soon_fails_for_all_where_the_peer_does_not_tell(end: str, log: Log) -> 
             go_on.open()
             assert isinstance(errors.result(PATIENCE), RpcError)
             assert isinstance(more.result(PATIENCE), RpcError)
-            assert "does not tell its contract" in log.line()
+            if end == "nonsense":
+                assert "does not tell its contract" in log.line()
             assert agreements._asking == {}
 
 
