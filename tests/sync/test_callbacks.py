@@ -1575,7 +1575,8 @@ def test_one_index_twice_and_many(server: Server, room: Room, log: Log) -> None:
 
 class Newer(Service, name="Room"):
     @rpc
-    def ignore(self, use: Callable[[int], int], number: int = 0, also: Callable[[int], int] | None = None) -> int: ...
+    def ignore(self, use: Callable[[int], int], number: int = 0, also: Callable[[int], int] | None = None) -> int:
+        return number
 
 
 @pytest.mark.parametrize("form", ["call", "submit", "notify"])
