@@ -584,7 +584,9 @@ def test_a_limit_that_is_lowered_while_messages_are_on_their_way(client: bool) -
     assert isinstance(late, MessageTooLarge)
     assert (late.size, late.limit) == (len(payload), 2000)
 
-    (outcome,) = to_theirs(joined(take(ours), told))
+    released, outcome = to_theirs(joined(take(ours), told))
+    assert isinstance(released, Released)  # nobody has looked whether callbacks came with it
+    assert (released.call, released.index) == (call, 0xFFFF)
     assert isinstance(outcome, Outcome)
     refused = error_of(outcome.frame)
     assert isinstance(refused, MessageTooLarge)
