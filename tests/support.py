@@ -181,9 +181,6 @@ class StubLink:
     def receive_callback(self, origin: int, index: int, callback: Any, /) -> Any:
         raise NotImplementedError
 
-    def find_callback(self, call: int, index: int, /) -> Any:
-        return None
-
 
 class RawPeer:
     """One end of a connection that sends whatever a test says, and reads what comes back frame by frame."""
@@ -230,11 +227,14 @@ class RawPeer:
         self.send(PREAMBLE + hello(max_message_size=max_message_size, max_calls=max_calls) + welcome)
         return self
 
-    def shake_hands(self) -> Self:
+    def shake_hands(self, *, welcome: bool = True) -> Self:
+        """Exchange hellos; as a client wait for the welcome, unless none is to come yet."""
         self.greet()
         assert self.read_frame().kind == Kind.HELLO
-        while self._client and not self._welcomed:
-            self._take(self.sock.recv(65536))
+        while self._client and welcome and not self._welcomed:
+            data = self.sock.recv(65536)
+            assert data, "the connection was closed instead of a welcome"
+            self._take(data)
         return self
 
     def read_frame(self) -> Frame:
@@ -272,6 +272,26 @@ class RawPeer:
         frame = self.read_frame()
         assert frame.kind == Kind.REQUEST, str(frame)
         return frame
+
+
+class Visitor(RawPeer):
+    """A client that says no more than hello, and hears whether it is let in."""
+
+    def _take(self, data: bytes) -> None:
+        """Keep the welcome too."""
+        self._frames.extend(self._reader.feed(data))
+
+    def is_let_in(self) -> bool:
+        return self.read_frame().kind == Kind.WELCOME
+
+    def hears_nothing(self) -> bool:
+        self.sock.setblocking(False)
+        try:
+            return not self._frames and not self.sock.recv(1)
+        except BlockingIOError:
+            return True
+        finally:
+            self.sock.settimeout(PATIENCE)
 
 
 def hello(**values: object) -> bytes:

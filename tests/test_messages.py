@@ -6,6 +6,7 @@ from typedrpc.codec import Segmented, pack_plain
 from typedrpc.messages import (
     MAX_REASON,
     MAX_TIME_LEFT,
+    MIN_MESSAGE_SIZE,
     Extension,
     Extras,
     Hello,
@@ -14,6 +15,7 @@ from typedrpc.messages import (
     pack_extension,
     pack_goodbye,
     pack_hello,
+    pack_limits,
     read_extension,
     read_goodbye,
     read_hello,
@@ -90,6 +92,60 @@ def test_a_schema_that_is_no_number(number: object) -> None:
 def test_an_extension_without_a_deadline() -> None:
     assert read_extension(pack_plain({})) == Extras()
     assert read_extension(pack_plain({Extension.METADATA: {"a": "b"}, 77: None})) == Extras()
+
+
+def test_where_a_call_is_nested_comes_back() -> None:
+    assert read_extension(pack_extension(parent=4, depth=7)) == Extras(parent=4, depth=7)
+    assert read_extension(pack_extension(parent=2**32 - 1, depth=2**32 - 1)) == Extras(
+        parent=2**32 - 1, depth=2**32 - 1
+    )
+    assert read_extension(pack_extension(target=(3, 0))) == Extras(target=(3, 0))
+    everything = pack_extension(time_left=1.5, schema=0, parent=4, depth=7, target=(3, 2))
+    assert read_extension(everything) == Extras(1.5, 0, 4, 7, (3, 2))
+
+
+def test_a_call_that_is_nested_in_none_says_nothing_of_it() -> None:
+    assert pack_extension(parent=0, depth=0) == b""
+
+
+@pytest.mark.parametrize("key", [Extension.PARENT, Extension.DEPTH])
+@pytest.mark.parametrize("number", [-1, 2**32, True, None, "1", 1.0, [1], 1 << 5_000])
+def test_a_parent_or_a_depth_that_is_no_number(key: int, number: object) -> None:
+    assert read_extension(pack_plain({key: number})) == "a parent or a depth that is no number"
+
+
+@pytest.mark.parametrize(
+    "target", [0, "ab", b"ab", [], [1], [1, 2, 3], [1, "2"], [None, 1], {1: 2}, [1.0, 2], [True, 0]]
+)
+def test_a_target_that_is_no_callback(target: object) -> None:
+    assert read_extension(pack_plain({Extension.TARGET: target})) == "a target that is no callback"
+
+
+def test_limits_come_back() -> None:
+    before = Limits(5000, 7)
+    assert read_limits(pack_limits(Limits(9000, 3)), before) == Limits(9000, 7), "only the size can be changed"
+    assert read_limits(pack_plain({}), before) == before
+    assert read_limits(pack_plain({"later": [1], "max_message_size": 6000}), before) == Limits(6000, 7)
+
+
+@pytest.mark.parametrize(
+    ("payload", "fault"),
+    [
+        (b"", "limits that cannot be read: "),
+        (b"\xc1", "limits that cannot be read: "),
+        (pack_plain([]), "limits that are no map of numbers"),
+        (pack_plain({"max_message_size": "1"}), "limits that are no map of numbers"),
+        (pack_plain({"max_message_size": True}), "limits that are no map of numbers"),
+        (pack_plain({"max_message_size": None}), "limits that are no map of numbers"),
+        (pack_plain({"max_message_size": MIN_MESSAGE_SIZE - 1}), "a limit out of range: max_message_size"),
+        (pack_plain({"max_message_size": -1}), "a limit out of range: max_message_size"),
+        (pack_plain({"max_message_size": 1 << 5_000}), "a limit out of range: max_message_size"),
+    ],
+)
+def test_limits_that_are_none(payload: bytes, fault: str) -> None:
+    read = read_limits(payload, Limits())
+    assert isinstance(read, str)
+    assert read.startswith(fault)
 
 
 @given(st.binary(max_size=200))

@@ -274,7 +274,7 @@ def read_extension(packed: Buffer) -> Extras | str:
     match extension.get(Extension.TARGET):
         case None:
             pass
-        case [int(call), int(index)]:
+        case [call, index] if type(call) is int and type(index) is int:
             target = (call, index)
         case _:
             return "a target that is no callback"

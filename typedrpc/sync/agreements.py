@@ -29,7 +29,9 @@ def nesting(connection: Connection) -> tuple[int, int]:
     call = get_call()
     if call is None:
         return 0, 0
-    return (call.id if call.protocol is connection.core else 0), call.depth + 1
+    core = connection.core
+    # A thread may have the context of a call that is over: what it calls waits for room like any other.
+    return (call.id if call.protocol is core and core.is_running(call.id) else 0), call.depth + 1
 
 
 class _Interested(NamedTuple):

@@ -249,9 +249,6 @@ class PeerLink:
         )
         return bound.aio if callback.is_async else bound
 
-    def find_callback(self, call: int, index: int, /) -> Any:
-        return self.connection.callbacks.find(call, index)
-
 
 def completion(future: Future[Any], command: Command[Any], route: Route) -> Callable[[Frame | RpcError], None]:
     """What gives a future the outcome of a call."""

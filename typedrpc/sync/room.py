@@ -1,14 +1,19 @@
 """Room for calls at the peer: who makes one too many waits until another one is answered."""
 
+import math
 import threading
 from time import monotonic
-from typing import Any, final
+from typing import Any, Final, final
 
-from typedrpc.errors import DeadlineExceeded
+from typedrpc.dispatch import get_call
+from typedrpc.errors import DeadlineExceeded, ServerBusy
 from typedrpc.protocol import Protocol, State
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.tokens import NotSent
 from typedrpc.transport import LONGEST_WAIT
+
+HANDLERS_PATIENCE: Final = 5.0
+"""Seconds that a call which a handler makes waits for room at the peer: in a ring it would wait for itself."""
 
 
 @final
@@ -17,6 +22,8 @@ class Room:
 
     Attributes:
         is_counted: No call may be made that the in-flight table does not count, since it may be one too many.
+        waiting: Threads that wait for room. While there are any, or calls are counted, :meth:`look_again` is to be
+            called when something was answered.
     """
 
     def __init__(self, core: Protocol[Any], state: threading.Lock, threads: HandlerThreads) -> None:
@@ -31,30 +38,27 @@ class Room:
         self._state = state
         self._threads = threads
         self._changed = threading.Condition(state)
-        self._waiting = 0
+        self.waiting = 0
         self._given_up = 0  # calls that nobody waits for any more; they are in flight until their late replies come
 
     def open(self) -> None:
         """The peer's limits are known."""
         self.is_counted = self._core.peer_limits.max_calls == 1
 
-    @property
-    def is_short(self) -> bool:
-        """Somebody is to hear of it when something was answered."""
-        return self.is_counted or self._waiting > 0
-
     def await_place(self, what: str, deadline: float | None) -> None:
         """Return when the peer has room for another call, or the connection has ended. The state lock is held.
 
         Raises:
-            NotSent: The deadline passed.
+            NotSent: The deadline passed; or a handler makes the call, and has waited for long.
         """
         expecting = False
+        last_moment = monotonic() + (math.inf if get_call() is None else HANDLERS_PATIENCE)
         while self._is_full() and self._core.state is not State.CLOSED:
-            left = LONGEST_WAIT if deadline is None else deadline - monotonic()
+            end = last_moment if deadline is None else min(deadline, last_moment)
+            left = end - monotonic()
             if left <= 0:
                 break
-            self._waiting += 1
+            self.waiting += 1
             try:
                 if not expecting and self._given_up > self._core.late_replies:
                     # Those who made the calls have gone. Somebody has to read the late replies.
@@ -66,10 +70,13 @@ class Room:
                     self._threads.forget()
                 raise
             finally:
-                self._waiting -= 1
+                self.waiting -= 1
         if expecting:
             self._threads.forget()
         if self._is_full() and self._core.state is not State.CLOSED:
+            if deadline is None or deadline > last_moment:
+                text = f"{what}: a handler calls it, and the peer had no room within {HANDLERS_PATIENCE:g} s"
+                raise NotSent(ServerBusy(f"{text}; raise max_calls there"))
             raise NotSent(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
 
     def _is_full(self) -> bool:
@@ -90,7 +97,7 @@ class Room:
 
     def look_again(self) -> None:
         """Something was answered."""
-        if self._waiting:
+        if self.waiting:
             with self._state:
                 self.notify_all()
         if self.is_counted and self._core.peer_limits.max_calls > 1:

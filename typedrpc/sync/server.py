@@ -330,7 +330,7 @@ class Server(Hooked):
             runtime=self._get_runtime,
             dispatcher=self._dispatcher,
             peer=peer,
-            exposes=True,
+            attended=True,
             on_end=self._on_end,
         )
         link.attach(connection, peer)
