@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import proofs_bad_input
 import proofs_nested
+import proofs_broadcast
 import proofs_resources
 import proofs_speed
 import proofs_waiting
@@ -50,6 +51,8 @@ PARTS = {
     "bad-input": Part(proofs_bad_input.bad_input, 90),
     "reconnect": Part(proofs_resources.reconnect, 60),
     "fork": Part(proofs_resources.fork, 30),
+    "broadcast": Part(proofs_broadcast.broadcast, 150),
+    "all-ids": Part(proofs_broadcast.all_ids, 60),
     "ids": Part(proofs_resources.ids, 60),
     "import": Part(proofs_resources.import_time, 60),
     "crossing": Part(proofs_speed.crossing, 60),

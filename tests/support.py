@@ -181,9 +181,6 @@ class StubLink:
     def receive_callback(self, origin: int, index: int, callback: Any, /) -> Any:
         raise NotImplementedError
 
-    def find_callback(self, call: int, index: int, /) -> Any:
-        return None
-
 
 class RawPeer:
     """One end of a connection that sends whatever a test says, and reads what comes back frame by frame."""
@@ -275,6 +272,26 @@ class RawPeer:
         frame = self.read_frame()
         assert frame.kind == Kind.REQUEST, str(frame)
         return frame
+
+
+class Visitor(RawPeer):
+    """A client that says no more than hello, and hears whether it is let in."""
+
+    def _take(self, data: bytes) -> None:
+        """Keep the welcome too."""
+        self._frames.extend(self._reader.feed(data))
+
+    def is_let_in(self) -> bool:
+        return self.read_frame().kind == Kind.WELCOME
+
+    def hears_nothing(self) -> bool:
+        self.sock.setblocking(False)
+        try:
+            return not self._frames and not self.sock.recv(1)
+        except BlockingIOError:
+            return True
+        finally:
+            self.sock.settimeout(PATIENCE)
 
 
 def hello(**values: object) -> bytes:

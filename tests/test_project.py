@@ -27,9 +27,9 @@ LAYERS = [
     {"wire"},
     {"inflight"},
     {"messages"},
+    {"callbacks"},
     {"protocol"},
     {"agreement"},
-    {"callbacks"},
     {"peer"},
     {"turns"},
     {"dispatch"},
@@ -314,7 +314,11 @@ def examples_of(document: str) -> list[str]:
 
 
 README_EXAMPLES = examples_of("README.md")
-EXAMPLES = [*README_EXAMPLES, *examples_of("docs/errors.md")]
+EXAMPLES = [
+    example
+    for document in ("README.md", "docs/broadcast.md", "docs/callbacks.md", "docs/errors.md", "docs/peers.md")
+    for example in examples_of(document)
+]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=itertools.count(1))

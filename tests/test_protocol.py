@@ -10,7 +10,7 @@ from typedrpc.codec import Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, RemoteError, ServerBusy
 from typedrpc.failure import Code, unpack_failure
 from typedrpc.inflight import MAX_CALL
-from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, Limits, pack_extension
+from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, Leave, Limits, pack_extension
 from typedrpc.protocol import (
     HELLO_LIMIT,
     MAX_PING,
@@ -1046,3 +1046,50 @@ def test_two_cores_never_fault_each_other(steps: list[tuple[bool, str, int]]) ->
             assert end.core.error.__cause__ is None, "nobody broke the protocol"
     if all(end.core.state is State.OPEN for end in ends):
         assert not any(end.waiting for end in ends)
+
+
+# Being let in
+
+
+def greeted(*, client: bool) -> Protocol[str]:
+    core: Protocol[str] = Protocol(client=client, limits=Limits())
+    assert feed(core, PREAMBLE + hello()) == [Greeted()]
+    assert core.state is State.GREETED
+    core.outgoing.clear()
+    return core
+
+
+def test_a_client_that_has_to_wait_knows_how_many_are_in() -> None:
+    core = greeted(client=True)
+    queued = server().queued(2, 3)
+    assert isinstance(queued, bytes)
+    assert feed(core, queued) == []
+    assert core.queue == (2, 3)
+    assert feed(core, frame(Kind.QUEUED, b"\xc1")) == []
+    assert feed(core, frame(Kind.WELCOME)) == [Opened()]
+    assert core.state is State.OPEN
+
+
+@pytest.mark.parametrize(("code", "cause"), [(Leave.OTHER, type(None)), (Leave.BUSY, ServerBusy), (77, type(None))])
+def test_a_client_that_is_turned_away_knows_why(code: int, cause: type[BaseException | None]) -> None:
+    core = greeted(client=True)
+    assert feed(core, frame(Kind.GOODBYE, pack_plain([0, "no", code]))) == [Closed()]
+    assert core.leave == code
+    assert core.error is not None
+    assert isinstance(core.error.__cause__, cause)
+
+
+def test_a_server_lets_a_client_in_once() -> None:
+    core = greeted(client=False)
+    assert core.welcome() == frame(Kind.WELCOME)
+    assert core.welcome() is None
+    leaving = greeted(client=False)
+    assert leaving.drain("it is late") is not None
+    assert leaving.welcome() is None
+
+
+@pytest.mark.parametrize("kind", [Kind.REQUEST, Kind.NOTIFY, Kind.WELCOME])
+def test_what_a_client_must_not_say_before_it_is_let_in(kind: Kind) -> None:
+    core = greeted(client=False)
+    assert feed(core, frame(kind, b"\x90", call=1)) == [Closed()]
+    assert isinstance(core.error and core.error.__cause__, ProtocolError)

@@ -6,7 +6,7 @@ keeps it until the other one drops it, or the connection ends.
 
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, NamedTuple, TypeAlias, final
 
 ALL_CALLBACKS: Final = 0xFFFF
 """Stands for the indices of all callbacks of a call."""
@@ -22,7 +22,7 @@ class Group:
     Attributes:
         offers: Index to callback; those that were dropped are missing.
         waiter: The thread that waits for the call, while one does: it runs them.
-        series: For the I/O layer, which otherwise runs them one after another.
+        series: For the I/O layer, which runs them one after another where no thread waits.
     """
 
     __slots__ = ("offers", "series", "waiter")
@@ -31,6 +31,13 @@ class Group:
         self.offers: Final[dict[int, Any]] = dict(enumerate(offers))
         self.waiter = waiter
         self.series: Any = None
+
+
+class Found(NamedTuple):
+    """A callback that the peer calls, and its group. It is run, whatever the peer drops meanwhile."""
+
+    group: Group
+    offer: Any
 
 
 @final
@@ -69,10 +76,11 @@ class Callbacks:
                 if index == ALL_CALLBACKS or not group.offers:
                     del self.groups[call]
 
-    def find(self, call: int, index: int) -> Any:
+    def find(self, call: int, index: int) -> Found | None:
         """A callback; None if it was dropped or never was."""
         group = self.groups.get(call)
-        return None if group is None else group.offers.get(index)
+        offer = None if group is None else group.offers.get(index)
+        return None if group is None or offer is None else Found(group, offer)
 
     def end(self) -> None:
         """The connection has ended: nobody calls back any more."""

@@ -208,8 +208,8 @@ class Dispatcher:
         extras = request.extras
         row: Row | None = None
         try:
-            if extras.target is not None and request.command == ProtocolCommand.CALLBACK:
-                row = self._row_of_callback(*extras.target, peer)
+            if request.command == ProtocolCommand.CALLBACK:
+                row = self._row_of_callback(request)
             else:
                 row = self._rows.get(request.command) or self._make_row(request.command)
             if extras.schema is not None:
@@ -264,15 +264,25 @@ class Dispatcher:
             logger.warning("%s", error)
             return protocol.failure(request, pack_protocol_failure(error))
 
-    def fail(self, protocol: Protocol[Any], request: Request, call: Call, error: BaseException) -> Outgoing | None:
-        """The half after a handler that raised: the answer, and a line in the log where the caller is told little."""
+    def fail(
+        self, protocol: Protocol[Any], request: Request, call: Call, error: BaseException, *, raised_here: bool = False
+    ) -> Outgoing | None:
+        """The half after a handler that raised: the answer, and a line in the log where the caller is told little.
+
+        Args:
+            protocol: Of the connection.
+            request: What is answered.
+            call: What was run.
+            error: What the handler raised.
+            raised_here: It is raised on this side too, to whoever waits for a call: so it is not logged.
+        """
         if self.observer is not None:
             self._tell(call, None, error)
         name = call.row.name
         if request.call and (payload := _pack_declared(call.row, error)) is not None:
             return protocol.failure(request, payload)
         error_id = ""
-        if not is_public(error) or not request.call:
+        if not raised_here and (not is_public(error) or not request.call):
             error_id = os.urandom(4).hex()
             kind = "call" if request.call else "one-way call"
             logger.error("%s failed in a %s, error id %s", name, kind, error_id, exc_info=error)
@@ -288,17 +298,20 @@ class Dispatcher:
             self.observer.ended(call, result, error, monotonic() - started)
 
     def _refuse(self, protocol: Protocol[Any], request: Request, row: Row | None, error: RpcError) -> Outgoing | None:
-        # Callbacks that nobody has unpacked are dropped all the same.
-        dropped = protocol.release(request.origin, ALL_CALLBACKS) if row is not None and row.has_callbacks else b""
+        # Callbacks that nobody has unpacked are dropped all the same; an answer that there is no such command says it.
+        has_callbacks = row.has_callbacks if row is not None else request.origin and not request.call
+        dropped = protocol.release(request.origin, ALL_CALLBACKS) if has_callbacks else b""
         if not request.call:
             logger.warning("a one-way call was dropped: %s", error)
             return dropped or None
         return dropped + protocol.failure(request, pack_protocol_failure(error))
 
-    def _row_of_callback(self, call: int, index: int, peer: Peer) -> Row:
-        row: Row | None = peer.link.find_callback(call, index)
-        if row is None:
-            raise UnknownCommand(f"callback {index} of call {call}", ProtocolCommand.CALLBACK)
+    def _row_of_callback(self, request: Request) -> Row:
+        if request.callback is None:
+            target = request.extras.target
+            name = "" if target is None else "callback {1} of call {0}".format(*target)
+            raise UnknownCommand(name, ProtocolCommand.CALLBACK)
+        row: Row = request.callback.offer
         return row
 
     def _make_row(self, id: int) -> Row:

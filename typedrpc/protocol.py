@@ -23,8 +23,9 @@ event is :class:`Closed`.
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from types import MappingProxyType
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import Payload
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
 from typedrpc.failure import pack_protocol_failure
@@ -90,10 +91,11 @@ _DRAINING: Final = State.DRAINING
 class Request:
     """Event: the peer calls. ``call`` is 0 for a one-way call, which is not answered.
 
-    ``origin`` is the number by which the peer knows the callbacks that came with it.
+    ``origin`` is the number by which the peer knows the callbacks that came with it. ``callback`` is for the I/O
+    layer: what it found, when the request came, of the callback that is called.
     """
 
-    __slots__ = ("call", "command", "extras", "origin", "payload")
+    __slots__ = ("call", "callback", "command", "extras", "origin", "payload")
 
     def __init__(self, command: int, call: int, payload: Payload, extras: Extras = NO_EXTRAS, origin: int = 0) -> None:
         self.command = command
@@ -101,6 +103,7 @@ class Request:
         self.origin = origin or call
         self.payload = payload
         self.extras = extras
+        self.callback: Any = None
 
 
 class Outcome(Generic[TokenT]):
@@ -351,7 +354,7 @@ class Protocol(Generic[TokenT]):
             self.outgoing.append(self._failure(call, error))
             return None
         if self._lowered and (too_large := self._too_large(payload)) is not None:
-            self.outgoing.append(self._failure(call, too_large))
+            self.outgoing += (self.release(call, ALL_CALLBACKS), self._failure(call, too_large))
             return None
         self._running.add(call)
         if call > self.last_accepted:
@@ -368,15 +371,20 @@ class Protocol(Generic[TokenT]):
         if frame.extension:
             read = read_extension(frame.extension)
             if isinstance(read, str):
-                self.dropped_notifies += 1
+                self._drop_notify(frame)
                 return None
             extras = read
         if self.state is _GREETED and not self.client:
             return self._break("a call before the welcome")
         if self._lowered and self._too_large(frame.payload) is not None:
-            self.dropped_notifies += 1
+            self._drop_notify(frame)
             return None
         return Request(frame.command, 0, frame.payload, extras, frame.call)
+
+    def _drop_notify(self, frame: Frame) -> None:
+        self.dropped_notifies += 1
+        if frame.call:
+            self.outgoing.append(self.release(frame.call, ALL_CALLBACKS))
 
     def _on_outcome(self, frame: Frame) -> Event[TokenT] | None:
         token = self.calls.get(frame.call)

@@ -391,6 +391,16 @@ def bind(command: Command[CallableT], caller: Caller) -> BoundCommand[CallableT]
     Raises:
         DefinitionError: No service has the command, or its signature cannot be carried.
     """
+    check_carried(command)
+    return BoundCommand(command, caller)
+
+
+def check_carried(command: Command[Any]) -> None:
+    """Check that a command can be called at a peer.
+
+    Raises:
+        DefinitionError: No service has it, or its signature cannot be carried.
+    """
     if not command.service_name:
         raise DefinitionError(
             command.qualified_name, ["it belongs to no service: its class does not derive from Service"]
@@ -400,7 +410,6 @@ def bind(command: Command[CallableT], caller: Caller) -> BoundCommand[CallableT]
         raise DefinitionError(command.qualified_name, faults)
     if declaration is not command and not command.has_schema_of(declaration):
         raise DefinitionError(command.qualified_name, [_DIFFERS.format(contract=declaration.qualified_name)])
-    return BoundCommand(command, caller)
 
 
 def contract_digest(commands: Iterable[tuple[str, int, bytes]]) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import PATIENCE, Gate, Log, Program, RawPeer, Running, Workshop, run_all
+from tests.support import Gate, Log, Program, Running, Visitor, Workshop, run_all
 from typedrpc import (
     ConnectFailed,
     ConnectionLost,
@@ -31,25 +31,6 @@ def workshop() -> Iterator[Workshop]:
     workshop = Workshop()
     yield workshop
     workshop.gates.open_all()
-
-
-class Visitor(RawPeer):
-    """A client that says no more than hello, and hears whether it is let in."""
-
-    def _take(self, data: bytes) -> None:
-        self._frames.extend(self._reader.feed(data))
-
-    def is_let_in(self) -> bool:
-        return self.read_frame().kind == Kind.WELCOME
-
-    def hears_nothing(self) -> bool:
-        self.sock.setblocking(False)
-        try:
-            return not self._frames and not self.sock.recv(1)
-        except BlockingIOError:
-            return True
-        finally:
-            self.sock.settimeout(PATIENCE)
 
 
 def enter(url: str) -> Visitor:
@@ -105,7 +86,7 @@ class TestRefusing:
 
     def test_by_a_goodbye_with_a_code(self, workshop: Workshop) -> None:
         with Server(workshop, url=URL, max_clients=1) as server, connect(Workshop, server.url):
-            with RawPeer.dial(server.url).shake_hands(welcome=False) as peer:
+            with Visitor.dial(server.url).shake_hands(welcome=False) as peer:
                 [frame] = peer.read_frames_to_end()
                 assert frame.kind == Kind.GOODBYE
                 assert unpack_plain(frame.payload) == [0, "1 of 1 clients are in", Leave.BUSY]
@@ -246,8 +227,8 @@ class TestProcesses:
         with Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
             first = enter(server.url)
             told = """
-                from tests.support import RawPeer
-                peer = RawPeer.dial({url!r}).shake_hands(welcome=False)
+                from tests.support import Visitor
+                peer = Visitor.dial({url!r}).shake_hands(welcome=False)
                 say(peer.read_frame().kind)
                 hear()
             """

@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Workshop, agree
-from typedrpc import ConnectionLost, Server, Service, connect, current_call, rpc
+from typedrpc import ConnectionLost, RemoteError, Server, Service, connect, current_call, rpc
+from typedrpc.callbacks import Callbacks
 from typedrpc.codec import pack_plain
 from typedrpc.dispatch import Dispatcher
 from typedrpc.messages import Limits
@@ -139,6 +140,34 @@ def test_a_callback_that_fails_is_logged_and_ends_nothing(log: Log, workshop: Wo
         assert future.result(PATIENCE) == "a"
         assert log.line() == "a callback failed"
         assert proxy.add.submit(1).result(PATIENCE) == 1
+
+
+class Asker(Service):
+    def __init__(self) -> None:
+        self.heard = ""
+
+    @rpc
+    def ask(self, question: Callable[[], int]) -> int:
+        try:
+            return question()
+        except RemoteError as error:
+            self.heard = str(error)
+            return 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_ends_a_program_is_raised_where_the_call_waits_and_is_not_logged_beside(
+    log: Log, error: type[BaseException]
+) -> None:
+    def end() -> int:
+        raise error
+
+    asker = Asker()
+    with Server(asker, url=URL) as server:
+        with connect(Asker, server.url) as proxy, pytest.raises(error):
+            proxy.ask(end)
+    assert asker.heard == f"Asker.ask: callback 'question' failed at the peer with {error.__name__}"
+    assert log.unread == []
 
 
 def test_callbacks_that_wait_for_each_other(workshop: Workshop) -> None:
@@ -289,7 +318,8 @@ class Bare:
             watched=cast(Any, self),
             dispatcher=Dispatcher(Table(())),
             peer=cast(Any, None),
-            wanted=lambda: wanted,
+            attended=wanted,
+            callbacks=Callbacks(),
         )
 
     def look(self, now: float) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import PATIENCE, FakeServer, Gate, Log, Program, RawPeer, Running, Workshop
+from tests.support import PATIENCE, FakeServer, Gate, Log, Program, RawPeer, Running, Visitor, Workshop
 from typedrpc import (
     Call,
     CallOutcome,
@@ -28,6 +28,8 @@ from typedrpc import (
     rpc,
 )
 from typedrpc.service import Table
+from typedrpc.sync.stay import Stay
+from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -153,6 +155,7 @@ class TestServersHooks:
 
     def test_on_disconnect_may_call_the_others(self, workshop: Workshop, diary: Diary) -> None:
         with Server(workshop, url=URL) as server:
+            server.on_connect_failed(lambda error: diary.write("nobody"))
 
             @server.on_disconnect
             def tell(peer: Peer, cause: ConnectionLost) -> None:
@@ -160,14 +163,14 @@ class TestServersHooks:
                     assert other.proxy(Listener).on_text("somebody left") == "SOMEBODY LEFT"
                 diary.write("told")
 
-            with connect(server.url, expose=[Ear(diary)]) as stays:
+            heard = Diary()
+            with connect(server.url, expose=[Ear(diary)], on_disconnect=lambda peer, cause: heard.write(str(cause))):
                 with connect(Workshop, server.url) as proxy:
                     assert proxy.add(1) == 1
                 assert diary.lines(2) == ["somebody left", "told"]
                 server.peers[0].close("you too")
                 assert diary.lines(3)[2] == "told"
-                with pytest.raises(ConnectionLost, match="you too"):
-                    stays.proxy(Workshop)
+                assert heard.lines(1) == ["the peer closed the connection: you too"]
 
     def test_a_peer_that_leaves_during_on_connect(self, workshop: Workshop, diary: Diary) -> None:
         begun, left = Gate(), Gate()
@@ -185,7 +188,7 @@ class TestServersHooks:
             on_connect_failed=lambda error: diary.write(type(error).__name__),
         ) as server:
             server.on_connect(lambda peer: peer.close("seen to have left"))
-            with RawPeer.dial(server.url).shake_hands(welcome=False):
+            with Visitor.dial(server.url).shake_hands(welcome=False):
                 begun.wait()
             left.open()
             assert diary.lines(2) == ["connect", "ConnectionLost"]
@@ -311,6 +314,28 @@ class TestClientsHooks:
                 )
             assert diary.lines(1) == ["the connection was closed on this side: not this one"]
 
+    def test_what_waits_in_a_client_that_is_not_let_in(self, workshop: Workshop, diary: Diary) -> None:
+        """A handler of the client's, called before it is let in, calls back and is never answered."""
+
+        class Asker(Service):
+            @rpc
+            def ask(self) -> None:
+                try:
+                    current_call().peer.proxy(Workshop).wait("for ever")
+                except ConnectionLost as error:
+                    diary.write(str(error))
+
+        def on_connect(peer: Peer) -> None:
+            peer.proxy(Asker).ask.submit()
+            workshop.started["for ever"].wait()
+            peer.close("not you")
+
+        with Server(workshop, url=URL, on_connect=on_connect) as server:
+            with pytest.raises(ConnectFailed, match="not you"):
+                connect(server.url, expose=[Asker()])
+            assert "not you" in diary.lines(1)[0]
+            workshop.gates.open_all()
+
     @pytest.mark.parametrize("late", [False, True])
     def test_on_disconnect_of_an_idle_client(self, workshop: Workshop, diary: Diary, late: bool) -> None:
         def note(peer: Peer, cause: ConnectionLost) -> None:
@@ -382,6 +407,76 @@ class TestClientsHooks:
                     on_disconnect=lambda peer, cause: diary.write("out"),
                 )
             assert diary.lines(2) == ["in", "out"]
+
+    def test_an_interrupt_in_on_connect_is_the_callers(self, workshop: Workshop, diary: Diary) -> None:
+        def interrupt(peer: Peer) -> None:
+            raise KeyboardInterrupt
+
+        server = Server(workshop, url=URL)
+
+        @server.on_disconnect
+        def left(peer: Peer, cause: ConnectionLost) -> None:
+            diary.write("left")
+
+        with server:
+            with pytest.raises(KeyboardInterrupt):
+                connect(Workshop, server.url, on_connect=interrupt)
+            assert diary.lines(1) == ["left"]
+
+
+class TestWithoutThreads:
+    """The system has no more threads: what cannot be done is said, and no place is lost."""
+
+    def test_hooks_that_cannot_be_called(self, workshop: Workshop, diary: Diary, log: Log) -> None:
+        server = Server(workshop, url=URL, max_clients=1, on_disconnect=lambda peer, cause: diary.write("never"))
+        over = Gate()
+        on_over = server._on_over
+
+        def note(stay: Stay) -> None:
+            on_over(stay)
+            over.open()
+
+        server._on_over = note  # type: ignore[method-assign]
+        with server:
+            with connect(Workshop, server.url) as proxy:
+                assert proxy.add(1) == 1
+                (stay,) = server._connections.values()
+                stay._start = out_of_threads
+            over.wait()
+            assert "no thread could be started for the hooks of" in log.line()
+            assert server._admission.inside == 0
+            with connect(Workshop, server.url) as proxy:
+                assert proxy.add(1) == 1
+                (stay,) = server._connections.values()
+        assert diary.lines(1) == ["never"]
+
+    def test_a_service_is_left_all_the_same(self, session: type["Session"], diary: Diary) -> None:
+        with Server(session, url=URL) as server, connect(Session, server.url) as proxy:
+            assert proxy.count() == 1
+            (stay,) = server._connections.values()
+            stay._start = out_of_threads
+        assert diary.lines(3) == ["made", "entered", "left"]
+
+    def test_the_next_in_line_is_cut_off(self, workshop: Workshop, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
+            first = connect(Workshop, server.url)
+            with (
+                Visitor.dial(server.url).shake_hands(welcome=False) as second,
+                Visitor.dial(server.url).shake_hands(welcome=False) as third,
+            ):
+                assert [second.read_frame().kind, third.read_frame().kind] == [Kind.QUEUED] * 2
+                with monkeypatch.context() as patch:
+                    patch.setattr(server._workers, "start", out_of_threads)
+                    first.close()
+                    assert second.read_frames_to_end() == []
+                    assert third.read_frames_to_end() == []
+                assert [log.line().partition(" for ")[0] for _ in range(2)] == ["no thread could be started"] * 2
+            with connect(Workshop, server.url) as proxy:
+                assert proxy.add(1) == 1
+
+
+def out_of_threads(body: Callable[[], None]) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -517,7 +612,7 @@ class TestFactories:
             def __exit__(self, *args: object) -> None: ...
 
         def fail(*args: Any) -> None:
-            raise LookupError("a secret")
+            raise SystemExit("a secret") if step == "__enter__" else LookupError("a secret")
 
         setattr(Broken, step, fail)
         with Server(session, Broken, url=URL, on_connect_failed=lambda error: diary.write("failed")) as server:

@@ -202,7 +202,7 @@ class CallbackCaller(_Calls):
 class PeerLink:
     """What a peer of the threads side needs of the connection to it; see :class:`typedrpc.peer.Link`."""
 
-    __slots__ = ("_caller", "_proxies", "agreements", "connection", "peer")
+    __slots__ = ("_caller", "_happened", "_proxies", "agreements", "connection", "peer")
 
     def __init__(self) -> None:
         self.connection: Connection
@@ -210,12 +210,13 @@ class PeerLink:
         self.agreements: Agreements
         self._caller: RemoteCaller
         self._proxies: dict[Any, Any] = {}  # handlers ask for the same ones again and again
+        self._happened: dict[object, object] = {}
 
     def attach(self, connection: Connection, peer: Peer) -> None:
         """Called once, before the peer is seen by anybody."""
         self.connection = connection
         self.peer = peer
-        self.agreements = Agreements(connection)
+        self.agreements = Agreements(connection, peer)
         self._caller = RemoteCaller(repr(peer), lambda deadline: self.agreements)
 
     def proxy(self, contract: Any, /) -> Any:
@@ -224,6 +225,11 @@ class PeerLink:
             proxy = self._caller.make_proxy(contract, monotonic() + AGREE_TIME)
             self._proxies[contract] = proxy
         return proxy
+
+    def is_first_time(self, event: object) -> bool:
+        """Whether it is the first time that this happens on the connection; for what is logged once."""
+        mark = object()
+        return self._happened.setdefault(event, mark) is mark
 
     def close(self, reason: str, /) -> None:
         self.connection.close(reason)
@@ -242,9 +248,6 @@ class PeerLink:
             CallbackCommand(callback.name, callback.codec), CallbackCaller(self.connection, origin, index)
         )
         return bound.aio if callback.is_async else bound
-
-    def find_callback(self, call: int, index: int, /) -> Any:
-        return self.connection.callbacks.find(call, index)
 
 
 def completion(future: Future[Any], command: Command[Any], route: Route) -> Callable[[Frame | RpcError], None]:

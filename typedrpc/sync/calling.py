@@ -15,11 +15,11 @@ from typing import Final, Protocol, final
 from typedrpc import transport
 from typedrpc.callbacks import Callbacks, Offers
 from typedrpc.codec import Payload, Segmented
-from typedrpc.errors import DeadlineExceeded, ServerBusy, UnknownCommand
+from typedrpc.errors import DeadlineExceeded
 from typedrpc.failure import unpack_failure
 from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
-from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.handling import HandlerThreads, Series
 from typedrpc.sync.role import ReadRole, Waiter
 from typedrpc.sync.room import Room
 from typedrpc.sync.router import Router
@@ -148,7 +148,13 @@ class Calls:
         if isinstance(payload, Segmented):
             # Who catches the error may want to resize a bytearray that he gave; the traceback keeps what is here.
             payload.release()
-        raise error
+        try:
+            raise error
+        finally:
+            # Its traceback has this frame, and those of its callers, with the callbacks that a handler has there: they
+            # are to go when nobody needs them, and not when the garbage collector comes by.
+            del error
+            waiter = None
 
     def _call_with(
         self, call: int, data: Outgoing, what: str, deadline: float | None, nested: bool, callbacks: Offers | None
@@ -161,8 +167,8 @@ class Calls:
             self._register(call, data, what, deadline, waiter, nested=nested)
             return self._outcome(call, what, waiter, deadline)
         except Failed as failed:
-            if isinstance(failed, NotSent) or isinstance(failed.error, UnknownCommand | ServerBusy):
-                self._callbacks.withdraw(call)  # the peer has not looked at them
+            if isinstance(failed, NotSent):
+                self._callbacks.withdraw(call)
             raise
         finally:
             if aside:
@@ -223,9 +229,9 @@ class Calls:
         """
         with self._state:
             call, data = self._core.start(command, payload, what, extension)
-        if callbacks:
-            self._callbacks.offer(call, callbacks)
         self._threads.expect()
+        if callbacks:
+            token.series = self._callbacks.offer(call, callbacks).series = Series()
         try:
             self._register(call, data, what, deadline, token, nested=nested, at_once=at_once)
             if deadline is not None:
@@ -239,7 +245,10 @@ class Calls:
         except BaseException as interrupt:
             self._connection.interrupted(interrupt)
             raise
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # as above
 
     def notify(
         self,

@@ -93,7 +93,11 @@ class Client(Hooked, Generic[EnteredT_co]):
         self._caller = RemoteCaller(repr(self), lambda deadline: self._current_link(deadline).agreements)
         self._entered: Any = self
         deadline = monotonic() + (CONNECT_TIME if timeout is None else timeout)
-        self._link, stay = self._dial(deadline, again=timeout is not None)
+        try:
+            self._link, stay = self._dial(deadline, again=timeout is not None)
+        except BaseException:
+            self._stop_threads()  # the server may have called already
+            raise
         try:
             self._begin(stay)
         except BaseException:
@@ -139,6 +143,9 @@ class Client(Hooked, Generic[EnteredT_co]):
         """End the connection. Calls that wait, in any thread, raise ``ConnectionLost``. May be called again."""
         self._closed = True
         self._link.connection.close()
+        self._stop_threads()
+
+    def _stop_threads(self) -> None:
         # It stays, closed: a thread that is still at work may ask for it, and must not be given another one.
         runtime = self._runtime
         if runtime is not None:
@@ -153,7 +160,7 @@ class Client(Hooked, Generic[EnteredT_co]):
         """
         super().on_disconnect(hook)
         connection = self._link.connection
-        connection.exposes = True
+        connection.threads.attended = True
         connection.threads.look_again()
         return hook
 
@@ -217,29 +224,29 @@ class Client(Hooked, Generic[EnteredT_co]):
         link = PeerLink()
         peer = Peer(next_peer_id(), str(transport.resolve(self._url)), None, link)
         stays: list[Stay] = []
+        connection = Connection(
+            sock,
+            core,
+            runtime=self._get_runtime,
+            dispatcher=self._dispatcher,
+            peer=peer,
+            attended=self._exposes or bool(self._disconnect),
+            on_end=lambda connection: _end(stays),
+            on_forsaken=self._forget,
+        )
+        link.attach(connection, peer)
         try:
-            connection = Connection(
-                sock,
-                core,
-                runtime=self._get_runtime,
-                dispatcher=self._dispatcher,
-                peer=peer,
-                exposes=self._exposes or bool(self._disconnect),
-                on_end=lambda connection: _end(stays),
-                on_forsaken=self._forget,
-            )
-            link.attach(connection, peer)
             connection.open(deadline)
         except TimeoutError:
-            sock.close()
+            connection.close("the client waits no longer")
             raise ConnectTimeout(self._url, _why_not_in_time(core)) from None
         except RpcError as error:
-            sock.close()
+            connection.end(core.lost())
             if isinstance(error.__cause__, ServerBusy):
                 raise error.__cause__ from None
             raise ConnectFailed(self._url, str(error)) from error
         except BaseException:
-            sock.close()
+            connection.close()
             raise
         stay = Stay(
             connection,

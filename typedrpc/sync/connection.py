@@ -15,10 +15,10 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
-from typedrpc.callbacks import Callbacks
+from typedrpc.callbacks import ALL_CALLBACKS, Callbacks
 from typedrpc.dispatch import Dispatcher
-from typedrpc.errors import ConnectionLost, DeadlineExceeded, UnknownCommand
-from typedrpc.failure import pack_protocol_failure
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
+from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.peer import Peer
 from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Released, Request, State
@@ -32,8 +32,11 @@ from typedrpc.sync.router import Router
 from typedrpc.sync.tokens import Token
 from typedrpc.sync.workers import Watcher, Workers
 from typedrpc.sync.writer import Writer
+from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
+
+_RESPONSE: Final = int(Kind.RESPONSE)
 
 MAX_UNASKED: Final = 16 * 1024
 """Refusals and pongs that may wait to be written before the peer is taken for one that does not read."""
@@ -54,7 +57,7 @@ class Connection:
         runtime: Callable[[], tuple[Workers, Watcher]],
         dispatcher: Dispatcher,
         peer: Peer,
-        exposes: bool,
+        attended: bool,
         on_end: Callable[["Connection"], None] | None = None,
         on_forsaken: Callable[[], None] | None = None,
     ) -> None:
@@ -65,7 +68,7 @@ class Connection:
             runtime: Gives the threads to lend and their watcher; asked when first needed.
             dispatcher: Leads requests to what this side serves.
             peer: The other end, for handlers.
-            exposes: Whether the peer may call, or somebody wants to know at once when it leaves: then somebody reads
+            attended: Whether the peer may call, or somebody wants to know at once when it leaves: then somebody reads
                 all the time.
             on_end: Called once, when the connection has ended.
             on_forsaken: Called in a forked child, to which the connection does not belong.
@@ -81,7 +84,6 @@ class Connection:
         self._dropped = False  # a callback, which the peer is to be told
         self._failing: list[Token] = []
         self._torn = False
-        self.exposes = exposes
         self.callbacks = Callbacks()
         core.calls.kept = self.callbacks.groups
         self._on_end = on_end
@@ -108,7 +110,8 @@ class Connection:
             watched=self,
             dispatcher=dispatcher,
             peer=peer,
-            wanted=lambda: self.exposes or bool(self.callbacks.groups),
+            attended=attended,
+            callbacks=self.callbacks,
         )
         self._room = Room(core, self._state, self.threads)
         self._router = Router(core, self.role, self.threads, self.callbacks)
@@ -297,6 +300,8 @@ class Connection:
         self.role.token.clear()
         self._writer.pen.clear()
         self._writer.queue.clear()
+        self._router.forsake()
+        self.callbacks.groups.clear()
         self._sock.close()
         if self._on_forsaken is not None:
             self._on_forsaken()
@@ -369,21 +374,25 @@ class Connection:
         queue, core = self._writer.queue, self.core
         for event in events:
             if isinstance(event, Outcome):
+                if self.callbacks.groups and event.frame.kind != _RESPONSE:
+                    self._withdraw_unseen(event.frame)
                 event.token.complete(self, event.frame)
             elif isinstance(event, Request):
-                if event.extras is not NO_EXTRAS and self._router.give_to_waiting(event):
+                if event.extras is not NO_EXTRAS and self._router.deliver(event):
                     continue
-                if self.exposes or self.callbacks.groups:
-                    self._router.accept(event)
+                if self.threads.attended:
+                    self.threads.accept(event)
                 elif event.call:
                     queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
+                elif event.origin:
+                    queue.append(core.release(event.origin, ALL_CALLBACKS))
             elif isinstance(event, Released):
                 self.callbacks.release(event.call, event.index)
             elif isinstance(event, Closed):
                 # What the protocol has to say about the end goes out before the end does.
                 self._post(monotonic())
                 self.end(core.error or ConnectionLost("the connection is closed"))
-        if self._room.is_short:
+        if self._room.is_counted or self._room.waiting:
             self._room.look_again()
         if core.outgoing:
             self._unasked = self._unasked + len(core.outgoing) if queue else 0
@@ -392,6 +401,13 @@ class Connection:
             if self._unasked > MAX_UNASKED:
                 logger.warning("a peer that calls without reading the answers was cut off")
                 self.end(ConnectionLost("the peer calls without reading the answers"))
+
+    def _withdraw_unseen(self, frame: Frame) -> None:
+        """The peer says by these answers that it has not looked at the arguments, and has no callbacks of the call."""
+        if frame.call in self.callbacks.groups and isinstance(
+            unpack_failure(frame.payload, ""), UnknownCommand | ServerBusy
+        ):
+            self.callbacks.withdraw(frame.call)
 
     # In the watcher's thread
 

@@ -20,6 +20,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
 
+from typedrpc.callbacks import Callbacks
 from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.dispatch import Call, Dispatcher, enter_call, leave_call
 from typedrpc.errors import ServerBusy
@@ -46,18 +47,22 @@ _OVERHEAD: Final = 512
 """Bytes that a request takes beside its payload, about."""
 
 
-def _weight(request: Request) -> int:
-    return payload_size(request.payload) + _OVERHEAD
+def _weight(work: Work) -> int:
+    return _OVERHEAD + (payload_size(work.payload) if isinstance(work, Request) else 0)
+
+
+def _of_a_service(work: Work) -> bool:
+    return isinstance(work, Request) and work.command < FIRST_RESERVED_ID
 
 
 @final
 class Series:
-    """Requests that are run one after another, in the order in which they came."""
+    """What is done one after another, in the order in which it came."""
 
     __slots__ = ("running", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: Final[deque[Request]] = deque()
+        self.waiting: Final[deque[Work]] = deque()
         self.running = False
 
 
@@ -79,7 +84,8 @@ class HandlerThreads:
         watched: Watched,
         dispatcher: Dispatcher,
         peer: Peer,
-        wanted: Callable[[], bool],
+        attended: bool,
+        callbacks: Callbacks,
     ) -> None:
         """
         Args:
@@ -94,7 +100,8 @@ class HandlerThreads:
             watched: What the watcher is to look at.
             dispatcher: Leads requests to handlers.
             peer: The other end, for handlers.
-            wanted: Whether somebody has to read although nothing is expected: the peer may call.
+            attended: Whether somebody has to read all the time; may be set later.
+            callbacks: While this side has offered some, somebody has to read too.
         """
         self.ready: Final[deque[Work]] = deque()
         self.ended = False
@@ -109,8 +116,10 @@ class HandlerThreads:
         self._runtime = runtime
         self._watched = watched
         self._dispatcher = dispatcher
+        self._turns = dispatcher.turns
         self._peer = peer
-        self._wanted = wanted
+        self.attended = attended
+        self._callbacks = callbacks
         self.unattended = False
         """Nobody is attached although somebody has to read: whoever gives the role up tells the watcher."""
         self.served_callers = 0
@@ -145,7 +154,7 @@ class HandlerThreads:
             series: Those that it must wait for. One-way calls are a series of their own.
         """
         self.served_callers = 0
-        turns = self._dispatcher.turns
+        turns = self._turns
         if turns is not None and self._takes_turn(request):
             self._stand_in_line(turns, request)
             return
@@ -158,12 +167,15 @@ class HandlerThreads:
 
     def _add_to(self, series: Series, request: Request) -> None:
         with self._lock:
-            series.waiting.append(request)
-            self._in_series += 1
-            self._in_series_bytes += _weight(request)
-            if not series.running:
-                series.running = True
-                self.ready.append(partial(self._run_series, series))
+            self._enter(series, request)
+
+    def _enter(self, series: "Series", work: Work) -> None:
+        series.waiting.append(work)
+        self._in_series += 1
+        self._in_series_bytes += _weight(work)
+        if not series.running:
+            series.running = True
+            self.ready.append(partial(self._run_series, series))
 
     # Handlers that wait for their turn
 
@@ -213,7 +225,8 @@ class HandlerThreads:
             with self._lock:
                 self._attached -= 1
                 self._recount()
-            self.call_for_help()
+            if not self._watched.watched:
+                self._runtime()[1].watch(self._watched)  # which tries again
 
     def _run_in_turn(self, turns: Turns, request: Request) -> None:
         try:
@@ -224,7 +237,7 @@ class HandlerThreads:
             self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
 
     def hold(self, request: Request) -> None:
-        """A one-way call came that waits for one thread: it counts against what may be held."""
+        """A one-way call came that waits for one thread: it counts as one that waits in a series."""
         with self._lock:
             self._in_series += 1
             self._in_series_bytes += _weight(request)
@@ -270,8 +283,13 @@ class HandlerThreads:
         if self.unattended and not self._watched.watched:
             self._runtime()[1].watch(self._watched)
 
-    def settle(self, finish: Callable[[], None]) -> None:
-        """An expected outcome came: have ``finish`` run, which may run code of the user's and take its time."""
+    def settle(self, finish: Callable[[], None], series: Series | None = None) -> None:
+        """An expected outcome came: have ``finish`` run, which may run code of the user's and take its time.
+
+        Args:
+            finish: What to run.
+            series: What it must wait for: the callbacks of the call, of which some may have come before.
+        """
 
         def run() -> None:
             try:
@@ -281,7 +299,11 @@ class HandlerThreads:
             finally:
                 self.forget()
 
-        self.ready.append(run)
+        if series is None:
+            self.ready.append(run)
+            return
+        with self._lock:
+            self._enter(series, run)
 
     def has_room(self) -> bool:
         """Whether more may be read although what came is not handled yet."""
@@ -408,12 +430,12 @@ class HandlerThreads:
         while True:
             if ready or queue:
                 self._work()
-            if self.ended or not self._needs_reader():
+            if self.ended or not (self.attended or self._needs_reader()):
                 return
             if not role.try_take():
                 return  # who reads hands on what comes, and sees to it that somebody reads after him
             try:
-                if not ready and self._needs_reader():
+                if not ready and (self.attended or self._needs_reader()):
                     if (self._in_series or self._in_line) and not self.has_room():
                         return  # the thread that runs them, or the next turn, comes back to reading
                     self._read()
@@ -425,7 +447,7 @@ class HandlerThreads:
 
     def _needs_reader(self) -> bool:
         """Whether somebody has to read although no thread waits for a reply."""
-        return self._pending > 0 or self._wanted()
+        return self.attended or self._pending > 0 or bool(self._callbacks.groups)
 
     def step_aside(self) -> bool:
         """This thread begins to wait for a nested call of its own: what is ready is for others.
@@ -441,6 +463,26 @@ class HandlerThreads:
             self._aside.add(ident)
         if self.ready:
             self.call_for_help()
+        return True
+
+    def hand_over(self) -> bool:
+        """As :meth:`step_aside`, for who waits and does not read meanwhile: another thread takes its place.
+
+        It is one beyond those that may be lent, which may all be with handlers that wait so, for each other.
+        """
+        ident = get_ident()
+        if ident not in self._idents or ident in self._aside:
+            return False
+        place: list[None] = []
+        with self._lock:
+            self._aside.add(ident)
+            self._attached += 1
+            self.unattended = False
+            place.append(None)
+        try:
+            self._runtime()[0].start(lambda: self._run_in(place))
+        except RuntimeError:  # no thread can be started: one may be lent
+            self._count_out(place)
         return True
 
     def step_back(self) -> None:
@@ -460,9 +502,12 @@ class HandlerThreads:
             self._runtime()[1].watch(self._watched)
         try:
             while work:
+                try:
+                    request = work.popleft()
+                except IndexError:  # handed to others, as the connection has ended
+                    break
                 self._handled += 1
-                request = work.popleft()
-                answer, interrupt = self._handle(request)
+                answer, interrupt = self._handle(request, nested=True)
                 if not request.call:
                     self.let_go(request)
                 if answer is not None and not writer.write_whole(answer):
@@ -475,15 +520,15 @@ class HandlerThreads:
                     return interrupt
             return None
         finally:
-            self._stop_working()
+            self.busy.pop()
+            if self.ended or self._draining:
+                self._say_done()
 
-    def _stop_working(self) -> None:
-        self.busy.pop()
-        if self._draining:
-            with self._lock:
-                self._idle.notify_all()
-        if self.ended:
-            self._look_whether_over()
+    def _say_done(self) -> None:
+        """A thread is not busy any more, and somebody may wait for that."""
+        with self._lock:
+            self._idle.notify_all()
+        self._look_whether_over()
 
     def _work(self) -> None:
         """Do what is ready. Answers that are ready together leave in one write."""
@@ -521,9 +566,11 @@ class HandlerThreads:
             if writer.queue:
                 writer.flush()
         finally:
-            self._stop_working()
+            self.busy.pop()
+            if self.ended or self._draining:
+                self._say_done()
 
-    def _handle(self, request: Request) -> tuple[Outgoing | None, BaseException | None]:
+    def _handle(self, request: Request, *, nested: bool = False) -> tuple[Outgoing | None, BaseException | None]:
         """Run a request: the answer, and what a handler raised that is no :class:`Exception`."""
         dispatcher, core = self._dispatcher, self._core
         if self.ended and (request.call or self._is_over()):
@@ -535,25 +582,30 @@ class HandlerThreads:
         try:
             result = call.function(*call.args, **call.kwargs)
         except BaseException as error:
-            return dispatcher.fail(core, request, call, error), None if isinstance(error, Exception) else error
+            interrupt = None if isinstance(error, Exception) else error
+            raised_here = nested and interrupt is not None
+            return dispatcher.fail(core, request, call, error, raised_here=raised_here), interrupt
         finally:
             leave_call(token)
         return dispatcher.finish(core, request, call, result), None
 
     def _run_series(self, series: Series) -> None:
-        """Run the first of the requests that wait in a series, and come back for the next."""
-        request = series.waiting.popleft()
+        """Do the first of what waits in a series, and come back for the next."""
+        work = series.waiting.popleft()
         try:
-            answer, _ = self._handle(request)
+            if not isinstance(work, Request):
+                work()
+                return
+            answer, _ = self._handle(work)
             if answer is not None:
                 self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
         finally:
-            turns = self._dispatcher.turns
-            if turns is not None and series is self._one_way and request.command < FIRST_RESERVED_ID:
+            turns = self._turns
+            if turns is not None and series is self._one_way and _of_a_service(work):
                 turns.give_back()
             with self._lock:
                 self._in_series -= 1
-                self._in_series_bytes -= _weight(request)
+                self._in_series_bytes -= _weight(work)
                 if series.waiting:
                     self.ready.append(partial(self._run_series, series))
                 else:

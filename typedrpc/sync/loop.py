@@ -81,9 +81,11 @@ def in_loop(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None
             try:
                 return future.result(CHECK_TIME)
             except TimeoutError:
-                if future.done():
-                    raise
+                if future.done():  # it raised that, or came just now
+                    return future.result()
                 if not target.is_running():
+                    if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                        coroutine.close()
                     raise RuntimeError("the event loop of an async callback has stopped") from None
 
     return run

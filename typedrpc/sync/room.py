@@ -22,6 +22,8 @@ class Room:
 
     Attributes:
         is_counted: No call may be made that the in-flight table does not count, since it may be one too many.
+        waiting: Threads that wait for room. While there are any, or calls are counted, :meth:`look_again` is to be
+            called when something was answered.
     """
 
     def __init__(self, core: Protocol[Any], state: threading.Lock, threads: HandlerThreads) -> None:
@@ -36,17 +38,12 @@ class Room:
         self._state = state
         self._threads = threads
         self._changed = threading.Condition(state)
-        self._waiting = 0
+        self.waiting = 0
         self._given_up = 0  # calls that nobody waits for any more; they are in flight until their late replies come
 
     def open(self) -> None:
         """The peer's limits are known."""
         self.is_counted = self._core.peer_limits.max_calls == 1
-
-    @property
-    def is_short(self) -> bool:
-        """Somebody is to hear of it when something was answered."""
-        return self.is_counted or self._waiting > 0
 
     def await_place(self, what: str, deadline: float | None) -> None:
         """Return when the peer has room for another call, or the connection has ended. The state lock is held.
@@ -61,7 +58,7 @@ class Room:
             left = end - monotonic()
             if left <= 0:
                 break
-            self._waiting += 1
+            self.waiting += 1
             try:
                 if not expecting and self._given_up > self._core.late_replies:
                     # Those who made the calls have gone. Somebody has to read the late replies.
@@ -73,7 +70,7 @@ class Room:
                     self._threads.forget()
                 raise
             finally:
-                self._waiting -= 1
+                self.waiting -= 1
         if expecting:
             self._threads.forget()
         if self._is_full() and self._core.state is not State.CLOSED:
@@ -100,7 +97,7 @@ class Room:
 
     def look_again(self) -> None:
         """Something was answered."""
-        if self._waiting:
+        if self.waiting:
             with self._state:
                 self.notify_all()
         if self.is_counted and self._core.peer_limits.max_calls > 1:

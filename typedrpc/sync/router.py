@@ -4,10 +4,11 @@ Only what descends from a thread's own call runs in that thread, so that locks a
 in a program of one process.
 """
 
-from collections.abc import Callable
+import threading
 from typing import Any, final
 
-from typedrpc.callbacks import Callbacks, Group
+from typedrpc.callbacks import Callbacks, Found
+from typedrpc.messages import ProtocolCommand
 from typedrpc.protocol import Protocol, Request
 from typedrpc.sync.handling import HandlerThreads, Series
 from typedrpc.sync.role import ReadRole
@@ -30,55 +31,67 @@ class Router:
         self._role = role
         self._threads = threads
         self._callbacks = callbacks
+        # Held while requests are put where they are run: so they stay in the order in which they came when the thread
+        # that they were for stops waiting.
+        self._lock = threading.Lock()
 
-    def give_to_waiting(self, request: Request) -> bool:
-        """Give a request to the thread that waits for the call which it is nested in. Returns whether there is one."""
-        parent, calls = request.extras.parent, self._core.calls
-        token = calls.get(parent) if parent else None
-        if isinstance(token, CallWaiter):
-            return self._give(request, token, lambda: calls.get(parent) is token)
-        group = self._group_of(request)
-        if group is None or group.waiter is None:
+    def forsake(self) -> None:
+        """See :mod:`typedrpc.sync.fork`: the lock may be held by a thread that is not here."""
+        self._lock = threading.Lock()
+
+    def deliver(self, request: Request) -> bool:
+        """A request with extras came. Returns whether it has found its place here."""
+        extras = request.extras
+        if extras.target is not None and request.command == ProtocolCommand.CALLBACK:
+            request.callback = self._callbacks.find(*extras.target)
+        waiter = self._waiter_for(request)
+        if waiter is None and request.callback is None:
             return False
-        waiter = group.waiter
-        return self._give(request, waiter, lambda: group.waiter is waiter)
-
-    def _give(self, request: Request, waiter: CallWaiter, still_waits: Callable[[], bool]) -> bool:
-        if not request.call:
-            self._threads.hold(request)
-        waiter.work.append(request)
-        # It may have stopped waiting, and looked for the last time.
-        if not still_waits():
-            try:
-                waiter.work.remove(request)
-            except ValueError:
+        with self._lock:
+            if waiter is None:
+                self._accept(request)
                 return True
             if not request.call:
-                self._threads.let_go(request)
-            return False
+                self._threads.hold(request)
+            waiter.work.append(request)
+            # It may have stopped waiting, and looked for the last time.
+            if self._waiter_for(request) is not waiter:
+                self._hand_back(waiter)
+                return True
         self._role.rouse(waiter)
         return True
 
-    def accept(self, request: Request) -> None:
-        """Leave a request to whichever thread is free."""
-        group = self._group_of(request)
-        if group is not None and group.series is None:
-            group.series = Series()
-        # The callbacks of one call run one after another.
-        self._threads.accept(request, None if group is None else group.series)
+    def _waiter_for(self, request: Request) -> CallWaiter | None:
+        """The thread that a request is for, while it waits."""
+        token = self._core.calls.get(request.extras.parent) if request.extras.parent else None
+        if isinstance(token, CallWaiter):
+            return token
+        found: Found | None = request.callback
+        return None if found is None else found.group.waiter
 
     def hand_back(self, waiter: CallWaiter) -> None:
         """What is nested in a call that this thread waits for no more is for others."""
+        if waiter.work:
+            with self._lock:
+                self._hand_back(waiter)
+            self._threads.call_for_help()
+
+    def _hand_back(self, waiter: CallWaiter) -> None:
         while waiter.work:
             try:
                 request = waiter.work.popleft()
-            except IndexError:  # who put it there has taken it back
+            except IndexError:  # the thread itself, which does not know yet that the connection has ended
                 return
             if not request.call:
                 self._threads.let_go(request)
-            self.accept(request)
-            self._threads.call_for_help()
+            self._accept(request)
 
-    def _group_of(self, request: Request) -> Group | None:
-        target = request.extras.target
-        return None if target is None else self._callbacks.groups.get(target[0])
+    def _accept(self, request: Request) -> None:
+        found: Found | None = request.callback
+        if found is None:
+            self._threads.accept(request)
+            return
+        # The callbacks of one call run one after another.
+        if found.group.series is None:
+            found.group.series = Series()
+        self._threads.accept(request, found.group.series)

@@ -22,7 +22,7 @@ from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.service import Table
 from typedrpc.sync.acceptor import Acceptor
-from typedrpc.sync.broadcast import broadcast, gather
+from typedrpc.sync.broadcast import broadcast, check_timeout, gather
 from typedrpc.sync.caller import PeerLink
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.fork import forsake_after_fork
@@ -250,13 +250,14 @@ class Server(Hooked):
 
         Args:
             command: Of a contract, ``Listener.on_text``, or a function of a ``FunctionService``. It returns None.
-            to: Which clients; by default all that are connected when the arguments are given.
+            to: Which clients, each once; by default all that are connected when the arguments are given.
 
         Raises:
             DefinitionError: When it is called: the command has a result, or takes callbacks.
             ArgumentError: When it is called: the arguments do not fit.
         """
-        return lambda *args, **kwargs: broadcast(command, self.peers if to is None else to, args, kwargs)
+        chosen = None if to is None else tuple(to)
+        return lambda *args, **kwargs: broadcast(command, self.peers if chosen is None else chosen, args, kwargs)
 
     @overload
     def gather(
@@ -282,13 +283,16 @@ class Server(Hooked):
         Args:
             command: Of a contract, ``Listener.ask``, or a function of a ``FunctionService``.
             timeout: Seconds that all have together; None for as long as it takes.
-            to: Which clients; by default all that are connected when the arguments are given.
+            to: Which clients, each once; by default all that are connected when the arguments are given.
 
         Raises:
+            ValueError: The time-out is out of range.
             DefinitionError: When it is called: the command takes callbacks.
             ArgumentError: When it is called: the arguments do not fit.
         """
-        return lambda *args, **kwargs: gather(command, self.peers if to is None else to, timeout, args, kwargs)
+        check_timeout(timeout)
+        chosen = None if to is None else tuple(to)
+        return lambda *args, **kwargs: gather(command, self.peers if chosen is None else chosen, timeout, args, kwargs)
 
     def wait(self) -> None:
         """Block until the server is closed."""
@@ -326,7 +330,7 @@ class Server(Hooked):
             runtime=self._get_runtime,
             dispatcher=self._dispatcher,
             peer=peer,
-            exposes=True,
+            attended=True,
             on_end=self._on_end,
         )
         link.attach(connection, peer)

@@ -135,7 +135,7 @@ class Stay:
                 if isinstance(instance, AbstractContextManager):
                     self._entered = self._entered or ExitStack()
                     self._entered.enter_context(instance)
-        except Exception:
+        except BaseException:  # whatever it is, it is no reason for this thread to end
             error_id = os.urandom(4).hex()
             logger.exception("the services of %s could not be made, error id %s", self.peer, error_id)
             self.connection.close(f"the server could not make the service of this client, error id {error_id}")
