@@ -25,8 +25,8 @@ from time import monotonic
 from typing import NamedTuple
 
 import proofs_bad_input
-import proofs_nested
 import proofs_broadcast
+import proofs_nested
 import proofs_resources
 import proofs_speed
 import proofs_waiting

@@ -229,8 +229,8 @@ class Watchdog:
                 os._exit(3)
 
 
-def _print_state(connection: object) -> None:
+def _print_state(connection: Any) -> None:
     for part in (connection, *(getattr(connection, field) for field in ("role", "threads", "core", "_writer"))):
-        fields = getattr(part, "__dict__", None) or {field: getattr(part, field) for field in type(part).__slots__}
-        shown = {field: value for field, value in fields.items() if not callable(value)}
+        names = getattr(part, "__slots__", None) or list(vars(part))
+        shown = {name: value for name in names if not callable(value := getattr(part, name))}
         print(f"{type(part).__name__}: {shown}"[:4000], file=sys.stderr, flush=True)
