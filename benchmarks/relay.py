@@ -8,14 +8,15 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final
 
 from caller import expect
 
-from typedrpc import Service, current_call, rpc
+from typedrpc import ConnectionLost, Service, current_call, rpc
 from typedrpc.peer import Peer
 
 STILL: Final = 20.0
@@ -40,12 +41,14 @@ class Relay(Service, name="relay"):
     Attributes:
         handled: Calls and callbacks that were run here.
         most_threads: The most threads that were seen in this process.
+        resting: Set when somebody has come to rest here.
     """
 
     def __init__(self) -> None:
         self._counter = count(1)
         self.handled = 0
         self.most_threads = 0
+        self.resting = threading.Event()
 
     def _note(self) -> None:
         # next() of a counter is one step; who stores an older number is overtaken by the next who stores.
@@ -70,6 +73,12 @@ class Relay(Service, name="relay"):
         self._note()
         reached = self._on(current_call().peer, legs, value)
         return reached.to_bytes(8, "big") + load
+
+    @rpc(id=4)
+    def rest(self, seconds: float) -> None:
+        """Take a while."""
+        self.resting.set()
+        sleep(seconds)
 
     def _on(self, peer: Peer, legs: int, value: int) -> int:
         return self.travel(peer.proxy(Relay), legs, value)
@@ -149,6 +158,17 @@ class Referee(Service, name="referee"):
         Watchdog(self._relay, lambda: [peer.link], caller)
         return os.getpid()
 
+    @rpc(id=12)
+    def send_to_rest(self, seconds: float) -> None:
+        """Have the caller rest for so long, by a call that has nothing to do with this one."""
+        rest = current_call().peer.proxy(Relay).rest
+
+        def send() -> None:
+            with suppress(ConnectionLost):  # the caller has measured, and leaves
+                rest(seconds)
+
+        threading.Thread(target=send, daemon=True).start()
+
     @rpc(id=11)
     def finish(self) -> "Report":
         """Wait for the runners."""
@@ -209,8 +229,8 @@ class Watchdog:
                 os._exit(3)
 
 
-def _print_state(connection: object) -> None:
+def _print_state(connection: Any) -> None:
     for part in (connection, *(getattr(connection, field) for field in ("role", "threads", "core", "_writer"))):
-        fields = getattr(part, "__dict__", None) or {field: getattr(part, field) for field in type(part).__slots__}
-        shown = {field: value for field, value in fields.items() if not callable(value)}
+        names = getattr(part, "__slots__", None) or list(vars(part))
+        shown = {name: value for name in names if not callable(value := getattr(part, name))}
         print(f"{type(part).__name__}: {shown}"[:4000], file=sys.stderr, flush=True)

@@ -19,6 +19,9 @@ PROMISES = [
     "beside a handler that takes 1 s",
     "server killed while 100 threads wait",
     "server killed while 100 futures wait",
+    "calls nested 1 to 60 deep",
+    "the most threads in a process",
+    "a reply of 100 ms, while a request takes",
     "connect to a closed port",
     "connect to a server that never answers",
     *(

@@ -486,6 +486,7 @@ class TestVersions:
             send = server.broadcast(Listener.on_text)
             assert send("first") == 1
             assert newer.next() == ("first", True)
+            told(server.peers[0])
             reached = [size for size in range(1000, 1030) if send("x" * size)]
             assert reached == list(range(1000, reached[-1] + 1))
             assert [len(text) for text, _ in newer.take(len(reached))] == reached
@@ -517,6 +518,7 @@ class TestVersions:
             outcomes = list(server.gather(Listener.ask)("hi").values())
             assert isinstance(outcomes[0], UnknownCommand if kind is Broken else ContractMismatch)
             assert outcomes[1] == "a: hi"
+            told(server.peers[0])
             assert server.broadcast(Listener.on_text)("end") == 1
             assert log.unread == []
 
@@ -571,7 +573,7 @@ class TestPeersThatDoNotTellTheirContract:
                 server.broadcast(Listener.on_text)("hi")
                 odd.send_frame(Kind.ERROR, 0, odd.question().call, b"\xc1")
                 assert a.next() == "hi"
-                told(server, server.peers[0])
+                told(server.peers[0])
             assert "does not tell its contract Listener" in log.line()
 
     def test_who_tells_late_gets_everything_in_order(self, server: Server) -> None:
@@ -591,10 +593,10 @@ class TestPeersThatDoNotTellTheirContract:
         assert isinstance(only(asking.result()), ConnectionLost)
 
 
-def told(server: Server, peer: Peer) -> None:
-    """Wait until nothing waits for a peer to tell its contract."""
+def told(peer: Peer) -> None:
+    """Wait until a peer has told its contract, and who waited for that knows. Until then broadcasts count unseen."""
     link: Any = peer.link
-    while link.agreements.waiting:
+    while link.agreements._asking:
         threading.Event().wait(0.001)
 
 

@@ -1,6 +1,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -247,10 +248,10 @@ class TestWatcher:
         """A thread that finds the flag set tells nobody that it begins something slow: a look must be near."""
         watcher = Watcher("under-test-watcher")
         marked = Marked(pause, None)
-        watcher.watch(marked)
+        watcher.watch(cast(Any, marked))
         marked.wait_for_a_look()
         if not watched:
-            watcher.watch(marked)
+            watcher.watch(cast(Any, marked))
         marked.wait_for_a_look()
         watcher.close()
         assert marked.marks.count(("under-test-watcher", True)) == watched

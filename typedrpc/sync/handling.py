@@ -629,7 +629,7 @@ class HandlerThreads:
             self._writer.flush(monotonic())
         if not self._role.free and not self.ready:
             return TICK if moved or self._writer.queue else None
-        if self.unattended and not moved and self._role.free:
+        if self.unattended and self._role.free and (self.ready or not moved):
             if self.has_room():
                 self._try_to_attach()
             return TICK
@@ -674,6 +674,8 @@ class HandlerThreads:
                 self._fault()
             finally:
                 self._stop_leading()
+            # This was none of the connection's threads: should they all have left meanwhile, one has to be started.
+            self._seen_progress = self._role.progress
         for work in self.ready.copy():
             if isinstance(work, Request) and work.call and work.extras.depth:
                 with contextlib.suppress(ValueError):  # just taken by a thread
