@@ -43,7 +43,7 @@ def test_a_peer_exposes_what_it_says() -> None:
 
 def test_the_state_of_a_peer_has_a_type() -> None:
     peer = Peer(7, "here", None, StubLink())
-    with pytest.raises(TypeError, match=r"the state of <peer 7 at here> is no dict: None"):
+    with pytest.raises(RuntimeError, match=r"the state of <peer 7 at here> is no dict: None"):
         peer.state_as(dict)
     peer.state = {"name": "Robert"}
     assert peer.state_as(dict) is peer.state

@@ -39,7 +39,7 @@ from typedrpc.errors import (
     UnknownCommand,
 )
 from typedrpc.hooks import CallOutcome
-from typedrpc.peer import Peer
+from typedrpc.peer import Peer, PeerServer
 from typedrpc.schema import Difference, Schema, compatible
 from typedrpc.service import FunctionService, Service
 from typedrpc.sync import Client, Server, connect, serve
@@ -69,6 +69,7 @@ __all__ = [
     "MessageTooLarge",
     "NestedTooDeep",
     "Peer",
+    "PeerServer",
     "ProtocolError",
     "RemoteError",
     "RpcError",

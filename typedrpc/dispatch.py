@@ -20,6 +20,7 @@ from typedrpc.declared import NO_ERRORS, DeclaredErrors
 from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.errors import (
     ArgumentValueError,
+    ConnectionLost,
     DeadlineExceeded,
     MessageTooLarge,
     NestedTooDeep,
@@ -281,6 +282,10 @@ class Dispatcher:
         name = call.row.name
         if request.call and (payload := _pack_declared(call.row, error)) is not None:
             return protocol.failure(request, payload)
+        if protocol.error is not None and isinstance(error, ConnectionLost):
+            # Its own call back told it, and there is nobody to be told anything.
+            logger.info("%s ended, as its caller has left: %s", name, error)
+            return None
         error_id = ""
         if not raised_here and (not is_public(error) or not request.call):
             error_id = os.urandom(4).hex()

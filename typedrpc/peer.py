@@ -102,7 +102,7 @@ class Peer:
 
     Attributes:
         id: A number that no other peer of this process has or had.
-        address: Where it connects from, for people: ``"127.0.0.1:50214"``.
+        address: For people: where it connects from, ``"127.0.0.1:50214"``; at a client, the URL of the server.
         server: The server that it is connected to; None at a client.
         state: Whatever you want to keep with this connection. :meth:`state_as` gives it with its type.
     """
@@ -147,10 +147,11 @@ class Peer:
         """:attr:`state`, which must be of this type.
 
         Raises:
-            TypeError: It is not, or was not set.
+            RuntimeError: It is not, or was not set.
         """
         if not isinstance(self.state, kind):
-            raise TypeError(f"the state of {self!r} is no {kind.__name__}: {self.state!r}")
+            # No TypeError: a caller would take that for his arguments'.
+            raise RuntimeError(f"the state of {self!r} is no {kind.__name__}: {self.state!r}")
         return self.state
 
     def set_limit(self, *, max_message_size: int) -> None:

@@ -13,7 +13,7 @@ The states of a connection::
 - GREETED: the server decides whether, and when, the client may come in. It may call the client already; the client
   calls only from within such a call.
 - OPEN: everything else is legal, in both directions.
-- DRAINING: no new calls; what was accepted is still answered.
+- DRAINING: no new calls, except by and within those that were accepted, which are still answered.
 - CLOSED: nothing is sent or received any more; ``error`` says why.
 
 A fault of the peer is never raised: the protocol queues a goodbye that says what was wrong, closes, and the last
@@ -332,8 +332,6 @@ class Protocol(Generic[TokenT]):
         return self._accept(frame.command, frame.call, frame.payload, frame.extension)
 
     def _accept(self, command: int, call: int, payload: Payload, extension: Buffer = b"") -> Request | Closed | None:
-        if self.state is _DRAINING:
-            return None  # sent before the goodbye arrived, which says that it was not accepted
         if call & 1 == self.client or not call:
             return self._break(f"a request with the call id {call}, which is not the peer's to give")
         if call in self._running:
@@ -346,6 +344,8 @@ class Protocol(Generic[TokenT]):
                 return None
             extras = read
         nested = extras.parent and self.calls.get(extras.parent) is not None
+        if self.state is _DRAINING and not self.client and not nested:
+            return None  # sent before the goodbye arrived, which says that it was not accepted
         if self.state is _GREETED and not self.client and not nested:
             return self._break("a call before the welcome")
         # Nested calls do not wait for room at the caller, who waits for nothing else: so they have room of their own.
@@ -430,7 +430,9 @@ class Protocol(Generic[TokenT]):
 
     # Sending
 
-    def start(self, command: int, payload: Payload, what: str, extension: bytes = b"") -> tuple[int, Outgoing]:
+    def start(
+        self, command: int, payload: Payload, what: str, extension: bytes = b"", nested: bool = False
+    ) -> tuple[int, Outgoing]:
         """A new call: its id, and the bytes that make it.
 
         Args:
@@ -438,25 +440,35 @@ class Protocol(Generic[TokenT]):
             payload: The packed arguments.
             what: Names the command in errors.
             extension: From :func:`~typedrpc.messages.pack_extension`.
+            nested: Whether it is made within a call of the peer's.
 
         Raises:
             ConnectionLost: The connection is closed, or about to be.
             MessageTooLarge: The peer would not accept it.
         """
-        call = self.new_call()
+        call = self.new_call(nested)
         if type(payload) is bytes and len(payload) <= self._small and not extension:
             return call, pack_header(len(payload), _REQUEST, 0, command, call) + payload
         return call, self.request(call, command, payload, what, extension)
 
-    def new_call(self) -> int:
+    def new_call(self, nested: bool = False) -> int:
         """The id of a new call.
+
+        Args:
+            nested: Whether it is made within a call of the peer's.
 
         Raises:
             ConnectionLost: The connection is closed, or about to be.
         """
-        if self.state is not _OPEN and self.state is not _GREETED:
+        if self.state is not _OPEN and not self.may_call(nested):
             raise self.lost()
         return self.calls.new_id()
+
+    def may_call(self, nested: bool = False) -> bool:
+        """Whether this side may call. While a server drains, the handlers that run still may, and what they call."""
+        if self.state is _DRAINING:
+            return nested if self.client else bool(self._running)
+        return self.state is _OPEN or self.state is _GREETED
 
     def lost(self) -> ConnectionLost:
         """A fresh error that says why there is no connection; each caller is given his own."""

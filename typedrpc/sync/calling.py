@@ -122,7 +122,7 @@ class Calls:
         """
         core = self._core
         with self._state:
-            call, data = core.start(command, payload, what, extension)
+            call, data = core.start(command, payload, what, extension, nested)
         waiter: CallWaiter | None = None
         try:
             if nested or callbacks:
@@ -228,7 +228,7 @@ class Calls:
         must not change any more: a peer without room for the call is one that has not answered in time.
         """
         with self._state:
-            call, data = self._core.start(command, payload, what, extension)
+            call, data = self._core.start(command, payload, what, extension, nested)
         self._threads.expect()
         if callbacks:
             token.series = self._callbacks.offer(call, callbacks).series = Series()

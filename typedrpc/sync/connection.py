@@ -191,7 +191,7 @@ class Connection:
     def check(self) -> None:
         """Raise ``ConnectionLost`` if calls cannot be made (any more)."""
         with self._state:
-            if self.core.state not in (State.OPEN, State.GREETED):
+            if not self.core.may_call():
                 raise self.core.lost()
 
     def drop_callback(self, origin: int, index: int) -> None:
