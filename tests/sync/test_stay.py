@@ -675,3 +675,14 @@ class TestFactories:
             Server(Listener, url=URL)
         with pytest.raises(DefinitionError, match="neither an instance"):
             connect(URL, expose=[Ear])  # type: ignore[list-item]
+
+
+def test_a_server_knows_its_clients_by_id(workshop: Workshop) -> None:
+    gate = Gate()
+    with Server(workshop, url=URL, on_disconnect=lambda peer, cause: gate.open()) as server:
+        with connect(server.url):
+            (peer,) = server.peers
+            assert server.peer(peer.id) is peer
+        gate.wait()
+        with pytest.raises(KeyError):
+            server.peer(peer.id)
