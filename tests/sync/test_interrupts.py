@@ -5,6 +5,7 @@ of these points in turn; the others send real signals.
 """
 
 import dis
+import gc
 import os
 import signal
 import sys
@@ -308,6 +309,7 @@ def test_an_interrupt_anywhere_while_connecting(first: int) -> None:
                 client.close()
             if not injector.where:
                 break
+        gc.collect()
         with connect(Workshop, server.url) as proxy:
             assert proxy.add(1) == 1
 

@@ -655,7 +655,6 @@ class TestErrors:
             done.wait()
             assert [error.type_name for error in answers] == [kind.__name__]
             assert ends.call.to_and_fro(5) == 5
-            assert log.line().startswith("End.do failed in a call, error id ")
 
     def test_a_signal_within_a_nested_handler(self) -> None:
         source = """

@@ -199,9 +199,7 @@ def _hand_over() -> Callable[[], None]:
     """
     call = get_call()
     link = None if call is None else call.peer.link
-    if isinstance(link, PeerLink) and link.connection.threads.hand_over():
-        return link.connection.threads.step_back
-    return lambda: None
+    return link.connection.threads.hand_over() if isinstance(link, PeerLink) else lambda: None
 
 
 def _commands_beside(command: Command[Any]) -> Mapping[str, Command[Any]]:

@@ -221,44 +221,48 @@ class Client(Hooked, Generic[EnteredT_co]):
 
     def _open(self, core: Protocol[Token], deadline: float) -> tuple[PeerLink, Stay]:
         sock = transport.dial(self._url, max(0.001, deadline - monotonic()))
-        link = PeerLink()
-        peer = Peer(next_peer_id(), str(transport.resolve(self._url)), None, link)
-        stays: list[Stay] = []
-        connection = Connection(
-            sock,
-            core,
-            runtime=self._get_runtime,
-            dispatcher=self._dispatcher,
-            peer=peer,
-            attended=self._exposes or bool(self._disconnect),
-            on_end=lambda connection: _end(stays),
-            on_forsaken=self._forget,
-        )
-        link.attach(connection, peer)
+        connection: Connection | None = None
         try:
+            link = PeerLink()
+            peer = Peer(next_peer_id(), str(transport.resolve(self._url)), None, link)
+            stays: list[Stay] = []
+            connection = Connection(
+                sock,
+                core,
+                runtime=self._get_runtime,
+                dispatcher=self._dispatcher,
+                peer=peer,
+                attended=self._exposes or bool(self._disconnect),
+                on_end=lambda connection: _end(stays),
+                on_forsaken=self._forget,
+            )
+            link.attach(connection, peer)
             connection.open(deadline)
-        except TimeoutError:
-            connection.close("the client waits no longer")
-            raise ConnectTimeout(self._url, _why_not_in_time(core)) from None
-        except RpcError as error:
-            connection.end(core.lost())
-            if isinstance(error.__cause__, ServerBusy):
-                raise error.__cause__ from None
-            raise ConnectFailed(self._url, str(error)) from error
-        except BaseException:
-            connection.close()
+            stay = Stay(
+                connection,
+                peer,
+                connect=self._connect,
+                disconnect=self._disconnect,
+                failed=self._connect_failed,
+                start=lambda body: self._get_runtime()[0].start(body),
+            )
+            stays.append(stay)  # from here on its end is told; who begins it looks whether that was too late
+            connection.threads.look_again()
+            return link, stay
+        except BaseException as error:
+            if connection is None:
+                sock.close()
+            elif isinstance(error, RpcError):
+                connection.end(core.lost())
+            else:
+                connection.close("the client waits no longer" if isinstance(error, TimeoutError) else "")
+            if isinstance(error, RpcError):
+                if isinstance(error.__cause__, ServerBusy):
+                    raise error.__cause__ from None
+                raise ConnectFailed(self._url, str(error)) from error
+            if isinstance(error, TimeoutError):
+                raise ConnectTimeout(self._url, _why_not_in_time(core)) from None
             raise
-        stay = Stay(
-            connection,
-            peer,
-            connect=self._connect,
-            disconnect=self._disconnect,
-            failed=self._connect_failed,
-            start=lambda body: self._get_runtime()[0].start(body),
-        )
-        stays.append(stay)  # from here on its end is told; who begins it looks whether that was too late
-        connection.threads.look_again()
-        return link, stay
 
     def _get_runtime(self) -> tuple[Workers, Watcher]:
         runtime = self._runtime

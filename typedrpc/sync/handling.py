@@ -465,25 +465,33 @@ class HandlerThreads:
             self.call_for_help()
         return True
 
-    def hand_over(self) -> bool:
-        """As :meth:`step_aside`, for who waits and does not read meanwhile: another thread takes its place.
+    def hand_over(self) -> Callable[[], None]:
+        """This thread begins to wait for what others read and handle: it is as good as gone meanwhile.
 
-        It is one beyond those that may be lent, which may all be with handlers that wait so, for each other.
+        Unlike one that waits for a nested call it does not read. So that another may take its place although all that
+        may be lent are with handlers that wait so, perhaps for each other, it counts as not attached.
+
+        Returns:
+            What is to be called when it goes on.
         """
         ident = get_ident()
-        if ident not in self._idents or ident in self._aside:
-            return False
-        place: list[None] = []
+        if ident not in self._idents:
+            return lambda: None
         with self._lock:
-            self._aside.add(ident)
-            self._attached += 1
-            self.unattended = False
-            place.append(None)
-        try:
-            self._runtime()[0].start(lambda: self._run_in(place))
-        except RuntimeError:  # no thread can be started: one may be lent
-            self._count_out(place)
-        return True
+            aside = ident in self._aside
+            self._aside.discard(ident)
+            self._attached -= 1
+            self._recount()
+        self._try_to_attach()
+
+        def take_back() -> None:
+            with self._lock:
+                self._attached += 1
+                self.unattended = False
+                if aside:
+                    self._aside.add(ident)
+
+        return take_back
 
     def step_back(self) -> None:
         """The nested call is over."""
