@@ -82,6 +82,12 @@ class Callbacks:
         offer = None if group is None else group.offers.get(index)
         return None if group is None or offer is None else Found(group, offer)
 
+    def forsake(self) -> None:
+        """In a forked child: the lock may be held by a thread that is not here."""
+        self._lock = Lock()
+        self._ended = True
+        self.groups.clear()
+
     def end(self) -> None:
         """The connection has ended: nobody calls back any more."""
         with self._lock:

@@ -518,7 +518,7 @@ CALLBACKS: list[tuple[Any, str]] = [
     (Callable[[int], "collections.abc.Awaitable[Point]"], "Callable[[int], Awaitable[Point]]"),
     (Callable[[int], collections.abc.Coroutine[Any, Any, int]], "Callable[[int], Awaitable[int]]"),
     (Callable[[int], typing.Coroutine[Any, Any, int]], "Callable[[int], Awaitable[int]]"),
-    (Report | None, "Callable[[int], None] | None"),
+    (Report | None, "Callable[[int], None] | None"),  # pyright: ignore[reportOperatorIssue]
     (typing.Optional[typing.Callable[[int], None]], "Callable[[int], None] | None"),  # noqa: UP045
     (int | Report | str, "Callable[[int], None] | int | str"),
     (Report | NamedReport, "Callable[[int], None]"),
@@ -585,10 +585,10 @@ NO_CALLBACKS: list[tuple[Any, str]] = [
     (typing.Callable[..., int], TAKES),
     (Callable, TAKES),
     (typing.Callable, TAKES),
-    (Callable[P, int], TAKES),
-    (Callable[typing.Concatenate[int, P], int], TAKES),
+    (Callable[P, int], TAKES),  # pyright: ignore[reportGeneralTypeIssues]
+    (Callable[typing.Concatenate[int, P], int], TAKES),  # pyright: ignore[reportGeneralTypeIssues]
     (Report | Callable[[str], None], "functions cannot be told apart; give each a parameter of its own"),
-    (Report | Callable[[int], collections.abc.Awaitable[None]] | None, "functions cannot be told apart"),
+    (Report | Callable[[int], collections.abc.Awaitable[None]] | None, "functions cannot be told apart"),  # pyright: ignore[reportOperatorIssue]
     (Annotated[Report, Gt(0)], "nothing is asked of a function; leave the constraints out"),
     (Annotated[Report | None, MaxLen(3)], "nothing is asked of a function"),
     (Callable[[Unpack[tuple[int, ...]]], None], "an unpacked tuple has no place of its own"),

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.support import PATIENCE, Gate, Gates, Running
+from tests.support import PATIENCE, Gate, Gates, Log, Running
 from typedrpc.sync import workers
 from typedrpc.sync.workers import QUICK_TICK, TICK, Watcher, Workers
 
@@ -256,6 +256,24 @@ class TestWatcher:
         watcher.close()
         assert marked.marks.count(("under-test-watcher", True)) == watched
         assert marked.marks[-1] == ("under-test-watcher", False)
+
+    def test_a_look_that_fails_is_made_again_and_others_go_on(self, log: Log) -> None:
+        class Failing(Seen):
+            def look(self, now: float) -> float | None:
+                super().look(now)
+                if not self.answers:
+                    return None
+                raise RuntimeError("can't start new thread")
+
+        watcher = Watcher("under-test-watcher")
+        failing, other = Failing(1.0, 2.0), Seen(None)
+        watcher.watch(failing)
+        for _ in range(2):
+            failing.wait_for_a_look()
+        watcher.watch(other)
+        other.wait_for_a_look()
+        watcher.close()
+        assert log.line() == "a connection could not be looked at; trying again"
 
     def test_who_counts_as_not_watched_is_looked_at_when_it_says_so(self) -> None:
         watcher = Watcher("under-test-watcher")

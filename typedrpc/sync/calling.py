@@ -162,8 +162,9 @@ class Calls:
         """A call that is nested, or that functions go with. Raises ``Failed``."""
         waiter = CallWaiter()
         group = self._callbacks.offer(call, callbacks, waiter) if callbacks else None
-        aside = nested and self._threads.step_aside()
+        aside = False
         try:
+            aside = nested and self._threads.step_aside()
             self._register(call, data, what, deadline, waiter, nested=nested)
             return self._outcome(call, what, waiter, deadline)
         except Failed as failed:
@@ -356,6 +357,9 @@ class Calls:
             raise Failed(interrupt)
         while not waiter.done:  # whoever removed the call from the table is about to say so
             interrupt = self._park(waiter, None) or interrupt
+            if waiter.leads:  # handed over although there is nothing to wait for
+                waiter.leads = False
+                self._connection.stop_leading()
         if interrupt is not None:
             raise Failed(interrupt)
         if waiter.error is not None:

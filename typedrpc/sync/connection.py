@@ -173,8 +173,13 @@ class Connection:
 
     def post(self, data: Outgoing) -> None:
         """Send a frame as soon as there is room for it, without waiting for that. It must not change any more."""
-        self._writer.queue.append(data)
-        self._writer.flush(monotonic())
+        try:
+            self._writer.queue.append(data)
+            self._writer.flush(monotonic())
+        except BaseException as error:
+            if not isinstance(error, Exception):  # of a signal handler, perhaps with the pen in hand
+                self.interrupted(error)
+            raise
 
     def set_limit(self, max_message_size: int) -> None:
         """Change the size of the messages that are accepted, and tell the peer.
@@ -273,12 +278,18 @@ class Connection:
             self._failing.extend(self.core.leaving)
         self.callbacks.end()
         while self._failing:
-            self._failing[-1].fail(self, self.core.lost())
-            self._failing.pop()
+            # Taken out only then: whoever is interrupted in between has it done again. Another thread may be at it too.
+            try:
+                token = self._failing[-1]
+            except IndexError:
+                break
+            token.fail(self, self.core.lost())
+            with contextlib.suppress(ValueError):
+                self._failing.remove(token)
         self.threads.end()
-        on_end, self._on_end = self._on_end, None
-        if on_end is not None:
+        if (on_end := self._on_end) is not None:
             on_end(self)
+            self._on_end = None
         self._dispose()
 
     def _dispose(self) -> None:
@@ -293,15 +304,13 @@ class Connection:
     def forsake(self) -> None:
         """See :mod:`typedrpc.sync.fork`: the connection is the parent's."""
         self.forked = True
-        self.ended = self._writer.ended = self.threads.ended = True
+        self.ended = True
         self._state = threading.Lock()
         self._calls.forsake(self._state)
         self.core.close(ConnectionLost("the connection was made before a fork, and is the parent's"))
         self.role.token.clear()
-        self._writer.pen.clear()
-        self._writer.queue.clear()
-        self._router.forsake()
-        self.callbacks.groups.clear()
+        for part in (self._writer, self.threads, self._router, self.callbacks):
+            part.forsake()
         self._sock.close()
         if self._on_forsaken is not None:
             self._on_forsaken()
@@ -419,6 +428,9 @@ class Connection:
         if self._dropped:
             self._dropped = False
             self._writer.flush(now)
+            if self.waiting_frames > MAX_UNASKED:
+                logger.warning("a peer that gives callbacks without reading that they are dropped was cut off")
+                self.end(ConnectionLost("the peer gives callbacks without reading that they are dropped"))
         for token in expired:
             token.fail(self, DeadlineExceeded("no answer in time"))
         if expired:

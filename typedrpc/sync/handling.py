@@ -43,6 +43,9 @@ HELD_BYTES: Final = 64 * 1024 * 1024
 MANY: Final = 4
 """Replies for callers in a row, after which an attached thread leaves reading to the callers."""
 
+LOOK_TIME: Final = 0.05
+"""Seconds between two looks whether everything is answered and written, while a server closes."""
+
 _OVERHEAD: Final = 512
 """Bytes that a request takes beside its payload, about."""
 
@@ -143,6 +146,12 @@ class HandlerThreads:
         self._seen_handled = -1
         self._seen_progress = -1
         self._quick_ticks = 0
+
+    def forsake(self) -> None:
+        """See :mod:`typedrpc.sync.fork`: the locks may be held by threads that are not here."""
+        self.ended = True
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
 
     # Adding work
 
@@ -352,8 +361,12 @@ class HandlerThreads:
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every accepted call is answered and the answers are written. Returns whether that is so."""
         self._draining = True
+        deadline = monotonic() + timeout
         with self._lock:
-            return self._idle.wait_for(self._is_idle, timeout)
+            # Whoever writes the last bytes may be none of these threads: so it is looked at now and then too.
+            while not self._is_idle() and (left := deadline - monotonic()) > 0:
+                self._idle.wait(min(left, LOOK_TIME))
+            return self._is_idle()
 
     def _is_idle(self) -> bool:
         return self.ended or not (self.busy or self.ready or self._core.running or not self._writer.idle)
@@ -409,7 +422,7 @@ class HandlerThreads:
             while True:
                 try:
                     self._run_attached()
-                except Exception:
+                except BaseException:  # also what a handler's generator or a hook ends a program with
                     self._fault()
                 with self._lock:
                     self._attached -= 1
@@ -432,6 +445,8 @@ class HandlerThreads:
                 self._work()
             if self.ended or not (self.attended or self._needs_reader()):
                 return
+            if queue and self._writer.full:
+                self._writer.make_room()  # a peer that does not read what it is answered is not read either
             if not role.try_take():
                 return  # who reads hands on what comes, and sees to it that somebody reads after him
             try:
@@ -462,7 +477,8 @@ class HandlerThreads:
         with self._lock:
             self._aside.add(ident)
         if self.ready:
-            self.call_for_help()
+            with contextlib.suppress(RuntimeError):  # there are no threads now; the watcher tries again
+                self.call_for_help()
         return True
 
     def hand_over(self) -> Callable[[], None]:
@@ -595,7 +611,10 @@ class HandlerThreads:
             return dispatcher.fail(core, request, call, error, raised_here=raised_here), interrupt
         finally:
             leave_call(token)
-        return dispatcher.finish(core, request, call, result), None
+        try:
+            return dispatcher.finish(core, request, call, result), None
+        except BaseException as error:  # its generator ends a program, or a signal does
+            return dispatcher.fail(core, request, call, error, raised_here=nested), error
 
     def _run_series(self, series: Series) -> None:
         """Do the first of what waits in a series, and come back for the next."""

@@ -51,28 +51,27 @@ class Room:
         Raises:
             NotSent: The deadline passed; or a handler makes the call, and has waited for long.
         """
-        expecting = False
+        if not self._is_full():
+            return
         last_moment = monotonic() + (math.inf if get_call() is None else HANDLERS_PATIENCE)
-        while self._is_full() and self._core.state is not State.CLOSED:
-            end = last_moment if deadline is None else min(deadline, last_moment)
-            left = end - monotonic()
-            if left <= 0:
-                break
-            self.waiting += 1
-            try:
+        expecting = False
+        # Counted before the look that decides: whoever answers something does so first, and looks at the count then.
+        self.waiting += 1
+        try:
+            while self._is_full() and self._core.state is not State.CLOSED:
+                end = last_moment if deadline is None else min(deadline, last_moment)
+                left = end - monotonic()
+                if left <= 0:
+                    break
                 if not expecting and self._given_up > self._core.late_replies:
                     # Those who made the calls have gone. Somebody has to read the late replies.
                     self._threads.expect()
                     expecting = True
                 self._changed.wait(min(left, LONGEST_WAIT))
-            except BaseException:
-                if expecting:
-                    self._threads.forget()
-                raise
-            finally:
-                self.waiting -= 1
-        if expecting:
-            self._threads.forget()
+        finally:
+            self.waiting -= 1
+            if expecting:
+                self._threads.forget()
         if self._is_full() and self._core.state is not State.CLOSED:
             if deadline is None or deadline > last_moment:
                 text = f"{what}: a handler calls it, and the peer had no room within {HANDLERS_PATIENCE:g} s"

@@ -220,18 +220,20 @@ class Server(Hooked):
         if self._acceptor is not None:
             self._acceptor.close()
         deadline = monotonic() + grace
-        for connection in connections:
-            connection.drain("the server is closing")
-        for connection in connections:
-            connection.threads.wait_until_idle(max(0.0, deadline - monotonic()))
-        for connection in connections:
-            connection.close("the server is closing")
-        self._watcher.close()
-        left = self._workers.close(max(1.0, deadline - monotonic()))
-        if left:
-            logger.warning("%d handlers go on after the server has closed", left)
-        logger.info("closed %s", self._url)
-        self._closed.set()
+        try:
+            for connection in connections:
+                connection.drain("the server is closing")
+            for connection in connections:
+                connection.threads.wait_until_idle(max(0.0, deadline - monotonic()))
+        finally:  # also when a second Ctrl-C cuts the grace short
+            for connection in connections:
+                connection.close("the server is closing")
+            self._watcher.close()
+            left = self._workers.close(max(1.0, deadline - monotonic()))
+            if left:
+                logger.warning("%d handlers go on after the server has closed", left)
+            logger.info("closed %s", self._url)
+            self._closed.set()
 
     @overload
     def broadcast(
@@ -315,6 +317,7 @@ class Server(Hooked):
         self._connections = {}
         self._peers = {}
         self._closing = True
+        self._on_closing = lambda: None
         self._closed = threading.Event()
         self._closed.set()
 

@@ -207,11 +207,12 @@ class Watcher:
         with self._lock:
             if self._closed:
                 return
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
             connection.watched = True
             self._arrived.append(connection)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
         self._rouse()
 
     def poke(self, connection: Watched) -> None:
@@ -234,7 +235,11 @@ class Watcher:
                 # Cleared first, looked at then: a thread that starts a handler does it the other way round, so that
                 # one of the two sees the other.
                 connection.watched = False
-                again = connection.look(monotonic())
+                try:
+                    again = connection.look(monotonic())
+                except Exception:  # there are no threads, for one: others are to be looked at all the same
+                    logger.exception("a connection could not be looked at; trying again")
+                    again = TICK
                 if again is None:
                     active.discard(connection)
                 else:

@@ -208,6 +208,13 @@ class Writer:
         """More than a fair amount waits to be written."""
         return bool(self.queue) and (len(self.queue) > QUEUED_FRAMES or self.size() > QUEUED_BYTES)
 
+    def forsake(self) -> None:
+        """See :mod:`typedrpc.sync.fork`: the lock may be held by a thread that is not here."""
+        self.ended = True
+        self._laid_down = threading.Condition()
+        self.pen.clear()
+        self.queue.clear()
+
     def make_room(self, deadline: float | None = None) -> None:
         """Write, and return when no more than a fair amount waits: for what the peer does not hold back by waiting.
 
@@ -262,7 +269,10 @@ class Writer:
         small: list[Buffer] = []
         size = 0
         while self.queue and size < BATCH_SIZE:
-            item = self.queue.popleft()
+            try:
+                item = self.queue.popleft()
+            except IndexError:  # emptied meanwhile, as the connection has ended
+                break
             if isinstance(item, tuple):
                 # A frame in several buffers: the first is its head, the rest are not worth a copy.
                 head = b"".join([*small, item[0]]) if small else item[0]

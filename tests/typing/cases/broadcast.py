@@ -45,9 +45,8 @@ def double(number: int) -> int:
 
 
 def broadcasts(server: Server, inside: PeerServer, peers: list[Peer]) -> None:
-    reveal_type(
-        server.broadcast(Listener.on_text)
-    )  # R: def (text: str, loud: bool =) -> int | (text: str, loud: bool = False) -> int
+    on_text = server.broadcast(Listener.on_text)
+    reveal_type(on_text)  # R: def (text: str, loud: bool =) -> int | (text: str, loud: bool = False) -> int
     assert_type(server.broadcast(Listener.on_text)("hi"), int)
     server.broadcast(Listener.on_text)("hi", loud=True)
     server.broadcast(Listener.on_text, to=peers)("hi")
@@ -62,12 +61,8 @@ def broadcasts(server: Server, inside: PeerServer, peers: list[Peer]) -> None:
     server.broadcast(Listener.on_text)("hi", 1)  # E: arg-type | reportArgumentType
     server.broadcast(Listener.on_later)(1)  # E: arg-type | reportArgumentType
     inside.broadcast(Listener.on_text)(1)  # E: arg-type | reportArgumentType
-    server.broadcast(Listener.on_text, to=peers[0])(
-        "hi"
-    )  # E: call-overload, arg-type | reportArgumentType, reportCallIssue
-    server.broadcast(Listener.on_text, to=["peer"])(
-        "hi"
-    )  # E: call-overload, list-item, arg-type | reportArgumentType, reportCallIssue
+    server.broadcast(Listener.on_text, to=peers[0])  # E: call-overload, arg-type | reportArgumentType, reportCallIssue
+    server.broadcast(Listener.on_text, to=[""])  # E: list-item, call-overload | reportArgumentType, reportCallIssue
 
     # Commands with a result
     server.broadcast(Listener.ask)("?")  # E: arg-type, call-overload | reportArgumentType, reportCallIssue
