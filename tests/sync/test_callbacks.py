@@ -1538,6 +1538,7 @@ def test_a_flood_of_one_way_callbacks_is_bounded(form: str, monkeypatch: pytest.
                 blocked.open()
                 room.gates["go on"].open()
         room.gates["go on"].open()
+        peer.sock.settimeout(PATIENCE)
         peer.read_to_end()
 
     with FakeServer(script) as fake:

@@ -62,7 +62,10 @@ class Agreements:
         row = self._agreed.get(id(commands))
         if row is not None and row[1] == len(commands):
             return row[2]
-        digest = self.connection.core.peer_services.get(_name_of(commands))
+        core = self.connection.core
+        digest = core.peer_services.get(_name_of(commands))
+        if digest is None and not core.client:
+            return Agreement({}, {})  # a client has said all that it exposes
         if digest is None or digest != digest_of(commands):
             return None
         return self.keep(commands, agreement_of_equals(commands))

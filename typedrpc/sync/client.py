@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, Final, Generic, TypedDict, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar, cast, final, overload
 
 from typing_extensions import Unpack
 
@@ -163,6 +163,13 @@ class Client(Hooked, Generic[EnteredT_co]):
         connection.threads.attended = True
         connection.threads.look_again()
         return hook
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Who forgets the `with` looks for commands here.
+            how = "`with connect(...) as proxy:` gives the proxy, and so does client.proxy(Contract)"
+            raise AttributeError(f"a client has no attribute {name!r}; {how}")
 
     def __enter__(self) -> EnteredT_co:
         return cast(EnteredT_co, self._entered)

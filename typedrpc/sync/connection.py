@@ -29,7 +29,7 @@ from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.room import Room
 from typedrpc.sync.router import Router
-from typedrpc.sync.tokens import Token
+from typedrpc.sync.tokens import CallWaiter, Token
 from typedrpc.sync.workers import Watcher, Workers
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import Frame, Kind
@@ -309,6 +309,9 @@ class Connection:
         self._calls.forsake(self._state)
         self.core.close(ConnectionLost("the connection was made before a fork, and is the parent's"))
         self.role.token.clear()
+        for token in self.core.calls.calls.values():
+            if isinstance(token, CallWaiter):  # perhaps the very thread that forked, in what its call called back
+                token.error, token.done = self.core.lost(), True
         for part in (self._writer, self.threads, self._router, self.callbacks):
             part.forsake()
         self._sock.close()
