@@ -9,6 +9,7 @@ from collections.abc import Callable
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import monotonic, perf_counter, sleep
+from weakref import WeakSet
 
 from caller import expect
 from figures import Figure
@@ -21,6 +22,7 @@ from typedrpc.sync.workers import LINGER
 IMPORT_LIMIT = 60.0
 COMMANDS = 16_000
 SETTLE_TIME = 5.0
+CALLBACK_GROWTH = 4.0
 
 
 def reconnect(quick: bool) -> list[Figure]:
@@ -53,6 +55,59 @@ def reconnect(quick: bool) -> list[Figure]:
         figures.append(Figure(promise=promise, measured=sum(left), limit=0, note=note))
     promise = "a connect and a close, with the contract compared"
     return [*figures, Figure(promise=promise, measured=per_connect, unit="ms", note=f"the mean of {count:,}")]
+
+
+def callbacks(quick: bool) -> list[Figure]:
+    """A callback may be called for ever, and calls with one leave nothing behind."""
+    count = 2_000 if quick else 100_000
+    figures = []
+    with serve_workload() as server, connect(Workload, server.first_line) as workload:
+        seen = 0
+
+        def use(number: int) -> int:
+            nonlocal seen
+            seen += 1
+            return number
+
+        workload.call_back(2_000, use)
+        steps: dict[str, Callable[[], int]] = {
+            f"one callback called {count:,} times": lambda: workload.call_back(count, use) - sum(range(count)),
+            f"{count // 10:,} calls with a callback each": lambda: _give_callbacks(workload, count // 10),
+        }
+        for what, call in steps.items():
+            memory_before = memory_of(os.getpid()), memory_of(server.pid)
+            start = perf_counter()
+            wrong = call()
+            passed = perf_counter() - start
+            memory = memory_of(os.getpid()), memory_of(server.pid)
+            fault = f"{wrong} too much" if wrong else ""
+            for side, before, after in zip(("client", "server"), memory_before, memory, strict=True):
+                promise = f"{what}: growth of the {side}"
+                growth = None if before is None or after is None else max(0.0, after.now - before.now)
+                note = f"{1e6 * passed / count:.0f} us a callback" if "one" in what else f"{passed:.2f} s"
+                figures.append(
+                    Figure(promise=promise, measured=growth, unit="MiB", limit=CALLBACK_GROWTH, note=note, fault=fault)
+                )
+    return figures
+
+
+def _give_callbacks(workload: Workload, count: int) -> int:
+    """Calls each of which brings a callback of its own that the handler drops. Returns the callbacks that are left."""
+    alive: WeakSet[object] = WeakSet()
+
+    def give(number: int) -> None:
+        def use(given: int) -> int:
+            return number
+
+        alive.add(use)
+        workload.call_none(use)
+
+    for number in range(count):
+        give(number)
+    deadline = monotonic() + SETTLE_TIME
+    while len(alive) and monotonic() < deadline:
+        sleep(0.05)
+    return len(alive)
 
 
 def _held(usage: Usage) -> tuple[int, int, int]:

@@ -25,6 +25,8 @@ from time import monotonic
 from typing import NamedTuple
 
 import proofs_bad_input
+import proofs_broadcast
+import proofs_nested
 import proofs_resources
 import proofs_speed
 import proofs_waiting
@@ -43,10 +45,15 @@ PARTS = {
     "parallel": Part(proofs_waiting.parallel, 30),
     "slow-handler": Part(proofs_waiting.slow_handler, 30),
     "killed": Part(proofs_waiting.killed, 30),
+    "nested": Part(proofs_nested.nested, 150),
+    "unrelated": Part(proofs_nested.unrelated, 30),
     "no-server": Part(proofs_waiting.no_server, 20),
     "bad-input": Part(proofs_bad_input.bad_input, 90),
     "reconnect": Part(proofs_resources.reconnect, 60),
+    "callbacks": Part(proofs_resources.callbacks, 180),
     "fork": Part(proofs_resources.fork, 30),
+    "broadcast": Part(proofs_broadcast.broadcast, 150),
+    "all-ids": Part(proofs_broadcast.all_ids, 60),
     "ids": Part(proofs_resources.ids, 60),
     "import": Part(proofs_resources.import_time, 60),
     "crossing": Part(proofs_speed.crossing, 60),

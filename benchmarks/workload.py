@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,15 @@ class Workload(Service, name="workload"):
     @rpc(id=8)
     def usage(self) -> Usage:
         return own_usage()
+
+    @rpc(id=9)
+    def call_back(self, times: int, use: Callable[[int], int]) -> int:
+        """Call a callback so often; the sum of what it gives."""
+        return sum(use(number) for number in range(times))
+
+    @rpc(id=10)
+    def call_none(self, use: Callable[[int], int]) -> None:
+        """Leave a callback alone."""
 
 
 class WarningCounter(logging.Handler):

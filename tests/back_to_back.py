@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from typedrpc.messages import Limits
-from typedrpc.protocol import Event, Opened, Outgoing, Protocol, State
+from typedrpc.protocol import Event, Greeted, Opened, Outgoing, Protocol, State
 from typedrpc.wire import Buffer, Frame, FrameReader, Kind, encode
 
 
@@ -76,8 +76,10 @@ class Pair:
 
     def open(self) -> "Pair":
         """Shake hands."""
-        events = self.exchange()
-        assert events == ([Opened()], [Opened()])
+        assert self.exchange() == ([Greeted()], [Greeted()])
+        welcome = self.server.welcome()
+        assert welcome is not None
+        assert self.to_client(welcome) == [Opened()]
         return self
 
     def to_server(self, data: Outgoing) -> list[Event[str]]:

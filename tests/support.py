@@ -159,11 +159,36 @@ class Workshop(Service):
             return list(self.notes)
 
 
+class StubLink:
+    """A link that writes down why it was closed."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.limits: list[int] = []
+
+    def proxy(self, contract: Any, /) -> Any:
+        return ("proxy", contract)
+
+    def close(self, reason: str, /) -> None:
+        self.reasons.append(reason)
+
+    def set_limit(self, max_message_size: int, /) -> None:
+        self.limits.append(max_message_size)
+
+    def services(self) -> Mapping[str, bytes]:
+        return {"Listener": b"digest"}
+
+    def receive_callback(self, origin: int, index: int, callback: Any, /) -> Any:
+        raise NotImplementedError
+
+
 class RawPeer:
     """One end of a connection that sends whatever a test says, and reads what comes back frame by frame."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, client: bool = False) -> None:
         self.sock = sock
+        self._client = client
+        self._welcomed = False
         self.sock.settimeout(PATIENCE)
         self._reader = FrameReader(MAX_MESSAGE_SIZE)
         self._frames: list[Frame] = []
@@ -173,13 +198,13 @@ class RawPeer:
         if url.startswith("unix://"):
             sock = socket.socket(socket.AF_UNIX)
             sock.connect(url.removeprefix("unix://"))
-            return cls(sock)
+            return cls(sock, client=True)
         host, _, port = url.removeprefix("tcp://").rpartition(":")
         sock = socket.socket()
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.connect((host, int(port)))
-        return cls(sock)
+        return cls(sock, client=True)
 
     def __enter__(self) -> Self:
         return self
@@ -197,21 +222,35 @@ class RawPeer:
         self.send(encoded if isinstance(encoded, bytes) else b"".join(encoded))
 
     def greet(self, *, max_message_size: int = MAX_MESSAGE_SIZE, max_calls: int = MAX_CALLS) -> Self:
-        """Say the preamble and the hello, as either side does."""
-        self.send(PREAMBLE + hello(max_message_size=max_message_size, max_calls=max_calls))
+        """Say the preamble and the hello; as a server let the client in at once."""
+        welcome = b"" if self._client else HEADER.pack(0, Kind.WELCOME, 0, 0, 0)
+        self.send(PREAMBLE + hello(max_message_size=max_message_size, max_calls=max_calls) + welcome)
         return self
 
-    def shake_hands(self) -> Self:
+    def shake_hands(self, *, welcome: bool = True) -> Self:
+        """Exchange hellos; as a client wait for the welcome, unless none is to come yet."""
         self.greet()
         assert self.read_frame().kind == Kind.HELLO
+        while self._client and welcome and not self._welcomed:
+            data = self.sock.recv(65536)
+            assert data, "the connection was closed instead of a welcome"
+            self._take(data)
         return self
 
     def read_frame(self) -> Frame:
         while not self._frames:
             data = self.sock.recv(65536)
             assert data, "the connection was closed instead of a frame"
-            self._frames.extend(self._reader.feed(data))
+            self._take(data)
         return self._frames.pop(0)
+
+    def _take(self, data: bytes) -> None:
+        """Keep the frames of some bytes, without the welcome, which every server says."""
+        for frame in self._reader.feed(data):
+            if frame.kind == Kind.WELCOME:
+                self._welcomed = True
+            else:
+                self._frames.append(frame)
 
     def read_to_end(self) -> bytes:
         """Everything until the peer closes."""
@@ -224,8 +263,8 @@ class RawPeer:
         return bytes(received)
 
     def read_frames_to_end(self) -> list[Frame]:
+        self._take(self.read_to_end())
         frames, self._frames = self._frames, []
-        frames.extend(self._reader.feed(self.read_to_end()))
         return frames
 
     def question(self) -> Frame:
@@ -233,6 +272,26 @@ class RawPeer:
         frame = self.read_frame()
         assert frame.kind == Kind.REQUEST, str(frame)
         return frame
+
+
+class Visitor(RawPeer):
+    """A client that says no more than hello, and hears whether it is let in."""
+
+    def _take(self, data: bytes) -> None:
+        """Keep the welcome too."""
+        self._frames.extend(self._reader.feed(data))
+
+    def is_let_in(self) -> bool:
+        return self.read_frame().kind == Kind.WELCOME
+
+    def hears_nothing(self) -> bool:
+        self.sock.setblocking(False)
+        try:
+            return not self._frames and not self.sock.recv(1)
+        except BlockingIOError:
+            return True
+        finally:
+            self.sock.settimeout(PATIENCE)
 
 
 def hello(**values: object) -> bytes:

@@ -391,6 +391,10 @@ PUBLIC = [
     TypeError("two", 2, None, 1.5, b"bytes"),
     LookupError("ümlaut \N{SNOWMAN}"),
     PermissionError(13, "Permission denied", "/etc/shadow"),
+    ArgumentError("not these together"),
+    ArgumentTypeError("no such thing"),
+    ArgumentValueError("too many: 3"),
+    ArgumentMissing("give one of a and b"),
 ]
 
 UNDECLARED = [
@@ -401,7 +405,7 @@ UNDECLARED = [
     ConnectionLost("secret-text"),
     DeadlineExceeded("secret-text"),
     UnknownCommand("secret-text", 1),
-    ArgumentTypeError("secret-text"),
+    type("Mine", (ArgumentValueError,), {})("secret-text"),
     StopIteration("secret-text"),
     UnicodeDecodeError("utf-8", b"secret-text", 0, 1, "secret-text"),
     RecursionError("secret-text"),

@@ -2,23 +2,26 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.back_to_back import Pair, frames, joined
+from tests.support import StubLink
 from typedrpc.agreement import MAX_SIGNATURE, agree
 from typedrpc.codec import Payload, pack_plain, unpack_plain
 from typedrpc.codec.arguments import AdaptedArgumentsCoder
 from typedrpc.command import rpc
-from typedrpc.dispatch import Call, Dispatcher, current_call, enter_call, leave_call
+from typedrpc.dispatch import MAX_NESTING, Call, Dispatcher, current_call, enter_call, leave_call
 from typedrpc.errors import (
     ArgumentMissing,
     ArgumentTypeError,
     ArgumentValueError,
     DeadlineExceeded,
     MessageTooLarge,
+    NestedTooDeep,
     RemoteError,
+    ServerBusy,
     UnknownCommand,
 )
 from typedrpc.failure import unpack_failure
@@ -82,17 +85,20 @@ COMMANDS = commands_of(Shop)
 class Counter:
     """Serves a shop to a client's core, without threads: what is asked is answered at once."""
 
-    def __init__(self, *, debug: bool = False, accepts: Limits | None = None) -> None:
+    def __init__(self, *, debug: bool = False, accepts: Limits | None = None, max_depth: int = MAX_NESTING) -> None:
         self.shop = Shop()
-        self.dispatcher = Dispatcher(Table([self.shop]), debug=debug)
+        self.dispatcher = Dispatcher(Table([self.shop]), debug=debug, max_depth=max_depth)
         self.pair = Pair(client=accepts).open()
-        self.server = object()
-        self.peer = Peer(1, "here", self.server, lambda reason: None)
+        self.server: Any = object()
+        self.peer = Peer(1, "here", cast(Any, self.server), StubLink())
 
     def send(self, id: int, payload: Payload, *, one_way: bool = False, extension: bytes = b"") -> Outgoing | None:
         """Make a call; the bytes that answer it."""
         client = self.pair.client
-        data = client.request(0 if one_way else client.new_call(), id, payload, "what", extension)
+        if one_way:
+            data = client.notify(id, payload, "what", extension)
+        else:
+            data = client.request(client.new_call(), id, payload, "what", extension)
         (request,) = self.pair.to_server(data)
         assert isinstance(request, Request)
         answer = self.handle(request)
@@ -185,6 +191,65 @@ def test_no_time_left() -> None:
     with pytest.raises(DeadlineExceeded, match=r"Shop\.add: no time was left"):
         counter.ask(command.id, command.codec.pack_arguments(1), extension=pack_extension(time_left=0.0))
     assert counter.shop.calls == []
+
+
+@pytest.mark.parametrize("max_depth", [1, 3, MAX_NESTING])
+def test_a_call_that_is_nested_too_deep_is_refused(max_depth: int) -> None:
+    counter = Counter(max_depth=max_depth)
+    add = COMMANDS["add"].id
+    deepest = counter.send(add, pack_plain([1]), extension=pack_extension(depth=max_depth - 1))
+    assert frames(joined(deepest or b""))[0].kind == Kind.RESPONSE
+    assert counter.shop.calls[-1].depth == max_depth - 1
+    for depth in (max_depth, 2**32 - 1):
+        answer = counter.send(add, pack_plain([1]), extension=pack_extension(parent=2, depth=depth))
+        (refusal,) = frames(joined(answer or b""))
+        error = unpack_failure(refusal.payload, "what")
+        assert type(error) is NestedTooDeep
+        assert str(error) == f"Shop.add: {depth} calls are nested in each other, which is the limit"
+    assert len(counter.shop.calls) == 1
+
+
+def test_a_one_way_call_that_is_nested_too_deep_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    counter = Counter(max_depth=1)
+    assert counter.send(COMMANDS["add"].id, pack_plain([1]), one_way=True, extension=pack_extension(depth=1)) is None
+    assert [record.getMessage()[:48] for record in caplog.records] == [
+        "a one-way call was dropped: Shop.add: 1 calls ar"
+    ]
+    assert counter.shop.calls == []
+
+
+def test_a_handler_that_lets_too_deep_nesting_through_hands_it_on(caplog: pytest.LogCaptureFixture) -> None:
+    """The others of typedrpc's own say at each caller that its handler failed; this one is the same at each."""
+    counter = Counter()
+    request = Request(COMMANDS["add"].id, 1, pack_plain([1]))
+    call = counter.dispatcher.begin(counter.pair.server, request, counter.peer)
+    assert isinstance(call, Call)
+
+    def answer_to(error: Exception) -> Exception:
+        (frame,) = frames(joined(counter.dispatcher.fail(counter.pair.server, request, call, error) or b""))
+        return unpack_failure(frame.payload, "Shop.add")
+
+    error = answer_to(NestedTooDeep("Store.get: 64 calls are nested in each other, which is the limit"))
+    assert type(error) is NestedTooDeep
+    assert str(error) == "Store.get: 64 calls are nested in each other, which is the limit"
+    assert caplog.records == []
+    busy = answer_to(ServerBusy("no room"))
+    assert isinstance(busy, RemoteError)
+    assert busy.type_name == "ServerBusy"
+
+
+def test_a_callback_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    counter = Counter()
+    answer = counter.send(ProtocolCommand.CALLBACK, pack_plain([1]), extension=pack_extension(target=(3, 0)))
+    error = unpack_failure(frames(joined(answer or b""))[0].payload, "what")
+    assert isinstance(error, UnknownCommand)
+    assert str(error) == "the peer has no command 'callback 0 of call 3' (id 0xff03)"
+    answer = counter.send(ProtocolCommand.CALLBACK, pack_plain([1]))
+    assert isinstance(unpack_failure(frames(joined(answer or b""))[0].payload, "what"), UnknownCommand)
+    # With any other command it has no meaning.
+    add = COMMANDS["add"].id
+    answer = counter.send(add, pack_plain([1]), extension=pack_extension(target=(3, 0)))
+    assert frames(joined(answer or b""))[0].kind == Kind.RESPONSE
 
 
 def test_a_public_exception_arrives_as_itself_and_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -80,7 +80,7 @@ def test_the_flags_that_are_not_reserved_are_known() -> None:
 
 
 def test_the_commands_of_the_protocol_are_served() -> None:
-    assert set(members(ProtocolCommand).values()) == set(BUILTIN_COMMANDS)
+    assert set(members(ProtocolCommand).values()) == {*BUILTIN_COMMANDS, ProtocolCommand.CALLBACK}
     assert min(BUILTIN_COMMANDS) == FIRST_RESERVED_ID == 0xFF00
 
 
@@ -99,7 +99,8 @@ def test_the_builtins_are_those_of_the_code() -> None:
 
 def test_the_extensions_of_msgpack_are_those_of_the_code() -> None:
     codes = {name: int(row[0]) for name, row in table(PROTOCOL, "msgpack extension").items()}
-    assert codes == {"int": body.EXT_INT, "datetime": body.EXT_DATETIME, "segment": body.EXT_SEGMENT}
+    known = {name.removeprefix("EXT_").lower(): code for name, code in vars(body).items() if name.startswith("EXT_")}
+    assert codes == known
 
 
 def test_the_types_are_those_of_the_code() -> None:
@@ -114,7 +115,7 @@ def test_the_types_are_those_of_the_code() -> None:
     assert constraints == nodes.CONSTRAINTS.keys()
     assert f"cut after {constraint_text} characters" in PROTOCOL
     heads = {re.findall(r"\w+", kind)[0] for kind in rows if kind.startswith("`[")}
-    assert heads == {"list", "fixed", "dict", "Literal", "Union", "Annotated", "as", "ref"}
+    assert heads == {"list", "fixed", "dict", "Literal", "Union", "Annotated", "as", "callback", "ref"}
 
 
 def test_the_definitions_are_those_of_the_code() -> None:
@@ -211,6 +212,7 @@ def test_every_argument_that_limits_something_is_named() -> None:
         for row in table(LIMITS, "limit", "default", "argument").values()
         for name in re.findall(r"`(\w+)`", row[1])
     }
-    no_limits = {"services", "url", "ids", "debug", "contract"}
+    no_limits = {"services", "url", "ids", "debug", "contract", "expose"}
+    no_limits |= {"on_connect", "on_disconnect", "on_connect_failed", "on_call", "on_result"}
     parameters: dict[str, Any] = {**inspect.signature(Server).parameters, **inspect.signature(connect).parameters}
     assert parameters.keys() - no_limits <= named

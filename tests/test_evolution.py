@@ -10,7 +10,7 @@ import queue
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, Flag
 from pathlib import Path
@@ -32,7 +32,9 @@ pytestmark = [
 URL: Final = "tcp://127.0.0.1:0"
 HEAD: Final[dict[str, Any]] = {
     "Annotated": Annotated,
+    "Callable": Callable,
     "Any": Any,
+    "Awaitable": Awaitable,
     "Enum": Enum,
     "Flag": Flag,
     "Iterable": Iterable,
@@ -48,6 +50,7 @@ HEAD: Final[dict[str, Any]] = {
     "field": field,
     "queue": queue,
     "rpc": rpc,
+    "shown": lambda values: tuple(value(1) if callable(value) else value for value in values),  # what callbacks give
     "Gt": type("Gt", (), {"__module__": "annotated_types", "__init__": lambda self, it: setattr(self, "gt", it)}),
 }
 
@@ -57,7 +60,7 @@ class Shop(Service):
         self.seen = queue.SimpleQueue()
     @rpc
     def call{parameters} -> {result}:
-        self.seen.put(repr({seen}))
+        self.seen.put(repr(shown({seen})))
         return {value}
     @rpc
     def other(self, number: int) -> int:
@@ -93,7 +96,7 @@ class Version(NamedTuple):
             parameters=f"(self{', ' if self.parameters else ''}{self.parameters})",
             result=self.result,
             seen=f"({', '.join(names)}{',' if names else ''})",
-            value=self.value or f"repr(({', '.join(names)}{',' if names else ''}))",
+            value=self.value or f"repr(shown(({', '.join(names)}{',' if names else ''})))",
         )
         # A module of its own, where string annotations find their names.
         module = types.ModuleType(f"tests.version_{next(_serial)}")
@@ -400,6 +403,44 @@ CHANGES: Final = [
         Version("a: int", result="list[Point]", value="[Point(a, 2, 3)]", classes=POINT + XY + "\n    z: int = 9"),
         ("[Point(x=1, y=2)]",),
         ("[Point(x=1, y=2, z=9)]",),
+    ),
+    Change(
+        "an optional callback is added",
+        Version("a: int", ("(1)", "(a=1)")),
+        Version(
+            "a: int, use: Callable[[int], int] | None = None",
+            ("(1)", "(1, lambda number: number + 5)", "(a=1, use=abs)"),
+        ),
+        ("(1, None)", "(1, None)"),
+        ("(1,)", "(1,)", "(1,)"),
+    ),
+    Change(
+        "None is allowed instead of a callback",
+        Version("use: Callable[[int], int]", ("(lambda number: number + 5)", "(use=abs)")),
+        Version("use: Callable[[int], int] | None", ("(None)",)),
+        ("(6,)", "(1,)"),
+        "parameter 'use': None cannot be read as",
+    ),
+    Change(
+        "a callback is allowed instead of a value",
+        Version("use: int", ("(3)", "(use=4)")),
+        Version("use: int | Callable[[int], int]", ("(lambda number: number)",)),
+        ("(3,)", "(4,)"),
+        "parameter 'use': Callable[[int], int] cannot be read as int",
+    ),
+    Change(
+        "what a callback takes is widened",
+        Version("use: Callable[[int], int]", ("(abs)",)),
+        Version("use: Callable[[float], int]", ("(round)",)),
+        "parameter 'use': ",
+        "parameter 'use': ",
+    ),
+    Change(
+        "a callback is awaited",
+        Version("use: Callable[[int], int]", ("(abs)",)),
+        Version("use: Callable[[int], Awaitable[int]]", ("(abs)",)),
+        "parameter 'use': ",
+        "parameter 'use': ",
     ),
     Change(
         "None becomes a result",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from typedrpc.codec import Payload, Segmented, pack_plain, unpack_plain
+from typedrpc.codec import CommandCodec, Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.errors import (
     ArgumentError,
     ArgumentMissing,
@@ -31,12 +31,15 @@ from typedrpc.failure import (
     MAX_TRACE,
     PUBLIC_BUILTINS,
     Code,
+    DeclaredFailure,
     cut,
     is_public,
+    pack_declared_failure,
     pack_handler_failure,
     pack_protocol_failure,
     unpack_failure,
 )
+from typedrpc.schema import schema_of
 
 COMMAND = "Store.put"
 HUGE = 1 << 20_000
@@ -98,7 +101,56 @@ def test_an_error_of_typedrpc_there_and_back(error: RpcError, code: Code) -> Non
     again = check(unpack_failure(payload, COMMAND))
     assert type(again) is type(error)
     assert str(again) == str(error)
-    assert vars(again) == vars(error)
+    assert {**vars(again), "_from_call": None} == {**vars(error), "_from_call": None}
+
+
+@pytest.mark.parametrize("cls", [ArgumentError, ArgumentTypeError, ArgumentValueError, ArgumentMissing])
+def test_an_argument_error_of_a_handler_arrives_as_itself_and_goes_no_further(cls: type[ArgumentError]) -> None:
+    error = cls("3 is too many")
+    assert is_public(error)
+    again = there_and_back(error)
+    assert type(again) is cls
+    assert str(again) == "3 is too many"
+    cause = again.__cause__
+    assert type(cause) is RemoteError
+    assert (cause.command, cause.type_name, cause.error_id) == (COMMAND, cls.__name__, "")
+    assert str(cause) == f"Store.put failed at the peer with {cls.__name__}"
+    assert not is_public(again)
+    assert type(there_and_back(again)) is RemoteError
+    assert is_public(cls("one's own"))
+
+
+def test_an_argument_error_that_cannot_be_printed() -> None:
+    assert str(there_and_back(ArgumentTypeError(Unprintable()))) == "<ArgumentTypeError>"
+    assert str(there_and_back(ArgumentTypeError("x\udc80" * 1_000_000))).startswith("x\\udc80x")
+
+
+def test_what_a_codec_refuses_is_marked_as_of_a_call() -> None:
+    def put(a: int) -> None: ...
+
+    codec = CommandCodec(COMMAND, schema_of(put, method=False))
+    for args in ((), ("1",), ("1", 2), (1 << 40_000, 2)):
+        with pytest.raises(ArgumentError) as caught:
+            codec.pack_arguments(*args)
+        assert not is_public(caught.value)
+
+
+def test_a_declared_error_as_it_comes() -> None:
+    payload = pack_declared_failure(KeyError("text"), "OutOfStock", b"\x80")
+    error = check(unpack_failure(payload, COMMAND))
+    assert isinstance(error, DeclaredFailure)
+    assert isinstance(error, RemoteError)
+    assert (error.command, error.type_name, error.error_id, error.fields) == (COMMAND, "OutOfStock", "", b"\x80")
+    assert str(error) == "Store.put failed at the peer with OutOfStock: 'text'"
+    plain = error.plain("why")
+    assert type(plain) is RemoteError
+    assert str(plain) == f"{error} (why)"
+    assert str(error.origin()) == "Store.put failed at the peer with OutOfStock"
+
+
+def test_the_text_and_the_name_of_a_declared_error_are_cut() -> None:
+    payload = pack_declared_failure(KeyError("\udc80" * 1_000_000), "X" * 100_000, b"")
+    assert len(payload) < 2 * MAX_TEXT + 100
 
 
 def test_an_unknown_command_gets_the_name_that_the_caller_knows() -> None:
@@ -163,7 +215,7 @@ def test_a_public_builtin_arrives_as_itself(name: str) -> None:
         ExceptionGroup("secret", [ValueError("secret")]),
         ConnectFailed("tcp://secret:1", "secret"),
         DeadlineExceeded("secret"),
-        ArgumentTypeError("secret"),
+        type("Mine", (ArgumentValueError,), {})("secret"),
         UnknownCommand("secret", 1),
     ],
     ids=lambda error: type(error).__name__,
@@ -362,6 +414,9 @@ def test_an_error_that_cannot_be_read(payload: Payload) -> None:
     [
         [0, "a", []],
         [Code.DECLARED, "a", []],
+        [Code.DECLARED, "a", ["X"]],
+        [Code.DECLARED, "a", ["X", "text"]],
+        [Code.DECLARED, "a", [1, b""]],
         [99, "a", []],
         [-1, "a", []],
         [HUGE, "a", []],

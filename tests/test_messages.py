@@ -6,26 +6,34 @@ from typedrpc.codec import Segmented, pack_plain
 from typedrpc.messages import (
     MAX_REASON,
     MAX_TIME_LEFT,
+    MIN_MESSAGE_SIZE,
     Extension,
     Extras,
+    Hello,
+    Leave,
     Limits,
     pack_extension,
     pack_goodbye,
     pack_hello,
+    pack_limits,
     read_extension,
     read_goodbye,
     read_hello,
+    read_limits,
+    read_queued,
 )
 
 
 def test_a_hello_comes_back() -> None:
     limits = Limits(max_message_size=5000, max_calls=7)
-    assert read_hello(pack_hello(limits)) == limits
+    assert read_hello(pack_hello(limits)) == Hello(limits)
+    services = {"Store": b"0123456789abcdef"}
+    assert read_hello(pack_hello(limits, services)) == Hello(limits, services)
 
 
 def test_what_a_hello_says_beside_is_ignored() -> None:
     hello = {"max_message_size": 5000, "max_calls": 7, "later": [1]}
-    assert read_hello(pack_plain(hello)) == Limits(5000, 7)
+    assert read_hello(pack_plain(hello)) == Hello(Limits(5000, 7))
 
 
 @pytest.mark.parametrize(
@@ -39,6 +47,8 @@ def test_what_a_hello_says_beside_is_ignored() -> None:
         (pack_plain({"max_message_size": 5000}), "a hello without max_calls"),
         (pack_plain({"max_message_size": True, "max_calls": 1}), "a hello without max_message_size"),
         (pack_plain({"max_message_size": 1, "max_calls": 1}), "a hello with a limit out of range: max_message_size"),
+        (pack_plain({"max_message_size": 5000, "max_calls": 1, "services": []}), "a hello with services that are"),
+        (pack_plain({"max_message_size": 5000, "max_calls": 1, "services": {"a": 1}}), "a hello with services that"),
         (pack_plain({"max_message_size": 5000, "max_calls": 0}), "a hello with a limit out of range: max_calls"),
     ],
 )
@@ -49,15 +59,17 @@ def test_a_hello_that_is_none(payload: bytes, fault: str) -> None:
 
 
 def test_a_goodbye_comes_back_cut() -> None:
-    assert read_goodbye(pack_goodbye(3, "enough")) == "enough"
-    assert read_goodbye(pack_goodbye(3, "")) == ""
-    assert len(read_goodbye(pack_goodbye(3, "x" * 10_000))) == MAX_REASON
-    assert read_goodbye(pack_plain([3, "x" * 10_000])) == "x" * MAX_REASON
+    assert read_goodbye(pack_goodbye(3, "enough")) == ("enough", Leave.OTHER)
+    assert read_goodbye(pack_goodbye(3, "full", Leave.BUSY)) == ("full", Leave.BUSY)
+    assert read_goodbye(pack_plain([3, "later", 77, "more"])) == ("later", 77)
+    assert read_goodbye(pack_goodbye(3, "")) == ("", Leave.OTHER)
+    assert len(read_goodbye(pack_goodbye(3, "x" * 10_000))[0]) == MAX_REASON
+    assert read_goodbye(pack_plain([3, "x" * 10_000])) == ("x" * MAX_REASON, Leave.OTHER)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", pack_plain([]), pack_plain(["last", "reason"]), pack_plain([1, 2])])
 def test_a_goodbye_that_says_nothing(payload: bytes) -> None:
-    assert read_goodbye(payload) == ""
+    assert read_goodbye(payload) == ("", Leave.OTHER)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +94,64 @@ def test_an_extension_without_a_deadline() -> None:
     assert read_extension(pack_plain({Extension.METADATA: {"a": "b"}, 77: None})) == Extras()
 
 
+def test_where_a_call_is_nested_comes_back() -> None:
+    assert read_extension(pack_extension(parent=4, depth=7)) == Extras(parent=4, depth=7)
+    assert read_extension(pack_extension(parent=2**32 - 1, depth=2**32 - 1)) == Extras(
+        parent=2**32 - 1, depth=2**32 - 1
+    )
+    assert read_extension(pack_extension(target=(3, 0))) == Extras(target=(3, 0))
+    everything = pack_extension(time_left=1.5, schema=0, parent=4, depth=7, target=(3, 2))
+    assert read_extension(everything) == Extras(1.5, 0, 4, 7, (3, 2))
+
+
+def test_a_call_that_is_nested_in_none_says_nothing_of_it() -> None:
+    assert pack_extension(parent=0, depth=0) == b""
+
+
+@pytest.mark.parametrize("key", [Extension.PARENT, Extension.DEPTH])
+@pytest.mark.parametrize("number", [-1, 2**32, True, None, "1", 1.0, [1], 1 << 5_000])
+def test_a_parent_or_a_depth_that_is_no_number(key: int, number: object) -> None:
+    assert read_extension(pack_plain({key: number})) == "a parent or a depth that is no number"
+
+
+@pytest.mark.parametrize(
+    "target", [0, "ab", b"ab", [], [1], [1, 2, 3], [1, "2"], [None, 1], {1: 2}, [1.0, 2], [True, 0]]
+)
+def test_a_target_that_is_no_callback(target: object) -> None:
+    assert read_extension(pack_plain({Extension.TARGET: target})) == "a target that is no callback"
+
+
+def test_limits_come_back() -> None:
+    before = Limits(5000, 7)
+    assert read_limits(pack_limits(Limits(9000, 3)), before) == Limits(9000, 7), "only the size can be changed"
+    assert read_limits(pack_plain({}), before) == before
+    assert read_limits(pack_plain({"later": [1], "max_message_size": 6000}), before) == Limits(6000, 7)
+
+
+@pytest.mark.parametrize(
+    ("payload", "fault"),
+    [
+        (b"", "limits that cannot be read: "),
+        (b"\xc1", "limits that cannot be read: "),
+        (pack_plain([]), "limits that are no map of numbers"),
+        (pack_plain({"max_message_size": "1"}), "limits that are no map of numbers"),
+        (pack_plain({"max_message_size": True}), "limits that are no map of numbers"),
+        (pack_plain({"max_message_size": None}), "limits that are no map of numbers"),
+        (pack_plain({"max_message_size": MIN_MESSAGE_SIZE - 1}), "a limit out of range: max_message_size"),
+        (pack_plain({"max_message_size": -1}), "a limit out of range: max_message_size"),
+        (pack_plain({"max_message_size": 1 << 5_000}), "a limit out of range: max_message_size"),
+    ],
+)
+def test_limits_that_are_none(payload: bytes, fault: str) -> None:
+    read = read_limits(payload, Limits())
+    assert isinstance(read, str)
+    assert read.startswith(fault)
+
+
 @given(st.binary(max_size=200))
 def test_whatever_the_bytes_reading_raises_nothing(data: bytes) -> None:
-    assert isinstance(read_hello(data), str | Limits)
-    assert isinstance(read_goodbye(data), str)
+    assert isinstance(read_hello(data), str | Hello)
+    assert isinstance(read_goodbye(data), tuple)
+    assert isinstance(read_limits(data, Limits()), str | Limits)
+    assert isinstance(read_queued(data), tuple | None)
     assert isinstance(read_extension(data), str | Extras)

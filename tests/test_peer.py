@@ -1,9 +1,21 @@
 import threading
+from typing import Any
 
 import pytest
 
-from tests.support import run_all
+from tests.support import StubLink, run_all
+from typedrpc import Service, rpc
 from typedrpc.peer import MAX_VERSIONS, MAX_VERSIONS_SIZE, Peer, Versions, next_peer_id
+
+
+class Listener(Service):
+    @rpc
+    def on_text(self, text: str) -> None: ...
+
+
+class Other(Service):
+    @rpc
+    def on_other(self) -> None: ...
 
 
 def test_no_two_peers_have_one_id() -> None:
@@ -12,14 +24,37 @@ def test_no_two_peers_have_one_id() -> None:
 
 
 def test_a_peer_closes_its_connection_with_the_reason() -> None:
-    reasons: list[str] = []
-    server = object()
-    peer = Peer(7, "127.0.0.1:50214", server, reasons.append)
+    link = StubLink()
+    server: Any = object()
+    peer = Peer(7, "127.0.0.1:50214", server, link)
     assert (peer.id, peer.address, peer.server) == (7, "127.0.0.1:50214", server)
     assert repr(peer) == "<peer 7 at 127.0.0.1:50214>"
     peer.close("enough")
     peer.close()
-    assert reasons == ["enough", ""]
+    assert link.reasons == ["enough", ""]
+
+
+def test_a_peer_exposes_what_it_says() -> None:
+    peer = Peer(7, "here", None, StubLink())
+    assert [peer.exposes(what) for what in (Listener, Listener.on_text, Other, Other.on_other)] == [True, True] + [
+        False
+    ] * 2
+
+
+def test_the_state_of_a_peer_has_a_type() -> None:
+    peer = Peer(7, "here", None, StubLink())
+    with pytest.raises(RuntimeError, match=r"the state of <peer 7 at here> is no dict: None"):
+        peer.state_as(dict)
+    peer.state = {"name": "Robert"}
+    assert peer.state_as(dict) is peer.state
+
+
+def test_a_peer_hands_on_to_its_link() -> None:
+    link = StubLink()
+    peer = Peer(7, "here", None, link)
+    assert peer.proxy(Listener) == ("proxy", Listener)  # type: ignore[comparison-overlap]
+    peer.set_limit(max_message_size=5000)
+    assert link.limits == [5000]
 
 
 def test_versions_are_numbered_from_0_and_kept() -> None:
@@ -70,6 +105,6 @@ def test_threads_that_ask_at_once_get_one_number() -> None:
 
 
 def test_each_connection_has_versions_of_its_own() -> None:
-    peers = [Peer(number, "here", None, lambda reason: None) for number in range(2)]
+    peers = [Peer(number, "here", None, StubLink()) for number in range(2)]
     peers[0].versions.number_of(1, b"", object)
     assert peers[1].versions.rows == []

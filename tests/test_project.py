@@ -20,16 +20,20 @@ LAYERS = [
     {"schema"},
     {"codec"},
     {"failure"},
+    {"declared"},
     {"definition"},
     {"command"},
     {"service"},
     {"wire"},
     {"inflight"},
     {"messages"},
+    {"callbacks"},
     {"protocol"},
     {"agreement"},
     {"peer"},
+    {"turns"},
     {"dispatch"},
+    {"admission", "factories", "hooks"},
     {"transport"},
     {"sync", "aio"},
     {"testing"},
@@ -305,11 +309,20 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     assert broken_links(document) == ["b.md", "#three"]
 
 
-README_EXAMPLES = re.findall(r"(?ms)^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"))
+def examples_of(document: str) -> list[str]:
+    return re.findall(r"(?ms)^```python\n(.*?)^```", (ROOT / document).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("example", README_EXAMPLES, ids=itertools.count(1))
-def test_an_example_of_the_readme_runs_as_it_stands_and_prints_what_it_says(tmp_path: Path, example: str) -> None:
+README_EXAMPLES = examples_of("README.md")
+EXAMPLES = [
+    example
+    for document in ("README.md", "docs/broadcast.md", "docs/callbacks.md", "docs/errors.md", "docs/peers.md")
+    for example in examples_of(document)
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=itertools.count(1))
+def test_an_example_of_a_page_runs_as_it_stands_and_prints_what_it_says(tmp_path: Path, example: str) -> None:
     program = tmp_path / "example.py"
     program.write_text(example, encoding="utf-8")
     run = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False, timeout=30)
@@ -323,9 +336,9 @@ def test_the_readme_opens_with_an_example_of_15_lines_at_most() -> None:
     assert len(README_EXAMPLES[0].splitlines()) <= 15
 
 
-def test_mypy_accepts_the_examples_of_the_readme(tmp_path: Path) -> None:
-    programs = [tmp_path / f"example_{number}.py" for number, _ in enumerate(README_EXAMPLES)]
-    for program, example in zip(programs, README_EXAMPLES, strict=True):
+def test_mypy_accepts_the_examples(tmp_path: Path) -> None:
+    programs = [tmp_path / f"example_{number}.py" for number, _ in enumerate(EXAMPLES)]
+    for program, example in zip(programs, EXAMPLES, strict=True):
         program.write_text(example, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", *map(str, programs)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -10,8 +10,20 @@ from typedrpc.codec import Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, RemoteError, ServerBusy
 from typedrpc.failure import Code, unpack_failure
 from typedrpc.inflight import MAX_CALL
-from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, Limits, pack_extension
-from typedrpc.protocol import HELLO_LIMIT, MAX_PING, Closed, Event, Opened, Outcome, Protocol, Request, State
+from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, Leave, Limits, pack_extension
+from typedrpc.protocol import (
+    HELLO_LIMIT,
+    MAX_PING,
+    Closed,
+    Event,
+    Greeted,
+    Opened,
+    Outcome,
+    Protocol,
+    Released,
+    Request,
+    State,
+)
 from typedrpc.wire import MAX_FRAME_SIZE, PREAMBLE, RECEIVE_SIZE, Frame, Kind
 
 NONE: Final = pack_plain(None)
@@ -33,8 +45,10 @@ def hello(**values: object) -> bytes:
 def opened(*, client: bool, limits: Limits | None = None, **values: object) -> Protocol[str]:
     """A core that has shaken hands with a peer that says what a test makes it say; it has nothing left to say."""
     core: Protocol[str] = Protocol(client=client, limits=limits or Limits())
-    assert feed(core, PREAMBLE + hello(**values)) == [Opened()]
+    welcome = frame(Kind.WELCOME) if client else b""
+    assert feed(core, PREAMBLE + hello(**values) + welcome) == [Greeted(), *([Opened()] if client else ())]
     core.outgoing.clear()
+    core.welcome()
     return core
 
 
@@ -84,7 +98,7 @@ def test_the_client_speaks_first_and_the_server_only_when_it_has_seen_a_hello() 
     greeting = take(pair.client)
     assert pair.to_server(greeting[:-1]) == []
     assert take(pair.server) == b""
-    assert pair.to_server(greeting[-1:]) == [Opened()]
+    assert pair.to_server(greeting[-1:]) == [Greeted()]
     assert kinds(frames(take(pair.server), preamble=True)) == [Kind.HELLO]
 
 
@@ -176,7 +190,7 @@ def test_a_hello_of_the_largest_size() -> None:
     filler = HELLO_LIMIT - len(pack_plain({**HELLO, "filler": bytes(300)})) + 300
     data = hello(filler=bytes(filler))
     assert len(data) == HELLO_LIMIT + 12
-    assert feed(core, PREAMBLE + data) == [Opened()]
+    assert feed(core, PREAMBLE + data) == [Greeted()]
 
 
 def test_a_goodbye_instead_of_a_hello() -> None:
@@ -193,8 +207,13 @@ def test_a_goodbye_instead_of_a_hello() -> None:
 def test_frames_that_come_with_the_hello_are_read(client: bool) -> None:
     core: Protocol[str] = Protocol(client=client, limits=Limits())
     call = call_of(client)
-    first, second = feed(core, PREAMBLE + hello() + frame(Kind.REQUEST, b"\x90", command=5, call=call))
-    assert first == Opened()
+    if not client:
+        assert feed(core, PREAMBLE + hello() + frame(Kind.PING)) == [Greeted()]
+        assert kinds(frames(take(core), preamble=True)) == [Kind.HELLO, Kind.PONG]
+        return
+    data = PREAMBLE + hello() + frame(Kind.REQUEST, b"\x90", command=5, call=call) + frame(Kind.WELCOME)
+    first, second, third = feed(core, data)
+    assert (first, third) == (Greeted(), Opened())
     assert only_request([second]).call == call
 
 
@@ -207,7 +226,12 @@ def test_a_call_there_and_back(size: int) -> None:
     call, data = pair.client.start(0x1234, b"\x91\x01", "Store.get")
     pair.client.calls.insert(call, "waits")
     request = only_request(pair.to_server(data))
-    assert (request.command, request.call, request.payload, request.time_left) == (0x1234, call, b"\x91\x01", None)
+    assert (request.command, request.call, request.payload, request.extras.time_left) == (
+        0x1234,
+        call,
+        b"\x91\x01",
+        None,
+    )
     assert pair.server.running == 1
     (outcome,) = pair.to_client(pair.server.response(request, b"\x02", "the result"))
     assert isinstance(outcome, Outcome)
@@ -246,7 +270,7 @@ def test_payloads_of_any_size_there_and_back(size: int, extension: bytes) -> Non
         pair.client.calls.insert(call, "waits")
         request = only_request(pair.to_server(data))
         assert request.payload == sent
-        assert request.time_left == (2.5 if extension else None)
+        assert request.extras.time_left == (2.5 if extension else None)
         (outcome,) = pair.to_client(pair.server.response(request, sent, "b"))
         assert isinstance(outcome, Outcome)
         assert outcome.frame.payload == sent
@@ -254,8 +278,8 @@ def test_payloads_of_any_size_there_and_back(size: int, extension: bytes) -> Non
 
 def test_a_one_way_call() -> None:
     pair = Pair().open()
-    request = only_request(pair.to_server(pair.client.request(0, 5, b"\x91\x01", "a")))
-    assert (request.command, request.call, request.payload, request.time_left) == (5, 0, b"\x91\x01", None)
+    request = only_request(pair.to_server(pair.client.notify(5, b"\x91\x01", "a")))
+    assert (request.command, request.call, request.payload, request.extras.time_left) == (5, 0, b"\x91\x01", None)
     assert pair.server.running == 0
 
 
@@ -360,15 +384,15 @@ def with_extension(extension: object, call: int = 1) -> bytes:
 def test_a_deadline_travels_as_time_left(seconds: float, arrives: float) -> None:
     extension = pack_extension(time_left=seconds)
     core = opened(client=False)
-    assert only_request(feed(core, with_extension(extension))).time_left == arrives
-    assert only_request(feed(core, with_extension(extension, call=0))).time_left == arrives
+    assert only_request(feed(core, with_extension(extension))).extras.time_left == arrives
+    assert only_request(feed(core, with_extension(extension, call=0))).extras.time_left == arrives
 
 
 @pytest.mark.parametrize("extension", [{}, {99: "later"}, {Extension.METADATA: {"a": b"b"}, 2**31 - 1: []}])
 def test_unknown_extensions_are_ignored(extension: object) -> None:
     core = opened(client=False)
-    assert only_request(feed(core, with_extension(extension))).time_left is None
-    assert only_request(feed(core, with_extension(extension, call=0))).time_left is None
+    assert only_request(feed(core, with_extension(extension))).extras.time_left is None
+    assert only_request(feed(core, with_extension(extension, call=0))).extras.time_left is None
 
 
 BAD_EXTENSIONS: Final[list[tuple[object, str]]] = [
@@ -388,6 +412,12 @@ BAD_EXTENSIONS: Final[list[tuple[object, str]]] = [
     ({Extension.DEADLINE: "1"}, "a deadline that is no duration in microseconds"),
     ({Extension.DEADLINE: MAX_TIME_LEFT * 1_000_000 + 1}, "a deadline that is no duration in microseconds"),
     ({Extension.DEADLINE: 1 << 20_000}, "a deadline that is no duration in microseconds"),
+    ({Extension.PARENT: -2}, "a parent or a depth that is no number"),
+    ({Extension.PARENT: 2**32}, "a parent or a depth that is no number"),
+    ({Extension.DEPTH: True}, "a parent or a depth that is no number"),
+    ({Extension.PARENT: 2, Extension.DEPTH: "1"}, "a parent or a depth that is no number"),
+    ({Extension.TARGET: 1}, "a target that is no callback"),
+    ({Extension.TARGET: [1, -2.0]}, "a target that is no callback"),
 ]
 
 
@@ -413,6 +443,196 @@ def test_a_one_way_call_with_an_extension_that_cannot_be_obeyed_is_dropped_and_c
     assert core.dropped_notifies == 1
     assert core.outgoing == []
     assert core.state is State.OPEN
+
+
+# Calls that are nested in others
+
+
+def within(parent: int, call: int, depth: int = 1) -> bytes:
+    """A request that is nested in a call of the side that it is for."""
+    return frame(Kind.REQUEST, NONE, command=7, call=call, extension=pack_extension(parent=parent, depth=depth))
+
+
+@pytest.mark.parametrize("size", [1, 1 << 30])
+def test_a_call_within_a_call_within_a_call(size: int) -> None:
+    """Each side sees which of its own calls a request is nested in, and all answers find their way back."""
+    pair = Pair(size=size).open()
+    first, data = pair.client.start(7, NONE, "Store.put")
+    pair.client.calls.insert(first, "first")
+    outer = only_request(pair.to_server(data))
+    second, data = pair.server.start(8, NONE, "Store.put", pack_extension(parent=outer.call, depth=1))
+    pair.server.calls.insert(second, "second")
+    middle = only_request(pair.to_client(data))
+    assert (middle.extras.parent, middle.extras.depth) == (first, 1)
+    third, data = pair.client.start(9, NONE, "Store.put", pack_extension(parent=middle.call, depth=2))
+    pair.client.calls.insert(third, "third")
+    inner = only_request(pair.to_server(data))
+    assert (inner.extras.parent, inner.extras.depth) == (second, 2)
+    for core, request, deliver, token in (
+        (pair.server, inner, pair.to_client, "third"),
+        (pair.client, middle, pair.to_server, "second"),
+        (pair.server, outer, pair.to_client, "first"),
+    ):
+        (outcome,) = deliver(core.response(request, NONE, "what"))
+        assert isinstance(outcome, Outcome)
+        assert outcome.token == token
+    assert (pair.client.running, pair.server.running, len(pair.client.calls), len(pair.server.calls)) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("client", [True, False])
+@pytest.mark.parametrize("max_calls", [1, 3])
+def test_nested_calls_have_as_much_room_again(client: bool, max_calls: int) -> None:
+    core = opened(client=client, limits=Limits(max_calls=max_calls))
+    parent = core.new_call()
+    core.calls.insert(parent, "parent")
+    first = call_of(client)
+    calls = [first + 2 * number for number in range(2 * max_calls)]
+    for call in calls[:max_calls]:
+        only_request(feed(core, frame(Kind.REQUEST, NONE, command=7, call=call)))
+    assert feed(core, frame(Kind.REQUEST, NONE, command=7, call=calls[max_calls])) == []
+    refused = error_of(said(core)[0])
+    assert isinstance(refused, ServerBusy)
+    requests = [only_request(feed(core, within(parent, call))) for call in calls[max_calls:]]
+    further = first + 2 * len(calls)
+    assert feed(core, within(parent, further)) == []
+    assert isinstance(error_of(said(core)[0]), ServerBusy)
+    assert core.running == 2 * max_calls
+    core.response(requests[0], NONE, "what")
+    only_request(feed(core, within(parent, further)))
+    assert core.state is State.OPEN
+
+
+@pytest.mark.parametrize("client", [True, False])
+def test_a_parent_that_is_not_in_flight_makes_no_room(client: bool) -> None:
+    core = opened(client=client, limits=Limits(max_calls=1))
+    parent, first = core.new_call(), call_of(client)
+    assert only_request(feed(core, within(parent, first))).extras.parent == parent
+    for number, stranger in enumerate((parent, 0, 2**32 - 1, first), 1):
+        assert feed(core, within(stranger, first + 2 * number)) == []
+        assert isinstance(error_of(said(core)[0]), ServerBusy)
+    core.calls.insert(parent, "parent")
+    only_request(feed(core, within(parent, first + 2)))
+    core.calls.pop(parent)
+    assert feed(core, within(parent, first + 4)) == []
+    assert isinstance(error_of(said(core)[0]), ServerBusy)
+
+
+def test_a_client_that_is_not_let_in_yet_calls_within_a_call_of_the_servers_alone() -> None:
+    def greeted() -> Protocol[str]:
+        core = server()
+        assert feed(core, PREAMBLE + hello()) == [Greeted()]
+        core.outgoing.clear()
+        parent, _ = core.start(7, NONE, "Hall.enter")
+        core.calls.insert(parent, "parent")
+        return core
+
+    core = greeted()
+    assert only_request(feed(core, within(2, 1))).call == 1
+    for bad in (within(4, 3), within(0, 3), frame(Kind.REQUEST, NONE, command=7, call=3), frame(Kind.NOTIFY, NONE)):
+        core = greeted()
+        assert feed(core, bad) == [Closed()]
+        assert cause(core) == "a call before the welcome"
+
+
+# Limits that change, and callbacks that are dropped
+
+
+@pytest.mark.parametrize("client", [True, False])
+def test_a_limit_that_is_raised(client: bool) -> None:
+    """What the peer is told it may send is accepted, and it sends what it could not before."""
+    pair = Pair(Limits(2000), Limits(2000)).open()
+    ours, theirs = (pair.client, pair.server) if client else (pair.server, pair.client)
+    to_ours, to_theirs = (pair.to_client, pair.to_server) if client else (pair.to_server, pair.to_client)
+    payload = pack_plain(b"x" * 3000)
+    with pytest.raises(MessageTooLarge, match=f"what: {len(payload)} bytes, the limit is 2000 "):
+        theirs.start(7, payload, "what")
+    told = ours.set_limit(4000)
+    assert ours.limits == Limits(4000)
+    assert to_theirs(told) == []
+    assert theirs.peer_limits == Limits(4000)
+    _, data = theirs.start(7, payload, "what")
+    assert only_request(to_ours(data)).payload == payload
+    assert theirs.limits == Limits(2000), "the other direction has its own"
+    with pytest.raises(MessageTooLarge, match="the limit is 2000 "):
+        ours.start(7, payload, "what")
+
+
+@pytest.mark.parametrize("client", [True, False])
+def test_a_limit_that_is_lowered_while_messages_are_on_their_way(client: bool) -> None:
+    """Each of them is refused for itself, with size and limit; the connection goes on."""
+    pair = Pair(Limits(9000), Limits(9000)).open()
+    ours, theirs = (pair.client, pair.server) if client else (pair.server, pair.client)
+    to_ours, to_theirs = (pair.to_client, pair.to_server) if client else (pair.to_server, pair.to_client)
+    payload = pack_plain(b"x" * 3000)
+    # On their way: a call, a one-way call, and the answer to a call of this side's.
+    asked, data = ours.start(7, NONE, "Store.get")
+    ours.calls.insert(asked, "asked")
+    question = only_request(to_theirs(data))
+    call, first = theirs.start(7, payload, "Store.put")
+    theirs.calls.insert(call, "first")
+    one_way = theirs.notify(7, payload, "Store.put")
+    answer = theirs.response(question, payload, "the result of Store.get")
+
+    told = ours.set_limit(2000)
+    assert to_ours(first) == []
+    assert to_ours(one_way) == []
+    assert ours.dropped_notifies == 1
+    assert ours.running == 0
+    (outcome,) = to_ours(answer)
+    assert isinstance(outcome, Outcome)
+    late = error_of(outcome.frame)
+    assert isinstance(late, MessageTooLarge)
+    assert (late.size, late.limit) == (len(payload), 2000)
+
+    released, outcome = to_theirs(joined(take(ours), told))
+    assert isinstance(released, Released)  # nobody has looked whether callbacks came with it
+    assert (released.call, released.index) == (call, 0xFFFF)
+    assert isinstance(outcome, Outcome)
+    refused = error_of(outcome.frame)
+    assert isinstance(refused, MessageTooLarge)
+    assert (refused.size, refused.limit) == (len(payload), 2000)
+    with pytest.raises(MessageTooLarge, match=f"Store.put: {len(payload)} bytes, the limit is 2000 "):
+        theirs.start(7, payload, "Store.put")
+    fits = pack_plain(b"x" * 1900)
+    _, data = theirs.start(7, fits, "Store.put")
+    assert only_request(to_ours(data)).payload == fits
+
+    # Raised again, what fits is taken again.
+    to_theirs(ours.set_limit(5000))
+    _, data = theirs.start(7, payload, "Store.put")
+    assert only_request(to_ours(data)).payload == payload
+
+
+def test_a_limit_that_is_lowered_cuts_off_who_goes_beyond_what_was_ever_allowed() -> None:
+    core = opened(client=False, limits=Limits(4000))
+    core.set_limit(2000)
+    assert feed(core, frame(Kind.REQUEST, pack_plain(b"x" * 5000), command=7, call=1)) == [Closed()]
+
+
+@pytest.mark.parametrize("size", [MIN_MESSAGE_SIZE - 1, MAX_FRAME_SIZE + 1, True, None])
+def test_a_limit_out_of_range_changes_nothing(size: Any) -> None:
+    core = opened(client=True, limits=Limits(4000))
+    with pytest.raises(ValueError, match="max_message_size"):
+        core.set_limit(size)
+    assert core.limits == Limits(4000)
+    assert core.outgoing == []
+
+
+@pytest.mark.parametrize("client", [True, False])
+@pytest.mark.parametrize("payload", [b"\xc1", pack_plain([]), pack_plain({"max_message_size": 5})])
+def test_limits_that_cannot_be_obeyed_end_the_connection(client: bool, payload: bytes) -> None:
+    core = opened(client=client)
+    assert feed(core, frame(Kind.LIMITS, payload)) == [Closed()]
+    assert kinds(said(core)) == [Kind.GOODBYE]
+
+
+@pytest.mark.parametrize("client", [True, False])
+def test_a_callback_is_dropped(client: bool) -> None:
+    pair = Pair().open()
+    ours, to_theirs = (pair.client, pair.to_server) if client else (pair.server, pair.to_client)
+    (released,) = to_theirs(ours.release(0xFFFF_FFFE, 0xFFFF))
+    assert isinstance(released, Released)
+    assert (released.call, released.index) == (0xFFFF_FFFE, 0xFFFF)
 
 
 # Everything else that may come
@@ -444,7 +664,7 @@ def test_a_second_hello(client: bool) -> None:
 RESERVED: Final = [Kind.AUTHENTICATE, Kind.BATCH, Kind.CANCEL, Kind.ITEM, Kind.END, Kind.CREDIT]
 
 
-@pytest.mark.parametrize("kind", [*RESERVED, 0x00, 0x02, 0x19, 0x23, 0x7F])
+@pytest.mark.parametrize("kind", [*RESERVED, 0x00, 0x02, 0x1A, 0x23, 0x7F])
 def test_an_unknown_kind_below_0x80_ends_the_connection(kind: int) -> None:
     core = opened(client=False)
     assert feed(core, frame(kind)) == [Closed()]
@@ -569,7 +789,7 @@ def test_a_server_drains() -> None:
 def test_one_way_calls_are_taken_while_draining() -> None:
     pair = Pair().open()
     assert pair.server.drain("") is not None
-    assert only_request(pair.to_server(pair.client.request(0, 5, b"\x90", "a"))).command == 5
+    assert only_request(pair.to_server(pair.client.notify(5, b"\x90", "a"))).command == 5
 
 
 def test_a_client_without_calls_ends_at_a_goodbye() -> None:
@@ -646,7 +866,7 @@ def test_what_the_peer_would_not_accept_is_not_sent() -> None:
     with pytest.raises(MessageTooLarge):
         core.request(call, 1, Segmented(b"", [bytes(1000), bytes(991)]), "Store.put")
     with pytest.raises(MessageTooLarge):
-        core.request(0, 1, bytes(2001), "Store.put")
+        core.notify(1, bytes(2001), "Store.put")
 
 
 def test_a_result_that_is_too_large_leaves_the_call_to_be_answered() -> None:
@@ -769,7 +989,7 @@ class Talker:
         if action == "ping":
             self.send(core.ping(b"?"))
         elif action == "notify":
-            self.send(core.request(0, 1, b"\x90", "a"))
+            self.send(core.notify(1, b"\x90", "a"))
         elif action == "call":
             try:
                 call, data = core.start(1, b"\x90", "a")
@@ -828,3 +1048,50 @@ def test_two_cores_never_fault_each_other(steps: list[tuple[bool, str, int]]) ->
             assert end.core.error.__cause__ is None, "nobody broke the protocol"
     if all(end.core.state is State.OPEN for end in ends):
         assert not any(end.waiting for end in ends)
+
+
+# Being let in
+
+
+def greeted(*, client: bool) -> Protocol[str]:
+    core: Protocol[str] = Protocol(client=client, limits=Limits())
+    assert feed(core, PREAMBLE + hello()) == [Greeted()]
+    assert core.state is State.GREETED
+    core.outgoing.clear()
+    return core
+
+
+def test_a_client_that_has_to_wait_knows_how_many_are_in() -> None:
+    core = greeted(client=True)
+    queued = server().queued(2, 3)
+    assert isinstance(queued, bytes)
+    assert feed(core, queued) == []
+    assert core.queue == (2, 3)
+    assert feed(core, frame(Kind.QUEUED, b"\xc1")) == []
+    assert feed(core, frame(Kind.WELCOME)) == [Opened()]
+    assert core.state is State.OPEN
+
+
+@pytest.mark.parametrize(("code", "cause"), [(Leave.OTHER, type(None)), (Leave.BUSY, ServerBusy), (77, type(None))])
+def test_a_client_that_is_turned_away_knows_why(code: int, cause: type[BaseException | None]) -> None:
+    core = greeted(client=True)
+    assert feed(core, frame(Kind.GOODBYE, pack_plain([0, "no", code]))) == [Closed()]
+    assert core.leave == code
+    assert core.error is not None
+    assert isinstance(core.error.__cause__, cause)
+
+
+def test_a_server_lets_a_client_in_once() -> None:
+    core = greeted(client=False)
+    assert core.welcome() == frame(Kind.WELCOME)
+    assert core.welcome() is None
+    leaving = greeted(client=False)
+    assert leaving.drain("it is late") is not None
+    assert leaving.welcome() is None
+
+
+@pytest.mark.parametrize("kind", [Kind.REQUEST, Kind.NOTIFY, Kind.WELCOME])
+def test_what_a_client_must_not_say_before_it_is_let_in(kind: Kind) -> None:
+    core = greeted(client=False)
+    assert feed(core, frame(kind, b"\x90", call=1)) == [Closed()]
+    assert isinstance(core.error and core.error.__cause__, ProtocolError)

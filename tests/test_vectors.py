@@ -22,15 +22,17 @@ import pytest
 from typing_extensions import TypeAliasType
 
 from tests.back_to_back import feed, frames, joined, said
+from tests.support import StubLink
 from typedrpc import errors
 from typedrpc.codec import CommandCodec, Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.command import rpc
+from typedrpc.declared import DeclaredErrors
 from typedrpc.definition import derived_id
 from typedrpc.dispatch import Call, Dispatcher
-from typedrpc.failure import PUBLIC_BUILTINS, unpack_failure
+from typedrpc.failure import PUBLIC_BUILTINS, DeclaredFailure, unpack_failure
 from typedrpc.messages import Limits
 from typedrpc.peer import Peer
-from typedrpc.protocol import Protocol, Request, State
+from typedrpc.protocol import Greeted, Protocol, Request, State
 from typedrpc.schema import Schema, compatible, nodes, schema_of
 from typedrpc.schema.conversions import STANDARD
 from typedrpc.service import Service, Table, contract_digest
@@ -48,6 +50,16 @@ class Colour(enum.Enum):
 class Point:
     x: int
     y: float = 0.0
+
+
+class OutOfStock(Exception):
+    def __init__(self, item: str, left: int = 0) -> None:
+        super().__init__(f"{item}: only {left} left")
+        self.item = item
+        self.left = left
+
+
+DECLARATION: Final = f"OutOfStock{inspect.signature(OutOfStock)}".removesuffix(" -> None")
 
 
 class Mode(enum.Flag):
@@ -205,7 +217,8 @@ def test_frames(vector: dict[str, Any]) -> None:
     assert flags == vector["flags"] == data[5]
 
 
-BEFORE: Final = {"stranger": b"", "greeting": PREAMBLE, "open": bytes.fromhex(vectors("conversation")[0]["hex"])}
+OPENING: Final = bytes.fromhex(vectors("conversation")[0]["hex"])
+BEFORE: Final = {"stranger": b"", "greeting": PREAMBLE, "greeted": OPENING, "open": OPENING}
 
 
 @each("faults")
@@ -213,13 +226,15 @@ BEFORE: Final = {"stranger": b"", "greeting": PREAMBLE, "open": bytes.fromhex(ve
 def test_faults(vector: dict[str, Any], size: int) -> None:
     core: Protocol[str] = Protocol(client=False, limits=Limits())
     feed(core, BEFORE[vector["state"]])
+    if vector["state"] == "open":
+        assert core.welcome() is not None
     core.outgoing.clear()
     feed(core, bytes.fromhex(vector["hex"]), size)
     assert core.state is State.CLOSED
     assert core.error is not None
     assert isinstance(core.error.__cause__, errors.ProtocolError)
     # Who has not said a hello is told nothing.
-    told = [Kind.GOODBYE] if vector["state"] == "open" else []
+    told = [Kind.GOODBYE] if vector["state"] in ("greeted", "open") else []
     assert [frame.kind for frame in said(core)] == told
 
 
@@ -236,9 +251,18 @@ def test_errors(vector: dict[str, Any]) -> None:
     assert unpack_plain(packed) == data
     assert pack_plain(data) == packed
     error = unpack_failure(packed, "Store.put")
-    cls = getattr(errors, vector["raises"], None) or PUBLIC_BUILTINS[vector["raises"]]
+    declared = DeclaredErrors([OutOfStock] if "declared" in vector else [])
+    declared.read(None)
+    if isinstance(error, DeclaredFailure):
+        assert vector.get("declared", DECLARATION) == DECLARATION
+        error = declared.rebuild(error)
+    cls = getattr(errors, vector["raises"], None) or {**PUBLIC_BUILTINS, "OutOfStock": OutOfStock}[vector["raises"]]
     assert type(error) is cls
     assert str(error) == vector["text"]
+    if isinstance(error, OutOfStock):
+        assert vars(error) == vector["fields"]
+        again = declared.pack("Store.put", error)
+        assert (again == packed) is vector.get("written", True)
 
 
 @each("contracts")
@@ -280,8 +304,15 @@ def test_the_values_are_of_every_type() -> None:
     # A path of this system is none of others.
     assert named >= {*nodes.SCALARS.values()} | nodes.COLLECTIONS | nodes.MAPPINGS | (STANDARD - {"Path", "PosixPath"})
     kinds = {cls for cls in vars(nodes).values() if isinstance(cls, type) and issubclass(cls, nodes.Node)}
-    abstract = {nodes.Node, nodes.IgnoredNode}
+    abstract = {nodes.Node, nodes.IgnoredNode, nodes.CallbackNode}  # a callback is no value of a result
     assert {type(node) for node in found} == {cls for cls in kinds if not cls.__name__.startswith("_")} - abstract
+
+
+def pack(codec: CommandCodec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Payload, list[Any]]:
+    if codec.has_callbacks:
+        payload, callbacks = codec.pack_with_callbacks(args, kwargs)
+        return payload, [*callbacks]
+    return codec.pack_arguments(*args, **kwargs), []
 
 
 @each("arguments")
@@ -289,10 +320,14 @@ def test_arguments(vector: dict[str, Any]) -> None:
     codec = codec_of(vector["signature"])
     packed = bytes.fromhex(vector["hex"])
     args, kwargs = eval(f"call({vector['call']})", {**NAMES, "call": lambda *args, **kwargs: (args, kwargs)})
-    assert plain(codec.pack_arguments(*args, **kwargs)) == (packed,)
+    payload, callbacks = pack(codec, args, kwargs)
+    assert plain(payload) == (packed,)
 
     signature = inspect.signature(function_of(vector["signature"]))
-    unpacked = codec.unpack_arguments(packed)
+    if codec.has_callbacks:
+        unpacked = codec.unpack_with_callbacks(packed, lambda index, callback: callbacks[index][1])
+    else:
+        unpacked = codec.unpack_arguments(packed)
     assert signature.bind(*unpacked[0], **unpacked[1]) == signature.bind(*args, **kwargs)
 
 
@@ -307,9 +342,10 @@ def test_evolution(vector: dict[str, Any]) -> None:
             eval(f"call({text})", {**NAMES, "call": lambda *args, **kwargs: (args, kwargs)})
             for text in (vector["call"], vector["arrives"])
         )
-        packed = writer.pack_arguments(*given[0], **given[1])
+        packed, callbacks = pack(writer, *given)
         assert plain(packed) == (bytes.fromhex(vector["hex"]),)
-        assert reader.unpack_arguments_of(writer.schema)(packed) == arrives
+        unpack = reader.unpack_with_callbacks_of(writer.schema)
+        assert unpack(packed, lambda index, callback: callbacks[index][1], lambda index: None) == arrives
 
 
 class Greeter(Service):
@@ -326,7 +362,7 @@ def test_conversation() -> None:
     """A server says what the vectors say, byte for byte."""
     core: Protocol[str] = Protocol(client=False, limits=Limits())
     dispatcher = Dispatcher(Table([Greeter()]))
-    peer = Peer(1, "here", None, lambda reason: None)
+    peer = Peer(1, "here", None, StubLink())
     expected: list[Frame] = []
     answers: list[Frame] = []
     for step in vectors("conversation"):
@@ -343,6 +379,8 @@ def test_conversation() -> None:
                 if answer is not None:
                     assert not isinstance(answer, Call)
                     core.outgoing.append(answer)
+            elif isinstance(event, Greeted):
+                core.outgoing.append(core.welcome() or b"")
         answers += frames(joined(*core.outgoing), preamble=not answers)
         core.outgoing.clear()
     assert sorted(answers, key=str) == sorted(expected, key=str)

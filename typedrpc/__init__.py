@@ -15,7 +15,7 @@
 """
 
 from typedrpc import codec
-from typedrpc.command import BoundCommand, Command, rpc
+from typedrpc.command import BoundCommand, Command, remote, rpc
 from typedrpc.dispatch import Call, current_call
 from typedrpc.errors import (
     ArgumentError,
@@ -25,18 +25,21 @@ from typedrpc.errors import (
     CallCancelled,
     ConnectFailed,
     ConnectionLost,
+    ConnectTimeout,
     ContractMismatch,
     DeadlineExceeded,
     DefinitionError,
     ListenFailed,
     MessageTooLarge,
+    NestedTooDeep,
     ProtocolError,
     RemoteError,
     RpcError,
     ServerBusy,
     UnknownCommand,
 )
-from typedrpc.peer import Peer
+from typedrpc.hooks import CallOutcome
+from typedrpc.peer import Peer, PeerServer
 from typedrpc.schema import Difference, Schema, compatible
 from typedrpc.service import FunctionService, Service
 from typedrpc.sync import Client, Server, connect, serve
@@ -51,9 +54,11 @@ __all__ = [
     "BoundCommand",
     "Call",
     "CallCancelled",
+    "CallOutcome",
     "Client",
     "Command",
     "ConnectFailed",
+    "ConnectTimeout",
     "ConnectionLost",
     "ContractMismatch",
     "DeadlineExceeded",
@@ -62,7 +67,9 @@ __all__ = [
     "FunctionService",
     "ListenFailed",
     "MessageTooLarge",
+    "NestedTooDeep",
     "Peer",
+    "PeerServer",
     "ProtocolError",
     "RemoteError",
     "RpcError",
@@ -75,6 +82,7 @@ __all__ = [
     "compatible",
     "connect",
     "current_call",
+    "remote",
     "rpc",
     "serve",
 ]

@@ -106,17 +106,23 @@ class Route(NamedTuple):
         id: The peer's id of it.
         schema: The number of our schema, where the peer has another one.
         unpack_adapted: There, what makes the result of a payload.
+        target: Of a callback, the peer's call that it came with and its index there.
     """
 
     id: int
     schema: int | None = None
     unpack_adapted: Callable[[Payload], Any] | None = None
+    target: tuple[int, int] | None = None
 
-    def extension(self, time_left: float | None) -> bytes:
-        """The packed extension map of a call; empty where none is needed."""
-        if time_left is None and self.schema is None:
-            return b""
-        return pack_extension(time_left=time_left, schema=self.schema)
+    def extension(self, time_left: float | None, parent: int = 0, depth: int = 0) -> bytes:
+        """The packed extension map of a call; empty where none is needed.
+
+        Args:
+            time_left: Seconds that the call has.
+            parent: The peer's call in which it is made, if any.
+            depth: Calls that it is nested in.
+        """
+        return pack_extension(time_left=time_left, schema=self.schema, parent=parent, depth=depth, target=self.target)
 
 
 @final
@@ -146,6 +152,33 @@ class Agreement:
         raise UnknownCommand(command.qualified_name, command.id)
 
 
+def digest_of(commands: Mapping[str, Command[Any]]) -> bytes:
+    """The ``contract_digest`` of the commands of a service, by name, as this side knows them."""
+    return contract_digest((name, command.id, command.schema.fingerprint) for name, command in commands.items())
+
+
+def agreement_of_equals(commands: Mapping[str, Command[Any]]) -> Agreement:
+    """What can be called of a service whose digest is the same at the peer."""
+    return Agreement({name: Route(command.id) for name, command in commands.items()}, {})
+
+
+def proceed(
+    conversation: Generator[Question, Payload, Agreement], answer: "Payload | MessageTooLarge | UnknownCommand | None"
+) -> Question | Agreement:
+    """One step of :func:`agree`: give it an answer, None to begin with, for the next question or the agreement.
+
+    Raises:
+        ProtocolError: The answer makes no sense.
+    """
+    try:
+        if isinstance(answer, Exception):
+            return conversation.throw(answer)
+        return next(conversation) if answer is None else conversation.send(answer)
+    except StopIteration as done:
+        agreement: Agreement = done.value
+        return agreement
+
+
 def agree(service: str, commands: Mapping[str, Command[Any]]) -> Generator[Question, Payload, Agreement]:
     """Find out what can be called of a service.
 
@@ -154,16 +187,18 @@ def agree(service: str, commands: Mapping[str, Command[Any]]) -> Generator[Quest
         commands: Its commands as this side knows them.
 
     Yields:
-        Questions for the peer; the payload of each answer is to be sent back in, and ``MessageTooLarge`` to be thrown
-        where that is raised instead.
+        Questions for the peer; the payload of each answer is to be sent back in, and ``MessageTooLarge`` or
+        ``UnknownCommand`` to be thrown where that is raised instead.
 
     Raises:
         ProtocolError: An answer makes no sense.
     """
-    digest = contract_digest((name, command.id, command.schema.fingerprint) for name, command in commands.items())
-    theirs = _unpack((yield ProtocolCommand.CONTRACT, pack_plain([service, digest])))
+    try:
+        theirs = _unpack((yield ProtocolCommand.CONTRACT, pack_plain([service, digest_of(commands)])))
+    except UnknownCommand:  # the peer exposes nothing at all
+        return Agreement({}, {})
     if theirs is None:
-        return Agreement({name: Route(command.id) for name, command in commands.items()}, {})
+        return agreement_of_equals(commands)
     rows = _read_rows(theirs)
     routes = {
         name: Route(rows[name][0])

@@ -15,9 +15,9 @@ import inspect
 import logging
 import math
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -29,10 +29,12 @@ from typing import (
     Protocol,
     Self,
     TypeVar,
+    final,
     overload,
 )
 
 from typedrpc.codec import CommandCodec
+from typedrpc.declared import NO_ERRORS, DeclaredErrors
 from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id, takes_instance
 from typedrpc.errors import DefinitionError
 from typedrpc.schema import LocalNames, Schema, SignatureFaults, UnresolvedNames, is_local, running_around, schema_of
@@ -108,7 +110,14 @@ class Command(Generic[CallableT_co]):
 
     _is_method: ClassVar[bool] = True
 
-    def __init__(self, function: Callable[..., Any], *, id: int | None = None, replaces: bool = False) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        id: int | None = None,
+        raises: Sequence[type[Exception]] = (),
+        replaces: bool = False,
+    ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.name = getattr(function, "__name__", "")
@@ -118,6 +127,7 @@ class Command(Generic[CallableT_co]):
         # Annotated here and not in the class body, where type checkers take a command for the descriptor that it is.
         self.declaration: Command[Any] = self
         self.siblings: Mapping[str, Command[Any]] = {}
+        self._errors = NO_ERRORS if raises == () else DeclaredErrors(raises)
         self._replaces = replaces
         self._owner: type[Any] | None = None
         self._names: LocalNames | None = None
@@ -174,9 +184,21 @@ class Command(Generic[CallableT_co]):
         return declaration._codec
 
     @property
+    def errors(self) -> DeclaredErrors:
+        """The exceptions that the declaration declares. Raises as ``schema`` does."""
+        declaration = self.declaration
+        if not declaration._errors.is_read and (faults := declaration.find_faults(final=True)):
+            raise DefinitionError(declaration.qualified_name, faults)
+        return declaration._errors
+
+    @property
     def is_resolved(self) -> bool:
-        """Whether the signature has been read; it has not while a name in the annotations does not resolve yet."""
-        return self.declaration._schema is not None
+        """Whether all annotations have been read; they have not while a name in them does not resolve yet."""
+        return self.declaration._is_read
+
+    @property
+    def _is_read(self) -> bool:
+        return self._schema is not None and self._errors.is_read
 
     def find_faults(self, *, final: bool) -> list[str]:
         """What is wrong with the function as a command that a service declares, a sentence each; reads the signature.
@@ -186,9 +208,11 @@ class Command(Generic[CallableT_co]):
         """
         faults = self.find_form_faults()
         readable = inspect.isfunction(self.function) and (not self._is_method or takes_instance(self.function))
-        if self._schema is None and readable:
+        if self._is_read or not readable:
+            return faults
+        for read in (self._read, self._read_errors):
             try:
-                self._read(defining=not final)
+                read(defining=not final)
             except SignatureFaults as problem:
                 faults.extend(problem.faults)
                 faults.extend(problem.unresolved if final else ())
@@ -207,19 +231,32 @@ class Command(Generic[CallableT_co]):
             UnresolvedNames: A name in the annotations does not resolve (yet).
         """
         if self._schema is None:
-            function = inspect.unwrap(self.function)
-            names = self._names
-            if is_local(function):
-                holding = () if defining else (self if self._owner is None else self._owner,)
-                running = running_around(function, sys._getframe(1), holding=holding)
-                names = running if names is None else names.completed(running)
-            try:
+            with self._local_names(defining=defining) as names:
                 self._schema = schema_of(self.function, method=self._is_method, names=names, owner=self._owner)
-            except UnresolvedNames:
-                self._names = names and names.kept()
-                raise
-            self._names = None
         return self._schema
+
+    def _read_errors(self, *, defining: bool) -> None:
+        """As ``_read``, for the exceptions that are declared."""
+        if not self._errors.is_read:
+            with self._local_names(defining=defining) as names:
+                self._errors.read(names)
+
+    @contextmanager
+    def _local_names(self, *, defining: bool) -> Iterator[LocalNames | None]:
+        """The names of the functions that the command is local to, which are kept until everything is read."""
+        function = inspect.unwrap(self.function)
+        names = self._names
+        if is_local(function):
+            holding = () if defining else (self if self._owner is None else self._owner,)
+            running = running_around(function, sys._getframe(1), holding=holding)
+            names = running if names is None else names.completed(running)
+        try:
+            yield names
+        except UnresolvedNames:
+            self._names = names and names.kept()
+            raise
+        if self._is_read:
+            self._names = None
 
     def find_form_faults(self) -> list[str]:
         """What is wrong with the command apart from its annotations, a sentence each."""
@@ -230,6 +267,11 @@ class Command(Generic[CallableT_co]):
             faults.append(fault)
         if (fault := fault_of_function(self.function, method=self._is_method)) is not None:
             faults.append(fault)
+        faults += self._errors.faults
+        if self.declaration is not self:
+            declared = self.declaration
+            if (fault := self._errors.fault_within(declared._errors, declared.qualified_name)) is not None:
+                faults.append(fault)
         return faults
 
     def has_schema_of(self, declaration: Command[Any]) -> bool:
@@ -271,6 +313,21 @@ class FunctionCommand(Command[CallableT_co]):
     # There is no instance to bind to, also where the command is an attribute of some class.
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Self:  # type: ignore[override]
         return self
+
+
+class CallbackCommand(Command[CallableT_co]):
+    """A function that came as an argument, as a command of the peer's."""
+
+    _is_method = False
+
+    def __init__(self, name: str, codec: CommandCodec) -> None:
+        def callback(*args: Any) -> Any:
+            """A function of the caller, which runs there."""
+
+        super().__init__(callback)
+        self.name = name
+        self._schema = codec.schema
+        self._codec = codec
 
 
 class _FunctionDocs:
@@ -326,6 +383,18 @@ class BoundCommand(Generic[CallableT_co]):
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a call and return its future. On a local instance the future is done when this returns."""
         return self._caller.submit(self.command, args, kwargs, self._options)
+
+    @overload
+    async def aio(
+        self: BoundCommand[Callable[P, Coroutine[Any, Any, T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    @overload
+    async def aio(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the command and await its result, on whatever event loop runs."""
+        import asyncio  # whoever awaits has it
+
+        return await asyncio.wrap_future(self._caller.submit(self.command, args, kwargs, self._options))
 
     def notify(self: BoundCommand[Callable[P, Any]], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call one-way: no result and no error of the handler comes back. A local instance logs the error."""
@@ -471,6 +540,37 @@ class LocalCaller:
         return repr(self._instance)
 
 
+@final
+class _FunctionCaller(LocalCaller):
+    """The caller of a function that is here."""
+
+    __slots__ = ()
+
+    def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
+        return command.function
+
+
+@overload
+def remote(callback: Callable[P, Awaitable[T]], /) -> BoundCommand[Callable[P, Coroutine[Any, Any, T]]]: ...
+@overload
+def remote(callback: Callable[P, R], /) -> BoundCommand[Callable[P, R]]: ...
+def remote(callback: Callable[..., Any], /) -> BoundCommand[Any]:
+    """The other call forms of a callback, in the handler that was given it::
+
+        @rpc
+        def train(self, steps: int, progress: Callable[[float], None]) -> Model:
+            remote(progress).notify(0.0)
+
+    A function that did not come from a peer, as in a test of the handler, is called here.
+    """
+    if isinstance(callback, BoundCommand):
+        return callback
+    owner = getattr(callback, "__self__", None)
+    if isinstance(owner, BoundCommand) and getattr(callback, "__name__", "") == "aio":
+        return owner
+    return BoundCommand(FunctionCommand(callback), _FunctionCaller(callback))
+
+
 def find_in_class(cls: type[Any], name: str) -> object:
     """What a class or its bases have under a name, as it stands there; None if there is nothing."""
     for base in cls.__mro__:
@@ -518,19 +618,24 @@ class Proxy:
 @overload
 def rpc(function: Callable[Concatenate[Any, P], R], /) -> Command[Callable[P, R]]: ...
 @overload
-def rpc(*, id: int | None = None) -> Callable[[Callable[Concatenate[Any, P], R]], Command[Callable[P, R]]]: ...
-def rpc(function: Any = None, /, *, id: int | None = None) -> Any:
+def rpc(
+    *, id: int | None = None, raises: Sequence[type[Exception]] = ()
+) -> Callable[[Callable[Concatenate[Any, P], R]], Command[Callable[P, R]]]: ...
+def rpc(function: Any = None, /, *, id: int | None = None, raises: Sequence[type[Exception]] = ()) -> Any:
     """Make a method of a ``Service`` a command. Its annotations are the contract.
 
     Args:
         id: The 16-bit command id, 0 to 0xFEFF; without it the id is derived from the names of service and command.
+        raises: Classes of exceptions that arrive at the caller as themselves, with their fields: what the annotated
+            parameters of ``__init__`` are named, each kept in an attribute of that name, or those of a dataclass. An
+            exception of a derived class arrives as the nearest one of these.
 
     Whatever is wrong with the definition is reported when the class is made.
     """
     if function is None:
         # A decorator with arguments is called from the class body as one without is.
         return lambda function: Command(
-            function, id=id, replaces=_replaces_command(function, sys._getframe(1).f_locals)
+            function, id=id, raises=raises, replaces=_replaces_command(function, sys._getframe(1).f_locals)
         )
     return Command(function, replaces=_replaces_command(function, sys._getframe(1).f_locals))
 

@@ -11,25 +11,36 @@ from contextvars import ContextVar
 from functools import lru_cache, partial
 from time import monotonic
 from typing import Any, Final, final
+from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
+from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import CodecError, CommandCodec, Payload, pack_plain, unpack_plain
+from typedrpc.declared import NO_ERRORS, DeclaredErrors
+from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.errors import (
     ArgumentValueError,
+    ConnectionLost,
     DeadlineExceeded,
     MessageTooLarge,
+    NestedTooDeep,
     ProtocolError,
     RpcError,
+    ServerBusy,
     UnknownCommand,
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
-from typedrpc.messages import ProtocolCommand
-from typedrpc.peer import Peer, Versions
+from typedrpc.messages import NO_EXTRAS, ProtocolCommand
+from typedrpc.peer import Peer, PeerServer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request
 from typedrpc.schema import Schema, compatible
-from typedrpc.service import Entry, Table
+from typedrpc.service import Entry, Table, function_for
+from typedrpc.turns import Turns
 
 logger = logging.getLogger("typedrpc")
+
+MAX_NESTING: Final = 64
+"""Calls that may be nested in each other, unless a side is told another number."""
 
 
 @final
@@ -42,19 +53,30 @@ class Call:
         args: What it is called with, by position.
         kwargs: What it is called with, by name.
         deadline: When the caller stops waiting, on the clock of ``time.monotonic()``; None for never.
+        depth: Calls that it is nested in: 0 where the caller was not handling a call itself.
     """
 
-    __slots__ = ("args", "deadline", "function", "kwargs", "peer", "row")
+    __slots__ = ("args", "deadline", "depth", "function", "id", "kwargs", "peer", "protocol", "row", "started")
 
     def __init__(
-        self, row: "Row", args: tuple[Any, ...], kwargs: dict[str, Any], peer: Peer, deadline: float | None
+        self,
+        row: "Row",
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        peer: Peer,
+        protocol: Protocol[Any],
+        request: Request,
     ) -> None:
         self.row = row
+        self.started: float  # set where somebody observes
+        self.id = request.call
+        self.protocol = protocol
+        self.depth = 0
+        self.deadline: float | None = None
         self.function = row.function
         self.args = args
         self.kwargs = kwargs
         self.peer = peer
-        self.deadline = deadline
 
     @property
     def command(self) -> str:
@@ -62,15 +84,23 @@ class Call:
         return self.row.name
 
     @property
-    def server(self) -> Any:
-        """The server that handles the call; None at a client."""
-        return self.peer.server
+    def server(self) -> PeerServer:
+        """The server that handles the call.
+
+        Raises:
+            RuntimeError: A client does, which exposes the command.
+        """
+        server = self.peer.server
+        if server is None:
+            raise RuntimeError(f"{self.command} is handled by a client, there is no server")
+        return server
 
     def __repr__(self) -> str:
         return f"<call of {self.command} from {self.peer!r}>"
 
 
-_current: Final[ContextVar[Call]] = ContextVar("typedrpc.current_call")
+_current: Final[ContextVar[Call | None]] = ContextVar("typedrpc.current_call", default=None)
+get_call = _current.get
 enter_call = _current.set
 leave_call = _current.reset
 
@@ -81,50 +111,90 @@ def current_call() -> Call:
     Raises:
         RuntimeError: It handles none.
     """
-    try:
-        return _current.get()
-    except LookupError:
-        raise RuntimeError("current_call() works inside a handler only") from None
+    call = _current.get()
+    if call is None:
+        raise RuntimeError("current_call() works inside a handler only")
+    return call
 
 
 def handled_by(server: object) -> bool:
     """Whether this thread or task is handling a call of this server."""
-    call = _current.get(None)
-    return call is not None and call.server is server
+    call = _current.get()
+    return call is not None and call.peer.server is server
 
 
 @final
 class Row:
     """What one command id leads to, with everything looked up that the way of a call needs."""
 
-    __slots__ = ("function", "name", "pack", "result_name", "unpack")
+    __slots__ = ("entry", "errors", "function", "has_callbacks", "name", "pack", "result_name", "unpack")
 
     def __init__(
         self,
         name: str,
         function: Callable[..., Any],
-        unpack: Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]],
+        unpack: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]],
         pack: Callable[[Any], Payload],
+        errors: DeclaredErrors = NO_ERRORS,
+        has_callbacks: bool = False,
+        entry: Entry | None = None,
     ) -> None:
+        """
+        Args:
+            name: The command's, ``"Service.command"``.
+            function: The handler.
+            unpack: Gives its arguments.
+            pack: Packs its result.
+            has_callbacks: Whether functions of the caller are among its arguments.
+            entry: The command's entry, where the handler is another one for each peer.
+        """
         self.name = name
+        self.entry = entry
         self.result_name = f"the result of {name}"
         self.function = function
         self.unpack = unpack
         self.pack = pack
+        self.errors = errors
+        self.has_callbacks = has_callbacks
+
+
+class Observer(TypingProtocol):
+    """Wants to know of the calls of one side, in the threads or tasks that handle them. Raises nothing."""
+
+    def begins(self, call: Call, /) -> None:
+        """The handler is about to run."""
+
+    def ended(self, call: Call, result: object, error: BaseException | None, seconds: float, /) -> None:
+        """The call has come to its result or error."""
 
 
 @final
 class Dispatcher:
     """Leads requests to what one side serves. One for each server or exposing client; thread-safe."""
 
-    def __init__(self, table: Table, *, debug: bool = False) -> None:
+    def __init__(
+        self,
+        table: Table,
+        *,
+        debug: bool = False,
+        max_depth: int = MAX_NESTING,
+        max_concurrent: int | None = None,
+    ) -> None:
         """
         Args:
             table: What is served.
             debug: Tell callers the traceback of an undeclared exception.
+            max_depth: Calls that may be nested in each other.
+            max_concurrent: Handlers that run at a time, nested ones and the protocol's own not counted; None for any.
+
+        Raises:
+            ValueError: It is no number from 1 up.
         """
+        self.turns: Final = None if max_concurrent is None else Turns(max_concurrent)
         self._table = table
         self._debug = debug
+        self._max_depth = max_depth
+        self.observer: Observer | None = None
         self._rows: dict[int, Row] = {
             id: Row(builtin.name, partial(builtin.answer, table), partial(_unpack_plain, builtin), pack_plain)
             for id, builtin in BUILTIN_COMMANDS.items()
@@ -136,43 +206,88 @@ class Dispatcher:
 
         To run it is ``call.function(*call.args, **call.kwargs)``.
         """
+        extras = request.extras
+        row: Row | None = None
         try:
-            row = self._rows.get(request.command) or self._make_row(request.command)
-            if request.schema is not None:
-                row = self._row_of_version(row, request.schema, peer)
-            args, kwargs = row.unpack(request.payload)
+            if request.command == ProtocolCommand.CALLBACK:
+                row = self._row_of_callback(request)
+            else:
+                row = self._rows.get(request.command) or self._make_row(request.command)
+            if extras.schema is not None:
+                row = self._row_of_version(row, extras.schema, peer)
+            if row.has_callbacks:
+                args, kwargs = row.unpack(request.payload, partial(peer.link.receive_callback, request.origin))
+            else:
+                args, kwargs = row.unpack(request.payload)
         except RpcError as error:
-            return self._refuse(protocol, request, error)
-        deadline = None
-        if request.time_left is not None:
-            deadline = monotonic() + request.time_left
-            if request.time_left == 0:
-                return self._refuse(protocol, request, DeadlineExceeded(f"{row.name}: no time was left"))
-        return Call(row, args, kwargs, peer, deadline)
+            return self._refuse(protocol, request, row, error)
+        call = Call(row, args, kwargs, peer, protocol, request)
+        if row.entry is not None:
+            if not peer.instances:
+                early = ServerBusy(f"{row.name}: the service of this client is not made yet")
+                return self._refuse(protocol, request, row, early)
+            call.function = function_for(row.entry.command, peer.instances[row.entry.place or 0])
+        if extras is not NO_EXTRAS:
+            call.depth = extras.depth
+            if extras.depth >= self._max_depth:
+                text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
+                return self._refuse(protocol, request, row, NestedTooDeep(text))
+            if extras.time_left is not None:
+                call.deadline = monotonic() + extras.time_left
+                if extras.time_left == 0:
+                    return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
+        if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
+            call.started = monotonic()
+            self.observer.begins(call)
+        return call
 
     def finish(self, protocol: Protocol[Any], request: Request, call: Call, result: Any) -> Outgoing | None:
         """The half after a handler that returned: the answer."""
         if not request.call:
+            if self.observer is not None:
+                self._tell(call, result, None)
             return None
         row = call.row
         try:
             payload = row.pack(result)
         except CodecError as error:
             logger.error("the handler of %s does not keep to its annotations: %s", row.name, error)
+            if self.observer is not None:
+                self._tell(call, None, error)
             return protocol.failure(request, pack_protocol_failure(error))
         except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
             return self.fail(protocol, request, call, error)
+        if self.observer is not None:
+            self._tell(call, result, None)
         try:
             return protocol.response(request, payload, row.result_name)
         except MessageTooLarge as error:
             logger.warning("%s", error)
             return protocol.failure(request, pack_protocol_failure(error))
 
-    def fail(self, protocol: Protocol[Any], request: Request, call: Call, error: BaseException) -> Outgoing | None:
-        """The half after a handler that raised: the answer, and a line in the log where the caller is told little."""
+    def fail(
+        self, protocol: Protocol[Any], request: Request, call: Call, error: BaseException, *, raised_here: bool = False
+    ) -> Outgoing | None:
+        """The half after a handler that raised: the answer, and a line in the log where the caller is told little.
+
+        Args:
+            protocol: Of the connection.
+            request: What is answered.
+            call: What was run.
+            error: What the handler raised.
+            raised_here: It is raised on this side too, to whoever waits for a call: so it is not logged.
+        """
+        if self.observer is not None:
+            self._tell(call, None, error)
         name = call.row.name
+        if request.call and (payload := _pack_declared(call.row, error)) is not None:
+            return protocol.failure(request, payload)
+        if protocol.error is not None and isinstance(error, ConnectionLost):
+            # Its own call back told it, and there is nobody to be told anything.
+            logger.info("%s ended, as its caller has left: %s", name, error)
+            return None
         error_id = ""
-        if not is_public(error) or not request.call:
+        if not raised_here and (not is_public(error) or not request.call):
             error_id = os.urandom(4).hex()
             kind = "call" if request.call else "one-way call"
             logger.error("%s failed in a %s, error id %s", name, kind, error_id, exc_info=error)
@@ -181,18 +296,44 @@ class Dispatcher:
         trace = "".join(traceback.format_exception(error)) if self._debug and not is_public(error) else ""
         return protocol.failure(request, pack_handler_failure(error, error_id=error_id, trace=trace))
 
-    def _refuse(self, protocol: Protocol[Any], request: Request, error: RpcError) -> Outgoing | None:
+    def _tell(self, call: Call, result: object, error: BaseException | None) -> None:
+        """A call is over that may have begun before anybody wanted to know."""
+        started: float | None = getattr(call, "started", None)
+        if self.observer is not None and started is not None:
+            self.observer.ended(call, result, error, monotonic() - started)
+
+    def _refuse(self, protocol: Protocol[Any], request: Request, row: Row | None, error: RpcError) -> Outgoing | None:
+        # Callbacks that nobody has unpacked are dropped all the same; an answer that there is no such command says it.
+        has_callbacks = row.has_callbacks if row is not None else request.origin and not request.call
+        dropped = protocol.release(request.origin, ALL_CALLBACKS) if has_callbacks else b""
         if not request.call:
             logger.warning("a one-way call was dropped: %s", error)
-            return None
-        return protocol.failure(request, pack_protocol_failure(error))
+            return dropped or None
+        return dropped + protocol.failure(request, pack_protocol_failure(error))
+
+    def _row_of_callback(self, request: Request) -> Row:
+        if request.callback is None:
+            target = request.extras.target
+            name = "" if target is None else "callback {1} of call {0}".format(*target)
+            raise UnknownCommand(name, ProtocolCommand.CALLBACK)
+        row: Row = request.callback.offer
+        return row
 
     def _make_row(self, id: int) -> Row:
         entry: Entry | None = self._table.entries.get(id)
         if entry is None:
             raise UnknownCommand("", id)
-        codec = entry.command.codec
-        row = Row(entry.command.qualified_name, entry.function, codec.unpack_arguments, codec.pack_result)
+        command, codec = entry.command, entry.command.codec
+        unpack = codec.unpack_with_callbacks if codec.has_callbacks else codec.unpack_arguments
+        row = Row(
+            command.qualified_name,
+            entry.function,
+            unpack,
+            codec.pack_result,
+            command.errors,
+            codec.has_callbacks,
+            None if entry.place is None else entry,
+        )
         self._rows[id] = row
         return row
 
@@ -229,16 +370,30 @@ def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:
     if not all(difference.safe for difference in compatible(caller, command.schema)):
         return None
     unpack = partial(_unpack_version, command.codec, packed)
-    make = partial(Row, command.qualified_name, entry.function, unpack, partial(_pack_result, command.codec))
+    pack = partial(_pack_result, command.codec)
+    own = None if entry.place is None else entry
+    name, has_callbacks = command.qualified_name, caller.has_callbacks
+    make = partial(Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own)
     return versions.number_of(entry.id, packed, make)
+
+
+def _pack_declared(row: Row, error: BaseException) -> bytes | None:
+    """The payload for what a handler raised, if the command declares it and it can travel."""
+    try:
+        return row.errors.pack(row.name, error)
+    except CodecError as problem:
+        logger.error("an error that %s declares arrives as a RemoteError only: %s", row.name, problem)
+        return None
 
 
 def _pack_result(codec: CommandCodec, result: Any) -> Payload:
     return codec.pack_result(result)
 
 
-def _unpack_version(codec: CommandCodec, packed: bytes, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return _adapter(codec, packed)(payload)
+def _unpack_version(
+    codec: CommandCodec, packed: bytes, payload: Payload, make: Callable[[int, Any], Any] = lambda index, callback: None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return _adapter(codec, packed)(payload, make, lambda index: make(index, None))
 
 
 MAX_ADAPTERS: Final = 1024
@@ -246,9 +401,9 @@ MAX_ADAPTERS: Final = 1024
 
 
 @lru_cache(maxsize=MAX_ADAPTERS)
-def _adapter(codec: CommandCodec, packed: bytes) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
+def _adapter(codec: CommandCodec, packed: bytes) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
     """What unpacks the arguments by a caller's schema: compiled when first used, and shared by all connections."""
-    return codec.unpack_arguments_of(Schema.from_data(unpack_plain(packed, max_depth=MAX_DEPTH)))
+    return codec.unpack_with_callbacks_of(Schema.from_data(unpack_plain(packed, max_depth=MAX_DEPTH)))
 
 
 def _unpack_plain(builtin: BuiltinCommand, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -9,10 +9,12 @@
     |- UnknownCommand                       the peer has no such command
     |- ContractMismatch                     both have the command, with signatures that do not agree
     |- ConnectFailed (ConnectionError)      no connection could be made
+    |  `- ConnectTimeout (TimeoutError)         in the time that was given
     |- ListenFailed (OSError)               a server could not open its socket
     |- ConnectionLost (ConnectionError)     the connection ended while it was needed
     |- DeadlineExceeded (TimeoutError)      the deadline of a call passed
     |- CallCancelled (futures.CancelledError)   the call was cancelled
+    |- NestedTooDeep (RecursionError)       a call within calls within calls, past the limit
     |- ServerBusy                           the peer has no room for this
     |- MessageTooLarge                      an argument list or a result above the limit
     |- ProtocolError                        the peer broke the protocol
@@ -48,7 +50,11 @@ class DefinitionError(RpcError, TypeError):
 
 
 class ArgumentError(RpcError):
-    """The arguments of a call do not fit the contract. Raised at the caller before a byte is sent."""
+    """The arguments of a call do not fit the contract. Raised at the caller before a byte is sent, or by a handler."""
+
+    # Whether it came out of a call, which either side refused; set on the instance. A handler that lets one through did
+    # not mean its own caller, who must not take it for something about the arguments that he gave.
+    _from_call = False
 
 
 class ArgumentTypeError(ArgumentError, TypeError):
@@ -121,6 +127,10 @@ class ConnectFailed(RpcError, ConnectionError):
         return f"cannot connect to {self.url}: {self.reason}"
 
 
+class ConnectTimeout(ConnectFailed, TimeoutError):
+    """No connection could be made in the time that was given: nobody answered, or the server had no place so long."""
+
+
 class ListenFailed(RpcError, OSError):
     """A server could not open its socket, or refused to.
 
@@ -151,6 +161,13 @@ class DeadlineExceeded(RpcError, TimeoutError):
 
 class CallCancelled(RpcError, CancelledError):
     """The call was cancelled."""
+
+
+class NestedTooDeep(RpcError, RecursionError):
+    """A call was made from within a call, which was made from within a call, and so on past the limit.
+
+    It arrives as itself at every caller on the way back.
+    """
 
 
 class ServerBusy(RpcError):

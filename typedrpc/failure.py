@@ -9,7 +9,7 @@ import errno
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, final
 
 from typedrpc.codec import CodecError, Payload, pack_plain, unpack_plain
 from typedrpc.errors import (
@@ -20,6 +20,7 @@ from typedrpc.errors import (
     CallCancelled,
     DeadlineExceeded,
     MessageTooLarge,
+    NestedTooDeep,
     ProtocolError,
     RemoteError,
     ServerBusy,
@@ -80,7 +81,8 @@ class Code(IntEnum):
     CANCELLED = 9
     BUILTIN = 10
     REMOTE = 11
-    DECLARED = 12  # reserved: an exception that the command declares
+    DECLARED = 12
+    TOO_DEEP = 13
 
 
 _ARGUMENT_CODES: Final[Mapping[type[ArgumentError], Code]] = MappingProxyType(
@@ -97,6 +99,7 @@ _TEXT_ERRORS: Final[Mapping[int, Callable[[str], Exception]]] = MappingProxyType
         Code.BUSY: ServerBusy,
         Code.DEADLINE: DeadlineExceeded,
         Code.CANCELLED: CallCancelled,
+        Code.TOO_DEEP: NestedTooDeep,
     }
 )
 
@@ -116,13 +119,17 @@ def pack_protocol_failure(error: Exception) -> bytes:
         code = Code.DEADLINE
     elif isinstance(error, CallCancelled):
         code = Code.CANCELLED
+    elif isinstance(error, NestedTooDeep):
+        code = Code.TOO_DEEP
     details = [type(error).__name__, ""] if code is Code.REMOTE else []
     return pack_plain([code, cut(str(error)), details])
 
 
 def is_public(error: BaseException) -> bool:
-    """Whether an exception of a handler arrives at the caller as itself."""
-    return PUBLIC_BUILTINS.get(type(error).__name__) is type(error)
+    """Whether an exception of a handler arrives at the caller as itself, declared or not."""
+    if isinstance(error, ArgumentError):
+        return type(error) in _ARGUMENT_CODES and not error._from_call
+    return PUBLIC_BUILTINS.get(type(error).__name__) is type(error) or type(error) is NestedTooDeep
 
 
 def pack_handler_failure(error: BaseException, *, error_id: str, trace: str = "") -> bytes:
@@ -130,16 +137,52 @@ def pack_handler_failure(error: BaseException, *, error_id: str, trace: str = ""
 
     Args:
         error: What it raised.
-        error_id: What the log of this side calls it; empty for a public builtin, which is not logged.
+        error_id: What the log of this side calls it; empty for a public one, which is not logged.
         trace: The traceback, for servers that run with ``debug=True``.
     """
+    if isinstance(error, NestedTooDeep):
+        return pack_protocol_failure(error)
     if is_public(error):
+        if isinstance(error, ArgumentError):
+            return pack_plain([_ARGUMENT_CODES[type(error)], text_of(error), []])
         filenames = []
         if isinstance(error, OSError):
             filenames = [_plain(name) for name in (error.filename, error.filename2)]
         arguments = [_plain(argument) for argument in error.args[:MAX_ARGUMENTS]]
         return pack_plain([Code.BUILTIN, type(error).__name__, [arguments, filenames]])
     return pack_plain([Code.REMOTE, _escape(trace)[-MAX_TRACE:], [cut(type(error).__name__), error_id]])
+
+
+def pack_declared_failure(error: Exception, type_name: str, fields: bytes) -> bytes:
+    """The payload for an exception of a handler that its command declares.
+
+    Args:
+        error: What it raised.
+        type_name: The name under which it is declared.
+        fields: Its fields as :class:`~typedrpc.codec.ErrorCodec` packs them.
+    """
+    return pack_plain([Code.DECLARED, text_of(error), [cut(type_name), fields]])
+
+
+@final
+class DeclaredFailure(RemoteError):
+    """An exception that the command declares at the peer, as it came: whoever knows the command makes it one again.
+
+    Attributes:
+        fields: Its fields, packed.
+    """
+
+    def __init__(self, command: str, type_name: str, text: str, fields: bytes) -> None:
+        super().__init__(_told(command, type_name, "", text), command=command, type_name=type_name)
+        self.fields = fields
+
+    def plain(self, hint: str) -> RemoteError:
+        """The same as an error that users see, with a hint why it is no more than that."""
+        return RemoteError(f"{self} ({hint})", command=self.command, type_name=self.type_name)
+
+    def origin(self) -> RemoteError:
+        """What says where the exception came from, once it is one again."""
+        return _remote_error(self.command, self.type_name)
 
 
 def unpack_failure(payload: Payload, command: str) -> Exception:
@@ -158,7 +201,11 @@ def unpack_failure(payload: Payload, command: str) -> Exception:
 
 def _rebuild(code: int, text: str, details: list[Any], command: str) -> Exception:
     if code in _TEXT_ERRORS:
-        return _TEXT_ERRORS[code](text)
+        error = _TEXT_ERRORS[code](text)
+        if isinstance(error, ArgumentError):
+            error._from_call = True
+            error.__cause__ = _remote_error(command, type(error).__name__)
+        return error
     match code, details:
         case Code.UNKNOWN_COMMAND, [str(name), int(id)] if 0 <= id <= 0xFFFF:
             return UnknownCommand(name or command, id)
@@ -168,6 +215,8 @@ def _rebuild(code: int, text: str, details: list[Any], command: str) -> Exceptio
             return _rebuild_builtin(PUBLIC_BUILTINS[text], arguments, filenames, command)
         case Code.REMOTE, [str(type_name), str(error_id)]:
             return _remote_error(command, type_name, error_id, text)
+        case Code.DECLARED, [str(type_name), bytes(fields)]:
+            return DeclaredFailure(command, type_name, text, fields)
         case _ if not 0 <= code < 2**31:
             return ProtocolError(f"{command}: the peer answered with an error code out of range")
         case _:
@@ -175,12 +224,18 @@ def _rebuild(code: int, text: str, details: list[Any], command: str) -> Exceptio
 
 
 def _remote_error(command: str, type_name: str, error_id: str = "", text: str = "") -> RemoteError:
+    return RemoteError(
+        _told(command, type_name, error_id, text), command=command, type_name=type_name, error_id=error_id
+    )
+
+
+def _told(command: str, type_name: str, error_id: str, text: str) -> str:
     message = f"{command} failed at the peer with {type_name}"
     if error_id:
         message += f" (error id {error_id}, see the peer's log)"
     if text:
         message += f": {text}"
-    return RemoteError(message, command=command, type_name=type_name, error_id=error_id)
+    return message
 
 
 def _rebuild_builtin(cls: type[Exception], arguments: list[Any], filenames: list[Any], command: str) -> Exception:
@@ -210,6 +265,14 @@ def _plain(value: object) -> Any:
     if isinstance(value, tuple | list) and type(value) in (tuple, list) and len(value) <= MAX_ARGUMENTS:
         return [_plain(item) if type(item) not in (tuple, list) else _repr(item) for item in value]
     return _repr(value)
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an exception as it may travel."""
+    try:
+        return cut(str(error))
+    except Exception:  # it is anybody's code
+        return f"<{cut(type(error).__name__)}>"
 
 
 def _is_64_bits(value: int) -> bool:

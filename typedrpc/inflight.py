@@ -4,6 +4,7 @@ Not thread-safe by itself: the owner guards :meth:`InFlight.new_id` and :meth:`I
 call is a single dict operation, so that of two who remove it only one gets the token.
 """
 
+from collections.abc import Container
 from heapq import heapify, heappop, heappush
 from typing import Final, Generic, TypeVar
 
@@ -15,7 +16,7 @@ MAX_CALL: Final = 0xFFFF_FFFF
 class InFlight(Generic[TokenT]):
     """The in-flight table of one side of a connection."""
 
-    __slots__ = ("_deadlines", "_first", "_next", "calls")
+    __slots__ = ("_deadlines", "_first", "_next", "calls", "kept")
 
     def __init__(self, first: int) -> None:
         """
@@ -23,6 +24,8 @@ class InFlight(Generic[TokenT]):
             first: The first id: 1 for the client, whose ids are odd, 2 for the server, whose ids are even.
         """
         self.calls: dict[int, TokenT] = {}
+        self.kept: Container[int] = ()
+        """Further ids that are still in use."""
         self._first = first
         self._next = first
         # May name calls that are done: an entry counts only while the table holds its call.
@@ -32,11 +35,11 @@ class InFlight(Generic[TokenT]):
         return len(self.calls)
 
     def new_id(self) -> int:
-        """An id that no call in the table has."""
+        """An id that no call in the table has, and that is not kept."""
         call = self._next
         while True:
             self._next = call + 2 if call + 2 <= MAX_CALL else self._first
-            if call not in self.calls:
+            if call not in self.calls and call not in self.kept:
                 return call
             call = self._next
 

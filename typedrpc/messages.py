@@ -3,6 +3,8 @@
 Reading trusts nothing and never raises: what is wrong with a message comes back as a sentence.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from typedrpc.codec import CodecError, Payload, pack_plain, unpack_plain
@@ -40,6 +42,9 @@ class ProtocolCommand:
     left out cannot be called so.
     """
 
+    CALLBACK: Final = 0xFF03
+    """The arguments of a callback -> its result. Which one is in the extension TARGET."""
+
 
 class Extension:
     """Keys of the extension map. An unknown key is ignored, unless it is negative: then the call is refused."""
@@ -50,11 +55,18 @@ class Extension:
     DEADLINE: Final = 1
     """Time left for the call, in microseconds, as the sender saw it."""
 
-    PARENT: Final = 2  # reserved: the call of the receiver that this call is nested in
+    PARENT: Final = 2
+    """The call of the receiver, in flight, whose handler makes this call."""
+
     METADATA: Final = 3  # reserved
     TRACE: Final = 4  # reserved
     KEY: Final = 5  # reserved: names a call that may be sent again
-    TARGET: Final = 6  # reserved
+
+    TARGET: Final = 6
+    """``[call, index]``: the callback to run, by the call of the receiver that it went with and its place there."""
+
+    DEPTH: Final = 7
+    """Calls that this one is nested in, over however many connections."""
 
 
 class Limits:
@@ -85,13 +97,28 @@ class Limits:
         return f"Limits(max_message_size={self.max_message_size}, max_calls={self.max_calls})"
 
 
-def pack_hello(limits: Limits) -> bytes:
+class Hello(NamedTuple):
+    """What a hello says.
+
+    Attributes:
+        limits: What its sender accepts.
+        services: The services that a client exposes: name to ``contract_digest``.
+    """
+
+    limits: Limits
+    services: Mapping[str, bytes] = MappingProxyType({})
+
+
+def pack_hello(limits: Limits, services: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
     """The payload of a hello."""
-    return pack_plain({"max_message_size": limits.max_message_size, "max_calls": limits.max_calls, "features": []})
+    hello = {"max_message_size": limits.max_message_size, "max_calls": limits.max_calls, "features": []}
+    if services:
+        hello["services"] = dict(services)
+    return pack_plain(hello)
 
 
-def read_hello(payload: Payload) -> Limits | str:
-    """The limits that a hello announces; a sentence when it is none. Unknown keys are ignored."""
+def read_hello(payload: Payload) -> Hello | str:
+    """What a hello says; a sentence when it is none. Unknown keys are ignored."""
     try:
         hello = unpack_plain(payload)
     except CodecError as error:
@@ -104,49 +131,119 @@ def read_hello(payload: Payload) -> Limits | str:
         if type(value) is not int:
             return f"a hello without {key}"
         values[key] = value
+    services = hello.get("services", {})
+    if not isinstance(services, dict) or not all(
+        type(name) is str and type(digest) is bytes for name, digest in services.items()
+    ):
+        return "a hello with services that are no map from names to digests"
     try:
-        return Limits(**values)
+        return Hello(Limits(**values), services)
     except ValueError as error:
         return f"a hello with a limit out of range: {error}"
 
 
-def pack_goodbye(last_accepted: int, reason: str) -> bytes:
+def pack_limits(limits: Limits) -> bytes:
+    """The payload of a change of limits. Only the size of messages can be changed."""
+    return pack_plain({"max_message_size": limits.max_message_size})
+
+
+def read_limits(payload: Payload, before: Limits) -> Limits | str:
+    """The limits after a change; a sentence when it is none. Unknown keys are ignored."""
+    try:
+        change = unpack_plain(payload)
+    except CodecError as error:
+        return f"limits that cannot be read: {error}"
+    size = change.get("max_message_size", before.max_message_size) if isinstance(change, dict) else None
+    if type(size) is not int:
+        return "limits that are no map of numbers"
+    try:
+        return Limits(size, before.max_calls)
+    except ValueError as error:
+        return f"a limit out of range: {error}"
+
+
+def pack_queued(inside: int, limit: int) -> bytes:
+    """The payload of the notice to a client that it has to wait in line: how many are in, how many may be."""
+    return pack_plain([inside, limit])
+
+
+def read_queued(payload: Payload) -> tuple[int, int] | None:
+    """How many clients are in, and how many may be; None where a notice cannot be read."""
+    try:
+        match unpack_plain(payload):
+            case [int(inside), int(limit), *_]:
+                return inside, limit
+    except CodecError:
+        pass
+    return None
+
+
+class Leave:
+    """Why a goodbye is said, for programs."""
+
+    OTHER: Final = 0
+    BUSY: Final = 1
+    """A server has no place for another client."""
+
+
+def pack_goodbye(last_accepted: int, reason: str, code: int = Leave.OTHER) -> bytes:
     """The payload of a goodbye, which names the highest call that was accepted."""
-    return pack_plain([last_accepted, cut(reason, MAX_REASON)])
+    return pack_plain([last_accepted, cut(reason, MAX_REASON), *([code] if code else ())])
 
 
-def read_goodbye(payload: Payload) -> str:
-    """The reason that a goodbye gives; empty where there is none to be read: the peer leaves all the same."""
+def read_goodbye(payload: Payload) -> tuple[str, int]:
+    """The reason that a goodbye gives, and its code; empty and 0 where there is none to be read: the peer leaves."""
     try:
         match unpack_plain(payload):
             case [int(), str(reason)]:
-                return reason[:MAX_REASON]
+                return reason[:MAX_REASON], Leave.OTHER
+            case [int(), str(reason), int(code), *_]:
+                return reason[:MAX_REASON], code
     except CodecError:
         pass
-    return ""
+    return "", Leave.OTHER
 
 
-def pack_extension(*, time_left: float | None = None, schema: int | None = None) -> bytes:
-    """The extension map of a request.
+def pack_extension(
+    *,
+    time_left: float | None = None,
+    schema: int | None = None,
+    parent: int = 0,
+    depth: int = 0,
+    target: tuple[int, int] | None = None,
+) -> bytes:
+    """The extension map of a request; empty where it would be.
 
     Args:
         time_left: Seconds until its deadline. Durations travel, since clocks need not agree. More than a receiver takes
             travels as the most that it does.
         schema: The number of the schema that the arguments are written by, if it is not the callee's own.
+        parent: The call of the receiver in which this one is made; 0 for none.
+        depth: Calls that this one is nested in.
+        target: The callback to run, as the receiver's call that it went with and its index there.
     """
-    extension: dict[int, int] = {}
+    extension: dict[int, int | tuple[int, int]] = {}
     if schema is not None:
         extension[Extension.SCHEMA] = schema
     if time_left is not None:
         extension[Extension.DEADLINE] = max(0, round(min(time_left, MAX_TIME_LEFT) * 1_000_000))
-    return pack_plain(extension)
+    if parent:
+        extension[Extension.PARENT] = parent
+    if target is not None:
+        extension[Extension.TARGET] = target
+    if depth:
+        extension[Extension.DEPTH] = depth
+    return pack_plain(extension) if extension else b""
 
 
 class Extras(NamedTuple):
-    """What an extension map says of a call."""
+    """What an extension map says of a call; see :func:`pack_extension`."""
 
     time_left: float | None = None
     schema: int | None = None
+    parent: int = 0
+    depth: int = 0
+    target: tuple[int, int] | None = None
 
 
 NO_EXTRAS: Final = Extras()
@@ -170,4 +267,15 @@ def read_extension(packed: Buffer) -> Extras | str:
         return "a deadline that is no duration in microseconds"
     if schema is not None and (type(schema) is not int or schema < 0):
         return "a schema that is no number"
-    return Extras(None if left is None else left / 1_000_000, schema)
+    parent, depth = extension.get(Extension.PARENT, 0), extension.get(Extension.DEPTH, 0)
+    if type(parent) is not int or type(depth) is not int or not 0 <= parent < 2**32 or not 0 <= depth < 2**32:
+        return "a parent or a depth that is no number"
+    target = None
+    match extension.get(Extension.TARGET):
+        case None:
+            pass
+        case [call, index] if type(call) is int and type(index) is int:
+            target = (call, index)
+        case _:
+            return "a target that is no callback"
+    return Extras(None if left is None else left / 1_000_000, schema, parent, depth, target)

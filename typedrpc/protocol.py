@@ -5,35 +5,45 @@ bytes to send, and what the protocol itself has to say waits in ``outgoing``. Bo
 
 The states of a connection::
 
-    GREETING --(preamble, hello)--> OPEN --(goodbye of either side)--> DRAINING --> CLOSED
-        `------------ any fault, end of file, time-out ------------------------------^
+    GREETING --(preamble, hello)--> GREETED --(welcome)--> OPEN --(goodbye of either side)--> DRAINING --> CLOSED
+        `------------ any fault, end of file, time-out ---------------------------------------------------^
 
 - GREETING: the client sends preamble and hello at once; the server says nothing before it has seen both of the
   client's, so that a stranger learns nothing. Only hello and goodbye are legal.
+- GREETED: the server decides whether, and when, the client may come in. It may call the client already; the client
+  calls only from within such a call.
 - OPEN: everything else is legal, in both directions.
-- DRAINING: no new calls; what was accepted is still answered.
+- DRAINING: no new calls, except by and within those that were accepted, which are still answered.
 - CLOSED: nothing is sent or received any more; ``error`` says why.
 
 A fault of the peer is never raised: the protocol queues a goodbye that says what was wrong, closes, and the last
 event is :class:`Closed`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from typing import Final, Generic, TypeAlias, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import Payload
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.inflight import InFlight
 from typedrpc.messages import (
     NO_EXTRAS,
+    Extras,
+    Leave,
     Limits,
     pack_goodbye,
     pack_hello,
+    pack_limits,
+    pack_queued,
     read_extension,
     read_goodbye,
     read_hello,
+    read_limits,
+    read_queued,
 )
 from typedrpc.wire import (
     HEADER_SIZE,
@@ -67,31 +77,33 @@ class State(Enum):
     """Of a connection; see the module's docstring."""
 
     GREETING = auto()
+    GREETED = auto()
     OPEN = auto()
     DRAINING = auto()
     CLOSED = auto()
 
 
 _OPEN: Final = State.OPEN
+_GREETED: Final = State.GREETED
 _DRAINING: Final = State.DRAINING
 
 
 class Request:
     """Event: the peer calls. ``call`` is 0 for a one-way call, which is not answered.
 
-    ``schema`` is the number of the schema of its own by which it wrote the call, if it is not ours.
+    ``origin`` is the number by which the peer knows the callbacks that came with it. ``callback`` is for the I/O
+    layer: what it found, when the request came, of the callback that is called.
     """
 
-    __slots__ = ("call", "command", "payload", "schema", "time_left")
+    __slots__ = ("call", "callback", "command", "extras", "origin", "payload")
 
-    def __init__(
-        self, command: int, call: int, payload: Payload, time_left: float | None = None, schema: int | None = None
-    ) -> None:
+    def __init__(self, command: int, call: int, payload: Payload, extras: Extras = NO_EXTRAS, origin: int = 0) -> None:
         self.command = command
         self.call = call
+        self.origin = origin or call
         self.payload = payload
-        self.time_left = time_left
-        self.schema = schema
+        self.extras = extras
+        self.callback: Any = None
 
 
 class Outcome(Generic[TokenT]):
@@ -116,10 +128,26 @@ class _Turn:
         return f"{type(self).__name__}()"
 
 
-class Opened(_Turn):
-    """Event: the peer is let in, calls may be made."""
+class Greeted(_Turn):
+    """Event: the peer has said hello."""
 
     __slots__ = ()
+
+
+class Opened(_Turn):
+    """Event, at the client: the server has let it in, calls may be made."""
+
+    __slots__ = ()
+
+
+class Released:
+    """Event: the peer has dropped a callback: the one at ``index`` of those that went with ``call``."""
+
+    __slots__ = ("call", "index")
+
+    def __init__(self, call: int, index: int) -> None:
+        self.call = call
+        self.index = index
 
 
 class Closed(_Turn):
@@ -128,7 +156,7 @@ class Closed(_Turn):
     __slots__ = ()
 
 
-Event: TypeAlias = Request | Outcome[TokenT] | Opened | Closed
+Event: TypeAlias = Request | Outcome[TokenT] | Greeted | Opened | Released | Closed
 
 
 class Protocol(Generic[TokenT]):
@@ -140,10 +168,23 @@ class Protocol(Generic[TokenT]):
     :meth:`close` need the owner's state lock. The rest are single operations on dicts and sets.
     """
 
-    def __init__(self, *, client: bool, limits: Limits) -> None:
+    def __init__(self, *, client: bool, limits: Limits, services: Mapping[str, bytes] = MappingProxyType({})) -> None:
+        """
+        Args:
+            client: Whether this side opened the connection.
+            limits: What it accepts.
+            services: The services that a client exposes, with their digests.
+        """
         self.client = client
         self.limits = limits
+        self.services = services
         self.peer_limits = Limits()
+        self.peer_services: Mapping[str, bytes] = {}
+        """What a client has said that it exposes: name to digest."""
+        self.leave: int | None = None
+        """The code of the goodbye that the peer has said, see :class:`~typedrpc.messages.Leave`."""
+        self.queue: tuple[int, int] | None = None
+        """At a client that has to wait in line: how many are in, how many may be."""
         self.state = State.GREETING
         self.error: ConnectionLost | None = None
         self.reader = FrameReader(min(HELLO_LIMIT, limits.max_message_size))
@@ -154,9 +195,10 @@ class Protocol(Generic[TokenT]):
         self.late_replies = 0
         """Replies that came when nobody waited for them any more."""
         self.dropped_notifies = 0
-        """One-way calls of the peer with an extension that this side does not know and may not ignore."""
+        """One-way calls of the peer with an extension that this side does not know and may not ignore, or too large."""
         self.last_accepted = 0
         self._running: set[int] = set()
+        self._lowered = False  # the limit of sizes: messages that were on their way may be larger, and do no harm
         self._farewell = "the connection is being closed"
         self._small = 0  # payloads up to this size need no look at limits and make one buffer with their header
         self._handlers: dict[int, Callable[[Frame], Event[TokenT] | None]] = {
@@ -167,6 +209,10 @@ class Protocol(Generic[TokenT]):
             Kind.PING: self._on_ping,
             Kind.PONG: self._on_nothing,
             Kind.GOODBYE: self._on_goodbye,
+            Kind.WELCOME: self._on_welcome,
+            Kind.LIMITS: self._on_limits,
+            Kind.RELEASE: self._on_release,
+            Kind.QUEUED: self._on_queued,
         }
         if client:
             self._greet()
@@ -175,6 +221,10 @@ class Protocol(Generic[TokenT]):
     def running(self) -> int:
         """Calls of the peer that were accepted and not answered yet."""
         return len(self._running)
+
+    def is_running(self, call: int) -> bool:
+        """Whether a call of the peer was accepted and not answered yet."""
+        return call in self._running
 
     # Receiving
 
@@ -238,27 +288,50 @@ class Protocol(Generic[TokenT]):
             return self._on_goodbye(frame)
         if frame.kind != Kind.HELLO:
             return self._break(f"a frame of kind {frame.kind:#04x} before the hello")
-        limits = read_hello(frame.payload)
-        if isinstance(limits, str):
-            return self._break(limits)
-        self.peer_limits = limits
-        self._small = min(limits.max_message_size, RECEIVE_SIZE - HEADER_SIZE)
+        hello = read_hello(frame.payload)
+        if isinstance(hello, str):
+            return self._break(hello)
+        self._set_peer_limits(hello.limits)
+        self.peer_services = hello.services
         if not self.client:
             self._greet()
-        self.state = State.OPEN
+        self.state = State.GREETED
         self.reader.limit = self.limits.max_message_size
+        return Greeted()
+
+    def _set_peer_limits(self, limits: Limits) -> None:
+        self.peer_limits = limits
+        self._small = min(limits.max_message_size, RECEIVE_SIZE - HEADER_SIZE)
+
+    def _on_welcome(self, frame: Frame) -> Event[TokenT] | None:
+        if not self.client or self.state not in (_GREETED, _DRAINING):
+            return self._break("a welcome out of place")
+        if self.state is _DRAINING:
+            return None
+        self.state = _OPEN
         return Opened()
 
+    def _on_queued(self, frame: Frame) -> None:
+        self.queue = read_queued(frame.payload)
+
+    def _on_limits(self, frame: Frame) -> Event[TokenT] | None:
+        limits = read_limits(frame.payload, self.peer_limits)
+        if isinstance(limits, str):
+            return self._break(limits)
+        self._set_peer_limits(limits)
+        return None
+
+    def _on_release(self, frame: Frame) -> Event[TokenT]:
+        return Released(frame.call, frame.command)
+
     def _greet(self) -> None:
-        hello = pack_hello(self.limits)
+        hello = pack_hello(self.limits, self.services)
         self.outgoing.append(PREAMBLE + pack_header(len(hello), Kind.HELLO, 0, 0, 0) + hello)
 
     def _on_request(self, frame: Frame) -> Event[TokenT] | None:
         return self._accept(frame.command, frame.call, frame.payload, frame.extension)
 
     def _accept(self, command: int, call: int, payload: Payload, extension: Buffer = b"") -> Request | Closed | None:
-        if self.state is _DRAINING:
-            return None  # sent before the goodbye arrived, which says that it was not accepted
         if call & 1 == self.client or not call:
             return self._break(f"a request with the call id {call}, which is not the peer's to give")
         if call in self._running:
@@ -270,24 +343,48 @@ class Protocol(Generic[TokenT]):
                 self.outgoing.append(self._failure(call, ProtocolError(read)))
                 return None
             extras = read
-        if len(self._running) >= self.limits.max_calls:
+        nested = extras.parent and self.calls.get(extras.parent) is not None
+        if self.state is _DRAINING and not self.client and not nested:
+            return None  # sent before the goodbye arrived, which says that it was not accepted
+        if self.state is _GREETED and not self.client and not nested:
+            return self._break("a call before the welcome")
+        # Nested calls do not wait for room at the caller, who waits for nothing else: so they have room of their own.
+        if len(self._running) >= self.limits.max_calls * (2 if nested else 1):
             error = ServerBusy(f"{self.limits.max_calls} calls are in flight on this connection, which is the limit")
             self.outgoing.append(self._failure(call, error))
+            return None
+        if self._lowered and (too_large := self._too_large(payload)) is not None:
+            self.outgoing += (self.release(call, ALL_CALLBACKS), self._failure(call, too_large))
             return None
         self._running.add(call)
         if call > self.last_accepted:
             self.last_accepted = call
-        return Request(command, call, payload, *extras)
+        return Request(command, call, payload, extras)
+
+    def _too_large(self, payload: Payload) -> MessageTooLarge | None:
+        """What a payload is that was sent before its sender knew of a lower limit."""
+        size, limit = payload_size(payload), self.limits.max_message_size
+        return MessageTooLarge("a message sent before the limit was lowered", size, limit) if size > limit else None
 
     def _on_notify(self, frame: Frame) -> Event[TokenT] | None:
         extras = NO_EXTRAS
         if frame.extension:
             read = read_extension(frame.extension)
             if isinstance(read, str):
-                self.dropped_notifies += 1
+                self._drop_notify(frame)
                 return None
             extras = read
-        return Request(frame.command, 0, frame.payload, *extras)
+        if self.state is _GREETED and not self.client:
+            return self._break("a call before the welcome")
+        if self._lowered and self._too_large(frame.payload) is not None:
+            self._drop_notify(frame)
+            return None
+        return Request(frame.command, 0, frame.payload, extras, frame.call)
+
+    def _drop_notify(self, frame: Frame) -> None:
+        self.dropped_notifies += 1
+        if frame.call:
+            self.outgoing.append(self.release(frame.call, ALL_CALLBACKS))
 
     def _on_outcome(self, frame: Frame) -> Event[TokenT] | None:
         token = self.calls.get(frame.call)
@@ -297,6 +394,8 @@ class Protocol(Generic[TokenT]):
         if token is None:
             self.late_replies += 1
             return None
+        if self._lowered and (too_large := self._too_large(frame.payload)) is not None:
+            frame = Frame(Kind.ERROR, 0, frame.call, pack_protocol_failure(too_large))
         return Outcome(token, frame)
 
     def _on_ping(self, frame: Frame) -> Event[TokenT] | None:
@@ -310,17 +409,17 @@ class Protocol(Generic[TokenT]):
         pass
 
     def _on_goodbye(self, frame: Frame) -> Event[TokenT] | None:
-        reason = "the peer closed the connection"
-        if said := read_goodbye(frame.payload):
-            reason += f": {said}"
-        if self.client or self.state is State.GREETING:
+        said, code = read_goodbye(frame.payload)
+        self.leave = code
+        error = ConnectionLost(f"the peer closed the connection{': ' if said else ''}{said}")
+        if code == Leave.BUSY:
+            error.__cause__ = ServerBusy(said)
+        if self.client and self.state is not State.GREETING and self.calls:
             # A server that says goodbye still answers what it accepted; its end of file follows.
-            if self.state is State.GREETING or not self.calls:
-                return self.close(ConnectionLost(reason))
             self.state = State.DRAINING
-            self._farewell = reason
+            self._farewell = str(error)
             return None
-        return self.close(ConnectionLost(reason))
+        return self.close(error)
 
     def _on_unknown(self, frame: Frame) -> Event[TokenT] | None:
         if frame.kind >= IGNORABLE:
@@ -331,7 +430,9 @@ class Protocol(Generic[TokenT]):
 
     # Sending
 
-    def start(self, command: int, payload: Payload, what: str, extension: bytes = b"") -> tuple[int, Outgoing]:
+    def start(
+        self, command: int, payload: Payload, what: str, extension: bytes = b"", nested: bool = False
+    ) -> tuple[int, Outgoing]:
         """A new call: its id, and the bytes that make it.
 
         Args:
@@ -339,25 +440,35 @@ class Protocol(Generic[TokenT]):
             payload: The packed arguments.
             what: Names the command in errors.
             extension: From :func:`~typedrpc.messages.pack_extension`.
+            nested: Whether it is made within a call of the peer's.
 
         Raises:
             ConnectionLost: The connection is closed, or about to be.
             MessageTooLarge: The peer would not accept it.
         """
-        call = self.new_call()
+        call = self.new_call(nested)
         if type(payload) is bytes and len(payload) <= self._small and not extension:
             return call, pack_header(len(payload), _REQUEST, 0, command, call) + payload
         return call, self.request(call, command, payload, what, extension)
 
-    def new_call(self) -> int:
+    def new_call(self, nested: bool = False) -> int:
         """The id of a new call.
+
+        Args:
+            nested: Whether it is made within a call of the peer's.
 
         Raises:
             ConnectionLost: The connection is closed, or about to be.
         """
-        if self.state is not _OPEN:
+        if self.state is not _OPEN and not self.may_call(nested):
             raise self.lost()
         return self.calls.new_id()
+
+    def may_call(self, nested: bool = False) -> bool:
+        """Whether this side may call. While a server drains, the handlers that run still may, and what they call."""
+        if self.state is _DRAINING:
+            return nested if self.client else bool(self._running)
+        return self.state is _OPEN or self.state is _GREETED
 
     def lost(self) -> ConnectionLost:
         """A fresh error that says why there is no connection; each caller is given his own."""
@@ -368,10 +479,10 @@ class Protocol(Generic[TokenT]):
         return error
 
     def request(self, call: int, command: int, payload: Payload, what: str, extension: bytes = b"") -> Outgoing:
-        """The bytes of a call; of a one-way call when ``call`` is 0.
+        """The bytes of a call.
 
         Args:
-            call: An id from :meth:`new_call`, or 0.
+            call: An id from :meth:`new_call`.
             command: The peer's id of the command.
             payload: The packed arguments.
             what: Names the command in errors.
@@ -381,7 +492,20 @@ class Protocol(Generic[TokenT]):
             MessageTooLarge: The peer would not accept it.
         """
         self._check_size(payload, what, len(extension))
-        return encode(Kind.REQUEST if call else Kind.NOTIFY, command, call, payload, extension)
+        return encode(Kind.REQUEST, command, call, payload, extension)
+
+    def notify(self, command: int, payload: Payload, what: str, extension: bytes = b"", origin: int = 0) -> Outgoing:
+        """The bytes of a one-way call; raises and takes what :meth:`request` does.
+
+        Args:
+            command: The peer's id of the command.
+            payload: The packed arguments.
+            what: Names the command in errors.
+            extension: From :func:`~typedrpc.messages.pack_extension`.
+            origin: Where callbacks go with it, the id from :meth:`new_call` that names them.
+        """
+        self._check_size(payload, what, len(extension))
+        return encode(Kind.NOTIFY, command, origin, payload, extension)
 
     def response(self, request: Request, payload: Payload, what: str) -> Outgoing:
         """The bytes that answer a call with its result.
@@ -397,7 +521,7 @@ class Protocol(Generic[TokenT]):
         self._running.discard(call)
         return encode(Kind.RESPONSE, 0, call, payload)
 
-    def failure(self, request: Request, payload: bytes) -> Outgoing:
+    def failure(self, request: Request, payload: bytes) -> bytes:
         """The bytes that answer a call with a failure (see :mod:`typedrpc.failure`).
 
         One that the peer would not accept is replaced by one that says so.
@@ -406,7 +530,7 @@ class Protocol(Generic[TokenT]):
         limit = self.peer_limits.max_message_size
         if len(payload) > limit:
             payload = pack_protocol_failure(MessageTooLarge("the error that a call ended with", len(payload), limit))
-        return encode(Kind.ERROR, 0, request.call, payload)
+        return pack_header(len(payload), Kind.ERROR, 0, 0, request.call) + payload
 
     def drain(self, reason: str) -> Outgoing | None:
         """Stop accepting calls; what was accepted is still answered.
@@ -414,14 +538,48 @@ class Protocol(Generic[TokenT]):
         Returns:
             The bytes that tell the peer; None when it is too late.
         """
-        if self.state is not State.OPEN:
+        if self.state is not State.OPEN and self.state is not _GREETED:
             return None
         self.state = State.DRAINING
         return self.goodbye(reason)
 
-    def goodbye(self, reason: str) -> Outgoing:
-        """The bytes that announce the end of the connection; they name the highest call that was accepted."""
-        return encode(Kind.GOODBYE, 0, 0, pack_goodbye(self.last_accepted, reason))
+    def goodbye(self, reason: str, code: int = Leave.OTHER) -> Outgoing:
+        """The bytes that announce the end of the connection; they name the highest call that was accepted.
+
+        Args:
+            reason: Why, for people.
+            code: Of :class:`~typedrpc.messages.Leave`, for programs.
+        """
+        return encode(Kind.GOODBYE, 0, 0, pack_goodbye(self.last_accepted, reason, code))
+
+    def welcome(self) -> Outgoing | None:
+        """Let the client in: from now on it may call. Returns the bytes that tell it; None when it is too late."""
+        if self.state is not _GREETED:
+            return None
+        self.state = _OPEN
+        return encode(Kind.WELCOME, 0, 0, b"")
+
+    def queued(self, inside: int, limit: int) -> Outgoing:
+        """The bytes that tell a client that it has to wait in line: how many are in, and how many may be."""
+        return encode(Kind.QUEUED, 0, 0, pack_queued(inside, limit))
+
+    def set_limit(self, max_message_size: int) -> Outgoing:
+        """Change the size of the messages that this side accepts: the bytes that tell the peer.
+
+        Messages that were sent before it knew of a lower limit are refused one by one.
+
+        Raises:
+            ValueError: It is out of range.
+        """
+        limits = Limits(max_message_size, self.limits.max_calls)
+        self.limits = limits
+        self.reader.limit = max(self.reader.limit, max_message_size)
+        self._lowered = max_message_size < self.reader.limit
+        return encode(Kind.LIMITS, 0, 0, pack_limits(limits))
+
+    def release(self, call: int, index: int) -> bytes:
+        """The bytes that tell the peer that a callback which went with its call is not needed any more."""
+        return pack_header(0, Kind.RELEASE, 0, index, call)
 
     def ping(self, payload: bytes = b"") -> Outgoing:
         """The bytes that ask the peer for a sign of life, which repeats the payload: ``MAX_PING`` bytes at most."""

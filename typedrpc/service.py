@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABCMeta
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast, final, overload
 
@@ -80,18 +80,21 @@ class FunctionService:
     @overload
     def rpc(self, function: Callable[P, R], /) -> FunctionCommand[Callable[P, R]]: ...
     @overload
-    def rpc(self, *, id: int | None = None) -> Callable[[Callable[P, R]], FunctionCommand[Callable[P, R]]]: ...
-    def rpc(self, function: Any = None, *, id: int | None = None) -> Any:
+    def rpc(
+        self, *, id: int | None = None, raises: Sequence[type[Exception]] = ()
+    ) -> Callable[[Callable[P, R]], FunctionCommand[Callable[P, R]]]: ...
+    def rpc(self, function: Any = None, *, id: int | None = None, raises: Sequence[type[Exception]] = ()) -> Any:
         """Make a function a command of this service. Its annotations are the contract.
 
         Args:
             id: The 16-bit command id, 0 to 0xFEFF; without it the id is derived from the names of service and command.
+            raises: Classes of exceptions that arrive at the caller as themselves, as for ``rpc``.
 
         Raises:
             DefinitionError: With everything that is wrong with the definition.
         """
         if function is None:
-            return lambda function: self._contract.add(FunctionCommand(function, id=id))
+            return lambda function: self._contract.add(FunctionCommand(function, id=id, raises=raises))
         return self._contract.add(FunctionCommand(function))
 
     def __repr__(self) -> str:
@@ -388,6 +391,16 @@ def bind(command: Command[CallableT], caller: Caller) -> BoundCommand[CallableT]
     Raises:
         DefinitionError: No service has the command, or its signature cannot be carried.
     """
+    check_carried(command)
+    return BoundCommand(command, caller)
+
+
+def check_carried(command: Command[Any]) -> None:
+    """Check that a command can be called at a peer.
+
+    Raises:
+        DefinitionError: No service has it, or its signature cannot be carried.
+    """
     if not command.service_name:
         raise DefinitionError(
             command.qualified_name, ["it belongs to no service: its class does not derive from Service"]
@@ -397,7 +410,6 @@ def bind(command: Command[CallableT], caller: Caller) -> BoundCommand[CallableT]
         raise DefinitionError(command.qualified_name, faults)
     if declaration is not command and not command.has_schema_of(declaration):
         raise DefinitionError(command.qualified_name, [_DIFFERS.format(contract=declaration.qualified_name)])
-    return BoundCommand(command, caller)
 
 
 def contract_digest(commands: Iterable[tuple[str, int, bytes]]) -> bytes:
@@ -416,21 +428,46 @@ def contract_digest(commands: Iterable[tuple[str, int, bytes]]) -> bytes:
 
 
 @final
+class PerPeer:
+    """Stands in a table for the instances of a class of which each peer has its own.
+
+    Attributes:
+        cls: The class, or one that theirs derive from.
+        place: Which of a peer's instances it is.
+    """
+
+    __slots__ = ("cls", "place")
+
+    def __init__(self, cls: type[Service], place: int) -> None:
+        self.cls = cls
+        self.place = place
+
+
+def function_for(command: Command[Any], instance: Service) -> Callable[..., Any]:
+    """What runs a declared command on an instance."""
+    function: Callable[..., Any] = _contract_of(instance).implementation_of(command).function
+    bound: Callable[..., Any] = function.__get__(instance)
+    return bound
+
+
+@final
 class Entry:
     """One row of a table: a command that is served.
 
     Attributes:
         command: The command as it is declared: its signature and codec count.
-        function: What runs it, bound to the served instance.
+        function: What runs it, bound to the served instance; where each peer has its own, it is not bound.
         id: The id under which this side serves it.
+        place: Which of a peer's own instances runs it; None where all peers share one.
     """
 
-    __slots__ = ("command", "function", "id")
+    __slots__ = ("command", "function", "id", "place")
 
-    def __init__(self, command: Command[Any], function: Callable[..., Any], id: int) -> None:
+    def __init__(self, command: Command[Any], function: Callable[..., Any], id: int, place: int | None = None) -> None:
         self.command = command
         self.function = function
         self.id = id
+        self.place = place
 
     def __repr__(self) -> str:
         return f"<entry {self.id:#06x} {self.command.qualified_name}>"
@@ -449,11 +486,11 @@ class Table:
     """
 
     def __init__(
-        self, services: Iterable[Service | FunctionService], ids: Mapping[str, int] = MappingProxyType({})
+        self, services: Iterable[Service | FunctionService | PerPeer], ids: Mapping[str, int] = MappingProxyType({})
     ) -> None:
         """
         Args:
-            services: Instances of ``Service`` subclasses, and function services.
+            services: Instances of ``Service`` subclasses, what stands for those of the peers, and function services.
             ids: Other ids for some commands: ``{"Greeter.add": 7}``.
         """
         self.entries: dict[int, Entry] = {}
@@ -484,6 +521,10 @@ class Table:
         self._digests[service_name] = digest
         return digest
 
+    def digests(self) -> dict[str, bytes]:
+        """The ``contract_digest`` of each service."""
+        return {name: digest for name in self.services if (digest := self.digest(name)) is not None}
+
     def signatures(self, service_name: str, names: Iterable[str]) -> dict[str, Any]:
         """The signatures of those of the named commands that there are, as plain data."""
         entries = self.services.get(service_name, {})
@@ -491,12 +532,13 @@ class Table:
 
     def _add(self, service: object, ids: Mapping[str, int]) -> list[str]:
         """Make the entries of one service; its faults in words."""
-        if isinstance(service, type) or not isinstance(service, Service | FunctionService):
+        place = service.place if isinstance(service, PerPeer) else None
+        if not isinstance(service, Service | FunctionService | PerPeer):
             return [f"{service!r} is neither an instance of a Service subclass nor a FunctionService"]
         if isinstance(service, Proxy):
             return [f"{service!r} is a proxy: what it stands for is served by the peer"]
         try:
-            contract = _contract_of(service)
+            contract = _contract_of(service.cls if isinstance(service, PerPeer) else service)
             contract.resolve()
         except DefinitionError as problem:
             return list(problem.faults)
@@ -508,9 +550,9 @@ class Table:
                 continue
             for name, command in commands.items():
                 function = contract.implementation_of(command).function
-                if not isinstance(service, FunctionService):
+                if isinstance(service, Service):
                     function = function.__get__(service)
-                entries[name] = Entry(command, function, ids.get(command.qualified_name, command.id))
+                entries[name] = Entry(command, function, ids.get(command.qualified_name, command.id), place)
         return faults
 
     def _number(self) -> list[str]:

@@ -14,6 +14,9 @@ from typedrpc.errors import ConnectFailed, ListenFailed
 SEND_PATIENCE: Final = 0.002
 """Seconds that a send waits in the kernel for room before it says that the pipe is full."""
 
+DONT_WAIT: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
+"""Flag of a send that says at once that the pipe is full; where there is none, sockets are set so that none waits."""
+
 LONGEST_WAIT: Final = 86_400.0
 """Seconds that :func:`wait` waits at most, whatever it is asked for: systems refuse to wait for weeks."""
 

@@ -59,6 +59,8 @@ class Kind(IntEnum):
 
     HELLO = 0x01
     AUTHENTICATE = 0x02  # reserved
+    WELCOME = 0x03
+    LIMITS = 0x04
     REQUEST = 0x10
     NOTIFY = 0x11
     RESPONSE = 0x12
@@ -68,9 +70,11 @@ class Kind(IntEnum):
     ITEM = 0x16  # reserved
     END = 0x17  # reserved
     CREDIT = 0x18  # reserved
+    RELEASE = 0x19
     PING = 0x20
     PONG = 0x21
     GOODBYE = 0x22
+    QUEUED = 0x80
 
 
 IGNORABLE: Final = 0x80

@@ -11,6 +11,7 @@ import pytest
 
 from typedrpc.codec import CommandCodec, Segmented
 from typedrpc.codec.arguments import ArgumentsCoder
+from typedrpc.codec.body import segment_mark
 from typedrpc.codec.faults import Fault
 from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, ArgumentValueError
 from typedrpc.schema import Parameter, ParameterKind, ScalarNode, Schema, schema_of
@@ -389,3 +390,13 @@ def test_all_wrong_arguments_of_a_variadic_parameter_are_told() -> None:
     with pytest.raises(ArgumentTypeError) as arrived:
         codec.unpack_arguments(payload)
     assert str(arrived.value).count("\n- argument") == 4
+
+
+def test_a_fault_beside_a_segment_is_one_fault() -> None:
+    def command(*items: bytes, **more: bytes) -> None: ...
+
+    codec = codec_of(command)
+    for data, where in (([[segment_mark(0), 5]], "'items'[1]"), ({1: {"a": segment_mark(0), "b": 5}}, "'more'['b']")):
+        with pytest.raises(ArgumentTypeError) as caught:
+            codec.unpack_arguments(Segmented(packb(data), [b"x" * 70_000]))
+        assert str(caught.value) == f"Store.put: argument {where}: expected bytes, got int"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from typedrpc.codec.faults import MAX_TEXT, Fault, cut, short, type_name
+from typedrpc.codec.faults import MAX_TEXT, Fault, cut, short, told, type_name
 
 
 class Nasty:
@@ -55,3 +55,10 @@ def test_the_path_is_built_from_the_inside_out() -> None:
     assert fault.path == "[3].price"
     assert fault.depth == 2
     assert str(fault) == "[3].price: expected int, got str"
+
+
+def test_told() -> None:
+    assert told(ValueError("no\nway")) == "ValueError: no way"
+    assert told(KeyError()) == "KeyError: "
+    assert told(ValueError("x" * 10**6)) == "ValueError: " + "x" * 145 + "..."
+    assert told(ValueError(Nasty())) == "ValueError"

@@ -4,6 +4,7 @@ import enum
 import json
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, make_dataclass
 from decimal import Decimal
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import TypeAliasType, TypedDict
 
-from typedrpc.schema import Node, Schema, node_of, schema_of
+from typedrpc.schema import Node, Schema, children, node_of, schema_of
 from typedrpc.schema.data import NodeWriter
 
 
@@ -62,6 +63,8 @@ def every_type(
     price: Decimal,
     count: Annotated[int, Gt(0), Le(10)],
     other: Any,
+    done: Callable[[Coordinates, int], bool],
+    failed: Callable[[], Awaitable[None]] | None,
     *buffers: bytearray | memoryview,
     literal: Literal["a", 1, True, b"x"] = "a",
     **mappings: OrderedDict[str, defaultdict[str, Counter[str]]],
@@ -78,6 +81,8 @@ FORMS = [
     ["as", "Decimal", "str"],
     ["Annotated", "int", [["gt", "0"], ["le", "10"]]],
     "Any",
+    ["callback", [["ref", 2], "int"], "bool", False],
+    ["Union", [["callback", [], "None", True], "None"]],
     ["Union", ["bytearray", "memoryview"]],
     ["Literal", [["bool", "True"], ["bytes", "78"], ["int", "1"], ["str", "a"]]],
     ["OrderedDict", "str", ["defaultdict", "str", ["Counter", "str", "int"]]],
@@ -110,6 +115,13 @@ def test_the_forms_of_the_docstring() -> None:
     assert result == ["fixed", [["deque", "int"], ["AbstractSet", "str"], ["tuple", "int"], ["fixed", []]]]
 
 
+CALLBACK = ["callback", ["int"], "None", False]
+
+
+def taking(node: Any, *definitions: Any) -> Any:
+    return [[["a", 1, node, True]], "None", [*definitions]]
+
+
 BAD: list[tuple[Any, str]] = [
     (None, "no known form"),
     ([], "no known form"),
@@ -124,6 +136,21 @@ BAD: list[tuple[Any, str]] = [
     ([[], ["OrderedDict", "int"], []], "no known form"),
     ([[], ["generator", "int"], []], "no known form"),
     ([[], ["Annotated", "int", []], []], "no known form"),
+    (taking(["callback", ["int"], "None"]), "no known form"),
+    (taking(["callback", "int", "None", False]), "no known form"),
+    (taking(["callback", [], "None", 0]), "no known form"),
+    (taking(["callback", ["integer"], "None", False]), "no type is named 'integer'"),
+    (taking(["list", CALLBACK]), "a callback stands within a type, or beside another"),
+    (taking(["Union", [CALLBACK, ["list", CALLBACK]]]), "a callback stands within a type, or beside another"),
+    (taking(["Union", [CALLBACK, ["callback", [], "int", False]]]), "a callback stands within a type"),
+    (taking(["callback", [CALLBACK], "None", False]), "a callback stands within a type"),
+    (taking(["callback", [], CALLBACK, False]), "a callback stands within a type"),
+    (taking(["ref", 0], ["alias", "A", CALLBACK]), "a callback stands within a type"),
+    (taking(["ref", 0], ["record", "A", [["x", CALLBACK, True]], False]), "a callback stands within a type"),
+    (taking(["as", "A", CALLBACK]), "a callback stands within a type"),
+    (taking(["Annotated", CALLBACK, [["gt", "0"]]]), "a callback stands within a type"),
+    ([[], CALLBACK, []], "a callback stands in a result"),
+    ([[], ["Union", [CALLBACK, "None"]], []], "a callback stands in a result"),
     ([[], ["Annotated", "int"], []], "no known form"),
     ([[], ["Annotated", "int", [["gt"]]], []], "a constraint is in no known form"),
     ([[], ["Annotated", "int", [["gt", 0]]], []], "a constraint is in no known form"),
@@ -254,7 +281,7 @@ JUNK = st.recursive(
         st.booleans(),
         st.integers(-1, 5),
         st.sampled_from(
-            ["int", "list", "dict", "Union", "ref", "Literal", "fixed", "Annotated", "gt", "as", "x", "str"]
+            ["int", "list", "dict", "Union", "ref", "Literal", "fixed", "Annotated", "gt", "as", "callback", "x", "str"]
         ),
         st.sampled_from(["enum", "flag", "record", "alias", "1"]),
     ),
@@ -289,6 +316,22 @@ def test_mutated_data_is_a_value_error_or_a_signature(source: random.Random) -> 
     except ValueError:
         return
     assert str(signature)
+
+
+def test_callbacks_are_looked_for_in_each_definition_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = 0
+
+    def count(node: Node) -> tuple[Node, ...]:
+        nonlocal looked_at
+        looked_at += 1
+        return children(node)
+
+    monkeypatch.setattr("typedrpc.schema.graphs.children", count)
+    definitions: list[Any] = [["record", f"R{i}", [["x", ["ref", max(0, i - 1)], True]], False] for i in range(500)]
+    parameters = [[f"p{i}", 1, ["ref", i], True] for i in range(500)]
+    schema = Schema.from_data([[["a", 1, CALLBACK, True], *parameters], "None", definitions])
+    assert schema.has_callbacks
+    assert looked_at < 2_000
 
 
 def test_shared_dataclasses_are_written_once() -> None:

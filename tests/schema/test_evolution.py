@@ -4,7 +4,17 @@ import collections
 import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    MutableSequence,
+    Sequence,
+)
 from collections.abc import MutableSet as AbstractMutableSet
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
@@ -194,6 +204,8 @@ NAMES: dict[str, Any] = {
     "deque": collections.deque,
     "Annotated": Annotated,
     "Any": Any,
+    "Awaitable": Awaitable,
+    "Callable": Callable,
     "Literal": Literal,
     "T": T,
     "even": lambda number: not number % 2,
@@ -401,6 +413,7 @@ def test_a_version_fits_itself(hint: str) -> None:
     assert check(schema, Schema.from_data(schema.to_data())) == []
 
 
+ON_BOTH = "and callbacks have to be the same on both sides"
 BECOME_ONE = "the reader does not have it, and values that differ in it alone would become one"
 
 
@@ -409,6 +422,39 @@ BECOME_ONE = "the reader does not have it, and values that differ in it alone wo
     [
         ("int", "str", ["parameter 'a': int cannot be read as str (breaking)"]),
         ("int", "float", ["parameter 'a': int is now float (safe)"]),
+        ("Callable[[OldTree], int]", "Callable[[OldTree], int]", []),
+        (
+            "Callable[[int], None]",
+            "Callable[[int], None] | None",
+            ["parameter 'a': Callable[[int], None] is now Callable[[int], None] | None (safe)"],
+        ),
+        (
+            "Callable[[int], None] | None",
+            "Callable[[int], None]",
+            ["parameter 'a': None cannot be read as Callable[[int], None] (breaking)"],
+        ),
+        (
+            "Callable[[int], None]",
+            "Callable[[float], None]",
+            [f"parameter 'a': Callable[[int], None] is Callable[[float], None] here, {ON_BOTH} (breaking)"],
+        ),
+        (
+            "Callable[[], None]",
+            "Callable[[], Awaitable[None]]",
+            [f"parameter 'a': Callable[[], None] is Callable[[], Awaitable[None]] here, {ON_BOTH} (breaking)"],
+        ),
+        (
+            "Callable[[OldPoint], None]",
+            "Callable[[NewPoint], None]",
+            [f"parameter 'a': the classes in Callable[[Point], None] differ, {ON_BOTH} (breaking)"],
+        ),
+        (
+            "Callable[[int], None] | None",
+            "Callable[[str], None] | None",
+            ["parameter 'a': Callable[[int], None] cannot be read as Callable[[str], None] | None (breaking)"],
+        ),
+        ("Callable[[int], int]", "Any", ["parameter 'a': Callable[[int], int] cannot be read as Any (breaking)"]),
+        ("Callable[[int], int]", "int", ["parameter 'a': Callable[[int], int] cannot be read as int (breaking)"]),
         ("int", "str | None", ["parameter 'a': int cannot be read as str | None (breaking)"]),
         ("int | str", "int", ["parameter 'a': str cannot be read as int (breaking)"]),
         ("int", "int | None", ["parameter 'a': int is now int | None (safe)"]),

@@ -26,6 +26,7 @@ from typedrpc.schema import (
     Schema,
     SignatureFaults,
     UnresolvedNames,
+    callback_of,
     children,
     node_of,
     schema_of,
@@ -175,9 +176,9 @@ REFUSED: list[tuple[Any, str]] = [
     (set, "as in set[int]"),
     (collections.abc.Sequence, "as in Sequence[int]"),
     (typing.Mapping, "as in Mapping[str, int]"),
-    (Callable[[int], int], "a function stays in its process; offer it as a command of a service instead"),
-    (collections.abc.Callable, "a function stays in its process"),
-    (typing.Callable, "a function stays in its process"),
+    (Callable[[int], int], "a function goes with a call; make it a parameter of a command"),
+    (collections.abc.Callable, "as in Callable[[int], None]"),
+    (typing.Callable, "as in Callable[[int], None]"),
     (Iterator[int], "streams cannot travel yet; use list[...] or Iterable[...]"),
     (collections.abc.Generator[int, None, None], "streams cannot travel yet"),
     (typing.AsyncIterator[int], "streams cannot travel yet"),
@@ -190,7 +191,7 @@ REFUSED: list[tuple[Any, str]] = [
     (typing.Deque, "as in deque[int]"),  # noqa: UP006
     (typing.ParamSpec("P"), "the type has to be known"),
     (typing_extensions.TypeVar("D", default=int), "the type has to be known"),
-    (lambda: None, "a function stays in its process"),
+    (lambda: None, "a function is no type; write the type of one, as in Callable[[int], None]"),
     (io.StringIO, "an open file belongs to its process; send its content as bytes, or its path as Path"),
     (io.BufferedReader, "an open file belongs to its process"),
     (typing.TextIO, "an open file belongs to its process"),
@@ -491,3 +492,136 @@ def test_of_many_faults_each_is_reported() -> None:
         node_of(dict[str, tuple[object, list[Plain], Late]], "the result")
     assert len(caught.value.faults) == 2
     assert len(caught.value.unresolved) == 1
+
+
+P = typing.ParamSpec("P")
+Report = Callable[[int], None]
+NamedReport = TypeAliasType("NamedReport", Report)
+GenericReport = TypeAliasType("GenericReport", Callable[[T], None], type_params=(T,))
+OwnReport = typing.NewType("OwnReport", Report)  # type: ignore[valid-newtype]  # at run time it may be of anything
+
+
+def taking(hint: Any) -> Callable[..., None]:
+    def function(a: int, b: Any) -> None: ...
+
+    function.__annotations__["b"] = hint
+    return function
+
+
+CALLBACKS: list[tuple[Any, str]] = [
+    (Callable[[int, str], None], "Callable[[int, str], None]"),
+    (Callable[[], Point], "Callable[[], Point]"),
+    (typing.Callable[[int], list[str]], "Callable[[int], list[str]]"),
+    (typing.Callable[["Point"], "int | None"], "Callable[[Point], int | None]"),
+    (Callable[[int], collections.abc.Awaitable[None]], "Callable[[int], Awaitable[None]]"),
+    (Callable[[int], typing.Awaitable[str]], "Callable[[int], Awaitable[str]]"),
+    (Callable[[int], "collections.abc.Awaitable[Point]"], "Callable[[int], Awaitable[Point]]"),
+    (Callable[[int], collections.abc.Coroutine[Any, Any, int]], "Callable[[int], Awaitable[int]]"),
+    (Callable[[int], typing.Coroutine[Any, Any, int]], "Callable[[int], Awaitable[int]]"),
+    (Report | None, "Callable[[int], None] | None"),  # pyright: ignore[reportOperatorIssue]
+    (typing.Optional[typing.Callable[[int], None]], "Callable[[int], None] | None"),  # noqa: UP045
+    (int | Report | str, "Callable[[int], None] | int | str"),
+    (Report | NamedReport, "Callable[[int], None]"),
+    (NamedReport, "Callable[[int], None]"),
+    (GenericReport[str], "Callable[[str], None]"),
+    (NamedReport | None, "Callable[[int], None] | None"),
+    (OwnReport, "Callable[[int], None]"),
+    (Annotated[Report, "said to whom"], "Callable[[int], None]"),
+    (Annotated[Report | None, "said to whom"], "Callable[[int], None] | None"),
+]
+
+
+@pytest.mark.parametrize(("hint", "text"), CALLBACKS, ids=[text for _, text in CALLBACKS])
+def test_a_parameter_may_be_a_callback(hint: Any, text: str) -> None:
+    schema = schema_of(taking(hint), method=False)
+    node = schema.parameters[1].node
+    assert str(node) == text
+    assert schema.has_callbacks
+    callback = callback_of(node)
+    assert callback is not None
+    assert callback.is_async is ("Awaitable" in text)
+    copy = Schema.from_data(schema.to_data())
+    assert copy == schema
+    assert copy.fingerprint == schema.fingerprint
+    assert copy.has_callbacks
+
+
+def test_every_kind_of_parameter_may_be_a_callback() -> None:
+    def function(a: Report, /, b: Report, *c: Report, d: Report | None = None, **e: Report) -> None: ...
+
+    schema = schema_of(function, method=False)
+    assert all(callback_of(parameter.node) for parameter in schema.parameters)
+    assert not schema_of(taking(list[int]), method=False).has_callbacks
+
+
+WHOLE = "a function has to be the whole of an argument; give it a parameter of its own, or *args"
+PLAIN = "what a function takes and gives is plain data; use the types of values"
+TAKES = "it does not say what it takes; write the types in brackets, as in Callable[[int], None]"
+
+
+@dataclass
+class Holds:
+    report: Report
+
+
+Around = TypeAliasType("Around", "int | list[Around] | Callable[[int], None]")
+CallsItself = TypeAliasType("CallsItself", "Callable[[CallsItself], None]")
+
+NO_CALLBACKS: list[tuple[Any, str]] = [
+    (list[Report], WHOLE),
+    (dict[str, Report | None], WHOLE),
+    (tuple[Report, int], WHOLE),
+    (Report | list[NamedReport], WHOLE),
+    (NamedReport | list[NamedReport], WHOLE),
+    (Holds, WHOLE),
+    (Holds | None, WHOLE),
+    (Around, WHOLE),
+    (CallsItself, WHOLE),
+    (Callable[[Report], None], PLAIN),
+    (Callable[[int], Report], PLAIN),
+    (Callable[[int], list[Report]] | None, PLAIN),
+    (Callable[[Holds], None], PLAIN),
+    (Callable[..., int], TAKES),
+    (typing.Callable[..., int], TAKES),
+    (Callable, TAKES),
+    (typing.Callable, TAKES),
+    (Callable[P, int], TAKES),  # pyright: ignore[reportGeneralTypeIssues]
+    (Callable[typing.Concatenate[int, P], int], TAKES),  # pyright: ignore[reportGeneralTypeIssues]
+    (Report | Callable[[str], None], "functions cannot be told apart; give each a parameter of its own"),
+    (Report | Callable[[int], collections.abc.Awaitable[None]] | None, "functions cannot be told apart"),  # pyright: ignore[reportOperatorIssue]
+    (Annotated[Report, Gt(0)], "nothing is asked of a function; leave the constraints out"),
+    (Annotated[Report | None, MaxLen(3)], "nothing is asked of a function"),
+    (Callable[[Unpack[tuple[int, ...]]], None], "an unpacked tuple has no place of its own"),
+    (Callable[[object], None], UNTYPED),
+    (Callable[[int], Iterator[int]], "streams cannot travel yet"),
+    (Callable[[int], collections.abc.Awaitable], "Awaitable cannot travel: this type is not supported"),
+    (collections.abc.Awaitable[int], "this type is not supported"),
+    (print, "a function is no type; write the type of one, as in Callable[[int], None]"),
+]
+
+
+@pytest.mark.parametrize(("hint", "reason"), NO_CALLBACKS, ids=[str(hint)[:60] for hint, _ in NO_CALLBACKS])
+def test_what_is_no_callback_says_why(hint: Any, reason: str) -> None:
+    with pytest.raises(SignatureFaults) as caught:
+        schema_of(taking(hint), method=False)
+    (fault,) = caught.value.faults
+    assert fault.startswith("parameter 'b'")
+    assert reason in fault
+
+
+@pytest.mark.parametrize("hint", [Report, Report | None, list[Report], Holds])
+def test_a_result_is_no_callback(hint: Any) -> None:
+    def function(a: int, b: Report) -> Any: ...
+
+    function.__annotations__["return"] = hint
+    with pytest.raises(SignatureFaults) as caught:
+        schema_of(function, method=False)
+    assert caught.value.faults == [
+        "the result: Callable[[int], None] cannot travel: a function goes with a call; make it a parameter of a command"
+    ]
+
+
+@pytest.mark.parametrize("hint", ["Callable[[int], 'Nowhere']", "Callable[['Nowhere'], None]"])
+def test_names_within_a_callback_are_looked_up_and_missed(hint: str) -> None:
+    with pytest.raises(UnresolvedNames, match="name 'Nowhere' is not defined"):
+        schema_of(taking(eval(hint)), method=False)

@@ -20,6 +20,7 @@ from typedrpc.schema import (
     IGNORED,
     NONE,
     AliasNode,
+    CallbackNode,
     CollectionNode,
     ConstrainedNode,
     Constraint,
@@ -38,12 +39,13 @@ from typedrpc.schema import (
     SignatureFaults,
     TupleNode,
     UnionNode,
+    callback_of,
     children,
     hashable,
     node_of,
 )
 from typedrpc.schema.data import NodeWriter
-from typedrpc.schema.graphs import bare, stands_within
+from typedrpc.schema.graphs import bare, misplaced_callback, stands_within
 
 
 class Colour(enum.Enum):
@@ -458,3 +460,47 @@ def test_nodes_are_small_and_complete_once() -> None:
     assert [str(child) for child in children(node_of(str | int))] == ["int", "str"]
     assert [str(child) for child in children(node_of(Point))] == ["int", "int"]
     assert [kind.value for kind in ParameterKind] == [0, 1, 2, 3, 4]
+
+
+def test_callbacks_print_compare_and_hash_by_what_they_take_and_give() -> None:
+    int_, str_ = node_of(int), node_of(str)
+    nodes = [
+        CallbackNode((), NONE),
+        CallbackNode((), NONE, is_async=True),
+        CallbackNode((int_,), NONE),
+        CallbackNode((), int_),
+        CallbackNode((int_, str_), NONE),
+        CallbackNode((str_, int_), NONE),
+        CallbackNode((int_, str_), int_, is_async=True),
+    ]
+    assert list(map(str, nodes)) == [
+        "Callable[[], None]",
+        "Callable[[], Awaitable[None]]",
+        "Callable[[int], None]",
+        "Callable[[], int]",
+        "Callable[[int, str], None]",
+        "Callable[[str, int], None]",
+        "Callable[[int, str], Awaitable[int]]",
+    ]
+    assert len(set(nodes)) == len(nodes)
+    assert all((one == other) is (one is other) for one in nodes for other in nodes)
+    again = CallbackNode((node_of(int), node_of(str)), NONE)
+    assert again == nodes[4]
+    assert hash(again) == hash(nodes[4])
+    assert children(again) == (int_, str_, NONE)
+    assert not hashable(again)
+    assert repr(nodes[0]) == "CallbackNode(parameters=(), result=ScalarNode(name='None'), is_async=False)"
+
+
+def test_where_a_callback_may_stand() -> None:
+    callback, other = CallbackNode((node_of(int),), NONE), CallbackNode((), NONE)
+    for node in (callback, UnionNode((callback, NONE))):
+        assert callback_of(node) is callback
+        assert misplaced_callback(node, parameter=True) is None
+        assert misplaced_callback(node, parameter=False) is callback
+    for wrong in (CollectionNode("list", callback), UnionNode((other, callback)), AliasNode("A", callback)):
+        assert misplaced_callback(wrong, parameter=True) is callback
+    # The same node at the right place and at a wrong one.
+    assert misplaced_callback(UnionNode((callback, CollectionNode("list", callback))), parameter=True) is callback
+    assert callback_of(node_of(int | None)) is None
+    assert misplaced_callback(node_of(list[Point]), parameter=True) is None

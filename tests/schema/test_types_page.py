@@ -12,14 +12,14 @@ import pytest
 
 from tests.typing import corpus
 from typedrpc.codec import CommandCodec, Segmented
-from typedrpc.schema import SignatureFaults, nodes, schema_of
+from typedrpc.schema import Parameter, ParameterKind, Schema, SignatureFaults, nodes, schema_of
 from typedrpc.schema.conversions import STANDARD
 from typedrpc.schema.nodes import Node, children
 
 PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "types.md").read_text(encoding="utf-8")
 
 ALSO: Final = """
-import array, collections, datetime, decimal, enum, fractions, ipaddress, pathlib, typing, uuid, zoneinfo
+import array, asyncio, collections, datetime, decimal, enum, fractions, ipaddress, pathlib, typing, uuid, zoneinfo
 from collections import ChainMap, Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import (
     AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Iterator, KeysView, Mapping, MutableMapping,
@@ -150,6 +150,32 @@ def test_each_type_has_one_row() -> None:
     assert all(any(name in NODES for name in quoted(row[0])) for row in TABLE)
 
 
+CALLBACKS: Final = {
+    "Callable[[A, B], T]": ["lambda a, b: 1"],
+    "Callable[[A], Awaitable[T]]": ["asyncio.sleep"],
+    "Callable[[A], T] | None": ["lambda a: 1", "print", "None"],
+}
+"""Values of the callbacks of the table. They have no row in the corpus, whose values are results, too."""
+
+
+class CallbackSample:
+    """The values of a callback, packed as an argument."""
+
+    def __init__(self, annotation: str) -> None:
+        codec = CommandCodec(
+            "take", Schema((Parameter("value", ParameterKind(1), NODES[annotation], True),), nodes.NONE)
+        )
+        self.packed: list[object] = []
+        self.arrived: list[object] = []
+        for text in CALLBACKS[annotation]:
+            payload, callbacks = codec.pack_with_callbacks((eval(text, NAMES),), {})
+            (packed,) = msgpack.unpackb(payload)
+            self.packed.append(packed)
+            (arrived,), _ = codec.unpack_with_callbacks(payload, lambda index, callback: (index, callback))
+            assert arrived is None or (arrived[1] is callbacks[arrived[0]][0])
+            self.arrived.append(arrived)
+
+
 class Sample:
     """The values of a row of the corpus, packed."""
 
@@ -167,8 +193,10 @@ class Sample:
             self.arrived.append(codec.unpack_result(payload))
 
 
-def samples_of(annotation: str) -> Sample:
+def samples_of(annotation: str) -> Sample | CallbackSample:
     """Values of a row of the table, by the row of the corpus with the same type."""
+    if annotation in CALLBACKS:
+        return CallbackSample(annotation)
     found = [row for row in corpus.ROWS if CORPUS_NODES[row.annotation] == NODES[annotation]]
     assert found, f"the corpus has no row for {annotation}"
     return Sample(found[0], CORPUS)
@@ -193,7 +221,7 @@ def has_form(data: object, text: str) -> bool:
     return isinstance(data, list) and len(data) == len(parts) and all(map(has_form, data, parts))
 
 
-FORMS: Final = {"nil", "bool", "int", "float", "str", "bin", "array", "map", "ext 1", "ext 2", "ext 3"}
+FORMS: Final = {"nil", "bool", "int", "float", "str", "bin", "array", "map", "ext 1", "ext 2", "ext 3", "ext 4"}
 ROWS: Final = [pytest.param(row, id=row[0]) for row in TABLE]
 
 

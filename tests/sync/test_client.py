@@ -281,3 +281,18 @@ def test_one_way_calls_to_a_peer_that_does_not_read() -> None:
         proxy.swallow.with_options(timeout=0.05).notify(bytes(8_000_000))
         reading.open()
         read.wait()
+
+
+def test_who_forgets_the_with_is_told(server: Server) -> None:
+    client: Any = connect(Workshop, server.url)
+    with pytest.raises(AttributeError, match=r"a client has no attribute 'add'; `with connect\(...\) as proxy:` gives"):
+        client.add(1)
+    client.close()
+
+
+def test_a_client_that_exposes_nothing_is_not_asked(server: Server) -> None:
+    with connect(server.url):
+        (peer,) = server.peers
+        proxy = peer.proxy(Workshop)
+        with pytest.raises(UnknownCommand, match=r"the peer has no command 'Workshop\.add'"):
+            proxy.add(1)

@@ -222,3 +222,38 @@ def test_multiprocessing_with_fork() -> None:
     ):
         program.say(url)
         program.expect_success()
+
+
+def test_a_child_that_is_forked_within_a_callback_learns_that_the_call_is_the_parents() -> None:
+    source = """
+        import os
+        from collections.abc import Callable
+        from typedrpc import ConnectionLost, Server, Service, connect, rpc
+
+        class Room(Service):
+            @rpc
+            def run(self, callback: Callable[[int], int]) -> int:
+                return callback(1)
+
+        parent = os.getpid()
+
+        def fork(number):
+            child = os.fork()
+            if not child:
+                return -1
+            say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            return number + 1
+
+        with Server(Room(), url="tcp://127.0.0.1:0") as server, connect(Room, server.url) as room:
+            try:
+                result = room.run(fork)
+            except ConnectionLost as lost:
+                os._exit(7 if os.getpid() != parent and "fork" in str(lost) else 8)
+            if os.getpid() != parent:
+                os._exit(9)
+            say(result)
+    """
+    with Program(source) as program:
+        assert program.hear() == "7"
+        assert program.hear() == "2"
+        program.expect_success()

@@ -1,16 +1,29 @@
 """The threads that handle what comes: that work is never left lying, whoever is stuck."""
 
 import logging
+import socket
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
+from threading import get_ident
+from typing import Any, cast
 
 import pytest
 
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Workshop, agree
-from typedrpc import ConnectionLost, Server, Service, connect, current_call, rpc
+from typedrpc import ConnectionLost, RemoteError, Server, Service, connect, current_call, rpc
+from typedrpc.callbacks import Callbacks
 from typedrpc.codec import pack_plain
+from typedrpc.dispatch import Dispatcher
+from typedrpc.messages import Limits
+from typedrpc.protocol import Protocol
+from typedrpc.service import Table
 from typedrpc.sync import handling
+from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.role import ReadRole
+from typedrpc.sync.writer import Writer
 from typedrpc.wire import HEADER, Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -129,6 +142,34 @@ def test_a_callback_that_fails_is_logged_and_ends_nothing(log: Log, workshop: Wo
         assert proxy.add.submit(1).result(PATIENCE) == 1
 
 
+class Asker(Service):
+    def __init__(self) -> None:
+        self.heard = ""
+
+    @rpc
+    def ask(self, question: Callable[[], int]) -> int:
+        try:
+            return question()
+        except RemoteError as error:
+            self.heard = str(error)
+            return 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_ends_a_program_is_raised_where_the_call_waits_and_is_not_logged_beside(
+    log: Log, error: type[BaseException]
+) -> None:
+    def end() -> int:
+        raise error
+
+    asker = Asker()
+    with Server(asker, url=URL) as server:
+        with connect(Asker, server.url) as proxy, pytest.raises(error):
+            proxy.ask(end)
+    assert asker.heard == f"Asker.ask: callback 'question' failed at the peer with {error.__name__}"
+    assert log.unread == []
+
+
 def test_callbacks_that_wait_for_each_other(workshop: Workshop) -> None:
     barrier = threading.Barrier(8)
     met: list[int] = []
@@ -217,3 +258,219 @@ def test_large_and_small_answers_that_are_ready_together(workshop: Workshop) -> 
         peer.send(b"".join(request(BLOB, call, 100_000) if call % 3 else request(ADD, call, call) for call in calls))
         answers = {peer.read_frame().call for _ in calls}
         assert answers == set(calls)
+
+
+class Pool:
+    """Stands for the threads to lend and for their watcher: writes down what is asked, and runs it when told to."""
+
+    def __init__(self, limit: int = 64) -> None:
+        self.asked: list[str] = []
+        self.bodies: list[Callable[[], None]] = []
+        self.limit = limit
+
+    def start(self, body: Callable[[], None]) -> None:
+        self.asked.append("start")
+        self.bodies.append(body)
+
+    def lend(self, body: Callable[[], None]) -> bool:
+        if self.limit <= 0:
+            return False
+        self.limit -= 1
+        self.asked.append("lend")
+        self.bodies.append(body)
+        return True
+
+    def watch(self, connection: object) -> None:
+        self.asked.append("watch")
+
+
+class Bare:
+    """Handler threads of no connection; what is ready is done, and nothing is there to be read."""
+
+    watched = False
+
+    def __init__(self, *, limit: int = 64, wanted: bool = False) -> None:
+        self.pool = Pool(limit)
+        self.role = ReadRole()
+        self.ours, self.other = socket.socketpair()
+        self.ours.settimeout(PATIENCE)
+        core: Protocol[Any] = Protocol(client=False, limits=Limits())
+        nothing: Any = lambda *arguments: None  # noqa: E731
+        writer = Writer(
+            self.ours,
+            self.role,
+            may_read_ahead=lambda: False,
+            read_ahead=nothing,
+            end=nothing,
+            stop_leading=self.role.release,
+            leave=nothing,
+            helper=nothing,
+        )
+        self.threads = HandlerThreads(
+            core,
+            self.role,
+            writer,
+            read=nothing,
+            readable=lambda: False,
+            stop_leading=self.role.release,
+            fault=nothing,
+            runtime=lambda: cast(Any, (self.pool, self.pool)),
+            watched=cast(Any, self),
+            dispatcher=Dispatcher(Table(())),
+            peer=cast(Any, None),
+            attended=wanted,
+            callbacks=Callbacks(),
+        )
+
+    def look(self, now: float) -> float | None:
+        return self.threads.look_for_stall()
+
+    def run_next(self) -> Running[None]:
+        return Running(self.pool.bodies.pop(0))
+
+
+@pytest.fixture
+def bare() -> Iterator[Bare]:
+    bare = Bare()
+    yield bare
+    bare.ours.close()
+    bare.other.close()
+
+
+class TestAttach:
+    def test_the_first_is_started_and_only_one(self, bare: Bare) -> None:
+        for _ in range(3):
+            bare.threads.attach()
+        assert bare.pool.asked == ["start"]
+        bare.run_next().result()  # finds nothing to do, and leaves
+        bare.threads.attach()
+        assert bare.pool.asked == ["start", "start"]
+        bare.run_next().result()
+
+    def test_for_a_thread_that_stands_aside_another_comes_once(self, bare: Bare) -> None:
+        """However deep the calls are nested in which it stands aside."""
+        done: list[str] = []
+
+        def nested(levels: int) -> None:
+            mine = bare.threads.step_aside()
+            assert mine is (levels == 20)
+            if levels:
+                nested(levels - 1)
+            else:
+                for name in ("first", "second", "third"):
+                    bare.threads.ready.append(partial(done.append, name))
+                    bare.threads.call_for_help()
+                assert bare.pool.asked.count("lend") == 1
+                bare.run_next().result()
+                assert done == ["first", "second", "third"]
+                bare.threads.attach()
+                assert bare.pool.asked.count("lend") == 2
+                bare.run_next().result()
+            if mine:
+                bare.threads.step_back()
+
+        bare.threads.ready.append(partial(nested, 20))
+        bare.threads.attach()
+        bare.run_next().result()
+        assert done == ["first", "second", "third"]
+        assert bare.pool.bodies == []
+
+    def test_what_is_ready_when_a_thread_steps_aside_is_for_another(self, bare: Bare) -> None:
+        done: list[int] = []
+
+        def stand_aside() -> None:
+            assert bare.threads.step_aside()
+            helper = bare.run_next()
+            helper.result()
+            assert len(done) == 1
+            assert done != [get_ident()]
+            bare.threads.step_back()
+
+        bare.threads.ready.extend((stand_aside, lambda: done.append(get_ident())))
+        bare.threads.attach()
+        bare.run_next().result()
+        assert len(done) == 1
+
+    def test_who_is_not_attached_does_not_stand_aside(self, bare: Bare) -> None:
+        assert not bare.threads.step_aside()
+        assert bare.pool.asked == []
+
+    def test_where_none_is_left_the_thread_itself_comes_back_to_it(self) -> None:
+        bare = Bare(limit=0)
+        done: list[int] = []
+
+        def stand_aside() -> None:
+            assert bare.threads.step_aside()
+            bare.threads.ready.append(lambda: done.append(get_ident()))
+            bare.threads.call_for_help()
+            assert bare.pool.bodies == []
+            bare.threads.step_back()
+
+        bare.threads.ready.append(stand_aside)
+        bare.threads.attach()
+        attached = bare.run_next()
+        attached.result()
+        assert done == [attached.thread.ident]
+        bare.ours.close()
+        bare.other.close()
+
+    def test_who_is_interrupted_while_a_thread_is_started_leaves_no_trace(self, bare: Bare) -> None:
+        def interrupt(body: Callable[[], None]) -> None:
+            bare.pool.bodies.append(body)
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bare.pool, "start", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                bare.threads.attach()
+        bare.run_next().result()  # it was begun all the same, and finds that it is not counted
+        bare.threads.attach()
+        assert bare.pool.asked == ["start"]
+        bare.run_next().result()
+        bare.threads.attach()
+        assert bare.pool.asked == ["start", "start"]
+
+
+class TestWhenOver:
+    def test_it_is_told_once_when_all_has_been_done(self, bare: Bare) -> None:
+        told: list[str] = []
+        bare.threads.when_over(lambda: told.append("over"))
+        assert told == []
+
+        def work() -> None:
+            bare.threads.end()
+            assert told == []
+
+        bare.threads.ready.append(work)
+        bare.threads.attach()
+        bare.run_next().result()
+        assert told == ["over"]
+        bare.threads.end()
+        assert told == ["over"]
+
+    def test_it_is_told_at_once_when_it_is_over_already(self, bare: Bare) -> None:
+        told: list[str] = []
+        bare.threads.end()
+        bare.threads.when_over(lambda: told.append("over"))
+        assert told == ["over"]
+
+    def test_what_runs_nested_is_waited_for(self, bare: Bare) -> None:
+        told: list[str] = []
+        bare.threads.when_over(lambda: told.append("over"))
+        bare.threads.busy.append(None)
+        bare.threads.end()
+        assert told == []
+        assert bare.threads.run_nested(deque()) is None
+        assert told == []
+        bare.threads.busy.pop()
+        assert bare.threads.run_nested(deque()) is None
+        assert told == ["over"]
+
+    def test_what_is_ready_at_the_end_is_done_first(self, bare: Bare) -> None:
+        told: list[str] = []
+        bare.threads.when_over(lambda: told.append("over"))
+        bare.threads.ready.append(lambda: told.append("done"))
+        bare.threads.end()
+        assert told == []
+        bare.run_next().result()
+        assert told == ["done", "over"]

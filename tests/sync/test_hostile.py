@@ -576,13 +576,13 @@ def test_a_peer_with_thousands_of_versions(server: Server, good: Workshop, monke
 
 def test_nothing_is_compiled_for_a_version_that_nobody_uses(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[object] = []
-    compiling = CommandCodec.unpack_arguments_of
+    compiling = CommandCodec.unpack_with_callbacks_of
 
     def compile_and_note(codec: CommandCodec, caller: Schema) -> Any:
         compiled.append(codec)
         return compiling(codec, caller)
 
-    monkeypatch.setattr(CommandCodec, "unpack_arguments_of", compile_and_note)
+    monkeypatch.setattr(CommandCodec, "unpack_with_callbacks_of", compile_and_note)
     schema = [[*ADD_SCHEMA[0], ["nobody_uses_it", 1, "int", False]], "int", []]
     with RawPeer.dial(server.url) as peer:
         peer.shake_hands()

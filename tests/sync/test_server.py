@@ -7,7 +7,7 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from typedrpc import (
     Service,
     connect,
     current_call,
+    remote,
     rpc,
     serve,
 )
@@ -231,6 +232,63 @@ class TestClosing:
             assert isinstance(blocked.error(), ConnectionLost)
         assert log.line() == "1 handlers go on after the server has closed"
         workshop.gates["a"].open()
+
+    def test_a_handler_that_runs_may_call_its_caller_until_the_end(self, log: Log) -> None:
+        called, closing = Gate(), Gate()
+
+        class Listener(Service):
+            @rpc
+            def ask(self, number: int) -> int:
+                return server_side.double(number)  # nested in a call of the server's, which drains
+
+        class Long(Service):
+            @rpc
+            def run(self, callback: Callable[[int], int]) -> list[int]:
+                called.open()
+                closing.wait()
+                remote(callback).notify(0)
+                return [callback(1), current_call().peer.proxy(Listener).ask(2)]
+
+            @rpc
+            def double(self, number: int) -> int:
+                return 2 * number
+
+        server = Server(Long(), url=URL).start()
+        with RawPeer.dial(server.url) as idle, connect(Long, server.url, expose=[Listener()]) as server_side:
+            idle.shake_hands()
+            seen: list[int] = []
+
+            def callback(number: int) -> int:
+                seen.append(number)
+                return -number
+
+            running = Running(server_side.run, callback)
+            called.wait()
+            stopping = Running(lambda: server.close(grace=PATIENCE))
+            assert idle.read_frame().kind == Kind.GOODBYE
+            closing.open()
+            assert running.result() == [-1, 4]
+            assert seen == [0, 1]
+            stopping.result()
+        assert log.unread == []
+
+    def test_a_handler_that_learns_that_its_caller_has_left_is_no_failure(self, log: Log) -> None:
+        called, left = Gate(), Gate()
+
+        class Long(Service):
+            @rpc
+            def run(self, progress: Callable[[int], None]) -> None:
+                called.open()
+                left.wait()
+                progress(1)
+
+        with Server(Long(), url=URL, on_disconnect=lambda peer, cause: left.open()) as server:
+            with connect(Long, server.url) as long:
+                running = Running(long.run, lambda number: None)
+                called.wait()
+            assert isinstance(running.error(), ConnectionLost)
+            left.wait()
+        assert log.unread == []
 
     def test_large_answers_are_written_before_the_end(self, workshop: Workshop) -> None:
         server = Server(workshop, url=URL).start()

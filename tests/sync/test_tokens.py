@@ -4,6 +4,7 @@ import pytest
 
 from tests.support import Running
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, RpcError
+from typedrpc.sync.handling import Series
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.tokens import CallWaiter, Pending
 from typedrpc.wire import Frame, Kind
@@ -15,10 +16,13 @@ class Threads:
     """What is to be run in a thread of the connection's own."""
 
     def __init__(self) -> None:
+        self.served_callers = 0
         self.settled: list[Callable[[], None]] = []
+        self.series: list[Series | None] = []
 
-    def settle(self, finish: Callable[[], None]) -> None:
+    def settle(self, finish: Callable[[], None], series: Series | None = None) -> None:
         self.settled.append(finish)
+        self.series.append(series)
 
 
 class Owner:
@@ -62,3 +66,13 @@ def test_a_pending_outcome_goes_to_its_function_elsewhere() -> None:
     for finish in owner.threads.settled:
         finish()
     assert outcomes == [FRAME, error]
+
+
+def test_an_answer_waits_for_the_callbacks_of_its_call_and_a_failure_does_not() -> None:
+    owner = Owner()
+    outcomes: list[Frame | RpcError] = []
+    token = Pending(outcomes.append)
+    token.series = series = Series()
+    token.complete(owner, FRAME)  # type: ignore[arg-type]
+    token.fail(owner, DeadlineExceeded("late"))  # type: ignore[arg-type]
+    assert owner.threads.series == [series, None]

@@ -1,12 +1,13 @@
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
-from tests.support import PATIENCE, Gate, Gates, Running
+from tests.support import PATIENCE, Gate, Gates, Log, Running
 from typedrpc.sync import workers
-from typedrpc.sync.workers import Watcher, Workers
+from typedrpc.sync.workers import QUICK_TICK, TICK, Watcher, Workers
 
 
 def names() -> list[str]:
@@ -75,6 +76,61 @@ class TestWorkers:
         finally:
             assert pool.close(PATIENCE) == 0
         assert set(used) == {"under-test-1"}
+
+    def test_an_idle_thread_is_started_again_for_a_connection(self) -> None:
+        """What a connection has of its own, and what is lent, are the same threads in turn."""
+        pool = Workers("under-test", 1)
+        used: list[str] = []
+        try:
+            for number in range(20):
+                while pool._idle < bool(number):  # it is not idle yet when the gate has opened
+                    threading.Event().wait(0)
+                ran = Gate()
+
+                def body(ran: Gate = ran) -> None:
+                    used.append(threading.current_thread().name)
+                    ran.open()
+
+                if number % 2:
+                    pool.start(body)
+                else:
+                    assert pool.lend(body)
+                ran.wait()
+        finally:
+            assert pool.close(PATIENCE) == 0
+        assert set(used) == {"under-test-1"}
+
+    def test_what_is_started_beside_a_thread_that_is_meant_already_has_one_of_its_own(self) -> None:
+        """An idle thread that was given something to do, and has not begun, is given nothing else."""
+        pool = Workers("under-test", 5)
+        first = Gate()
+        pool.start(first.open)
+        first.wait()
+        while pool._idle < 1:
+            threading.Event().wait(0)
+        meeting = threading.Barrier(4)
+
+        def meet() -> None:
+            meeting.wait(PATIENCE)
+
+        for _ in range(3):
+            pool.start(meet)
+        meeting.wait(PATIENCE)
+        assert pool.close(PATIENCE) == 0
+
+    def test_a_body_that_raises_does_not_stay_lent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(threading, "excepthook", lambda raised: None)
+        pool = Workers("under-test", 1)
+
+        def fail() -> None:
+            raise SystemExit
+
+        for _ in range(3):
+            assert any(pool.lend(fail) for _ in range(1_000_000))
+        ran = Gate()
+        assert any(pool.lend(ran.open) for _ in range(1_000_000))
+        ran.wait()
+        assert pool.close(PATIENCE) == 0
 
     def test_an_idle_thread_ends_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(workers, "LINGER", 0.001)
@@ -153,6 +209,25 @@ class Seen:
         assert self.looks.acquire(timeout=PATIENCE)
 
 
+class Marked:
+    """The same, which writes down who said that it is watched."""
+
+    def __init__(self, *answers: float | None) -> None:
+        self.marks: list[tuple[str, bool]] = []
+        self._seen = Seen(*answers)
+        self.look = self._seen.look
+        self.wait_for_a_look = self._seen.wait_for_a_look
+
+    @property
+    def watched(self) -> bool:
+        return self._seen.watched
+
+    @watched.setter
+    def watched(self, value: bool) -> None:
+        self.marks.append((threading.current_thread().name, value))
+        self._seen.watched = value
+
+
 class TestWatcher:
     def test_it_looks_until_there_is_nothing_to_look_for(self) -> None:
         watcher = Watcher("under-test-watcher")
@@ -165,6 +240,60 @@ class TestWatcher:
         assert not seen.watched
         assert not seen.looks.acquire(blocking=False)
         assert names() == []
+
+    @pytest.mark.parametrize(
+        ("pause", "watched"), [(TICK, True), (QUICK_TICK, True), (TICK * 1.01, False), (3600.0, False)]
+    )
+    def test_who_is_looked_at_only_later_does_not_count_as_watched(self, pause: float, watched: bool) -> None:
+        """A thread that finds the flag set tells nobody that it begins something slow: a look must be near."""
+        watcher = Watcher("under-test-watcher")
+        marked = Marked(pause, None)
+        watcher.watch(cast(Any, marked))
+        marked.wait_for_a_look()
+        if not watched:
+            watcher.watch(cast(Any, marked))
+        marked.wait_for_a_look()
+        watcher.close()
+        assert marked.marks.count(("under-test-watcher", True)) == watched
+        assert marked.marks[-1] == ("under-test-watcher", False)
+
+    def test_a_look_that_fails_is_made_again_and_others_go_on(self, log: Log) -> None:
+        class Failing(Seen):
+            def look(self, now: float) -> float | None:
+                super().look(now)
+                if not self.answers:
+                    return None
+                raise RuntimeError("can't start new thread")
+
+        watcher = Watcher("under-test-watcher")
+        failing, other = Failing(1.0, 2.0), Seen(None)
+        watcher.watch(failing)
+        for _ in range(2):
+            failing.wait_for_a_look()
+        watcher.watch(other)
+        other.wait_for_a_look()
+        watcher.close()
+        assert log.line() == "a connection could not be looked at; trying again"
+
+    def test_who_counts_as_not_watched_is_looked_at_when_it_says_so(self) -> None:
+        watcher = Watcher("under-test-watcher")
+        seen = Seen(3600.0, 3600.0, None)
+        for _ in range(3):
+            assert not seen.watched
+            watcher.watch(seen)
+            seen.wait_for_a_look()
+            Running(lambda: [threading.Event().wait(0) for _ in iter(lambda: seen.watched, False)]).result()
+        watcher.close()
+
+    def test_a_poke_wakes_it(self) -> None:
+        watcher = Watcher("under-test-watcher")
+        seen = Seen(3600.0, 3600.0, None)
+        watcher.watch(seen)
+        seen.wait_for_a_look()
+        for _ in range(2):
+            watcher.poke(seen)
+            seen.wait_for_a_look()
+        watcher.close()
 
     def test_it_wakes_for_what_comes_while_it_sleeps(self) -> None:
         watcher = Watcher("under-test-watcher")

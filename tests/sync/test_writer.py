@@ -7,7 +7,7 @@ from time import monotonic
 
 import pytest
 
-from tests.support import PATIENCE, Gate, Running
+from tests.support import PATIENCE, Gate, Log, Running
 from typedrpc import transport
 from typedrpc.errors import ConnectionLost
 from typedrpc.protocol import Outgoing
@@ -98,7 +98,7 @@ def test_small_frames_leave_in_one_write(rig: Rig, monkeypatch: pytest.MonkeyPat
     sent: list[int] = []
 
     class Counting:
-        def send(self, data: bytes) -> int:
+        def send(self, data: bytes, flags: int = 0) -> int:
             sent.append(len(data))
             return rig.sock.send(data)
 
@@ -187,6 +187,61 @@ class TestFullPipe:
         writing.result()
         assert not rig.read_ahead.is_open
         assert rig.role.progress == 0
+
+    def test_it_looks_less_and_less_often_whether_another_thread_still_reads(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Many peers that do not read for long must not keep a processor busy."""
+        assert rig.role.try_take()
+        looks: list[float] = []
+        now = 1000.0
+
+        def wait(sock: object, *, write: bool, timeout: float) -> bool:
+            nonlocal now
+            looks.append(timeout)
+            now += timeout
+            if len(looks) == 60:
+                rig.writer.ended = True
+            return False
+
+        monkeypatch.setattr(module, "monotonic", lambda: now)
+        monkeypatch.setattr(transport, "wait", wait)
+        rig.send(BIG)
+        assert looks[0] == module.MIN_LOOK
+        assert looks == sorted(looks)
+        assert looks[-1] == module.MAX_LOOK
+        for number, look in enumerate(looks):
+            assert look <= module.MIN_LOOK + sum(looks[:number]) / 10 + 1e-6
+
+    def test_who_must_not_wait_does_not_in_the_system_either(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        flags_seen: list[int] = []
+
+        class Watching:
+            def send(self, data: bytes, flags: int = 0) -> int:
+                flags_seen.append(flags)
+                return rig.sock.send(data, flags)
+
+        monkeypatch.setattr(rig.writer, "_sock", Watching())
+        rig.writer.queue.append(b"later")
+        rig.writer.flush(monotonic() + PATIENCE)
+        rig.writer.queue.append(b"now")
+        rig.writer.flush(monotonic())
+        rig.send(b"whenever")
+        assert flags_seen == [0, transport.DONT_WAIT, 0]
+        assert rig.receive(16) == b"laternowwhenever"
+
+    def test_no_thread_can_be_started_for_the_rest(self, rig: Rig, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
+        def refuse(body: Callable[[], None]) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(rig.writer, "_helper", refuse)
+        assert rig.role.try_take()
+        rig.writer.queue.append(BIG)
+        rig.writer.flush(monotonic())
+        (error,) = rig.ends
+        assert "no thread could be started" in str(error)
+        assert "no thread could be started to write to a peer" in log.line()
+        assert rig.writer.pen
 
     def test_there_may_be_no_room_for_more(self, rig: Rig) -> None:
         rig.may_read_ahead = False
@@ -332,7 +387,7 @@ class Interrupt(BaseException):
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_interrupted_write_ends_the_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
     class Interrupting:
-        def send(self, data: bytes) -> int:
+        def send(self, data: bytes, flags: int = 0) -> int:
             raise Interrupt
 
     monkeypatch.setattr(rig.writer, "_sock", Interrupting())

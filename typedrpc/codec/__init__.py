@@ -39,13 +39,14 @@ record that is keyed            map from the names of its fields; those that are
 Annotated, alias                as the type within
 converted                       as the type that it is converted to: `typedrpc.schema.conversions` has those of the
                                 standard library
+callback                        extension 4
 union                           the value alone where no two members have a form in common; otherwise an array
                                 ``[index, value]``. The index counts the members as they stand in the schema
 ==============================  ==================================================================================
 
 The forms that decide on a union's tag are nil, bool, integer (extension 1 included), float, str, bin (segments
-included), array, map, extension 2; a literal has those of its values, what stands around another type those of that
-type, Any all that it can be.
+included), array, map, extension 2, extension 4; a literal has those of its values, what stands around another type
+those of that type, Any all that it can be.
 
 What a receiver refuses although it is of the type, as it would cost far more than its bytes: ints of more than 4096
 bits in a range or a Fraction; more than 128 elements of a set, or keys of a mapping, that have the same hash in Python;
@@ -59,22 +60,29 @@ more than 1000 ints beyond 64 bits that have the same one, anywhere in a payload
       wall clock; followed, where it has an offset from UTC, by that offset in microseconds i64 (20 bytes); and
       that, where its time zone is one of ``zoneinfo``, by the name of the zone, UTF-8 to the end
 3     segment: the index u32 of a segment of the frame, whose bytes are the value. Each segment is used exactly once
+4     callback: the number u16 of a function that stays with the caller, 0, 1, 2, ... in the order of packing. Each is
+      used at most once
 ====  ===============================================================================================================
 """
 
 # Importing the modules of coders registers them.
-from typedrpc.codec import anything, buffers, containers, records, scalars, unions, wrapped  # noqa: F401
-from typedrpc.codec.body import MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
-from typedrpc.codec.command import CommandCodec
+from typedrpc.codec import anything, buffers, callbacks, containers, records, scalars, unions, wrapped  # noqa: F401
+from typedrpc.codec.body import MAX_CALLBACKS, MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
+from typedrpc.codec.command import CallbackCodec, CommandCodec, Make
 from typedrpc.codec.plain import pack_plain, unpack_plain
+from typedrpc.codec.raised import ErrorCodec
 from typedrpc.schema import Conversion, Record, RecordField, Refused, Shape, register, register_finder
 
 __all__ = [
+    "MAX_CALLBACKS",
     "MAX_SEGMENTS",
     "SEGMENT_THRESHOLD",
+    "CallbackCodec",
     "CodecError",
     "CommandCodec",
     "Conversion",
+    "ErrorCodec",
+    "Make",
     "Payload",
     "Record",
     "RecordField",

@@ -14,10 +14,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from typedrpc.codec.base import Coder, Coders
-from typedrpc.codec.body import Packing, Payload, SegmentReader, open_payload, pack_body
+from typedrpc.codec.body import NO_CALLBACKS, CallbackReader, Packing, Payload, SegmentReader, open_payload, pack_body
 from typedrpc.codec.containers import listed
 from typedrpc.codec.faults import Fault, cut, index_step, short, too_deep
 from typedrpc.codec.source import Source, emit_packed, emit_unpacked
@@ -25,12 +26,14 @@ from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, A
 from typedrpc.schema import (
     NONE,
     Adaptation,
+    CallbackNode,
     CollectionNode,
     MappingNode,
     Parameter,
     ParameterKind,
     ScalarNode,
     Schema,
+    callback_of,
 )
 
 MAX_FAULTS = 20
@@ -46,12 +49,27 @@ MISSING: Any = _Missing.MISSING
 
 
 class ArgumentsCoder:
-    """Packs and unpacks the arguments of one command."""
+    """Packs and unpacks the arguments of one command.
 
-    def __init__(self, command: str, schema: Schema, coders: Coders) -> None:
+    Args:
+        command: Its name for error texts.
+        schema: Its schema.
+        coders: Makes the coders.
+        callback: Gives what is handed out with the functions of a parameter with this name. Where there is one, the
+            functions that are compiled take what they need for callbacks besides.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        schema: Schema,
+        coders: Coders,
+        callback: Callable[[str, CallbackNode], Any] | None = None,
+    ) -> None:
         self._command = command
         self._parameters = schema.parameters
-        self._coders = [_coder(parameter, coders) for parameter in self._parameters]
+        self._callbacks = callback is not None
+        self._coders = [_coder(parameter, coders, callback) for parameter in self._parameters]
         kinds = [parameter.kind for parameter in self._parameters]
         self._positional = sum(kind <= ParameterKind.POSITIONAL_OR_KEYWORD for kind in kinds)
         self._star = _index(kinds, ParameterKind.VAR_POSITIONAL)
@@ -65,15 +83,21 @@ class ArgumentsCoder:
     # Packing.
 
     def compile_pack(self) -> Callable[..., Payload]:
-        """``pack(*args, **kwargs)``, to be called as the command is."""
+        """``pack(*args, **kwargs)``, to be called as the command is.
+
+        With callbacks it is ``pack(callbacks, *args, **kwargs)``, which appends the functions to this empty list, each
+        with what is handed out with it.
+        """
         out = Source(f"pack the arguments of {self._command}")
         names = [out.fresh(parameter.name) for parameter in self._parameters]
         star = names[self._star] if self._star is not None else out.fresh("extra")
         named = names[self._star_star] if self._star_star is not None else out.fresh("unknown")
         missing = out.constant(MISSING, "missing")
         values = ", ".join(name for index, name in enumerate(names) if index not in (self._star, self._star_star))
-        failed = f"{out.constant(self._pack_slowly)}([{values}], {star}, {named})"
-        heads = [f"{names[index]}={missing}" for index in range(self._positional)]
+        callbacks = ", callbacks" if self._callbacks else ""
+        failed = f"{out.constant(self._pack_slowly)}([{values}], {star}, {named}{callbacks})"
+        heads = ["callbacks"] if self._callbacks else []
+        heads += [f"{names[index]}={missing}" for index in range(self._positional)]
         keyword_only = [
             name
             for name, parameter in zip(names, self._parameters, strict=True)
@@ -145,7 +169,13 @@ class ArgumentsCoder:
                 out.line(f"{value} = {{i: v for i, v in enumerate({_tuple(outcomes)}) if v is not {missing}}}")
         return value
 
-    def _pack_slowly(self, values: list[object], star: tuple[object, ...], named: dict[str, object]) -> Payload:
+    def _pack_slowly(
+        self,
+        values: list[object],
+        star: tuple[object, ...],
+        named: dict[str, object],
+        callbacks: list[tuple[Any, Callable[..., Any]]] | None = None,
+    ) -> Payload:
         """The walk over the arguments: finds all that is wrong with them, or packs what the source left to it."""
         if self._star is not None:
             values.insert(self._star, star or MISSING)
@@ -154,12 +184,16 @@ class ArgumentsCoder:
         faults = _Faults(self._command)
         self._check_binding(faults, values, star, named)
         packed: dict[int, object] = {}
-        packing = Packing()
+        if callbacks is not None:
+            callbacks.clear()  # of what the source has given up
+        packing = Packing(callbacks)
         for index, (parameter, coder, value) in enumerate(zip(self._parameters, self._coders, values, strict=True)):
             if value is not MISSING:
+                given = len(packing.callbacks)
                 try:
                     packed[index] = coder.pack(value, packing)
                 except Fault as fault:
+                    del packing.callbacks[given:]
                     self._add_faults(faults, index, value, fault, lambda part, item: part.pack(item, packing))
                 except RecursionError:
                     faults.add_fault(parameter.name, too_deep())
@@ -212,10 +246,11 @@ class ArgumentsCoder:
     # Unpacking.
 
     def compile_unpack(self) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
-        """``unpack(payload)``: the args and kwargs for the handler."""
+        """``unpack(payload)``: the args and kwargs for the handler. With callbacks, ``unpack(payload, callbacks)``."""
         out = Source(f"unpack the arguments of {self._command}")
         slow = out.constant(self._unpack_slowly)
-        with out.block("def unpack(payload):"):
+        callbacks = ", callbacks" if self._callbacks else ""
+        with out.block(f"def unpack(payload{callbacks}):"):
             with out.block("try:"):
                 if self._parameters:
                     self._emit_unpack(out)
@@ -224,14 +259,16 @@ class ArgumentsCoder:
                         out.line("return (), {}")
             with out.block("except Exception:"):
                 out.line("pass")
-            out.line(f"return {slow}(payload)")
+            out.line(f"return {slow}(payload{callbacks})")
         return out.build("unpack")
 
     def _emit_unpack(self, out: Source) -> None:
         total, missing = len(self._parameters), out.constant(MISSING, "missing")
         required = all(parameter.required for parameter in self._parameters)
         bare = all(coder.bare for coder in self._coders)
-        data = emit_unpacked(out, bare=bare, any_key=not required, segments=self._uses_segments)
+        data = emit_unpacked(
+            out, bare=bare, any_key=not required, segments=self._uses_segments, callbacks=self._callbacks
+        )
         before = [out.fresh(parameter.name) for parameter in self._parameters]
         count = out.assign(f"len({data}) if type({data}) is list else -1")
         least = max((index for index, parameter in enumerate(self._parameters, 1) if parameter.required), default=0)
@@ -301,11 +338,13 @@ class ArgumentsCoder:
     def _assemble(self, values: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return assemble(self._parameters, values)
 
-    def _unpack_slowly(self, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _unpack_slowly(
+        self, payload: Payload, callbacks: CallbackReader = NO_CALLBACKS
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The walk over a payload. Finds what is wrong with it; ArgumentError is all that it raises."""
         faults = _Faults(self._command)
         try:
-            data, segments = open_payload(payload)
+            data, segments = open_payload(payload, callbacks.again())
             if type(data) is list:
                 if len(data) > len(self._parameters):
                     raise Fault(f"at most {len(self._parameters)} arguments", f"{len(data)}")
@@ -326,12 +365,12 @@ class ArgumentsCoder:
     def _unpack_each(self, values: list[object], segments: SegmentReader, faults: _Faults) -> None:
         for index, (parameter, coder) in enumerate(zip(self._parameters, self._coders, strict=True)):
             if values[index] is not MISSING:
+                # The arguments of a variadic parameter are walked again where one of them does not fit.
+                before = segments.copy() if parameter.kind.variadic else segments
                 try:
                     values[index] = coder.unpack(values[index], segments)
                 except Fault as fault:
-                    self._add_faults(
-                        faults, index, values[index], fault, lambda part, item: part.unpack(item, segments)
-                    )
+                    self._add_faults(faults, index, values[index], fault, partial(_unpack_again, before))
                 except RecursionError:
                     faults.add_fault(parameter.name, too_deep())
             elif parameter.required:
@@ -346,10 +385,22 @@ class AdaptedArgumentsCoder(ArgumentsCoder):
         adaptation: What is different; nothing breaking.
         parameters: The parameters that the handler has.
         coders: Makes the coders.
+        callback: As with others; of a parameter by the handler's name.
     """
 
-    def __init__(self, command: str, adaptation: Adaptation, parameters: tuple[Parameter, ...], coders: Coders) -> None:
-        super().__init__(command, Schema(tuple(adaptation.parameters), NONE), coders)
+    def __init__(
+        self,
+        command: str,
+        adaptation: Adaptation,
+        parameters: tuple[Parameter, ...],
+        coders: Coders,
+        callback: Callable[[str, CallbackNode], Any] | None = None,
+    ) -> None:
+        read = [
+            parameter if place is None else parameter._replace(name=parameters[place].name)
+            for parameter, place in zip(adaptation.parameters, adaptation.places, strict=True)
+        ]
+        super().__init__(command, Schema(tuple(read), NONE), coders, callback)
         self._places = adaptation.places
         self._own = parameters
 
@@ -439,15 +490,23 @@ class _Faults:
         kinds = {kind for kind, _ in self._faults}
         worst = next(kind for kind in (ArgumentTypeError, ArgumentMissing, ArgumentValueError) if kind in kinds)
         texts = [text for _, text in self._faults]
-        if len(texts) == 1:
-            return worst(f"{self._command}: {texts[0]}")
-        more = [f"- and {len(texts) - MAX_FAULTS} more"] if len(texts) > MAX_FAULTS else []
-        lines = [f"{self._command}: {len(texts)} faults", *(f"- {text}" for text in texts[:MAX_FAULTS]), *more]
-        return worst("\n".join(lines))
+        lines = [f"{self._command}: {texts[0]}"]
+        if len(texts) > 1:
+            more = [f"- and {len(texts) - MAX_FAULTS} more"] if len(texts) > MAX_FAULTS else []
+            lines = [f"{self._command}: {len(texts)} faults", *(f"- {text}" for text in texts[:MAX_FAULTS]), *more]
+        error = worst("\n".join(lines))
+        error._from_call = True
+        return error
 
 
-def _coder(parameter: Parameter, coders: Coders) -> Coder:
+def _unpack_again(segments: SegmentReader, coder: Coder, data: object) -> object:
+    return coder.unpack(data, segments)
+
+
+def _coder(parameter: Parameter, coders: Coders, callback: Callable[[str, CallbackNode], Any] | None) -> Coder:
     """The coder of what travels for a parameter: all of it for a variadic one."""
+    if callback is not None and callback_of(parameter.node):
+        coders = Coders(partial(callback, parameter.name))  # types may be shared between parameters
     if parameter.kind is ParameterKind.VAR_POSITIONAL:
         return coders.of(CollectionNode("tuple", parameter.node))
     if parameter.kind is ParameterKind.VAR_KEYWORD:

@@ -15,12 +15,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from typedrpc.codec.body import Packing, SegmentReader
 from typedrpc.codec.faults import Fault, type_name
 from typedrpc.codec.source import Source, Way
-from typedrpc.schema import Node
+from typedrpc.schema import CallbackNode, Node
 
 NO_TYPES: frozenset[type] = frozenset()
 
@@ -211,9 +211,14 @@ class Coder(ABC):
 
 
 class Coders:
-    """Makes coders, one for each node: a record that occurs twice has one."""
+    """Makes coders, one for each node: a record that occurs twice has one.
 
-    def __init__(self) -> None:
+    Attributes:
+        callback: Gives what the coder of a callback hands out with each function; None where none may stand.
+    """
+
+    def __init__(self, callback: Callable[[CallbackNode], Any] | None = None) -> None:
+        self.callback: Final = callback
         self._made: dict[int, tuple[Node, Coder]] = {}
 
     def of(self, node: Node) -> Coder:

@@ -25,13 +25,18 @@ SEGMENT_THRESHOLD: Final = 65536
 MAX_SEGMENTS: Final = 4096
 """Segments that a payload may have; further large values travel in the body."""
 
+MAX_CALLBACKS: Final = 65535
+"""Callbacks that a call may have."""
+
 EXT_INT: Final = 1
 EXT_DATETIME: Final = 2
 EXT_SEGMENT: Final = 3
+EXT_CALLBACK: Final = 4
 
 _NAIVE = struct.Struct(">HBBBBBBI")
 _AWARE = struct.Struct(">HBBBBBBIq")
 _INDEX = struct.Struct(">I")
+_CALLBACK = struct.Struct(">H")
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -78,6 +83,12 @@ class CodecError(ValueError):
 
 class Segment(NamedTuple):
     """Stands in an unpacked body for the segment with this number."""
+
+    number: int
+
+
+class CallbackIndex(NamedTuple):
+    """Stands in an unpacked body for the callback with this number."""
 
     number: int
 
@@ -136,6 +147,8 @@ def unpack_hook(hashes: dict[int, int], code: int, data: bytes) -> object:
         return _unpack_datetime(data)
     if code == EXT_SEGMENT and len(data) == _INDEX.size:
         return Segment(*_INDEX.unpack(data))
+    if code == EXT_CALLBACK and len(data) == _CALLBACK.size:
+        return CallbackIndex(*_CALLBACK.unpack(data))
     return UNKNOWN
 
 
@@ -175,21 +188,28 @@ def segment(value: Buffer, segments: list[Buffer]) -> object:
     return segment_mark(len(segments) - 1)
 
 
+def callback_mark(index: int) -> object:
+    """What stands in the body for the callback with this index."""
+    return msgpack.ExtType(EXT_CALLBACK, _CALLBACK.pack(index))
+
+
 class Packing:
     """What a walk keeps while it packs the values of one payload.
 
     Attributes:
         segments: The values that travel beside the body, so far.
+        callbacks: The functions that stay here, so far, each with the codec for calling it.
         adapted: How many values did not have just the type that they travel as: ints for floats, subclasses.
     """
 
-    __slots__ = ("_read", "_remembered", "adapted", "segments")
+    __slots__ = ("_read", "_remembered", "adapted", "callbacks", "segments")
 
-    def __init__(self) -> None:
+    def __init__(self, callbacks: list[tuple[Any, Callable[..., Any]]] | None = None) -> None:
         self.segments: list[Buffer] = []
+        self.callbacks = [] if callbacks is None else callbacks
         self.adapted = 0
         self._read: dict[int, tuple[object, list[object]]] = {}
-        self._remembered: dict[object, tuple[object, object, list[Buffer], int]] = {}
+        self._remembered: dict[object, tuple[object, object, list[Buffer], int, list[Any]]] = {}
 
     def items(self, iterable: Iterable[object]) -> Iterable[object]:
         """The items of `iterable`, the same ones each time it is asked for: members of a union are tried in turn."""
@@ -210,18 +230,19 @@ class Packing:
             value: The value, which is kept, so that its id stays its own.
             pack: Packs it.
         """
-        used, adapted = len(self.segments), self.adapted
-        place = (*key, used)  # packed values refer to segments by number
+        used, adapted, given = len(self.segments), self.adapted, len(self.callbacks)
+        place = (*key, used, given)  # packed values refer to segments and callbacks by number
         found = self._remembered.get(place)
         if found is None:
             try:
-                found = (value, pack(), self.segments[used:], self.adapted - adapted)
+                found = (value, pack(), self.segments[used:], self.adapted - adapted, self.callbacks[given:])
             except Fault as fault:
-                found = (value, fault.copy(), [], 0)
+                found = (value, fault.copy(), [], 0, [])
             self._remembered[place] = found
         else:
             self.segments += found[2]
             self.adapted += found[3]
+            self.callbacks += found[4]
         if isinstance(found[1], Fault):
             raise found[1].copy()
         return found[1]
@@ -231,13 +252,92 @@ class Packing:
         return Segmented(body, self.segments) if self.segments else body
 
 
+class CallbackReader:
+    """The callbacks of one payload, each to be used once.
+
+    Args:
+        make: ``make(number, callback)`` gives what the handler gets, where `callback` is whatever the coder has for it.
+            It is asked once for a number, also where the source gives up and the walk comes to it again. None refuses
+            callbacks.
+        drop: ``drop(number)`` is told of each that nobody here takes, once.
+    """
+
+    __slots__ = ("_drop", "_made", "_make", "_taken")
+
+    def __init__(
+        self, make: Callable[[int, Any], Any] | None = None, drop: Callable[[int], object] | None = None
+    ) -> None:
+        self._make = make
+        self._drop = drop
+        self._made: dict[int, object] = {}
+        self._taken: set[int] = set()
+
+    def take(self, data: CallbackIndex, callback: object) -> object:
+        """What calls the function that `data` stands for.
+
+        Raises:
+            Fault: It was used before, or nothing here takes callbacks.
+        """
+        if self._make is None:
+            raise Fault("no callback", "one, which nothing here takes", is_type=False)
+        self._use(data.number)
+        if data.number not in self._made:
+            self._made[data.number] = self._make(data.number, callback)
+        return self._made[data.number]
+
+    def drop(self, data: CallbackIndex) -> None:
+        """Lets go of a function that nobody here takes. Raises Fault where it was used before."""
+        if self._drop is None:
+            return
+        self._use(data.number)
+        if data.number not in self._made:
+            self._made[data.number] = None
+            self._drop(data.number)
+
+    def again(self) -> CallbackReader:
+        """Begins once more. What was made stays: to make it twice and drop one would end the other."""
+        self._taken.clear()
+        return self
+
+    def copy(self) -> CallbackReader:
+        """One at the same place, which goes its own way; both have what either has made."""
+        reader = CallbackReader(self._make, self._drop)
+        reader._made = self._made
+        reader._taken = self._taken.copy()
+        return reader
+
+    def _use(self, number: int) -> None:
+        if number in self._taken:
+            raise Fault("a callback of its own", f"callback {number}, which was given before", is_type=False)
+        self._taken.add(number)
+
+
+NO_CALLBACKS = CallbackReader()
+
+
 class SegmentReader:
-    """The segments of one payload, each to be used once."""
+    """What travels beside the body of one payload: its segments, each to be used once.
+
+    Attributes:
+        callbacks: Reads its callbacks. Those that nobody expects fit no type.
+    """
 
     __slots__ = ("_left",)
 
     def __init__(self, segments: Sequence[Buffer]) -> None:
         self._left = dict(enumerate(segments))
+
+    @property
+    def callbacks(self) -> CallbackReader:
+        return NO_CALLBACKS
+
+    def copy(self) -> SegmentReader:
+        """One at the same place, which goes its own way."""
+        return self._copied(SegmentReader(()))
+
+    def _copied(self, reader: SegmentReader) -> SegmentReader:
+        reader._left = self._left.copy()
+        return reader
 
     def take(self, data: object) -> Buffer:
         """The bytes that `data` stands for, in the buffer that they were read into.
@@ -256,6 +356,23 @@ class SegmentReader:
         """Raises Fault if a segment was not used."""
         if self._left:
             raise Fault("no further segment", f"{len(self._left)} that nothing refers to", is_type=False)
+
+
+class BesideReader(SegmentReader):
+    """What travels beside the body of one payload that may have callbacks, too."""
+
+    __slots__ = ("_callbacks",)
+
+    def __init__(self, segments: Sequence[Buffer], callbacks: CallbackReader) -> None:
+        super().__init__(segments)
+        self._callbacks = callbacks
+
+    @property
+    def callbacks(self) -> CallbackReader:
+        return self._callbacks
+
+    def copy(self) -> SegmentReader:
+        return self._copied(BesideReader((), self._callbacks.copy()))
 
 
 NO_SEGMENTS = SegmentReader(())
@@ -303,8 +420,9 @@ def unpack_body(body: object) -> object:
         raise Fault("one msgpack value", f"{type(error).__name__}: {cut(str(error))}", is_type=False) from error
 
 
-def open_payload(payload: Payload) -> tuple[object, SegmentReader]:
-    """The data of a payload and the reader of its segments. Raises Fault as `unpack_body` does."""
-    if isinstance(payload, Segmented):
-        return unpack_body(payload.body), SegmentReader(payload.segments)
-    return unpack_body(payload), NO_SEGMENTS
+def open_payload(payload: Payload, callbacks: CallbackReader = NO_CALLBACKS) -> tuple[object, SegmentReader]:
+    """The data of a payload and the reader of what is beside it. Raises Fault as `unpack_body` does."""
+    body, segments = (payload.body, payload.segments) if isinstance(payload, Segmented) else (payload, [])
+    return unpack_body(body), SegmentReader(segments) if callbacks is NO_CALLBACKS else BesideReader(
+        segments, callbacks
+    )

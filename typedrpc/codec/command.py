@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from typedrpc.codec.arguments import AdaptedArgumentsCoder, ArgumentsCoder
 from typedrpc.codec.base import Coders
-from typedrpc.codec.body import CodecError, Payload
+from typedrpc.codec.body import CallbackReader, CodecError, Payload
 from typedrpc.codec.result import ResultCoder
 from typedrpc.errors import ArgumentValueError
-from typedrpc.schema import Adaptation, Schema, adapt_result
+from typedrpc.schema import Adaptation, CallbackNode, Parameter, ParameterKind, Schema, adapt_result
+
+
+class CallbackCodec(NamedTuple):
+    """What a callback of a command is called with, for both sides: one for each parameter that takes one.
+
+    Attributes:
+        name: For error texts: ``"Chat.train: callback 'progress'"``.
+        codec: Packs and unpacks its arguments and its result. The arguments go by position only.
+        is_async: The function gives an awaitable, and so does what the handler calls.
+    """
+
+    name: str
+    codec: CommandCodec
+    is_async: bool
+
+
+Make: TypeAlias = Callable[[int, CallbackCodec], Any]
+Bound: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class CommandCodec:
@@ -35,14 +53,49 @@ class CommandCodec:
 
     @cached_property
     def _arguments(self) -> ArgumentsCoder:
-        return ArgumentsCoder(self.command, self.schema, self._coders)
+        return ArgumentsCoder(self.command, self.schema, self._coders, self._callback if self.has_callbacks else None)
+
+    @cached_property
+    def _callbacks(self) -> dict[str, CallbackCodec]:
+        return {}
+
+    def _callback(self, parameter: str, node: CallbackNode) -> CallbackCodec:
+        """The codec of the callback that a parameter takes, always the same."""
+        name = f"{self.command}: callback {parameter!r}"
+        parameters = tuple(
+            Parameter(f"arg{number}", ParameterKind.POSITIONAL_ONLY, taken, True)
+            for number, taken in enumerate(node.parameters, 1)
+        )
+        codec = CommandCodec(name, Schema(parameters, node.result))
+        return self._callbacks.setdefault(parameter, CallbackCodec(name, codec, node.is_async))
+
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether a parameter takes a function that the handler can call."""
+        return self.schema.has_callbacks
 
     @cached_property
     def _result(self) -> ResultCoder:
         return ResultCoder(self.command, self.schema, self._coders)
 
-    def unpack_arguments_of(self, caller: Schema) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
+    def unpack_arguments_of(self, caller: Schema) -> Callable[[Payload], Bound]:
         """``unpack_arguments`` for a caller that has another version of the command.
+
+        Args:
+            caller: The caller's schema; nothing in it may break, see `typedrpc.schema.compatible`. Where it has
+                callbacks, use `unpack_with_callbacks_of`.
+
+        Raises:
+            ArgumentValueError: It nests too deep.
+        """
+        unpack = self._unpack_of(caller)
+        return (lambda payload: unpack(payload, CallbackReader())) if caller.has_callbacks else unpack
+
+    def unpack_with_callbacks_of(self, caller: Schema) -> Callable[[Payload, Make, Callable[[int], object]], Bound]:
+        """``unpack_with_callbacks`` for a caller that has another version of the command.
+
+        What is returned is called with a third argument, ``drop(index)``, which is told of each callback that the
+        command has not here: it will never be called. Neither is asked for anything where the caller has no callbacks.
 
         Args:
             caller: The caller's schema; nothing in it may break, see `typedrpc.schema.compatible`.
@@ -50,12 +103,19 @@ class CommandCodec:
         Raises:
             ArgumentValueError: It nests too deep.
         """
+        unpack = self._unpack_of(caller)
+        if caller.has_callbacks:
+            return lambda payload, make, drop: unpack(payload, CallbackReader(make, drop))
+        return lambda payload, make, drop: unpack(payload)
+
+    def _unpack_of(self, caller: Schema) -> Callable[..., Bound]:
         adaptation = Adaptation(caller, self.schema)
         # It was safe when it was admitted; here there may be less of the stack left to compare and to compile on.
         if all(difference.safe for difference in adaptation.differences):
             with suppress(RecursionError, SyntaxError, MemoryError):
+                callback = self._callback if caller.has_callbacks else None
                 own = self.schema.parameters
-                return AdaptedArgumentsCoder(self.command, adaptation, own, Coders()).compile_unpack()
+                return AdaptedArgumentsCoder(self.command, adaptation, own, Coders(), callback).compile_unpack()
         raise ArgumentValueError(f"{self.command}: the types of the caller nest too deep to be read here")
 
     def unpack_result_of(self, callee: Schema) -> Callable[[Payload], Any]:
@@ -80,15 +140,62 @@ class CommandCodec:
         Raises:
             ArgumentTypeError, ArgumentValueError, ArgumentMissing: The arguments do not fit; all faults in one error.
         """
-        return self._arguments.compile_pack()
+        return self._pack_without_callbacks if self.has_callbacks else self._arguments.compile_pack()
 
     @cached_property
-    def unpack_arguments(self) -> Callable[[Payload], tuple[tuple[Any, ...], dict[str, Any]]]:
+    def unpack_arguments(self) -> Callable[[Payload], Bound]:
         """``unpack_arguments(payload)`` gives ``args, kwargs`` for the handler.
 
         Raises:
-            ArgumentError: The payload holds no arguments of this command. Nothing else is raised, whatever it holds.
+            ArgumentError: The payload holds no arguments of this command, or a callback. Nothing else is raised,
+                whatever it holds.
         """
+        if not self.has_callbacks:
+            return self._arguments.compile_unpack()
+        unpack = self._unpack
+        return lambda payload: unpack(payload, CallbackReader())
+
+    def pack_with_callbacks(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Payload, list[tuple[CallbackCodec, Callable[..., Any]]]]:
+        """Packs the arguments of a call of a command that has callbacks.
+
+        Returns:
+            The payload; and the functions by their index in it, each with the codec for the calls of it.
+
+        Raises:
+            ArgumentTypeError, ArgumentValueError, ArgumentMissing: As `pack_arguments`.
+        """
+        callbacks: list[tuple[CallbackCodec, Callable[..., Any]]] = []
+        return self._pack(callbacks, *args, **kwargs), callbacks
+
+    def unpack_with_callbacks(self, payload: Payload, make: Make) -> Bound:
+        """``args, kwargs`` for the handler of a command that has callbacks.
+
+        Args:
+            payload: The arguments.
+            make: ``make(index, callback)`` gives what the handler gets for a callback. It is asked at most once for an
+                index, in no order that counts, and also for callbacks of a payload that is refused in the end.
+
+        Raises:
+            ArgumentError: The payload holds no arguments of this command, or one callback twice. Nothing else is
+                raised, whatever it holds, but what `make` raises.
+        """
+        return self._unpack(payload, CallbackReader(make))
+
+    def _pack_without_callbacks(self, *args: Any, **kwargs: Any) -> Payload:
+        payload, callbacks = self.pack_with_callbacks(args, kwargs)
+        assert not callbacks, f"{self.command} was given functions, which pack_with_callbacks has to be told"
+        return payload
+
+    # Of a command with callbacks.
+
+    @cached_property
+    def _pack(self) -> Callable[..., Payload]:
+        return self._arguments.compile_pack()
+
+    @cached_property
+    def _unpack(self) -> Callable[..., Bound]:
         return self._arguments.compile_unpack()
 
     @cached_property

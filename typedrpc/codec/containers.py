@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from typedrpc.codec.base import ABSTRACT, MAX_NESTING, Coder, Coders, coder_for, lazily
 from typedrpc.codec.body import Packing, SegmentReader, pack_body
-from typedrpc.codec.faults import Fault, Misfit, index_step, short, type_name
+from typedrpc.codec.faults import Fault, Misfit, index_step, short, told, type_name
 from typedrpc.codec.source import Source, Way
 from typedrpc.schema import CollectionNode, MappingNode, TupleNode
 
@@ -156,7 +156,7 @@ class CollectionCoder(Coder):
                 spread(items)
             return self._collection.makes(items)
         except Exception as error:  # hashing and comparing may be anybody's code
-            raise Fault(self.node, f"{type(error).__name__}: {error}", is_type=False) from error
+            raise Fault(self.node, told(error), is_type=False) from error
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
         if way == "pack":
@@ -303,7 +303,7 @@ class MappingCoder(Coder):
             spread(key for key, _ in pairs)
             collected = dict(pairs)
         except Exception as error:  # hashing and comparing may be anybody's code
-            raise Fault(self.node, f"{type(error).__name__}: {error}", is_type=False) from error
+            raise Fault(self.node, told(error), is_type=False) from error
         if len(collected) != len(pairs):
             raise Fault(self.node, "two keys that become one", is_type=False)
         return collected

@@ -69,6 +69,14 @@ def type_name(value: object) -> str:
     return "None" if value is None else cut(type(value).__name__)
 
 
+def told(error: Exception) -> str:
+    """An exception of anybody's code, in words."""
+    try:
+        return cut(f"{type(error).__name__}: {error}")
+    except Exception:
+        return type_name(error)
+
+
 def short(value: object) -> str:
     """A value in words: as written where it is plain and small, otherwise its type."""
     kind = type(value)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from typedrpc.codec.base import Coder, Coders, choose_coder
 from typedrpc.codec.body import Packing, SegmentReader
-from typedrpc.codec.faults import Fault, index_step, type_name
+from typedrpc.codec.faults import Fault, index_step, told, type_name
 from typedrpc.codec.source import Source, Way
 from typedrpc.schema import Field, IgnoredNode, RecordNode
 
@@ -52,7 +52,7 @@ class RecordCoder(Coder):
         try:
             return getattr(value, name)
         except Exception as error:  # a property, or an attribute that was deleted
-            raise Fault("a value", f"{type(error).__name__}: {error}", is_type=False) from error
+            raise Fault("a value", told(error), is_type=False) from error
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
         if type(data) is not list:
@@ -75,7 +75,7 @@ class RecordCoder(Coder):
         try:
             return self._cls(*positional, **named)
         except Exception as error:  # __post_init__ is anybody's code, and data of a peer must not raise anything else
-            raise Fault(self.node, f"fields it refuses: {type(error).__name__}: {error}", is_type=False) from error
+            raise Fault(self.node, f"fields it refuses: {told(error)}", is_type=False) from error
 
     def emit(self, out: Source, way: Way, var: str, *, typed: bool = False) -> str:
         if not typed:

@@ -26,6 +26,7 @@ _FIXED: dict[str, object] = {
     "segment": body.segment,
     "Segmented": body.Segmented,
     "SegmentReader": body.SegmentReader,
+    "BesideReader": body.BesideReader,
     "NO_SEGMENTS": body.NO_SEGMENTS,
     "take_packer": body.take_packer,
     "give_packer": body.give_packer,
@@ -172,7 +173,7 @@ def emit_packed(out: Source, value: str, *, bounded: bool, segments: bool) -> No
     out.line(f"return Segmented({packed}, segments) if segments else {packed}" if segments else f"return {packed}")
 
 
-def emit_unpacked(out: Source, *, bare: bool, any_key: bool = False, segments: bool) -> str:
+def emit_unpacked(out: Source, *, bare: bool, any_key: bool = False, segments: bool, callbacks: bool = False) -> str:
     """Writes the beginning of a function that unpacks ``payload``. Returns the variable with the data.
 
     Options of msgpack cost time. Data that needs one which is left out, a huge int say, is left to the walk.
@@ -182,6 +183,7 @@ def emit_unpacked(out: Source, *, bare: bool, any_key: bool = False, segments: b
         bare: Whether the usual data needs none.
         any_key: Whether it needs that for maps whose keys are not strings even so.
         segments: Whether there may be segments.
+        callbacks: Whether there may be callbacks; then the function has a parameter ``callbacks``.
     """
     options = "strict_map_key=False, ext_hook=partial(unpack_hook, {})"
     usual = f"unpackb(payload, {options})"
@@ -190,10 +192,11 @@ def emit_unpacked(out: Source, *, bare: bool, any_key: bool = False, segments: b
     if not segments:
         return out.assign(usual)
     data = out.fresh()
+    reader = "BesideReader(payload.segments, callbacks)" if callbacks else "SegmentReader(payload.segments)"
     with out.block("if type(payload) is Segmented:"):
-        out.line("segments = SegmentReader(payload.segments)")
+        out.line(f"segments = {reader}")
         out.line(f"{data} = unpackb(payload.body, {options})")
     with out.block("else:"):
-        out.line("segments = NO_SEGMENTS")
+        out.line(f"segments = {'BesideReader((), callbacks)' if callbacks else 'NO_SEGMENTS'}")
         out.line(f"{data} = {usual}")
     return data

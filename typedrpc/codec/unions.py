@@ -87,7 +87,7 @@ class UnionCoder(Coder):
         """Packs a value that several members may take: by the nearest, of equally near ones by what keeps its types."""
         deepest: Fault | None = None
         nearest: tuple[int, int] | None = None
-        used, adapted = len(packing.segments), packing.adapted
+        used, adapted, given = len(packing.segments), packing.adapted, len(packing.callbacks)
         for position, (rank, index) in enumerate(ranked):
             if nearest is not None and rank > nearest[0]:
                 break
@@ -106,6 +106,7 @@ class UnionCoder(Coder):
                     return self._tag(index, packed)
                 nearest = nearest or (rank, index)
             del packing.segments[used:]
+            del packing.callbacks[given:]
             packing.adapted = adapted
         if nearest is not None:
             return self._tag(nearest[1], self._members[nearest[1]].pack(value, packing))

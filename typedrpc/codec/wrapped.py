@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sized
 from typing import Any, cast
 
 from typedrpc.codec.base import CONVERTED, Coder, Coders, coder_for, lazily
-from typedrpc.codec.body import Packing, Segment, SegmentReader
-from typedrpc.codec.faults import Fault, Misfit, short
+from typedrpc.codec.body import CallbackIndex, Packing, Segment, SegmentReader
+from typedrpc.codec.faults import Fault, Misfit, short, told
 from typedrpc.codec.source import Source, Way
 from typedrpc.schema import AliasNode, ConstrainedNode, ConvertedNode, IgnoredNode, Node
 
@@ -115,7 +115,7 @@ class ConstrainedCoder(AroundCoder):
             try:
                 holds = check(value, constraint.argument)
             except Exception as error:  # comparisons and predicates may be anybody's code
-                raise Fault(self.node, f"{short(value)}: {type(error).__name__}: {error}", is_type=False) from error
+                raise Fault(self.node, f"{short(value)}: {told(error)}", is_type=False) from error
             if not holds:
                 length = f" of length {len(value)}" if "length" in constraint.kind and isinstance(value, Sized) else ""
                 raise Fault(self.node, f"{short(value)}{length}", is_type=False)
@@ -170,9 +170,7 @@ class ConvertedCoder(AroundCoder):
         try:
             encoded = self._conversion.encode(value)
         except Exception as error:  # anybody's code
-            raise Fault(
-                self.node, f"one that cannot be encoded: {type(error).__name__}: {error}", is_type=False
-            ) from error
+            raise Fault(self.node, f"one that cannot be encoded: {told(error)}", is_type=False) from error
         return super().pack(encoded, packing)
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
@@ -180,7 +178,7 @@ class ConvertedCoder(AroundCoder):
         try:
             value = self._conversion.decode(wire)
         except Exception as error:  # anybody's code
-            raise Fault(self.node, f"{short(wire)}: {type(error).__name__}: {error}", is_type=False) from error
+            raise Fault(self.node, f"{short(wire)}: {told(error)}", is_type=False) from error
         if not isinstance(value, self._cls):
             raise Fault(self.node, f"{type(value).__name__} from its decode function", is_type=False)
         return value
@@ -219,7 +217,7 @@ class IgnoredCoder(Coder):
 
 
 def discard(data: object, segments: SegmentReader) -> None:
-    """Takes the segments that `data` refers to, as each has to be used."""
+    """Takes the segments that `data` refers to, as each has to be used, and lets go of callbacks."""
     level: list[Any] = [data]
     while level:
         below: list[Any] = []
@@ -230,4 +228,6 @@ def discard(data: object, segments: SegmentReader) -> None:
                 below += item
             elif type(item) is dict:
                 below += item.values()
+            elif type(item) is CallbackIndex:
+                segments.callbacks.drop(item)
         level = below

@@ -11,7 +11,7 @@ from typedrpc.schema.conversions import (
     register_finder,
 )
 from typedrpc.schema.evolution import Adaptation, adapt_result, compatible
-from typedrpc.schema.graphs import hashable
+from typedrpc.schema.graphs import callback_of, hashable
 from typedrpc.schema.hints import SignatureFaults, UnresolvedNames, node_of
 from typedrpc.schema.local import LocalNames, is_local, running_around
 from typedrpc.schema.nodes import (
@@ -23,6 +23,7 @@ from typedrpc.schema.nodes import (
     NONE,
     SCALARS,
     AliasNode,
+    CallbackNode,
     CollectionNode,
     ConstrainedNode,
     Constraint,
@@ -41,6 +42,7 @@ from typedrpc.schema.nodes import (
     UnionNode,
     children,
 )
+from typedrpc.schema.raised import errors_of
 from typedrpc.schema.resolution import Difference
 from typedrpc.schema.signature import Parameter, ParameterKind, Schema, schema_of
 
@@ -54,6 +56,7 @@ __all__ = [
     "SCALARS",
     "Adaptation",
     "AliasNode",
+    "CallbackNode",
     "CollectionNode",
     "ConstrainedNode",
     "Constraint",
@@ -84,8 +87,10 @@ __all__ = [
     "UnionNode",
     "UnresolvedNames",
     "adapt_result",
+    "callback_of",
     "children",
     "compatible",
+    "errors_of",
     "hashable",
     "is_local",
     "node_of",

@@ -9,6 +9,7 @@ A node is a string (a scalar, by name) or a list whose first item says what it i
     ["Union", [member, ...]]     in canonical order
     ["Annotated", node, [[constraint, argument as text], ...]]      constraint: gt, ge, lt, ... predicate, shape
     ["as", name, node]           a type by its name and what its values travel as
+    ["callback", [node, ...], node, is_async]     what it takes, what it gives; only as the type of a parameter
     ["ref", index]               the definition with that index
 
 and definitions, which are named and may be referred to many times and from within themselves, are ::
@@ -32,6 +33,7 @@ from typedrpc.schema.nodes import (
     MAPPINGS,
     SCALARS,
     AliasNode,
+    CallbackNode,
     CollectionNode,
     ConstrainedNode,
     Constraint,
@@ -94,6 +96,9 @@ class NodeWriter:
                 return ["Annotated", self._write(node.base), asked]
             case ConvertedNode():
                 return ["as", node.name, self._write(node.wire)]
+            case CallbackNode():
+                taken: list[Data] = [self._write(parameter) for parameter in node.parameters]
+                return ["callback", taken, self._write(node.result), node.is_async]
             case EnumNode() | FlagNode() | RecordNode() | AliasNode():
                 return ["ref", self._define(node)]
             case _:
@@ -120,9 +125,14 @@ class NodeWriter:
 
 
 class NodeReader:
-    """Turns data of a peer into nodes. Trusts nothing; ValueError is all that it raises."""
+    """Turns data of a peer into nodes. Trusts nothing; ValueError is all that it raises.
+
+    Attributes:
+        has_callbacks: Some node that was read is a callback.
+    """
 
     def __init__(self, definitions: object) -> None:
+        self.has_callbacks = False
         self._definitions = as_list(definitions, "definitions")
         self._nodes: dict[int, Node] = {}
         self._depth = 0
@@ -162,6 +172,9 @@ class NodeReader:
                 return ConstrainedNode(self.read(node), tuple(map(_constraint, constraints)))
             case ["as", str(name), node]:
                 return ConvertedNode(as_text(name, "a type"), self.read(node))
+            case ["callback", list(parameters), result, bool(is_async)]:
+                self.has_callbacks = True
+                return CallbackNode(tuple(map(self.read, parameters)), self.read(result), is_async)
             case [str(kind), item] if kind in COLLECTIONS:
                 return CollectionNode(kind, self.read(item))
             case [str(kind), key, value] if kind in MAPPINGS:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typedrpc.schema.nodes import (
     NONE,
     AliasNode,
+    CallbackNode,
     CollectionNode,
     ConstrainedNode,
     ConvertedNode,
@@ -88,7 +89,7 @@ def _may_be_hashed(node: Node) -> bool:
             return node.name not in _UNHASHABLE
         case CollectionNode():
             return node.kind in ("tuple", "frozenset")
-        case MappingNode():
+        case MappingNode() | CallbackNode():
             return False
         case RecordNode():
             return not node.keyed and (node.cls is None or node.cls.__hash__ is not None)
@@ -96,6 +97,35 @@ def _may_be_hashed(node: Node) -> bool:
             return node.conversion is None or node.conversion.cls.__hash__ is not None
         case _:
             return True
+
+
+def callback_of(node: Node) -> CallbackNode | None:
+    """The callback that a parameter of this type takes: the type itself, or a member of the union that it is."""
+    members = node.members if isinstance(node, UnionNode) else (node,)
+    return next((member for member in members if isinstance(member, CallbackNode)), None)
+
+
+def misplaced_callback(node: Node, *, parameter: bool, seen: set[int] | None = None) -> CallbackNode | None:
+    """A callback that stands where none may, somewhere in `node`; None where all stand right.
+
+    Args:
+        node: A type that has been read whole.
+        parameter: It is that of a parameter, which may be a callback, or a union with one.
+        seen: The ids of nodes that hold none; those that are found to are added. All of them have to be kept.
+    """
+    seen = set() if seen is None else seen
+    taken = callback_of(node) if parameter else None
+    left = [*node.members] if isinstance(node, UnionNode) else [node]
+    if taken is not None:
+        left = [*children(taken), *(member for member in left if member is not taken)]
+    while left:
+        node = left.pop()
+        if isinstance(node, CallbackNode):
+            return node
+        if id(node) not in seen:
+            seen.add(id(node))
+            left += children(node)
+    return None
 
 
 def _is_tuple(node: RecordNode) -> bool:

@@ -15,13 +15,14 @@ import typing_extensions
 
 from typedrpc.schema.constraints import check_fits, constrained
 from typedrpc.schema.conversions import Conversion, Record, Refused, conversion_of, find
-from typedrpc.schema.graphs import bare, hashable, literal_of, stands_within, union_of
+from typedrpc.schema.graphs import bare, callback_of, hashable, literal_of, misplaced_callback, stands_within, union_of
 from typedrpc.schema.local import LocalNames
 from typedrpc.schema.nodes import (
     IGNORED,
     NONE,
     SCALARS,
     AliasNode,
+    CallbackNode,
     CollectionNode,
     ConstrainedNode,
     ConvertedNode,
@@ -145,17 +146,32 @@ class HintReader:
         self._records: dict[object, Node] = {}
         self._aliases: dict[object, Node] = {}
         self._recursive: set[object] = set()
+        self._has_callbacks = False
         self._depth = 0
 
-    def read(self, hint: object, where: str) -> Node:
-        """The node of `hint`. A fault goes to `faults`, with `where` as its place."""
+    def read(self, hint: object, where: str, *, parameter: bool = False) -> Node:
+        """The node of `hint`. A fault goes to `faults`, with `where` as its place.
+
+        Args:
+            hint: What an annotation evaluates to.
+            where: The place.
+            parameter: It is the whole type of a parameter, which may be a callback.
+        """
         if self._depth >= MAX_DEPTH:
             return self._fault(where, hint, f"types nest deeper than {MAX_DEPTH} here; make a part of it a class")
         self._depth += 1
         try:
-            return self._node(hint, where)
+            node = self._node(hint, where)
         finally:
             self._depth -= 1
+        # When all has been read, since an alias may be right at one place and wrong at another.
+        if self._depth == 0 and self._has_callbacks:
+            self._check_callbacks(node, where, parameter=parameter)
+        return node
+
+    def read_class(self, cls: type[Any], record: Callable[[], Record], where: str) -> Node:
+        """The node of a class that no hint stands for, by its fields, which `record` finds as `record_of` does."""
+        return self._fields(cls, (cls, where), cls.__name__, record, where)
 
     def evaluate(self, hint: object, where: str = "") -> object:
         """What an annotation stands for; `UNREADABLE` where that cannot be told, which is noted."""
@@ -251,10 +267,12 @@ class HintReader:
             return self._literal(hint, args, where)
         if origin is Annotated:
             return self._annotated(hint, args, where)
-        if any(get_origin(arg) is typing_extensions.Unpack or _is_star(arg) for arg in args):
+        if any(map(_is_unpacked, args)):
             return self._fault(where, hint, "an unpacked tuple has no place of its own; write its types out")
         if origin is tuple:
             return self._tuple(args, inside)
+        if origin is collections.abc.Callable:
+            return self._callback(hint, args, where)
         if origin in _COLLECTIONS:
             kind = _COLLECTIONS[origin]
             item = self.read(args[0], inside)
@@ -282,7 +300,39 @@ class HintReader:
         for member in members:
             if not _same_classes(seen.setdefault(member, member), member):
                 return self._fault(where, hint, f"{member} stands for two classes that look the same; rename one")
-        return union_of(members)
+        union = union_of(members)
+        if isinstance(union, UnionNode) and sum(isinstance(member, CallbackNode) for member in union.members) > 1:
+            return self._fault(where, hint, "functions cannot be told apart; give each a parameter of its own")
+        return union
+
+    def _callback(self, hint: object, args: tuple[Any, ...], where: str) -> Node:
+        taken, given = args
+        if not isinstance(taken, list):
+            reason = "it does not say what it takes; write the types in brackets, as in Callable[[int], None]"
+            return self._fault(where, hint, reason)
+        inside = f"{where}, in {shown(hint)}" if len(where) < MAX_PLACE else where
+        if any(map(_is_unpacked, taken)):
+            return self._fault(where, hint, "an unpacked tuple has no place of its own; write its types out")
+        parameters = tuple(self.read(arg, inside) for arg in taken)
+        if isinstance(given, str | typing.ForwardRef):
+            given = self.evaluate(given if isinstance(given, str) else given.__forward_arg__, where)
+        last = get_args(given)[-1:]
+        is_async = bool(last) and get_origin(given) in (collections.abc.Awaitable, collections.abc.Coroutine)
+        self._has_callbacks = True
+        return CallbackNode(parameters, self.read(last[0] if is_async else given, inside), is_async)
+
+    def _check_callbacks(self, node: Node, where: str, *, parameter: bool) -> None:
+        wrong = misplaced_callback(node, parameter=parameter)
+        if wrong is None:
+            return
+        taken = callback_of(node)
+        if not parameter:
+            reason = "a function goes with a call; make it a parameter of a command"
+        elif taken and any(misplaced_callback(child, parameter=False) for child in children(taken)):
+            reason = "what a function takes and gives is plain data; use the types of values"
+        else:
+            reason = "a function has to be the whole of an argument; give it a parameter of its own, or *args"
+        self.faults.append(f"{where}: {wrong} cannot travel: {reason}")
 
     def _annotated(self, hint: object, args: tuple[Any, ...], where: str) -> Node:
         faults = len(self.faults)
@@ -293,6 +343,8 @@ class HintReader:
             node = constrained(base, args[1:])
         except ValueError as error:
             return self._fault(where, hint, str(error))
+        if isinstance(node, ConstrainedNode) and callback_of(base):
+            return self._fault(where, hint, "nothing is asked of a function; leave the constraints out")
         if isinstance(node, ConstrainedNode):
             self._late.append(partial(self._check_fits, hint, node, where))
         return node
@@ -475,5 +527,6 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _is_star(arg: object) -> bool:
-    return isinstance(arg, types.GenericAlias) and bool(getattr(arg, "__unpacked__", False))
+def _is_unpacked(arg: object) -> bool:
+    is_star = isinstance(arg, types.GenericAlias) and bool(getattr(arg, "__unpacked__", False))
+    return is_star or get_origin(arg) is typing_extensions.Unpack

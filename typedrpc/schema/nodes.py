@@ -390,6 +390,30 @@ class AliasNode(Node):
         return f"AliasNode({self.name!r})"
 
 
+class CallbackNode(Node):
+    """A function that stays with its caller, and that the handler calls there. Only a parameter may be one.
+
+    Attributes:
+        parameters: What it takes, by position.
+        result: What it gives; of one that is async, what its awaitable gives.
+        is_async: It gives an awaitable.
+    """
+
+    __slots__ = _compared = ("parameters", "result", "is_async")
+
+    def __init__(self, parameters: tuple[Node, ...], result: Node, is_async: bool = False) -> None:
+        self.parameters: Final = parameters
+        self.result: Final = result
+        self.is_async: Final = is_async
+
+    def _own(self) -> object:
+        return self.is_async
+
+    def __str__(self) -> str:
+        result = f"Awaitable[{self.result}]" if self.is_async else str(self.result)
+        return f"Callable[[{', '.join(map(str, self.parameters))}], {result}]"
+
+
 class IgnoredNode(Node):
     """What stands for a field or a parameter that a peer sends and nobody here takes."""
 
@@ -423,6 +447,8 @@ def children(node: Node) -> tuple[Node, ...]:
             return (node.base,)
         case ConvertedNode():
             return (node.wire,)
+        case CallbackNode():
+            return (*node.parameters, node.result)
         case _:
             return ()
 

@@ -43,8 +43,10 @@ def refusal(hint: object, kinds: Mapping[Any, str]) -> str:
         return _UNKNOWN
     if origin in kinds:
         return f"it does not say what it holds; give the types in brackets, as in {_example(kinds[origin])}"
-    if origin is collections.abc.Callable or isinstance(hint, types.FunctionType):
-        return "a function stays in its process; offer it as a command of a service instead"
+    if origin is collections.abc.Callable:
+        return "it does not say what it takes; write the types in brackets, as in Callable[[int], None]"
+    if isinstance(hint, types.FunctionType | types.BuiltinFunctionType):
+        return "a function is no type; write the type of one, as in Callable[[int], None]"
     if origin in _STREAMS:
         return "streams cannot travel yet; use list[...] or Iterable[...], which travel whole"
     if isinstance(hint, TypeVar | typing.ParamSpec | typing.TypeVarTuple | typing_extensions.TypeVar):

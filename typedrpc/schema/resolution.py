@@ -18,6 +18,7 @@ from typedrpc.schema.graphs import bare
 from typedrpc.schema.nodes import (
     IGNORED,
     AliasNode,
+    CallbackNode,
     CollectionNode,
     ConstrainedNode,
     ConvertedNode,
@@ -173,6 +174,8 @@ class Resolution:
                 alike = first.constraints == second.constraints
             case ConvertedNode(), ConvertedNode():
                 alike = first.name == second.name
+            case CallbackNode(), CallbackNode():
+                alike = first.is_async == second.is_async
             case (TupleNode(), TupleNode()) | (UnionNode(), UnionNode()):
                 alike = True
             case _:
@@ -327,6 +330,12 @@ class Resolution:
                 if writer.keyed != reader.keyed:
                     return self.break_(where, cut(f"{writer.name} is a TypedDict on one side only"))
                 return self._record(writer, reader, where)
+            case CallbackNode(), CallbackNode():
+                # Who writes and who reads change sides with each call of it: one version would have to read the other
+                # both ways.
+                ours, theirs = short(reader), short(writer)
+                text = f"{theirs} is {ours} here" if ours != theirs else f"the classes in {ours} differ"
+                return self.break_(where, f"{text}, and callbacks have to be the same on both sides")
         return None
 
     def _noted(self, writer: Node, reader: Node, where: str, node: Node | None) -> Node | None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from typedrpc.schema.data import Data, NodeReader, NodeWriter, as_text
+from typedrpc.schema.graphs import callback_of, misplaced_callback
 from typedrpc.schema.hints import HintReader, SignatureFaults
 from typedrpc.schema.local import LocalNames
 from typedrpc.schema.nodes import Node, same_graphs
@@ -133,12 +134,19 @@ class Schema:
                 try:
                     signature = cls(tuple(_parameter(item, reader) for item in parameters), reader.read(result))
                     reader.check()
+                    if reader.has_callbacks:
+                        _check_callbacks(signature)
                 except RecursionError:  # how much of the stack is left depends on who calls
                     raise ValueError("a type nests too deep") from None
             case _:
                 raise ValueError("a signature is in no known form")
         _check_order(signature.parameters)
         return signature
+
+    @cached_property
+    def has_callbacks(self) -> bool:
+        """Whether some parameter takes a function that the handler can call."""
+        return any(callback_of(parameter.node) for parameter in self.parameters)
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -193,7 +201,8 @@ def schema_of(
             )
             continue
         required = parameter.default is parameter.empty and not stars
-        read.append(Parameter(parameter.name, kind, reader.read(hints[parameter.name], where), required))
+        node = reader.read(hints[parameter.name], where, parameter=True)
+        read.append(Parameter(parameter.name, kind, node, required))
     if "return" not in hints:
         reader.faults.append("the result has no annotation; write '-> None' where there is none")
     result = reader.read(hints.get("return"), "the result")
@@ -210,6 +219,16 @@ def _parameter(data: object, reader: NodeReader) -> Parameter:
             return Parameter(as_text(name, "a parameter"), read, reader.read(node), required)
         case _:
             raise ValueError("a parameter is in no known form")
+
+
+def _check_callbacks(signature: Schema) -> None:
+    """Raises ValueError where a callback stands elsewhere than as the type of a parameter, or beside another."""
+    seen: set[int] = set()  # parameters may share what they are made of
+    for parameter in signature.parameters:
+        if misplaced_callback(parameter.node, parameter=True, seen=seen):
+            raise ValueError("a callback stands within a type, or beside another")
+    if misplaced_callback(signature.result, parameter=False, seen=seen):
+        raise ValueError("a callback stands in a result")
 
 
 def _check_order(parameters: tuple[Parameter, ...]) -> None:

@@ -1,35 +1,36 @@
 """Connect, and call: the client of the threads side."""
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
-from functools import partial
+from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, Final, Generic, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar, cast, final, overload
+
+from typing_extensions import Unpack
 
 from typedrpc import transport
-from typedrpc.agreement import Agreement, Route, agree
-from typedrpc.codec import CodecError
-from typedrpc.command import BoundCommand, CallOptions, Command
+from typedrpc.command import BoundCommand, Command
+from typedrpc.dispatch import MAX_NESTING, Call, Dispatcher
 from typedrpc.errors import (
     ConnectFailed,
+    ConnectionLost,
+    ConnectTimeout,
     DeadlineExceeded,
     DefinitionError,
-    MessageTooLarge,
-    ProtocolError,
     RpcError,
+    ServerBusy,
 )
-from typedrpc.failure import unpack_failure
+from typedrpc.hooks import CallOutcome, Hooked, LossHookT
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
-from typedrpc.protocol import Protocol
-from typedrpc.service import Service, bind, make_proxy, services_of
+from typedrpc.protocol import Protocol, State
+from typedrpc.service import FunctionService, Service, Table
+from typedrpc.sync.agreements import AGREE_TIME
+from typedrpc.sync.caller import PeerLink, RemoteCaller
 from typedrpc.sync.connection import Connection
-from typedrpc.sync.tokens import Pending, Token
-from typedrpc.sync.workers import Watcher, Workers
-from typedrpc.wire import Frame, Kind
+from typedrpc.sync.stay import Stay
+from typedrpc.sync.tokens import Token
+from typedrpc.sync.workers import MAX_WORKERS, Watcher, Workers, check_counts
 
 ServiceT = TypeVar("ServiceT", bound=Service)
 EnteredT_co = TypeVar("EnteredT_co", covariant=True)
@@ -45,26 +46,9 @@ LONGEST_PAUSE: Final = 0.25
 LEAST_ATTEMPT: Final = 0.05
 """Seconds that an attempt is worth making in; what a hurried one says of the server would mislead."""
 
-MAP_WINDOW: Final = 64
-"""Calls of one ``map`` that are in flight at a time."""
-
-MAX_LENT: Final = 16
-"""Threads that a client lends its connection when callbacks of futures block."""
-
 
 @final
-class _Link:
-    """One connection, and what was agreed with its peer."""
-
-    __slots__ = ("agreements", "connection")
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.agreements: dict[int, Agreement] = {}  # by the id() of the commands they are about
-
-
-@final
-class Client(Generic[EnteredT_co]):
+class Client(Hooked, Generic[EnteredT_co]):
     """A connection to a server, made by :func:`connect`.
 
     As a context manager it yields the proxy of the contract that it was made with, or itself where there was none, and
@@ -72,25 +56,60 @@ class Client(Generic[EnteredT_co]):
     own; the parent's is not touched.
     """
 
-    def __init__(self, url: str, contract: Callable[..., Any] | None, limits: Limits, timeout: float | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        contract: Callable[..., Any] | None,
+        *,
+        limits: Limits,
+        timeout: float | None,
+        expose: Sequence[Service | FunctionService],
+        max_depth: int,
+        max_workers: int,
+        on_connect: Callable[[Peer], object] | None,
+        on_disconnect: Callable[[Peer, ConnectionLost], object] | None,
+        on_connect_failed: Callable[[RpcError], object] | None,
+        on_call: Callable[[Call], object] | None,
+        on_result: Callable[[Call, CallOutcome], object] | None,
+    ) -> None:
+        table = Table(expose)
+        super().__init__(
+            Dispatcher(table, max_depth=max_depth),
+            on_connect=on_connect,
+            on_disconnect=on_disconnect,
+            on_connect_failed=on_connect_failed,
+            on_call=on_call,
+            on_result=on_result,
+        )
         self._url = url
         self._limits = limits
+        self._max_workers = max_workers
         self._lock = threading.Lock()
+        self._runtime_lock = threading.Lock()
         self._runtime: tuple[Workers, Watcher] | None = None
-        # Declared command to the commands, by name, with which it is agreed about: those of its service.
-        self._contracts: dict[Command[Any], Mapping[str, Command[Any]]] = {}
         self._closed = False
-        self._peer = Peer(next_peer_id(), str(transport.resolve(url)), None, self._close_connection)
+        self._exposes = bool(expose)
+        self._services = table.digests()
+        self._caller = RemoteCaller(repr(self), lambda deadline: self._current_link(deadline).agreements)
         self._entered: Any = self
         deadline = monotonic() + (CONNECT_TIME if timeout is None else timeout)
-        self._link = self._dial(deadline, again=timeout is not None)
+        try:
+            self._link, stay = self._dial(deadline, again=timeout is not None)
+        except BaseException:
+            self._stop_threads()  # the server may have called already
+            raise
+        try:
+            self._begin(stay)
+        except BaseException:
+            self.close()
+            raise
         if contract is not None:
             try:
-                self._entered = self._make_proxy(contract, deadline)
+                self._entered = self._caller.make_proxy(contract, deadline)
             except BaseException as error:
                 self.close()
                 if isinstance(error, DeadlineExceeded):
-                    raise ConnectFailed(url, "the server did not tell its contract in time") from None
+                    raise ConnectTimeout(url, "the server did not tell its contract in time") from None
                 if isinstance(error, RpcError) and not isinstance(error, DefinitionError):
                     raise ConnectFailed(url, str(error)) from error
                 raise
@@ -99,8 +118,8 @@ class Client(Generic[EnteredT_co]):
 
     @property
     def peer(self) -> Peer:
-        """The other end."""
-        return self._peer
+        """The other end of the connection, as the server's handlers see this one."""
+        return self._link.peer
 
     @overload
     def proxy(self, contract: Command[CallableT], /) -> BoundCommand[CallableT]: ...
@@ -118,17 +137,39 @@ class Client(Generic[EnteredT_co]):
             ConnectionLost: There is no connection any more.
             DeadlineExceeded: The peer did not tell its contract within 10 s.
         """
-        return self._make_proxy(contract, monotonic() + CONNECT_TIME)
+        return self._caller.make_proxy(contract, monotonic() + AGREE_TIME)
 
     def close(self) -> None:
         """End the connection. Calls that wait, in any thread, raise ``ConnectionLost``. May be called again."""
         self._closed = True
-        self._close_connection("")
+        self._link.connection.close()
+        self._stop_threads()
+
+    def _stop_threads(self) -> None:
         # It stays, closed: a thread that is still at work may ask for it, and must not be given another one.
         runtime = self._runtime
         if runtime is not None:
             runtime[1].close()
             runtime[0].close(1.0)
+
+    def on_disconnect(self, hook: LossHookT, /) -> LossHookT:
+        """Register a function that is called with the peer, and the cause, when the connection is lost or closed.
+
+        It runs in a thread of its own, after ``on_connect`` has returned. If the connection has ended already, it is
+        not called.
+        """
+        super().on_disconnect(hook)
+        connection = self._link.connection
+        connection.threads.attended = True
+        connection.threads.look_again()
+        return hook
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Who forgets the `with` looks for commands here.
+            how = "`with connect(...) as proxy:` gives the proxy, and so does client.proxy(Contract)"
+            raise AttributeError(f"a client has no attribute {name!r}; {how}")
 
     def __enter__(self) -> EnteredT_co:
         return cast(EnteredT_co, self._entered)
@@ -141,215 +182,161 @@ class Client(Generic[EnteredT_co]):
     def __repr__(self) -> str:
         return f"<client of {self._url}>"
 
-    # What bound commands see: the Caller protocol
+    # Connections
 
-    def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
-        codec = command.codec
-        pack, unpack_own = codec.pack_arguments, codec.unpack_result
-        what = command.qualified_name
-        timeout = options.timeout
-        linked, route = self._resolve(command, timeout)
-        id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
-
-        def invoke(*args: Any, **kwargs: Any) -> Any:
-            nonlocal linked, id, unpack, extension
-            payload = pack(*args, **kwargs)
-            if linked.connection.forked:
-                linked, route = self._resolve(command, timeout)
-                id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
-            deadline = None if timeout is None else monotonic() + timeout
-            answer = linked.connection.call(id, payload, what, deadline, extension)
-            try:
-                return unpack(answer)
-            except CodecError as error:
-                raise _bad_result(error) from error
-
-        return invoke
-
-    def submit(
-        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
-    ) -> Future[Any]:
-        payload = command.codec.pack_arguments(*args, **kwargs)
-        link, route = self._resolve(command, options.timeout)
-        future: Future[Any] = Future()
-        unpack, what = route.unpack_adapted or command.codec.unpack_result, command.qualified_name
-
-        def finish(outcome: Frame | Exception) -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                if isinstance(outcome, DeadlineExceeded):
-                    raise DeadlineExceeded(f"{what}: {outcome}")
-                if isinstance(outcome, Exception):
-                    raise outcome
-                if outcome.kind != Kind.RESPONSE:
-                    raise unpack_failure(outcome.payload, what)
-                result = unpack(outcome.payload)
-            except CodecError as error:
-                future.set_exception(_bad_result(error))
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        deadline = None if options.timeout is None else monotonic() + options.timeout
-        extension = route.extension(options.timeout)
-        link.connection.submit(route.id, payload, what, Pending(finish), deadline, extension)
-        return future
-
-    def notify(
-        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
-    ) -> None:
-        payload = command.codec.pack_arguments(*args, **kwargs)
-        link, route = self._resolve(command, options.timeout)
-        deadline = None if options.timeout is None else monotonic() + options.timeout
-        link.connection.notify(route.id, payload, command.qualified_name, deadline, route.extension(None))
-
-    def map(
-        self, command: Command[Any], iterables: tuple[Iterable[Any], ...], options: CallOptions, /
-    ) -> Iterator[Any]:
-        futures: deque[Future[Any]] = deque()
-        for args in zip(*iterables, strict=False):  # as map does, it ends with the shortest
-            futures.append(self._submit_in_order(command, args, options))
-            if len(futures) >= MAP_WINDOW:
-                yield futures.popleft().result()
-        while futures:
-            yield futures.popleft().result()
-
-    def _submit_in_order(self, command: Command[Any], args: tuple[Any, ...], options: CallOptions) -> Future[Any]:
-        """As ``submit``; what cannot be sent fails in its turn, after the results before it."""
-        try:
-            return self.submit(command, args, {}, options)
-        except RpcError as error:
-            failed: Future[Any] = Future()
-            failed.set_exception(error)
-            return failed
-
-    # Connections and agreements
-
-    def _make_proxy(self, contract: Any, deadline: float) -> Any:
-        if isinstance(contract, Command):
-            bound = bind(contract, self)
-            if contract.declaration not in self._contracts:  # a FunctionService may have grown meanwhile
-                self._learn(contract, deadline)
-            return bound
-        proxy = make_proxy(contract, self)
-        self._learn(contract, deadline)
-        return proxy
-
-    def _learn(self, contract: object, deadline: float) -> None:
-        """Agree with the peer about the services of a contract, or about that which a command is of."""
-        for commands in services_of(contract).values():
-            self._contracts.update(dict.fromkeys(commands.values(), commands))
-            self._agree(self._current_link(deadline), commands, deadline)
-
-    def _resolve(self, command: Command[Any], timeout: float | None) -> tuple[_Link, Route]:
-        """The connection to use now, made anew in a forked child, and how a command is called on it."""
-        deadline = monotonic() + (CONNECT_TIME if timeout is None else min(timeout, CONNECT_TIME))
-        link = self._current_link(deadline)
-        commands = self._contracts[command.declaration]
-        agreement = link.agreements.get(id(commands)) or self._agree(link, commands, deadline)
-        return link, agreement.route_of(command)
-
-    def _current_link(self, deadline: float) -> _Link:
+    def _current_link(self, deadline: float) -> PeerLink:
+        """The connection to use now, which is made anew in a forked child."""
         link = self._link
         if link.connection.forked and not self._closed:
+            stay = None
             with self._lock:
                 if self._link.connection.forked:
-                    self._link = self._dial(deadline, again=False)
+                    self._link, stay = self._dial(deadline, again=False)
                 link = self._link
+            if stay is not None:
+                self._begin(stay)
         return link
 
-    def _agree(self, link: _Link, commands: Mapping[str, Command[Any]], deadline: float) -> Agreement:
-        name = next(iter(commands.values())).service_name
-        conversation = agree(name, commands)
-        id_, payload = next(conversation)
-        while True:
-            try:
-                answer = link.connection.call(id_, payload, f"the contract {name}", deadline)
-            except MessageTooLarge as error:
-                proceed = partial(conversation.throw, error)
-            else:
-                proceed = partial(conversation.send, answer)
-            try:
-                id_, payload = proceed()
-            except StopIteration as done:
-                agreement: Agreement = done.value
-                link.agreements[id(commands)] = agreement
-                return agreement
+    def _begin(self, stay: Stay) -> None:
+        """Tell the hooks of a connection that was made.
 
-    def _dial(self, deadline: float, *, again: bool) -> _Link:
+        Raises:
+            ConnectFailed: It has ended again, or one of them ended it.
+        """
+        connection = stay.connection
+        if connection.ended:
+            stay.end()
+        if not stay.begin(lambda: not connection.ended):
+            raise ConnectFailed(self._url, str(connection.core.lost()))
+
+    def _dial(self, deadline: float, *, again: bool) -> tuple[PeerLink, Stay]:
         """Connect and shake hands; if it is to be tried again, as often as it takes until the deadline."""
         pause = FIRST_PAUSE
         transport.resolve(self._url)  # a URL that is wrong does not become right with time
         while True:
+            core: Protocol[Token] = Protocol(client=True, limits=self._limits, services=self._services)
             try:
-                return _Link(self._open(deadline))
-            except ConnectFailed:
+                return self._open(core, deadline)
+            except (ConnectFailed, ServerBusy) as error:
+                self._connect_failed.run(error)
                 left = deadline - monotonic() - LEAST_ATTEMPT
-                if not again or left <= 0:
+                # A server that says goodbye is up, and does not want this client.
+                if not again or left <= 0 or core.leave is not None:
                     raise
             sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _open(self, deadline: float) -> Connection:
-        core: Protocol[Token] = Protocol(client=True, limits=self._limits)
+    def _open(self, core: Protocol[Token], deadline: float) -> tuple[PeerLink, Stay]:
         sock = transport.dial(self._url, max(0.001, deadline - monotonic()))
+        connection: Connection | None = None
         try:
-            connection = Connection(sock, core, runtime=self._get_runtime, on_forsaken=self._forget)
+            link = PeerLink()
+            peer = Peer(next_peer_id(), str(transport.resolve(self._url)), None, link)
+            stays: list[Stay] = []
+            connection = Connection(
+                sock,
+                core,
+                runtime=self._get_runtime,
+                dispatcher=self._dispatcher,
+                peer=peer,
+                attended=self._exposes or bool(self._disconnect),
+                on_end=lambda connection: _end(stays),
+                on_forsaken=self._forget,
+            )
+            link.attach(connection, peer)
             connection.open(deadline)
-            return connection
-        except TimeoutError:
-            sock.close()
-            raise ConnectFailed(self._url, "something listens there, but did not answer in time") from None
-        except RpcError as error:
-            sock.close()
-            raise ConnectFailed(self._url, str(error)) from error
-        except BaseException:
-            sock.close()
+            stay = Stay(
+                connection,
+                peer,
+                connect=self._connect,
+                disconnect=self._disconnect,
+                failed=self._connect_failed,
+                start=lambda body: self._get_runtime()[0].start(body),
+            )
+            stays.append(stay)  # from here on its end is told; who begins it looks whether that was too late
+            connection.threads.look_again()
+            return link, stay
+        except BaseException as error:
+            if connection is None:
+                sock.close()
+            elif isinstance(error, RpcError):
+                connection.end(core.lost())
+            else:
+                connection.close("the client waits no longer" if isinstance(error, TimeoutError) else "")
+            if isinstance(error, RpcError):
+                if isinstance(error.__cause__, ServerBusy):
+                    raise error.__cause__ from None
+                raise ConnectFailed(self._url, str(error)) from error
+            if isinstance(error, TimeoutError):
+                raise ConnectTimeout(self._url, _why_not_in_time(core)) from None
             raise
 
     def _get_runtime(self) -> tuple[Workers, Watcher]:
-        with self._lock:
+        runtime = self._runtime
+        if runtime is not None:  # asked for within finalizers too, which may have interrupted who holds the lock
+            return runtime
+        with self._runtime_lock:
             if self._runtime is None:
-                self._runtime = (Workers("typedrpc-client", MAX_LENT), Watcher("typedrpc-client-watcher"))
+                self._runtime = (Workers("typedrpc-client", self._max_workers), Watcher("typedrpc-client-watcher"))
             return self._runtime
 
     def _forget(self) -> None:
         """In a forked child: locks may be held by threads that are not here."""
         self._lock = threading.Lock()
+        self._runtime_lock = threading.Lock()
         self._runtime = None
 
-    def _close_connection(self, reason: str) -> None:
-        self._link.connection.close(reason)
+
+def _end(stays: list[Stay]) -> None:
+    for stay in stays:
+        stay.end()
 
 
-def _bad_result(error: CodecError) -> ProtocolError:
-    return ProtocolError(f"the peer answered with what the contract does not allow: {error}")
+def _why_not_in_time(core: Protocol[Token]) -> str:
+    if core.queue is not None:
+        inside, limit = core.queue
+        return f"the server had no place in time: {inside} of {limit} clients are in"
+    if core.state is State.GREETED:
+        return "the server did not let this client in in time"
+    return "something listens there, but did not answer in time"
+
+
+class ConnectOptions(TypedDict, total=False):
+    """What :func:`connect` takes besides contract and URL, with the same names, types and defaults."""
+
+    timeout: float | None
+    expose: Sequence[Service | FunctionService]
+    max_message_size: int
+    max_calls: int
+    max_depth: int
+    max_workers: int
+    on_connect: Callable[[Peer], object] | None
+    on_disconnect: Callable[[Peer, ConnectionLost], object] | None
+    on_connect_failed: Callable[[RpcError], object] | None
+    on_call: Callable[[Call], object] | None
+    on_result: Callable[[Call, CallOutcome], object] | None
 
 
 @overload
-def connect(
-    url: str, /, *, timeout: float | None = None, max_message_size: int = ..., max_calls: int = ...
-) -> Client[Client[Any]]: ...
+def connect(url: str, /, **options: Unpack[ConnectOptions]) -> Client[Client[Any]]: ...
 @overload
-def connect(
-    contract: Callable[..., ServiceT],
-    url: str,
-    /,
-    *,
-    timeout: float | None = None,
-    max_message_size: int = ...,
-    max_calls: int = ...,
-) -> Client[ServiceT]: ...
+def connect(contract: Callable[..., ServiceT], url: str, /, **options: Unpack[ConnectOptions]) -> Client[ServiceT]: ...
 def connect(
     contract: Any,
     url: str | None = None,
     /,
     *,
     timeout: float | None = None,
+    expose: Sequence[Service | FunctionService] = (),
     max_message_size: int = MAX_MESSAGE_SIZE,
     max_calls: int = MAX_CALLS,
+    max_depth: int = MAX_NESTING,
+    max_workers: int = MAX_WORKERS,
+    on_connect: Callable[[Peer], object] | None = None,
+    on_disconnect: Callable[[Peer, ConnectionLost], object] | None = None,
+    on_connect_failed: Callable[[RpcError], object] | None = None,
+    on_call: Callable[[Call], object] | None = None,
+    on_result: Callable[[Call, CallOutcome], object] | None = None,
 ) -> Client[Any]:
     """Dial a server and shake hands.
 
@@ -362,18 +349,40 @@ def connect(
         contract: A subclass of ``Service``, abstract or not; may be left out, then ``with`` yields the client.
         url: ``tcp://host:port`` or ``unix:///path``.
         timeout: Keep trying a server that is not up yet for so many seconds. Without it there is one attempt, which may
-            take 10 s.
+            take 10 s. A server that lets clients wait in line is waited for as long.
+        expose: Services that the server may call: see ``Peer.proxy``. Their handlers run in threads of this client,
+            those of calls that are nested in one of this side's in the thread that waits for it.
         max_message_size: The largest message accepted from the server, in bytes.
         max_calls: Calls of the server that may be in flight at a time.
+        max_depth: Calls that may be nested in each other; further ones are refused with ``NestedTooDeep``.
+        max_workers: Threads that may be lent where handlers, and callbacks of futures, take their time.
+        on_connect: Called with the server as a ``Peer`` when the connection is made, before this returns. It may end
+            the connection with ``peer.close(reason)``; then this raises ``ConnectFailed``.
+        on_disconnect: Called with the peer, and the cause, when the connection is lost or closed.
+        on_connect_failed: Called with the error of each attempt that failed, those that are tried again among them.
+        on_call: Called before each handler of this side.
+        on_result: Called after each handler of this side.
 
     Raises:
-        ConnectFailed: No connection could be made; says why.
-        DefinitionError: The contract is none, or cannot be carried.
+        ConnectFailed: No connection could be made; says why. ``ConnectTimeout`` if there was no time for more.
+        ServerBusy: The server has no place for another client, and does not let clients wait.
+        DefinitionError: The contract is none, or cannot be carried; or the services cannot be exposed together.
         ValueError: A limit or the time-out is out of range.
     """
     if timeout is not None and not 0 <= timeout <= transport.LONGEST_WAIT:
         raise ValueError(f"timeout must be None or a number of seconds from 0 up to a day, not {timeout!r}")
-    limits = Limits(max_message_size=max_message_size, max_calls=max_calls)
-    if url is None:
-        return Client(contract, None, limits, timeout)
-    return Client(url, contract, limits, timeout)
+    check_counts(max_depth=max_depth, max_workers=max_workers)
+    return Client(
+        contract if url is None else url,
+        None if url is None else contract,
+        limits=Limits(max_message_size=max_message_size, max_calls=max_calls),
+        timeout=timeout,
+        expose=expose,
+        max_depth=max_depth,
+        max_workers=max_workers,
+        on_connect=on_connect,
+        on_disconnect=on_disconnect,
+        on_connect_failed=on_connect_failed,
+        on_call=on_call,
+        on_result=on_result,
+    )

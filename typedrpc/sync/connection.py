@@ -1,12 +1,9 @@
 """One connection with threads: who waits, reads; who reads a request, handles it; who writes, holds the pen.
 
-A thread that waits for a reply takes the read role if it is free, and reads until it has its own; what it reads for
-others it hands to them. Three things are guarded apart, and none is held while another is waited for: the read role
-(:mod:`~typedrpc.sync.role`), the pen (:mod:`~typedrpc.sync.writer`), and the state lock, under which nothing blocks.
-The threads that handle what comes are :mod:`~typedrpc.sync.handling`.
-
-An exception of a signal handler, such as ``KeyboardInterrupt``, may come anywhere. Where it provably lost no byte, only
-the call that it interrupted is given up; elsewhere it ends the connection.
+Here the parts are put together, opened and ended; and what was read is handed to who waits for it. The calls of this
+side are :mod:`~typedrpc.sync.calling`, the threads that handle those of the peer :mod:`~typedrpc.sync.handling`. Three
+things are guarded apart, and none is held while another is waited for: the read role (:mod:`~typedrpc.sync.role`), the
+pen (:mod:`~typedrpc.sync.writer`), and the state lock, under which nothing blocks.
 """
 
 import contextlib
@@ -18,32 +15,34 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
-from typedrpc.codec import Payload, Segmented
+from typedrpc.callbacks import ALL_CALLBACKS, Callbacks
 from typedrpc.dispatch import Dispatcher
-from typedrpc.errors import ConnectionLost, DeadlineExceeded, UnknownCommand
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
+from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Request, State
+from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
+from typedrpc.sync.calling import Calls
 from typedrpc.sync.fork import forsake_after_fork
 from typedrpc.sync.handling import HandlerThreads
-from typedrpc.sync.role import ReadRole, Waiter
-from typedrpc.sync.tokens import CallWaiter, Failed, Pending, Token
+from typedrpc.sync.role import ReadRole
+from typedrpc.sync.room import Room
+from typedrpc.sync.router import Router
+from typedrpc.sync.tokens import CallWaiter, Token
 from typedrpc.sync.workers import Watcher, Workers
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import Kind
+from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
+
+_RESPONSE: Final = int(Kind.RESPONSE)
 
 MAX_UNASKED: Final = 16 * 1024
 """Refusals and pongs that may wait to be written before the peer is taken for one that does not read."""
 
 GOODBYE_TIME: Final = 0.1
 """Seconds that closing waits for what is still being written."""
-
-_RESPONSE: Final = int(Kind.RESPONSE)
-_POISON: Final = 0xFF
-"""Put where the first byte of a header is read to. No header begins with it: a frame cannot be so long."""
 
 
 @final
@@ -56,8 +55,9 @@ class Connection:
         core: Core[Token],
         *,
         runtime: Callable[[], tuple[Workers, Watcher]],
-        dispatcher: Dispatcher | None = None,
-        peer: Peer | None = None,
+        dispatcher: Dispatcher,
+        peer: Peer,
+        attended: bool,
         on_end: Callable[["Connection"], None] | None = None,
         on_forsaken: Callable[[], None] | None = None,
     ) -> None:
@@ -66,8 +66,10 @@ class Connection:
             sock: Connected, and set up by :func:`typedrpc.transport.prepare`. The connection owns it.
             core: The protocol's state.
             runtime: Gives the threads to lend and their watcher; asked when first needed.
-            dispatcher: What this side serves, if anything.
-            peer: The other end, for handlers; required with a dispatcher.
+            dispatcher: Leads requests to what this side serves.
+            peer: The other end, for handlers.
+            attended: Whether the peer may call, or somebody wants to know at once when it leaves: then somebody reads
+                all the time.
             on_end: Called once, when the connection has ended.
             on_forsaken: Called in a forked child, to which the connection does not belong.
         """
@@ -78,14 +80,12 @@ class Connection:
         self.watched = False
         self._sock = sock
         self._state = threading.Lock()
-        self._room = threading.Condition(self._state)
-        self._waiting_for_room = 0
-        self._given_up = 0  # calls that nobody waits for any more; they are in flight until their late replies come
-        self._in_turn = False  # no call may be made that the in-flight table does not count
         self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
+        self._dropped = False  # a callback, which the peer is to be told
         self._failing: list[Token] = []
         self._torn = False
-        self._serves = dispatcher is not None
+        self.callbacks = Callbacks()
+        core.calls.kept = self.callbacks.groups
         self._on_end = on_end
         self._on_forsaken = on_forsaken
         self._writer = Writer(
@@ -94,7 +94,7 @@ class Connection:
             may_read_ahead=lambda: self.threads.has_room(),
             read_ahead=self._read_ahead,
             end=self.end,
-            stop_leading=self._stop_leading,
+            stop_leading=self.stop_leading,
             leave=self._dispose,
             helper=lambda body: runtime()[0].start(body),
         )
@@ -104,20 +104,39 @@ class Connection:
             self._writer,
             read=self._read_and_deliver,
             readable=self._is_readable,
-            stop_leading=self._stop_leading,
+            stop_leading=self.stop_leading,
             fault=self.fault,
             runtime=runtime,
             watched=self,
             dispatcher=dispatcher,
             peer=peer,
+            attended=attended,
+            callbacks=self.callbacks,
         )
+        self._room = Room(core, self._state, self.threads)
+        self._router = Router(core, self.role, self.threads, self.callbacks)
+        self._calls = Calls(
+            self,
+            sock,
+            core,
+            self._state,
+            role=self.role,
+            writer=self._writer,
+            threads=self.threads,
+            callbacks=self.callbacks,
+            room=self._room,
+            router=self._router,
+        )
+        self.call = self._calls.call
+        self.submit = self._calls.submit
+        self.notify = self._calls.notify
         self._runtime = runtime
         forsake_after_fork(self)
 
     # Opening and ending
 
     def open(self, deadline: float) -> None:
-        """Shake hands. Called once, before anything else.
+        """Shake hands; a client is let in as well. Called once, before anything else.
 
         Args:
             deadline: When to give up, on the monotonic clock.
@@ -126,31 +145,92 @@ class Connection:
             ConnectionLost: The peer is none, or left.
             TimeoutError: It did not answer in time.
         """
+        greeting = (State.GREETING, State.GREETED) if self.core.client else (State.GREETING,)
         try:
             taken = self.role.try_take()
             assert taken, "nobody else uses the connection yet"
             self._post(deadline)
-            while self.core.state is State.GREETING and not self.ended:
+            while self.core.state in greeting and not self.ended:
                 if monotonic() >= deadline:
                     raise TimeoutError
-                self._deliver(self._read(deadline))
+                self.deliver(self.read(deadline))
                 self._post(deadline)
+                self.attend(deadline)
         finally:
-            self._stop_leading()
-        if self.core.error is not None:
+            self.stop_leading()
+        if self.core.error is not None or self.core.state is State.DRAINING:
             raise self.core.lost()
-        self._in_turn = self.core.peer_limits.max_calls == 1
+        self._room.open()
+
+    def welcome(self) -> bool:
+        """Let the client in. Returns whether it was not too late for that."""
+        with self._state:
+            welcome = self.core.welcome()
+        if welcome is None:
+            return False
+        self.post(welcome)
+        return True
+
+    def post(self, data: Outgoing) -> None:
+        """Send a frame as soon as there is room for it, without waiting for that. It must not change any more."""
+        try:
+            self._writer.queue.append(data)
+            self._writer.flush(monotonic())
+        except BaseException as error:
+            if not isinstance(error, Exception):  # of a signal handler, perhaps with the pen in hand
+                self.interrupted(error)
+            raise
+
+    def set_limit(self, max_message_size: int) -> None:
+        """Change the size of the messages that are accepted, and tell the peer.
+
+        Raises:
+            ConnectionLost: There is no connection (any more).
+            ValueError: It is out of range.
+        """
+        self.check()
+        with self._state:
+            data = self.core.set_limit(max_message_size)
+        self.post(data)
+
+    def check(self) -> None:
+        """Raise ``ConnectionLost`` if calls cannot be made (any more)."""
+        with self._state:
+            if not self.core.may_call():
+                raise self.core.lost()
+
+    def drop_callback(self, origin: int, index: int) -> None:
+        """A function of the peer's is not needed any more. May be called anywhere, within the garbage collector too."""
+        # Nothing here takes a lock, which the interrupted code may hold.
+        if not self.ended:
+            self._writer.queue.append(self.core.release(origin, index))
+            self._dropped = True
+            self._runtime()[1].poke(self)
+
+    def watch(self) -> None:
+        """Have the watcher look: calls have deadlines."""
+        self._runtime()[1].watch(self)
+
+    @property
+    def waiting_frames(self) -> int:
+        """Frames that wait to be written."""
+        return len(self._writer.queue)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Their bytes; takes time with their number."""
+        return self._writer.size()
 
     def _post(self, deadline: float) -> None:
         self._writer.queue.extend(self.core.outgoing)
         self.core.outgoing.clear()
         self._writer.flush(deadline, leading=True, last=True)
 
-    def close(self, reason: str = "") -> None:
+    def close(self, reason: str = "", code: int = Leave.OTHER) -> None:
         """Say goodbye and end the connection. Calls that wait raise ``ConnectionLost``. May be called again."""
         error = ConnectionLost(f"the connection was closed on this side{': ' if reason else ''}{reason}")
         with self._state:
-            goodbye = self.core.goodbye(reason) if self.core.state is State.OPEN else None
+            goodbye = self.core.goodbye(reason, code) if self.core.state in (State.OPEN, State.GREETED) else None
             # Before the peer knows: it may close at once, and who reads here would take that for the cause.
             self.core.close(error)
         if goodbye is not None:
@@ -196,13 +276,20 @@ class Connection:
         self._failing.extend(self.core.calls.pop_all())
         if self._torn:
             self._failing.extend(self.core.leaving)
+        self.callbacks.end()
         while self._failing:
-            self._failing[-1].fail(self, self.core.lost())
-            self._failing.pop()
+            # Taken out only then: whoever is interrupted in between has it done again. Another thread may be at it too.
+            try:
+                token = self._failing[-1]
+            except IndexError:
+                break
+            token.fail(self, self.core.lost())
+            with contextlib.suppress(ValueError):
+                self._failing.remove(token)
         self.threads.end()
-        on_end, self._on_end = self._on_end, None
-        if on_end is not None:
+        if (on_end := self._on_end) is not None:
             on_end(self)
+            self._on_end = None
         self._dispose()
 
     def _dispose(self) -> None:
@@ -217,257 +304,21 @@ class Connection:
     def forsake(self) -> None:
         """See :mod:`typedrpc.sync.fork`: the connection is the parent's."""
         self.forked = True
-        self.ended = self._writer.ended = self.threads.ended = True
+        self.ended = True
         self._state = threading.Lock()
-        self._room = threading.Condition(self._state)
+        self._calls.forsake(self._state)
         self.core.close(ConnectionLost("the connection was made before a fork, and is the parent's"))
         self.role.token.clear()
-        self._writer.pen.clear()
-        self._writer.queue.clear()
+        for token in self.core.calls.calls.values():
+            if isinstance(token, CallWaiter):  # perhaps the very thread that forked, in what its call called back
+                token.error, token.done = self.core.lost(), True
+        for part in (self._writer, self.threads, self._router, self.callbacks):
+            part.forsake()
         self._sock.close()
         if self._on_forsaken is not None:
             self._on_forsaken()
 
-    # Calling
-
-    def call(
-        self, command: int, payload: Payload, what: str, deadline: float | None = None, extension: bytes = b""
-    ) -> Payload:
-        """Call the peer and wait for its answer: the packed result.
-
-        Args:
-            command: The peer's id of the command.
-            payload: The packed arguments.
-            what: Names the command in errors.
-            deadline: When to stop waiting, on the monotonic clock.
-            extension: The packed extension map.
-
-        Raises:
-            ConnectionLost: There is no connection (any more).
-            DeadlineExceeded: The deadline passed. The handler may have run.
-            MessageTooLarge: The peer would not accept the arguments.
-            Exception: What the peer answered instead of a result (see :mod:`typedrpc.failure`).
-        """
-        core = self.core
-        with self._state:
-            call, data = core.start(command, payload, what, extension)
-        waiter: CallWaiter | None = None
-        try:
-            # A thread that reads its own reply needs no entry in the in-flight table.
-            if self._in_turn or not self.role.try_take():
-                waiter = CallWaiter()
-                self._register(call, data, what, deadline, waiter)
-                return self._outcome(call, what, waiter, deadline)
-            if not self._writer.write_whole(data, deadline, leading=True):
-                waiter = self._register_leading(call)
-                if isinstance(data, bytes):
-                    self._writer.queue.append(data)
-                    self._writer.flush(deadline, leading=True)
-                else:
-                    self._writer.write_parts(data, deadline, leading=True)
-            return self._read_reply(call, what, deadline, waiter)
-        except Failed as failed:
-            error = failed.error
-        except BaseException as interrupt:
-            self._interrupted(interrupt)
-            raise
-        if isinstance(payload, Segmented):
-            # Who catches the error may want to resize a bytearray that he gave; the traceback keeps what is here.
-            payload.release()
-        raise error
-
-    def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
-        """Read the reply to a call; the role is held. Raises ``Failed``."""
-        core = self.core
-        reader = core.reader
-        if waiter is None and deadline is None and reader.idle:
-            buffer = reader.buffer
-            buffer[0] = _POISON
-            try:
-                count = self._sock.recv_into(buffer)
-            except BaseException as error:
-                if not transport.is_of_socket(error):
-                    if buffer[0] != _POISON:
-                        raise
-                    # Nothing was read: the connection is as it was, only this call is given up.
-                    self._give_up(1)
-                    self._stop_leading()
-                    raise Failed(error) from None
-                count = -1  # whatever it is, it comes again, and is dealt with below
-            if count > 0:
-                sole = reader.sole_frame(count)
-                if sole is not None and sole[0] == _RESPONSE and sole[2] == call:
-                    self._stop_leading()
-                    return sole[3]
-            waiter = self._register_leading(call)
-            if count >= 0:
-                self._deliver(core.receive(count) if count else core.receive_eof())
-                self._attend(deadline)
-        elif waiter is None:
-            waiter = self._register_leading(call)
-        return self._outcome(call, what, waiter, deadline, leading=True)
-
-    def submit(
-        self,
-        command: int,
-        payload: Payload,
-        what: str,
-        token: Pending,
-        deadline: float | None = None,
-        extension: bytes = b"",
-    ) -> None:
-        """Call the peer; the outcome goes to the token. Raises as :meth:`call` does, if nothing was sent.
-
-        Past the deadline, the token gets ``DeadlineExceeded``.
-        """
-        with self._state:
-            call, data = self.core.start(command, payload, what, extension)
-        self.threads.expect()
-        try:
-            self._register(call, data, what, deadline, token)
-            if deadline is not None:
-                self._runtime()[1].watch(self)
-            return
-        except Failed as failed:
-            error = failed.error
-            self.threads.forget()
-            self.threads.call_for_help()
-        except BaseException as interrupt:
-            self._interrupted(interrupt)
-            raise
-        raise error
-
-    def notify(
-        self, command: int, payload: Payload, what: str, deadline: float | None = None, extension: bytes = b""
-    ) -> None:
-        """Call the peer one-way: write the call, or leave it to the thread that is writing.
-
-        Past the deadline the rest is left to a thread of its own: what was begun is sent.
-
-        Raises:
-            ConnectionLost: There is no connection (any more).
-            MessageTooLarge: The peer would not accept the arguments.
-        """
-        with self._state:
-            if self.core.state is not State.OPEN:
-                raise self.core.lost()
-        data = self.core.request(0, command, payload, what, extension)
-        try:
-            if isinstance(data, bytes):
-                self._writer.queue.append(data)
-            else:
-                self._writer.write_parts(data, deadline)
-            self._writer.make_room(deadline)
-        except BaseException as interrupt:
-            self._interrupted(interrupt)
-            raise
-
-    def _register(self, call: int, data: Outgoing, what: str, deadline: float | None, token: Token) -> None:
-        """Enter a call into the in-flight table once the peer has room for it, and send it. Raises ``Failed``."""
-        core = self.core
-        with self._state:
-            # One place is left for the thread that reads its own reply and is not in the table.
-            room = max(1, core.peer_limits.max_calls - 1)
-            if len(core.calls) + self._given_up - core.late_replies >= room:
-                self._wait_for_room(room, what, deadline)
-            if self.ended:
-                raise Failed(core.lost())
-            core.calls.insert(call, token, deadline if isinstance(token, Pending) else None)
-        if isinstance(data, bytes):
-            self._writer.queue.append(data)
-            self._writer.flush(deadline)
-        else:
-            self._writer.write_parts(data, deadline)
-
-    def _wait_for_room(self, room: int, what: str, deadline: float | None) -> None:
-        """Wait until fewer calls than ``room`` are in flight, or the connection has ended. The state lock is held."""
-        core = self.core
-        expecting = False
-        self._waiting_for_room += 1
-        try:
-            while len(core.calls) + self._given_up - core.late_replies >= room and not self.ended:
-                left = transport.LONGEST_WAIT if deadline is None else deadline - monotonic()
-                if left <= 0:
-                    raise Failed(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
-                if not expecting and self._given_up > core.late_replies:
-                    # Those who made the calls have gone. Somebody has to read the late replies.
-                    self.threads.expect()
-                    expecting = True
-                self._room.wait(min(left, transport.LONGEST_WAIT))
-        finally:
-            self._waiting_for_room -= 1
-            if expecting:
-                self.threads.forget()
-
-    def _register_leading(self, call: int) -> CallWaiter:
-        """Enter the call of a thread that holds the role, which is given up if the connection has ended.
-
-        Raises ``Failed``.
-        """
-        waiter = CallWaiter()
-        with self._state:
-            if not self.ended:
-                self.core.calls.insert(call, waiter)
-                return waiter
-        self._stop_leading()
-        raise Failed(self.core.lost())
-
-    def _outcome(
-        self, call: int, what: str, waiter: CallWaiter, deadline: float | None, *, leading: bool = False
-    ) -> Payload:
-        """Wait, parked or leading, until the waiter is done or out of time. Raises ``Failed``."""
-        interrupt: BaseException | None = None
-        while interrupt is None:
-            if leading or self.role.try_take():
-                leading = False
-                interrupt = self._lead(waiter, deadline)
-            left = None if deadline is None else deadline - monotonic()
-            if waiter.done or interrupt is not None or (left is not None and left <= 0):
-                break
-            interrupt = self._park(waiter, left)
-            leading, waiter.leads = waiter.leads, False
-        if not waiter.done and self.core.calls.pop(call) is not None:
-            self._give_up(1)
-            raise Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))
-        if interrupt is not None:
-            raise Failed(interrupt)
-        while not waiter.done:  # whoever removed the call from the table is about to say so
-            interrupt = self._park(waiter, None) or interrupt
-        if interrupt is not None:
-            raise Failed(interrupt)
-        if waiter.error is not None:
-            raise Failed(waiter.error)
-        frame = waiter.frame
-        assert frame is not None, "a waiter that is done has a frame or an error"
-        if frame.kind != _RESPONSE:
-            raise Failed(unpack_failure(frame.payload, what))
-        return frame.payload
-
-    def _park(self, waiter: Waiter, timeout: float | None) -> BaseException | None:
-        """Park, and return an exception of a signal handler instead of raising it: it did no harm."""
-        try:
-            self.role.park(waiter, timeout)
-        except BaseException as error:
-            return error
-        return None
-
-    def _give_up(self, calls: int) -> None:
-        """So many calls have left the table without an answer; to the peer they are still in flight."""
-        with self._state:
-            self._given_up += calls
-            self._in_turn = True
-            self._room.notify_all()  # not that there is room: those who wait have to see to it that somebody reads
-
-    def _make_room(self) -> None:
-        """Something was answered."""
-        if self._waiting_for_room:
-            with self._state:
-                self._room.notify_all()
-        if self._in_turn and self.core.peer_limits.max_calls > 1:
-            with self._state:
-                self._in_turn = self._given_up > self.core.late_replies
-
-    def _interrupted(self, error: BaseException) -> None:
+    def interrupted(self, error: BaseException) -> None:
         """An exception of a signal handler came where bytes or the role may be lost with it: nothing is certain."""
         self._torn = True
         lost = ConnectionLost("a call was interrupted while it sent or read")
@@ -481,46 +332,23 @@ class Connection:
 
     # Reading
 
-    def _lead(self, waiter: Waiter, deadline: float | None) -> BaseException | None:
-        """Read, holding the role, until the waiter is done or out of time; then give the role up.
-
-        Returns an exception of a signal handler that did no harm, instead of raising it.
-        """
-        reader = self.core.reader
-        idle = False
-        try:
-            while not waiter.done and not (deadline is not None and monotonic() >= deadline):
-                if idle := reader.idle:
-                    reader.buffer[0] = _POISON
-                events = self._read(deadline)
-                idle = False
-                self._deliver(events)
-                self._attend(deadline)
-        except BaseException as error:
-            if not idle or reader.buffer[0] != _POISON:
-                raise
-            self._stop_leading()
-            return error
-        self._stop_leading()
-        return None
-
-    def _attend(self, deadline: float | None) -> None:
+    def attend(self, deadline: float | None) -> None:
         """See to what came for others, in a thread that reads for itself."""
         if self._writer.queue:
             self._writer.flush(deadline, leading=True)
         if self.threads.ready:
             self.threads.call_for_help()
 
-    def _stop_leading(self) -> None:
+    def stop_leading(self) -> None:
         """The one exit of whoever holds the role."""
         self.role.release()
         if self.ended:
             self._dispose()
-        elif self.threads.busy and not self.watched:
-            # The watcher sleeps while somebody reads. Now it may be that nobody does while others are at work.
+        elif (self.threads.busy or self.threads.unattended) and not self.watched:
+            # The watcher sleeps while somebody reads. Now it may be that nobody does although somebody has to.
             self._runtime()[1].watch(self)
 
-    def _read(self, deadline: float | None = None) -> list[Event[Token]]:
+    def read(self, deadline: float | None = None) -> list[Event[Token]]:
         """Read once; the role is held. Empty when the deadline passed first."""
         core, sock = self.core, self._sock
         try:
@@ -539,11 +367,11 @@ class Connection:
         return core.receive(count) if count else core.receive_eof()
 
     def _read_and_deliver(self) -> None:
-        self._deliver(self._read())
+        self.deliver(self.read())
 
     def _read_ahead(self) -> None:
         """Read once, in a thread that waits to write and therefore cannot handle what comes."""
-        self._deliver(self._read())
+        self.deliver(self.read())
         if self.threads.ready:
             self.threads.call_for_help()
 
@@ -553,23 +381,31 @@ class Connection:
         except (OSError, ValueError):  # closed meanwhile
             return False
 
-    def _deliver(self, events: list[Event[Token]]) -> None:
+    def deliver(self, events: list[Event[Token]]) -> None:
         """Pass on what was read; the role is held."""
         queue, core = self._writer.queue, self.core
         for event in events:
             if isinstance(event, Outcome):
+                if self.callbacks.groups and event.frame.kind != _RESPONSE:
+                    self._withdraw_unseen(event.frame)
                 event.token.complete(self, event.frame)
             elif isinstance(event, Request):
-                if self._serves:
+                if event.extras is not NO_EXTRAS and self._router.deliver(event):
+                    continue
+                if self.threads.attended:
                     self.threads.accept(event)
                 elif event.call:
                     queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
+                elif event.origin:
+                    queue.append(core.release(event.origin, ALL_CALLBACKS))
+            elif isinstance(event, Released):
+                self.callbacks.release(event.call, event.index)
             elif isinstance(event, Closed):
                 # What the protocol has to say about the end goes out before the end does.
                 self._post(monotonic())
                 self.end(core.error or ConnectionLost("the connection is closed"))
-        if self._in_turn or self._waiting_for_room:
-            self._make_room()
+        if self._room.is_counted or self._room.waiting:
+            self._room.look_again()
         if core.outgoing:
             self._unasked = self._unasked + len(core.outgoing) if queue else 0
             queue.extend(core.outgoing)
@@ -578,6 +414,13 @@ class Connection:
                 logger.warning("a peer that calls without reading the answers was cut off")
                 self.end(ConnectionLost("the peer calls without reading the answers"))
 
+    def _withdraw_unseen(self, frame: Frame) -> None:
+        """The peer says by these answers that it has not looked at the arguments, and has no callbacks of the call."""
+        if frame.call in self.callbacks.groups and isinstance(
+            unpack_failure(frame.payload, ""), UnknownCommand | ServerBusy
+        ):
+            self.callbacks.withdraw(frame.call)
+
     # In the watcher's thread
 
     def look(self, now: float) -> float | None:
@@ -585,10 +428,16 @@ class Connection:
         with self._state:
             expired = self.core.calls.expire(now)
             next_deadline = self.core.calls.next_deadline()
+        if self._dropped:
+            self._dropped = False
+            self._writer.flush(now)
+            if self.waiting_frames > MAX_UNASKED:
+                logger.warning("a peer that gives callbacks without reading that they are dropped was cut off")
+                self.end(ConnectionLost("the peer gives callbacks without reading that they are dropped"))
         for token in expired:
             token.fail(self, DeadlineExceeded("no answer in time"))
         if expired:
-            self._give_up(len(expired))
+            self._room.give_up(len(expired))
             self.threads.call_for_help()
         pause = self.threads.look_for_stall()
         if next_deadline is None:

@@ -1,12 +1,13 @@
 """The threads that handle what comes on a connection: the peer's calls, and outcomes that no thread waits for.
 
-A served connection has one thread of its own, which reads, gives the read role up, and handles what it read. While
-that takes long, the watcher lends the connection another thread (see :mod:`typedrpc.sync.workers`), which does the
-same: whoever finishes and finds that another one reads, leaves. A client has such threads only while there are
-outcomes for futures.
+An attached thread reads, gives the read role up, and handles what it read. While that takes long, the watcher lends
+the connection another thread (see :mod:`typedrpc.sync.workers`), which does the same: whoever finishes and finds that
+another one reads, leaves. So does a thread that only reads the replies for callers, who do that faster for themselves.
+The watcher sees to it that a connection on which something may come does not stay without anybody who reads.
 
 What is ready belongs to the connection, not to a thread. Who adds work does so first and looks for a thread then; a
-thread that leaves counts itself out first and looks for work then.
+thread that leaves counts itself out first and looks for work then. A call that is nested in a call which a thread of
+this side waits for is no such work: that thread alone runs it, so that locks stay their owner's.
 """
 
 import contextlib
@@ -14,15 +15,22 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from threading import get_ident
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
 
+from typedrpc.callbacks import Callbacks
+from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.dispatch import Call, Dispatcher, enter_call, leave_call
+from typedrpc.errors import ServerBusy
+from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
 from typedrpc.protocol import Outgoing, Protocol, Request
-from typedrpc.sync.role import ReadRole, Waiter
+from typedrpc.sync.role import ReadRole
 from typedrpc.sync.workers import QUICK_TICK, QUICK_TICKS, TICK, Watched, Watcher, Workers
 from typedrpc.sync.writer import BATCH_SIZE, Writer, copied
+from typedrpc.turns import Turns
 from typedrpc.wire import payload_size
 
 logger = logging.getLogger("typedrpc")
@@ -32,12 +40,33 @@ Work: TypeAlias = Request | Callable[[], None]
 HELD_BYTES: Final = 64 * 1024 * 1024
 """Bytes of requests, or four messages if that is more, that may come before those that came are handled."""
 
+MANY: Final = 4
+"""Replies for callers in a row, after which an attached thread leaves reading to the callers."""
+
+LOOK_TIME: Final = 0.05
+"""Seconds between two looks whether everything is answered and written, while a server closes."""
+
 _OVERHEAD: Final = 512
 """Bytes that a request takes beside its payload, about."""
 
 
-def _weight(request: Request) -> int:
-    return payload_size(request.payload) + _OVERHEAD
+def _weight(work: Work) -> int:
+    return _OVERHEAD + (payload_size(work.payload) if isinstance(work, Request) else 0)
+
+
+def _of_a_service(work: Work) -> bool:
+    return isinstance(work, Request) and work.command < FIRST_RESERVED_ID
+
+
+@final
+class Series:
+    """What is done one after another, in the order in which it came."""
+
+    __slots__ = ("running", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: Final[deque[Work]] = deque()
+        self.running = False
 
 
 @final
@@ -56,8 +85,10 @@ class HandlerThreads:
         fault: Callable[[], None],
         runtime: Callable[[], tuple[Workers, Watcher]],
         watched: Watched,
-        dispatcher: Dispatcher | None,
-        peer: Peer | None,
+        dispatcher: Dispatcher,
+        peer: Peer,
+        attended: bool,
+        callbacks: Callbacks,
     ) -> None:
         """
         Args:
@@ -70,8 +101,10 @@ class HandlerThreads:
             fault: Ends the connection because of an exception that should not be; called in its handler.
             runtime: Gives the threads to lend and their watcher; asked when first needed.
             watched: What the watcher is to look at.
-            dispatcher: Leads requests to handlers, if this side serves anything.
+            dispatcher: Leads requests to handlers.
             peer: The other end, for handlers.
+            attended: Whether somebody has to read all the time; may be set later.
+            callbacks: While this side has offered some, somebody has to read too.
         """
         self.ready: Final[deque[Work]] = deque()
         self.ended = False
@@ -86,37 +119,143 @@ class HandlerThreads:
         self._runtime = runtime
         self._watched = watched
         self._dispatcher = dispatcher
+        self._turns = dispatcher.turns
         self._peer = peer
+        self.attended = attended
+        self._callbacks = callbacks
+        self.unattended = False
+        """Nobody is attached although somebody has to read: whoever gives the role up tells the watcher."""
+        self.served_callers = 0
+        """Replies for callers that were read since a request came; a hint."""
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._attached = 0  # threads that run, or are on their way
+        self._aside: set[int] = set()  # of these, the ones that wait for a nested call of theirs, by their idents
         self._on_way = 0  # of these, the lent ones that have not begun yet
-        self._standby: Waiter | None = None  # the last attached thread, while another one reads
+        self._idents: set[int] = set()  # of the attached threads
         self._pending = 0  # outcomes that are to be delivered
         self._draining = False
-        self._one_way: deque[Request] = deque()
-        self._one_way_bytes = 0
-        self._one_way_running = False
+        self._on_over: Callable[[], None] | None = None
+        self._over = False
+        self._one_way = Series()
+        self._in_series = 0  # requests that wait in a series, or for one thread
+        self._in_series_bytes = 0
+        self._in_line = 0  # requests that wait for their turn; their bytes count with those in a series
         # What the watcher saw last; counters of which only whether they move counts.
         self._handled = 0
         self._seen_handled = -1
         self._seen_progress = -1
         self._quick_ticks = 0
 
+    def forsake(self) -> None:
+        """See :mod:`typedrpc.sync.fork`: the locks may be held by threads that are not here."""
+        self.ended = True
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+
     # Adding work
 
-    def accept(self, request: Request) -> None:
-        """A request came; there is a dispatcher for it."""
-        if request.call:
-            self.ready.append(request)
+    def accept(self, request: Request, series: Series | None = None) -> None:
+        """A request came.
+
+        Args:
+            request: What came.
+            series: Those that it must wait for. One-way calls are a series of their own.
+        """
+        self.served_callers = 0
+        turns = self._turns
+        if turns is not None and self._takes_turn(request):
+            self._stand_in_line(turns, request)
             return
-        # One-way calls run one after another, in the order in which they were sent.
+        if series is None:
+            if request.call:
+                self.ready.append(request)
+                return
+            series = self._one_way
+        self._add_to(series, request)
+
+    def _add_to(self, series: Series, request: Request) -> None:
         with self._lock:
-            self._one_way.append(request)
-            self._one_way_bytes += _weight(request)
-            if not self._one_way_running:
-                self._one_way_running = True
-                self.ready.append(self._run_one_way)
+            self._enter(series, request)
+
+    def _enter(self, series: "Series", work: Work) -> None:
+        series.waiting.append(work)
+        self._in_series += 1
+        self._in_series_bytes += _weight(work)
+        if not series.running:
+            series.running = True
+            self.ready.append(partial(self._run_series, series))
+
+    # Handlers that wait for their turn
+
+    def _takes_turn(self, request: Request) -> bool:
+        """Whether a request takes a turn; not where a handler that has one may wait for it, by a call of this side."""
+        if request.command >= FIRST_RESERVED_ID:
+            return False
+        parent = request.extras.parent
+        return not (request.call and parent and self._core.calls.get(parent) is not None)
+
+    def _stand_in_line(self, turns: Turns, request: Request) -> None:
+        with self._lock:
+            self._in_line += 1
+            self._in_series_bytes += _weight(request)
+        go = partial(self._go, turns, request, monotonic())
+        if turns.take(go):
+            go()
+
+    def _go(self, turns: Turns, request: Request, since: float) -> bool:
+        """It is the turn of a request. Returns whether it is still to be run."""
+        extras = request.extras
+        if extras.time_left is not None:
+            request.extras = extras._replace(time_left=max(0.0, extras.time_left - (monotonic() - since)))
+        wanted = not (self.ended and request.call)
+        if wanted and request.call:
+            self.ready.append(partial(self._run_in_turn, turns, request))
+        elif wanted:
+            self._add_to(self._one_way, request)
+        with self._lock:  # after it was added: what is neither in line nor ready nor run is over
+            self._in_line -= 1
+            self._in_series_bytes -= _weight(request)
+        if not wanted:
+            self._look_whether_over()
+        elif get_ident() not in self._idents:
+            self._attach_further()
+        return wanted
+
+    def _attach_further(self) -> None:
+        """Something is ready whose turn it is, and all who are attached may read or wait."""
+        with self._lock:
+            self._attached += 1
+            self.unattended = False
+        try:
+            # Not a lent one: there are never more of these than turns.
+            self._runtime()[0].start(self._run)
+        except RuntimeError:
+            with self._lock:
+                self._attached -= 1
+                self._recount()
+            if not self._watched.watched:
+                self._runtime()[1].watch(self._watched)  # which tries again
+
+    def _run_in_turn(self, turns: Turns, request: Request) -> None:
+        try:
+            answer, _ = self._handle(request)
+        finally:
+            turns.give_back()
+        if answer is not None and (self.ready or not self._writer.write_whole(answer)):
+            self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
+
+    def hold(self, request: Request) -> None:
+        """A one-way call came that waits for one thread: it counts as one that waits in a series."""
+        with self._lock:
+            self._in_series += 1
+            self._in_series_bytes += _weight(request)
+
+    def let_go(self, request: Request) -> None:
+        """A call that was held is not held any more."""
+        with self._lock:
+            self._in_series -= 1
+            self._in_series_bytes -= _weight(request)
 
     def expect(self) -> None:
         """An outcome will come that no thread waits for: from now on somebody reads. Does all or nothing."""
@@ -125,7 +264,7 @@ class HandlerThreads:
             with self._lock:
                 self._pending += 1
                 counted = True
-            self._attach()
+            self.attach()
         except BaseException:
             if counted:
                 self.forget()
@@ -135,9 +274,31 @@ class HandlerThreads:
         """An expected outcome will not come after all, or has been dealt with."""
         with self._lock:
             self._pending -= 1
+            self._recount()
 
-    def settle(self, finish: Callable[[], None]) -> None:
-        """An expected outcome came: have ``finish`` run, which may run code of the user's and take its time."""
+    def look_again(self) -> None:
+        """Whether anybody has to read may have changed."""
+        with self._lock:
+            self._recount()
+        self._see_to_it()
+
+    def _recount(self) -> None:
+        self.unattended = not self._attached and self._needs_reader() and not self.ended
+        if self.unattended and self._in_line and not self.has_room():
+            self.unattended = False  # the thread that is attached when the next turn comes reads on
+
+    def _see_to_it(self) -> None:
+        """See to it that somebody reads, if nobody does after this."""
+        if self.unattended and not self._watched.watched:
+            self._runtime()[1].watch(self._watched)
+
+    def settle(self, finish: Callable[[], None], series: Series | None = None) -> None:
+        """An expected outcome came: have ``finish`` run, which may run code of the user's and take its time.
+
+        Args:
+            finish: What to run.
+            series: What it must wait for: the callbacks of the call, of which some may have come before.
+        """
 
         def run() -> None:
             try:
@@ -147,21 +308,22 @@ class HandlerThreads:
             finally:
                 self.forget()
 
-        self.ready.append(run)
+        if series is None:
+            self.ready.append(run)
+            return
+        with self._lock:
+            self._enter(series, run)
 
     def has_room(self) -> bool:
         """Whether more may be read although what came is not handled yet."""
-        held = self._one_way_bytes + sum(_weight(work) for work in self.ready.copy() if isinstance(work, Request))
+        held = self._in_series_bytes + sum(_weight(work) for work in self.ready.copy() if isinstance(work, Request))
         return held < max(HELD_BYTES, 4 * self._core.limits.max_message_size)
 
     def call_for_help(self) -> None:
         """Something may be ready, or the connection has ended, and this thread is not one to do what is to be done."""
-        standby = self._standby
-        if standby is not None:
-            standby.done = True
-            self._role.rouse(standby)
         if self.ready:
-            self._attach()
+            if self._attached <= len(self._aside):
+                self.attach()
             if not self._watched.watched:
                 self._runtime()[1].watch(self._watched)
 
@@ -169,39 +331,73 @@ class HandlerThreads:
         """The connection has ended: nobody reads any more, what came is dealt with."""
         with self._lock:
             self.ended = True
+            self.unattended = False
             self._idle.notify_all()
-        standby = self._standby
-        if standby is not None:
-            standby.done = True
-            self._role.rouse_for_good(standby)
         self.call_for_help()
+        self._look_whether_over()
+
+    def when_over(self, function: Callable[[], None]) -> None:
+        """Have a function called, once, when the connection has ended and nothing runs for it any more."""
+        self._on_over = function
+        self._look_whether_over()
+
+    def _look_whether_over(self) -> None:
+        if not self.ended or self._on_over is None:
+            return
+        with self._lock:
+            # In this order: who takes what is ready counts itself busy first.
+            if self._in_line or self.ready or self.busy:
+                return
+            self._over = True
+            function, self._on_over = self._on_over, None
+        if function is not None:
+            function()
+
+    def _is_over(self) -> bool:
+        """Whether it was said that nothing runs any more; this thread counts itself busy."""
+        with self._lock:
+            return self._over
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every accepted call is answered and the answers are written. Returns whether that is so."""
         self._draining = True
+        deadline = monotonic() + timeout
         with self._lock:
-            return self._idle.wait_for(self._is_idle, timeout)
+            # Whoever writes the last bytes may be none of these threads: so it is looked at now and then too.
+            while not self._is_idle() and (left := deadline - monotonic()) > 0:
+                self._idle.wait(min(left, LOOK_TIME))
+            return self._is_idle()
 
     def _is_idle(self) -> bool:
         return self.ended or not (self.busy or self.ready or self._core.running or not self._writer.idle)
 
-    def _attach(self) -> None:
+    def attach(self) -> None:
+        """Attach a thread, unless there is one that does not wait for a nested call."""
         # Whoever takes the one element has the thread's place in the count: the thread when it begins, or who was
         # interrupted while it was started.
         place: list[None] = []
         try:
             with self._lock:
-                if self._attached:
+                if self._attached > len(self._aside):
                     return
-                self._attached = 1
+                further = self._attached > 0
+                self._attached += 1
+                self.unattended = False
                 place.append(None)
-            self._runtime()[0].start(lambda: self._run_in(place))
+            if not further:
+                self._runtime()[0].start(lambda: self._run_in(place))
+            elif not self._runtime()[0].lend(lambda: self._run_in(place)):
+                self._count_out(place)
         except BaseException:
-            with contextlib.suppress(IndexError):
-                place.pop()
-                with self._lock:
-                    self._attached -= 1
+            self._count_out(place)
             raise
+
+    def _count_out(self, place: list[None]) -> None:
+        with contextlib.suppress(IndexError):
+            place.pop()
+            with self._lock:
+                self._attached -= 1
+                self._recount()
 
     def _run_in(self, place: list[None]) -> None:
         try:
@@ -216,60 +412,147 @@ class HandlerThreads:
         """Read and handle until the connection ends or other threads do, in this thread."""
         with self._lock:
             self._attached += 1
+            self.unattended = False
         self._run()
 
     def _run(self) -> None:
-        while True:
-            try:
-                self._run_attached()
-            except Exception:
-                self._fault()
-            with self._lock:
-                self._attached -= 1
-                if self._attached or not (self.ready or (self._needs_reader() and not self.ended)):
-                    return
-                self._attached = 1
+        ident = get_ident()
+        self._idents.add(ident)
+        try:
+            while True:
+                try:
+                    self._run_attached()
+                except BaseException:  # also what a handler's generator or a hook ends a program with
+                    self._fault()
+                with self._lock:
+                    self._attached -= 1
+                    if self._attached > len(self._aside) or not self.ready:
+                        self._recount()
+                        break
+                    self._attached += 1
+        finally:
+            self._idents.discard(ident)
+        self._see_to_it()
+        if self.ended:
+            self._look_whether_over()
 
     def _run_attached(self) -> None:
         """Work and read until this thread is not needed."""
+        self.served_callers = 0
         role, ready, queue = self._role, self.ready, self._writer.queue
         while True:
             if ready or queue:
                 self._work()
-            if self.ended or not (self._dispatcher is not None or self._pending):
+            if self.ended or not (self.attended or self._needs_reader()):
                 return
+            if queue and self._writer.full:
+                self._writer.make_room()  # a peer that does not read what it is answered is not read either
             if not role.try_take():
-                waiter = self._stand_by()
-                if waiter is None:
-                    return
-                if not waiter.leads:
-                    continue
+                return  # who reads hands on what comes, and sees to it that somebody reads after him
             try:
-                if not ready and (self._dispatcher is not None or self._pending):
-                    if self._one_way and not self.has_room():
-                        return  # the thread that runs one-way calls comes back to reading
+                if not ready and (self.attended or self._needs_reader()):
+                    if (self._in_series or self._in_line) and not self.has_room():
+                        return  # the thread that runs them, or the next turn, comes back to reading
                     self._read()
             finally:
                 self._stop_leading()
+            if self.served_callers >= MANY and not self._pending and not ready:
+                self.served_callers = 0
+                return
 
     def _needs_reader(self) -> bool:
         """Whether somebody has to read although no thread waits for a reply."""
-        return self._dispatcher is not None or self._pending > 0
+        return self.attended or self._pending > 0 or bool(self._callbacks.groups)
 
-    def _stand_by(self) -> Waiter | None:
-        """Wait until there is work or the role is handed over, which another thread holds.
+    def step_aside(self) -> bool:
+        """This thread begins to wait for a nested call of its own: what is ready is for others.
 
-        Only the last attached thread does so; others are not needed, and get None.
+        Returns:
+            Whether it has to :meth:`step_back`: it is an attached one, and does not stand aside already, as it does
+            where it runs what is nested in such a call.
         """
+        ident = get_ident()
+        if ident not in self._idents or ident in self._aside:
+            return False
         with self._lock:
-            if self._attached > 1 or self.ended:
-                return None
-            waiter = self._standby = Waiter()
-        if not self.ready and self._needs_reader():
-            self._role.park(waiter, None)
+            self._aside.add(ident)
+        if self.ready:
+            with contextlib.suppress(RuntimeError):  # there are no threads now; the watcher tries again
+                self.call_for_help()
+        return True
+
+    def hand_over(self) -> Callable[[], None]:
+        """This thread begins to wait for what others read and handle: it is as good as gone meanwhile.
+
+        Unlike one that waits for a nested call it does not read. So that another may take its place although all that
+        may be lent are with handlers that wait so, perhaps for each other, it counts as not attached.
+
+        Returns:
+            What is to be called when it goes on.
+        """
+        ident = get_ident()
+        if ident not in self._idents:
+            return lambda: None
         with self._lock:
-            self._standby = None
-        return waiter
+            aside = ident in self._aside
+            self._aside.discard(ident)
+            self._attached -= 1
+            self._recount()
+        self._try_to_attach()
+
+        def take_back() -> None:
+            with self._lock:
+                self._attached += 1
+                self.unattended = False
+                if aside:
+                    self._aside.add(ident)
+
+        return take_back
+
+    def step_back(self) -> None:
+        """The nested call is over."""
+        with self._lock:
+            self._aside.discard(get_ident())
+
+    def run_nested(self, work: deque[Any]) -> BaseException | None:
+        """Run requests that are nested in a call which this thread waits for. The role must not be held.
+
+        Returns:
+            An exception of a handler that is none of an :class:`Exception`: it is the waiting call's too.
+        """
+        writer = self._writer
+        self.busy.append(None)
+        if not self._watched.watched:
+            self._runtime()[1].watch(self._watched)
+        try:
+            while work:
+                try:
+                    request = work.popleft()
+                except IndexError:  # handed to others, as the connection has ended
+                    break
+                self._handled += 1
+                answer, interrupt = self._handle(request, nested=True)
+                if not request.call:
+                    self.let_go(request)
+                if answer is not None and not writer.write_whole(answer):
+                    if isinstance(answer, bytes):
+                        writer.queue.append(answer)
+                        writer.flush()
+                    else:
+                        writer.write_parts(answer)
+                if interrupt is not None:
+                    return interrupt
+            return None
+        finally:
+            self.busy.pop()
+            if self.ended or self._draining:
+                self._say_done()
+
+    def _say_done(self) -> None:
+        """A thread is not busy any more, and somebody may wait for that."""
+        with self._lock:
+            self._idle.notify_all()
+        self._look_whether_over()
 
     def _work(self) -> None:
         """Do what is ready. Answers that are ready together leave in one write."""
@@ -289,7 +572,7 @@ class HandlerThreads:
                     break
                 self._handled += 1
                 if isinstance(work, Request):
-                    answer = self._handle(work)
+                    answer, _ = self._handle(work)
                     # What is ready together leaves together: only the last answer is written at once.
                     if answer is not None and (ready or not writer.write_whole(answer)):
                         if isinstance(answer, bytes):
@@ -308,38 +591,52 @@ class HandlerThreads:
                 writer.flush()
         finally:
             self.busy.pop()
-            if self._draining:
-                with self._lock:
-                    self._idle.notify_all()
+            if self.ended or self._draining:
+                self._say_done()
 
-    def _handle(self, request: Request) -> Outgoing | None:
-        dispatcher, peer, core = self._dispatcher, self._peer, self._core
-        assert dispatcher is not None, "requests without a dispatcher are refused at once"
-        assert peer is not None, "a connection with a dispatcher has a peer"
-        if self.ended and request.call:
-            return None  # nobody waits for it any more; one-way calls that came are run
-        call = dispatcher.begin(core, request, peer)
+    def _handle(self, request: Request, *, nested: bool = False) -> tuple[Outgoing | None, BaseException | None]:
+        """Run a request: the answer, and what a handler raised that is no :class:`Exception`."""
+        dispatcher, core = self._dispatcher, self._core
+        if self.ended and (request.call or self._is_over()):
+            return None, None  # nobody waits for it any more; one-way calls that came in time are run
+        call = dispatcher.begin(core, request, self._peer)
         if not isinstance(call, Call):
-            return call
+            return call, None
         token = enter_call(call)
         try:
             result = call.function(*call.args, **call.kwargs)
         except BaseException as error:
-            return dispatcher.fail(core, request, call, error)
+            interrupt = None if isinstance(error, Exception) else error
+            raised_here = nested and interrupt is not None
+            return dispatcher.fail(core, request, call, error, raised_here=raised_here), interrupt
         finally:
             leave_call(token)
-        return dispatcher.finish(core, request, call, result)
+        try:
+            return dispatcher.finish(core, request, call, result), None
+        except BaseException as error:  # its generator ends a program, or a signal does
+            return dispatcher.fail(core, request, call, error, raised_here=nested), error
 
-    def _run_one_way(self) -> None:
-        """Run the first of the one-way calls that wait, and come back for the next."""
-        request = self._one_way.popleft()
-        self._handle(request)
-        with self._lock:
-            self._one_way_bytes -= _weight(request)
-            if self._one_way:
-                self.ready.append(self._run_one_way)
-            else:
-                self._one_way_running = False
+    def _run_series(self, series: Series) -> None:
+        """Do the first of what waits in a series, and come back for the next."""
+        work = series.waiting.popleft()
+        try:
+            if not isinstance(work, Request):
+                work()
+                return
+            answer, _ = self._handle(work)
+            if answer is not None:
+                self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
+        finally:
+            turns = self._turns
+            if turns is not None and series is self._one_way and _of_a_service(work):
+                turns.give_back()
+            with self._lock:
+                self._in_series -= 1
+                self._in_series_bytes -= _weight(work)
+                if series.waiting:
+                    self.ready.append(partial(self._run_series, series))
+                else:
+                    series.running = False
 
     # In the watcher's thread
 
@@ -349,7 +646,7 @@ class HandlerThreads:
         Returns:
             Seconds until the next look; None when there is nothing to look for until something is handled again.
         """
-        if not self._attached:
+        if not (self._attached or self.busy or self.unattended):
             return None
         progress, handled = self._role.progress, self._handled
         moved, handling = progress != self._seen_progress, handled != self._seen_handled
@@ -359,6 +656,10 @@ class HandlerThreads:
             self._writer.flush(monotonic())
         if not self._role.free and not self.ready:
             return TICK if moved or self._writer.queue else None
+        if self.unattended and self._role.free and (self.ready or not moved):
+            if self.has_room():
+                self._try_to_attach()
+            return TICK
         stalled = (self.ready and not handling) or (not moved and self._role.free and self._readable())
         # A thread is of no use where all that it does waits for the peer to read, or for one-way calls to finish.
         if stalled and not self._on_way and self.has_room() and not self._writer.full and self._lend():
@@ -369,16 +670,46 @@ class HandlerThreads:
             return QUICK_TICK
         return TICK
 
+    def _try_to_attach(self) -> None:
+        try:
+            self.attach()
+        except RuntimeError:
+            logger.warning("no thread could be started; a connection is not read until one is free")
+
     def _lend(self) -> bool:
         with self._lock:
             self._attached += 1
             self._on_way += 1
+            self.unattended = False
         if self._runtime()[0].lend(self._run_lent):
             return True
         with self._lock:
             self._attached -= 1
             self._on_way -= 1
+            self._recount()
+        self._refuse_nested()
         return False
+
+    def _refuse_nested(self) -> None:
+        """All threads are busy, perhaps waiting for each other: what is nested must not wait for one of them."""
+        # It may not even be read yet. Top-level calls that come with it wait on.
+        if self._role.try_take():
+            try:
+                if self._readable():
+                    self._read()
+            except Exception:
+                self._fault()
+            finally:
+                self._stop_leading()
+            # This was none of the connection's threads: should they all have left meanwhile, one has to be started.
+            self._seen_progress = self._role.progress
+        for work in self.ready.copy():
+            if isinstance(work, Request) and work.call and work.extras.depth:
+                with contextlib.suppress(ValueError):  # just taken by a thread
+                    self.ready.remove(work)
+                    error = ServerBusy("no thread is left for a call that is nested in another one; raise max_workers")
+                    self._writer.queue.append(self._core.failure(work, pack_protocol_failure(error)))
+        self._writer.flush(monotonic())
 
     def _run_lent(self) -> None:
         with self._lock:

@@ -12,7 +12,8 @@ The invariants, each of which a hang taught somebody:
 
 import contextlib
 from _thread import allocate_lock
-from typing import Final, final
+from collections import deque
+from typing import Any, Final, final
 
 from typedrpc.transport import LONGEST_WAIT
 
@@ -20,9 +21,11 @@ from typedrpc.transport import LONGEST_WAIT
 class Waiter:
     """One thread that may sleep until another has something for it."""
 
-    __slots__ = ("done", "leads", "roused", "wake")
+    __slots__ = ("done", "leads", "roused", "wake", "work")
 
     def __init__(self) -> None:
+        self.work: Final[deque[Any]] = deque()
+        """What only this thread may do, before what it waits for is looked at."""
         self.done = False
         """What the thread waits for has come."""
         self.leads = False
@@ -91,7 +94,7 @@ class ReadRole:
                 waiter.wake.release()
 
     def park(self, waiter: Waiter, timeout: float | None) -> bool:
-        """Sleep until roused or handed the role; return at once when the role is free or the waiter is done.
+        """Sleep until roused or handed the role; return at once when the role is free or there is a reason to look.
 
         Returns:
             False when the time passed, or LONGEST_WAIT. True says only that it is worth looking again; ``waiter.leads``
@@ -100,7 +103,7 @@ class ReadRole:
         waiter.roused = False
         self.parked[waiter] = True
         try:
-            if (waiter.done or self.token) and self.parked.pop(waiter, False):
+            if (waiter.done or waiter.work or self.token) and self.parked.pop(waiter, False):
                 return True
             if waiter.wake.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, LONGEST_WAIT))):
                 return True

@@ -5,9 +5,10 @@ import socket
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Self, final
+from typing import Any, Self, final
 
 from typedrpc import transport
+from typedrpc.sync.fork import forsake_after_fork
 
 
 @final
@@ -22,6 +23,20 @@ class Stop:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
+        self._before: dict[int, Any] = {}  # signal to handler, while it is set by signals
+        forsake_after_fork(self)
+
+    def forsake(self) -> None:
+        """See :mod:`typedrpc.sync.fork`: signals of the child are its own, and must not stop the parent."""
+        if self._before:
+            import signal
+
+            signal.set_wakeup_fd(-1)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            self._before = {}
+        self._reader.close()
+        self._writer.close()
 
     def set(self) -> None:
         """From any thread, and from a signal handler."""
@@ -44,14 +59,16 @@ class Stop:
         def handle(number: int, frame: FrameType | None) -> None:
             self.set()
 
-        handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         descriptor = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         try:
             yield
         finally:
-            signal.set_wakeup_fd(descriptor)
-            for number, handler in handlers.items():
+            if self._before:
+                signal.set_wakeup_fd(descriptor)
+            for number, handler in self._before.items():
                 signal.signal(number, handler)
+            self._before = {}
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Protocol, final
 
 from typedrpc.errors import RpcError
-from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.handling import HandlerThreads, Series
 from typedrpc.sync.role import ReadRole, Waiter
 from typedrpc.wire import Frame
 
@@ -43,6 +43,7 @@ class CallWaiter(Waiter):
         self.frame = frame
         self.done = True
         connection.role.rouse(self)
+        connection.threads.served_callers += 1
 
     def fail(self, connection: Owner, error: RpcError) -> None:
         if not self.done:
@@ -58,17 +59,23 @@ class Failed(Exception):
         self.error = error
 
 
+class NotSent(Failed):
+    """So that the peer has seen nothing of it."""
+
+
 @final
 class Pending:
     """A call whose outcome goes to a function, in a thread of the connection's own."""
 
-    __slots__ = ("_finish",)
+    __slots__ = ("_finish", "series")
 
     def __init__(self, finish: Callable[[Frame | RpcError], None]) -> None:
         self._finish = [finish]
+        self.series: Series | None = None
+        """Of the callbacks that went with the call: those that were sent before the answer run before it is told."""
 
     def complete(self, connection: Owner, frame: Frame) -> None:
-        connection.threads.settle(partial(self._settle, frame))
+        connection.threads.settle(partial(self._settle, frame), self.series)
 
     def fail(self, connection: Owner, error: RpcError) -> None:
         connection.threads.settle(partial(self._settle, error))

@@ -5,11 +5,13 @@ is not, nobody reads its connection meanwhile. The watcher looks at such connect
 them a thread when there is something to do; it sleeps while no handler runs.
 """
 
+import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, Protocol, final
+from typing import Final, NamedTuple, Protocol, final
 
 from typedrpc.transport import LONGEST_WAIT
 
@@ -22,8 +24,28 @@ QUICK_TICK: Final = 0.001
 QUICK_TICKS: Final = 20
 """After a lend the watcher looks more often for a while: where one handler is slow, more are likely to come."""
 
+MAX_WORKERS: Final = 64
+"""Threads that one side may lend, unless it is told another number."""
+
 LINGER: Final = 1.0
 """Seconds that a thread without work waits for more before it ends."""
+
+
+def check_counts(*, max_depth: int, max_workers: int) -> None:
+    """Check what a server and a client are given.
+
+    Raises:
+        ValueError: One is out of range.
+    """
+    if type(max_workers) is not int or max_workers < 0:
+        raise ValueError(f"max_workers must be a number of threads from 0 up, not {max_workers!r}")
+    if type(max_depth) is not int or max_depth < 1:
+        raise ValueError(f"max_depth must be a number of calls from 1 up, not {max_depth!r}")
+
+
+class _Job(NamedTuple):
+    body: Callable[[], None]
+    lent: bool
 
 
 @final
@@ -43,7 +65,7 @@ class Workers:
         self._limit = limit
         self._lock = threading.Lock()
         self._work_or_end = threading.Condition(self._lock)
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: deque[_Job] = deque()
         self._idle = 0
         self._lent = 0
         self._number = 0
@@ -52,9 +74,13 @@ class Workers:
         self._threads: set[threading.Thread] = set()
 
     def start(self, body: Callable[[], None]) -> None:
-        """Run ``body`` in a thread of its own, beyond the limit."""
+        """Run ``body`` in a thread of its own, beyond the limit.
+
+        Raises:
+            RuntimeError: The system has no more threads.
+        """
         with self._lock:
-            self._spawn(body)
+            self._run(_Job(body, lent=False))
 
     def lend(self, body: Callable[[], None]) -> bool:
         """Run ``body`` in a lent thread. Returns whether there was one."""
@@ -72,22 +98,24 @@ class Workers:
                 return False
             self._exhausted = False
             self._lent += 1
-            if self._idle > len(self._waiting):
-                self._waiting.append(body)
-                self._work_or_end.notify()
-                return True
             try:
-                self._spawn(lambda: self._serve(body))
-            except RuntimeError:  # the system has no more threads: as good as none to lend
+                self._run(_Job(body, lent=True))
+            except RuntimeError:  # as good as none to lend
                 logger.warning("no thread could be started; calls wait until one is free")
                 self._lent -= 1
                 return False
             return True
 
-    def _spawn(self, body: Callable[[], None]) -> None:
+    def _run(self, job: "_Job") -> None:
+        """Have a thread that waits for work do it, or a new one. The lock is held."""
+        if self._idle > len(self._waiting) and not self._closed:
+            self._waiting.append(job)
+            self._work_or_end.notify()
+            return
+
         def run() -> None:
             try:
-                body()
+                self._serve(job)
             finally:
                 with self._lock:
                     self._threads.discard(thread)
@@ -101,26 +129,26 @@ class Workers:
             self._threads.discard(thread)
             raise
 
-    def _serve(self, body: Callable[[], None]) -> None:
-        work: Callable[[], None] | None = body
-        while work is not None:
+    def _serve(self, first: "_Job") -> None:
+        job: _Job | None = first
+        while job is not None:
             try:
-                work()
+                job.body()
             except BaseException:
                 with self._lock:
-                    self._lent -= 1
+                    self._lent -= job.lent
                 raise
-            work = self._next()
+            job = self._next(job)
 
-    def _next(self) -> Callable[[], None] | None:
+    def _next(self, done: "_Job") -> "_Job | None":
         with self._lock:
             # Counted out and idle in one step: who lends in between would start a further thread.
-            self._lent -= 1
+            self._lent -= done.lent
             self._idle += 1
             try:
                 if not self._waiting and not self._closed:
                     self._work_or_end.wait(LINGER)
-                return self._waiting.pop(0) if self._waiting else None
+                return self._waiting.popleft() if self._waiting else None
             finally:
                 self._idle -= 1
 
@@ -144,7 +172,11 @@ class Workers:
 
 
 class Watched(Protocol):
-    """What the watcher looks at: a connection."""
+    """What the watcher looks at: a connection.
+
+    Attributes:
+        watched: The watcher looks within a tick, so that nobody has to call :meth:`Watcher.watch`.
+    """
 
     watched: bool
 
@@ -163,8 +195,10 @@ class Watcher:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._arrived: list[Watched] = []
+        # A lock, as nothing else may be set within a finalizer. Whoever finds it free has work to look for.
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._arrived: deque[Watched] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -173,39 +207,54 @@ class Watcher:
         with self._lock:
             if self._closed:
                 return
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
             connection.watched = True
             self._arrived.append(connection)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-        self._wake.set()
+        self._rouse()
+
+    def poke(self, connection: Watched) -> None:
+        """Look at a connection that was watched before. May be called anywhere, within a finalizer too."""
+        connection.watched = True
+        self._arrived.append(connection)
+        self._rouse()
+
+    def _rouse(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is awake already
+            self._wake.release()
 
     def _run(self) -> None:
         active: set[Watched] = set()
         while not self._closed:
-            with self._lock:
-                active.update(self._arrived)
-                self._arrived.clear()
+            while self._arrived:
+                active.add(self._arrived.popleft())
             pause: float | None = None
             for connection in tuple(active):
                 # Cleared first, looked at then: a thread that starts a handler does it the other way round, so that
                 # one of the two sees the other.
                 connection.watched = False
-                again = connection.look(monotonic())
+                try:
+                    again = connection.look(monotonic())
+                except Exception:  # there are no threads, for one: others are to be looked at all the same
+                    logger.exception("a connection could not be looked at; trying again")
+                    again = TICK
                 if again is None:
                     active.discard(connection)
                 else:
-                    connection.watched = True
+                    # Who finds it set relies on a look within a tick, not on one when some deadline passes.
+                    if again <= TICK:
+                        connection.watched = True
                     pause = again if pause is None else min(pause, again)
             if not self._arrived:
-                self._wake.wait(None if pause is None else min(pause, LONGEST_WAIT))
-            self._wake.clear()
+                self._wake.acquire(timeout=-1 if pause is None else max(0.0, min(pause, LONGEST_WAIT)))
 
     def close(self) -> None:
         """End the thread and wait for it."""
         with self._lock:
             self._closed = True
             thread = self._thread
-        self._wake.set()
+        self._rouse()
         if thread is not None and thread is not threading.current_thread():
             thread.join()

@@ -34,6 +34,10 @@ QUEUED_FRAMES: Final = 4096
 STALL_TIME: Final = 60.0
 """Seconds without a byte going out after which a peer that does not read is cut off."""
 
+MIN_LOOK: Final = 0.02
+MAX_LOOK: Final = 1.0
+"""Seconds after which who waits for room looks whether another thread still reads."""
+
 
 @final
 class Writer:
@@ -189,13 +193,27 @@ class Writer:
             if rest:
                 if not last:
                     # Others may wait for answers to what stands behind the rest.
-                    self._helper(self.flush)
+                    self._leave_to_helper()
                 return
+
+    def _leave_to_helper(self) -> None:
+        try:
+            self._helper(self.flush)
+        except RuntimeError:  # nobody else may come by and write it
+            logger.warning("no thread could be started to write to a peer: it was cut off")
+            self._end(ConnectionLost("no thread could be started"))
 
     @property
     def full(self) -> bool:
         """More than a fair amount waits to be written."""
-        return bool(self.queue) and (len(self.queue) > QUEUED_FRAMES or self._size() > QUEUED_BYTES)
+        return bool(self.queue) and (len(self.queue) > QUEUED_FRAMES or self.size() > QUEUED_BYTES)
+
+    def forsake(self) -> None:
+        """See :mod:`typedrpc.sync.fork`: the lock may be held by a thread that is not here."""
+        self.ended = True
+        self._laid_down = threading.Condition()
+        self.pen.clear()
+        self.queue.clear()
 
     def make_room(self, deadline: float | None = None) -> None:
         """Write, and return when no more than a fair amount waits: for what the peer does not hold back by waiting.
@@ -251,7 +269,10 @@ class Writer:
         small: list[Buffer] = []
         size = 0
         while self.queue and size < BATCH_SIZE:
-            item = self.queue.popleft()
+            try:
+                item = self.queue.popleft()
+            except IndexError:  # emptied meanwhile, as the connection has ended
+                break
             if isinstance(item, tuple):
                 # A frame in several buffers: the first is its head, the rest are not worth a copy.
                 head = b"".join([*small, item[0]]) if small else item[0]
@@ -271,7 +292,7 @@ class Writer:
                 if isinstance(item, tuple):
                     self.queue[index] = copied(item)
 
-    def _size(self) -> int:
+    def size(self) -> int:
         """Bytes that wait; an estimate while others append."""
         return sum(
             sum(len(buffer) for buffer in item) if isinstance(item, tuple) else len(item) for item in self.queue.copy()
@@ -280,11 +301,13 @@ class Writer:
     def _write(self, buffers: list[Buffer], deadline: float | None, leading: bool) -> list[Buffer]:
         """Write buffers; the pen is held. Returns what is left when the deadline passed."""
         stalled_since = 0.0
+        # A send waits for a moment where the pipe is full: not for who must not wait at all.
+        flags = transport.DONT_WAIT if deadline is not None and monotonic() >= deadline else 0
         for index, buffer in enumerate(buffers):
             view = memoryview(buffer)
             while view and not self.ended:
                 try:
-                    count = self._sock.send(view)
+                    count = self._sock.send(view, flags)
                 except BlockingIOError:
                     count = 0
                 except OSError as error:
@@ -306,14 +329,17 @@ class Writer:
                     logger.warning("a peer that read nothing for %g s was cut off", STALL_TIME)
                     self._end(ConnectionLost(f"the peer read nothing for {STALL_TIME:g} s"))
                     return []
-                self._await_room(leading, deadline)
+                self._await_room(leading, deadline, now - stalled_since)
         return []
 
-    def _await_room(self, leading: bool, deadline: float | None) -> None:
+    def _await_room(self, leading: bool, deadline: float | None, stalled: float) -> None:
         """Wait a while for room in the pipe; read meanwhile if nobody else does: the peer may be as stuck as we are."""
         timeout = 1.0 if deadline is None else min(1.0, deadline - monotonic())
         if not leading and not self._role.try_take():
-            transport.wait(self._sock, write=True, timeout=min(0.02, timeout))
+            # Who reads may stop. To look for that takes longer the longer it has taken: many peers that do not read
+            # for a minute must not cost anything, and what is a tenth longer harms nobody.
+            look = min(MAX_LOOK, MIN_LOOK + stalled / 10)
+            transport.wait(self._sock, write=True, timeout=min(look, timeout))
             return
         try:
             # Never stop reading for what waits here to be written: the peer may do the same.

@@ -1,0 +1,57 @@
+"""Room for calls at the peer; the tests of connections try it with peers."""
+
+import threading
+from time import monotonic
+from typing import Any, cast
+
+import pytest
+
+from typedrpc.errors import DeadlineExceeded
+from typedrpc.messages import Limits
+from typedrpc.protocol import State
+from typedrpc.sync.room import Room
+from typedrpc.sync.tokens import NotSent
+
+
+class Core:
+    """A core whose peer has as many calls as it takes, until a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.peer_limits = Limits(max_calls=3)
+        self.state = State.OPEN
+        self.late_replies = 0
+        self.calls = self
+        self.in_flight = 2
+        self.looks: list[int] = []
+        self.room: Room | None = None
+
+    def __len__(self) -> int:
+        if self.room is not None:
+            self.looks.append(self.room.waiting)
+        return self.in_flight
+
+
+def make_room(core: Core) -> tuple[Room, threading.Lock]:
+    lock = threading.Lock()
+    core.room = Room(cast(Any, core), lock, cast(Any, None))
+    return core.room, lock
+
+
+def test_who_waits_is_counted_before_the_look_that_decides() -> None:
+    """Otherwise an answer between the two would wake nobody."""
+    core = Core()
+    room, lock = make_room(core)
+    with lock, pytest.raises(NotSent) as caught:
+        room.await_place("Store.put", monotonic())
+    assert isinstance(caught.value.error, DeadlineExceeded)
+    assert core.looks[:2] == [0, 1]
+    assert room.waiting == 0
+
+
+def test_nobody_waits_where_there_is_room() -> None:
+    core = Core()
+    core.in_flight = 1
+    room, lock = make_room(core)
+    with lock:
+        room.await_place("Store.put", None)
+    assert core.looks == [0]

@@ -1,0 +1,402 @@
+"""The calls that this side makes on one connection, with threads: who waits for a reply, reads.
+
+A thread that waits for a reply takes the read role if it is free, and reads until it has its own. While it waits it
+runs what the peer's handler calls back, as long as it is nested in its call.
+
+An exception of a signal handler, such as ``KeyboardInterrupt``, may come anywhere. Where it provably lost no byte, only
+the call that it interrupted is given up; elsewhere it ends the connection.
+"""
+
+import socket
+import threading
+from time import monotonic
+from typing import Final, Protocol, final
+
+from typedrpc import transport
+from typedrpc.callbacks import Callbacks, Offers
+from typedrpc.codec import Payload, Segmented
+from typedrpc.errors import DeadlineExceeded
+from typedrpc.failure import unpack_failure
+from typedrpc.protocol import Event, Outgoing
+from typedrpc.protocol import Protocol as Core
+from typedrpc.sync.handling import HandlerThreads, Series
+from typedrpc.sync.role import ReadRole, Waiter
+from typedrpc.sync.room import Room
+from typedrpc.sync.router import Router
+from typedrpc.sync.tokens import CallWaiter, Failed, NotSent, Pending, Token
+from typedrpc.sync.writer import Writer
+from typedrpc.wire import Kind
+
+_RESPONSE: Final = int(Kind.RESPONSE)
+_POISON: Final = 0xFF
+"""Put where the first byte of a header is read to. No header begins with it: a frame cannot be so long."""
+
+
+class Connection(Protocol):
+    """What calls need of their connection beside its parts."""
+
+    ended: bool
+
+    def check(self) -> None: ...
+    def read(self, deadline: float | None = None) -> list[Event[Token]]: ...
+    def deliver(self, events: list[Event[Token]]) -> None: ...
+    def attend(self, deadline: float | None) -> None: ...
+    def stop_leading(self) -> None: ...
+    def post(self, data: Outgoing) -> None: ...
+    def interrupted(self, error: BaseException) -> None: ...
+    def watch(self) -> None: ...
+
+
+@final
+class Calls:
+    """Makes calls. Every public method may be called from any thread."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        sock: socket.socket,
+        core: Core[Token],
+        state: threading.Lock,
+        *,
+        role: ReadRole,
+        writer: Writer,
+        threads: HandlerThreads,
+        callbacks: Callbacks,
+        room: Room,
+        router: Router,
+    ) -> None:
+        """
+        Args:
+            connection: What they are made on.
+            sock: Its socket.
+            core: The protocol's state.
+            state: The lock that guards it.
+            role: The read role.
+            writer: What writes.
+            threads: Those that handle what comes for others.
+            callbacks: What goes with calls, and is called back.
+            room: For calls at the peer.
+            router: Knows which thread runs what is nested.
+        """
+        self._connection = connection
+        self._sock = sock
+        self._core = core
+        self._state = state
+        self._role = role
+        self._writer = writer
+        self._threads = threads
+        self._callbacks = callbacks
+        self._room = room
+        self._router = router
+
+    def forsake(self, state: threading.Lock) -> None:
+        """See :mod:`typedrpc.sync.fork`: the state lock may be held by a thread that is not here."""
+        self._state = state
+
+    def call(
+        self,
+        command: int,
+        payload: Payload,
+        what: str,
+        deadline: float | None = None,
+        extension: bytes = b"",
+        nested: bool = False,
+        callbacks: Offers | None = None,
+    ) -> Payload:
+        """Call the peer and wait for its answer: the packed result.
+
+        Args:
+            command: The peer's id of the command.
+            payload: The packed arguments.
+            what: Names the command in errors.
+            deadline: When to stop waiting, on the monotonic clock.
+            extension: The packed extension map.
+            nested: Whether the call is made by a handler of a call that came on this connection.
+            callbacks: The functions that go with the call.
+
+        Raises:
+            ConnectionLost: There is no connection (any more).
+            DeadlineExceeded: The deadline passed. The handler may have run.
+            MessageTooLarge: The peer would not accept the arguments.
+            Exception: What the peer answered instead of a result (see :mod:`typedrpc.failure`).
+        """
+        core = self._core
+        with self._state:
+            call, data = core.start(command, payload, what, extension, nested)
+        waiter: CallWaiter | None = None
+        try:
+            if nested or callbacks:
+                return self._call_with(call, data, what, deadline, nested, callbacks)
+            # A thread that reads its own reply needs no entry in the in-flight table.
+            if self._room.is_counted or not self._role.try_take():
+                waiter = CallWaiter()
+                self._register(call, data, what, deadline, waiter)
+                return self._outcome(call, what, waiter, deadline)
+            if not self._writer.write_whole(data, deadline, leading=True):
+                waiter = self._register_leading(call)
+                if isinstance(data, bytes):
+                    self._writer.queue.append(data)
+                    self._writer.flush(deadline, leading=True)
+                else:
+                    self._writer.write_parts(data, deadline, leading=True)
+            return self._read_reply(call, what, deadline, waiter)
+        except Failed as failed:
+            error = failed.error
+        except BaseException as interrupt:
+            self._connection.interrupted(interrupt)
+            raise
+        if isinstance(payload, Segmented):
+            # Who catches the error may want to resize a bytearray that he gave; the traceback keeps what is here.
+            payload.release()
+        try:
+            raise error
+        finally:
+            # Its traceback has this frame, and those of its callers, with the callbacks that a handler has there: they
+            # are to go when nobody needs them, and not when the garbage collector comes by.
+            del error
+            waiter = None
+
+    def _call_with(
+        self, call: int, data: Outgoing, what: str, deadline: float | None, nested: bool, callbacks: Offers | None
+    ) -> Payload:
+        """A call that is nested, or that functions go with. Raises ``Failed``."""
+        waiter = CallWaiter()
+        group = self._callbacks.offer(call, callbacks, waiter) if callbacks else None
+        aside = False
+        try:
+            aside = nested and self._threads.step_aside()
+            self._register(call, data, what, deadline, waiter, nested=nested)
+            return self._outcome(call, what, waiter, deadline)
+        except Failed as failed:
+            if isinstance(failed, NotSent):
+                self._callbacks.withdraw(call)
+            raise
+        finally:
+            if aside:
+                self._threads.step_back()
+            if group is not None:
+                group.waiter = None
+                self._router.hand_back(waiter)
+                self._threads.look_again()
+
+    def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
+        """Read the reply to a call; the role is held. Raises ``Failed``."""
+        core = self._core
+        reader = core.reader
+        if waiter is None and deadline is None and reader.idle:
+            buffer = reader.buffer
+            buffer[0] = _POISON
+            try:
+                count = self._sock.recv_into(buffer)
+            except BaseException as error:
+                if not transport.is_of_socket(error):
+                    if buffer[0] != _POISON:
+                        raise
+                    # Nothing was read: the connection is as it was, only this call is given up.
+                    self._room.give_up(1)
+                    self._connection.stop_leading()
+                    raise Failed(error) from None
+                count = -1  # whatever it is, it comes again, and is dealt with below
+            if count > 0:
+                sole = reader.sole_frame(count)
+                if sole is not None and sole[0] == _RESPONSE and sole[2] == call:
+                    self._connection.stop_leading()
+                    return sole[3]
+            waiter = self._register_leading(call)
+            if count >= 0:
+                self._connection.deliver(core.receive(count) if count else core.receive_eof())
+                self._connection.attend(deadline)
+        elif waiter is None:
+            waiter = self._register_leading(call)
+        return self._outcome(call, what, waiter, deadline, leading=True)
+
+    def submit(
+        self,
+        command: int,
+        payload: Payload,
+        what: str,
+        token: Pending,
+        deadline: float | None = None,
+        extension: bytes = b"",
+        nested: bool = False,
+        callbacks: Offers | None = None,
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """Call the peer; the outcome goes to the token. Raises as :meth:`call` does, if nothing was sent.
+
+        Past the deadline, the token gets ``DeadlineExceeded``. With ``at_once`` this waits for nothing, and the payload
+        must not change any more: a peer without room for the call is one that has not answered in time.
+        """
+        with self._state:
+            call, data = self._core.start(command, payload, what, extension, nested)
+        self._threads.expect()
+        if callbacks:
+            token.series = self._callbacks.offer(call, callbacks).series = Series()
+        try:
+            self._register(call, data, what, deadline, token, nested=nested, at_once=at_once)
+            if deadline is not None:
+                self._connection.watch()
+            return
+        except Failed as failed:
+            error = failed.error
+            self._callbacks.withdraw(call)
+            self._threads.forget()
+            self._threads.call_for_help()
+        except BaseException as interrupt:
+            self._connection.interrupted(interrupt)
+            raise
+        try:
+            raise error
+        finally:
+            del error  # as above
+
+    def notify(
+        self,
+        command: int,
+        payload: Payload,
+        what: str,
+        deadline: float | None = None,
+        extension: bytes = b"",
+        callbacks: Offers | None = None,
+    ) -> None:
+        """Call the peer one-way: write the call, or leave it to the thread that is writing.
+
+        Past the deadline the rest is left to a thread of its own: what was begun is sent.
+
+        Raises:
+            ConnectionLost: There is no connection (any more).
+            MessageTooLarge: The peer would not accept the arguments.
+        """
+        self._connection.check()
+        origin = 0
+        if callbacks:
+            with self._state:
+                origin = self._core.new_call()
+        data = self._core.notify(command, payload, what, extension, origin)
+        if callbacks:
+            self._callbacks.offer(origin, callbacks)
+            self._threads.look_again()
+        try:
+            if isinstance(data, bytes):
+                self._writer.queue.append(data)
+            else:
+                self._writer.write_parts(data, deadline)
+            self._writer.make_room(deadline)
+        except BaseException as interrupt:
+            self._connection.interrupted(interrupt)
+            raise
+
+    def _register(
+        self,
+        call: int,
+        data: Outgoing,
+        what: str,
+        deadline: float | None,
+        token: Token,
+        *,
+        nested: bool = False,
+        at_once: bool = False,
+    ) -> None:
+        """Enter a call into the in-flight table once the peer has room for it, and send it. Raises ``NotSent``.
+
+        A nested call does not wait for room: what it would wait for may wait for it.
+        """
+        core = self._core
+        with self._state:
+            if not nested:
+                self._room.await_place(what, monotonic() if at_once else deadline)
+            if self._connection.ended:
+                raise NotSent(core.lost())
+            core.calls.insert(call, token, deadline if isinstance(token, Pending) else None)
+        if at_once:
+            self._connection.post(data)
+        elif not isinstance(data, bytes):
+            self._writer.write_parts(data, deadline)
+        elif not self._writer.write_whole(data, deadline):
+            self._writer.queue.append(data)
+            self._writer.flush(deadline)
+
+    def _register_leading(self, call: int) -> CallWaiter:
+        """Enter the call of a thread that holds the role, which is given up if the connection has ended.
+
+        Raises ``Failed``.
+        """
+        waiter = CallWaiter()
+        with self._state:
+            if not self._connection.ended:
+                self._core.calls.insert(call, waiter)
+                return waiter
+        self._connection.stop_leading()
+        raise Failed(self._core.lost())
+
+    def _outcome(
+        self, call: int, what: str, waiter: CallWaiter, deadline: float | None, *, leading: bool = False
+    ) -> Payload:
+        """Wait, parked or leading, until the waiter is done or out of time. Raises ``Failed``."""
+        interrupt: BaseException | None = None
+        while interrupt is None:
+            if leading or self._role.try_take():
+                leading = False
+                interrupt = self._lead(waiter, deadline)
+            left = None if deadline is None else deadline - monotonic()
+            # What came before the reply is run before it, in the order in which it was sent.
+            if waiter.work and interrupt is None and not (left is not None and left <= 0 and not waiter.done):
+                interrupt = self._threads.run_nested(waiter.work)
+                continue
+            if waiter.done or interrupt is not None or (left is not None and left <= 0):
+                break
+            interrupt = self._park(waiter, left)
+            leading, waiter.leads = waiter.leads, False
+        if not waiter.done and self._core.calls.pop(call) is not None:
+            self._room.give_up(1)
+            self._router.hand_back(waiter)
+            raise Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))
+        self._router.hand_back(waiter)
+        if interrupt is not None:
+            raise Failed(interrupt)
+        while not waiter.done:  # whoever removed the call from the table is about to say so
+            interrupt = self._park(waiter, None) or interrupt
+            if waiter.leads:  # handed over although there is nothing to wait for
+                waiter.leads = False
+                self._connection.stop_leading()
+        if interrupt is not None:
+            raise Failed(interrupt)
+        if waiter.error is not None:
+            raise Failed(waiter.error)
+        frame = waiter.frame
+        assert frame is not None, "a waiter that is done has a frame or an error"
+        if frame.kind != _RESPONSE:
+            raise Failed(unpack_failure(frame.payload, what))
+        return frame.payload
+
+    def _park(self, waiter: Waiter, timeout: float | None) -> BaseException | None:
+        """Park, and return an exception of a signal handler instead of raising it: it did no harm."""
+        try:
+            self._role.park(waiter, timeout)
+        except BaseException as error:
+            return error
+        return None
+
+    def _lead(self, waiter: Waiter, deadline: float | None) -> BaseException | None:
+        """Read, holding the role, until the waiter is done or out of time; then give the role up.
+
+        Returns an exception of a signal handler that did no harm, instead of raising it.
+        """
+        reader = self._core.reader
+        idle = False
+        try:
+            while not (waiter.done or waiter.work or (deadline is not None and monotonic() >= deadline)):
+                if idle := reader.idle:
+                    reader.buffer[0] = _POISON
+                events = self._connection.read(deadline)
+                idle = False
+                self._connection.deliver(events)
+                self._connection.attend(deadline)
+        except BaseException as error:
+            if not idle or reader.buffer[0] != _POISON:
+                raise
+            self._connection.stop_leading()
+            return error
+        self._connection.stop_leading()
+        return None

@@ -1,0 +1,91 @@
+"""Coroutines that threads run: on the event loop that the caller has, or on one that is kept for them."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final
+
+from typedrpc.sync.fork import forsake_after_fork
+
+if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
+    import asyncio
+
+CHECK_TIME: Final = 1.0
+"""Seconds after which a thread that waits for a coroutine looks whether its loop still runs."""
+
+
+class _KeptLoop:
+    """One loop in a thread of its own, started when first needed; it lasts as long as the process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        forsake_after_fork(self)
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        import asyncio
+
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="typedrpc-loop", daemon=True).start()
+            return self._loop
+
+    def forsake(self) -> None:
+        """See :mod:`typedrpc.sync.fork`: the thread is not here."""
+        self._lock = threading.Lock()
+        self._loop = None
+
+
+_kept: Final = _KeptLoop()
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread, if one does."""
+    import asyncio
+
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def in_loop(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None) -> Callable[..., Any]:
+    """A function that calls the given one on an event loop, awaits what that gives, and returns it.
+
+    The context variables of the calling thread are there. The thread must not be the loop's own.
+
+    Args:
+        function: Gives an awaitable, or a value at once.
+        loop: Where to; without one, the loop that is kept.
+    """
+
+    async def await_it(args: tuple[Any, ...]) -> Any:
+        result = function(*args)
+        return await result if inspect.isawaitable(result) else result
+
+    def run(*args: Any) -> Any:
+        import asyncio
+
+        target = loop or _kept.get()
+        coroutine = await_it(args)
+        try:
+            future: Future[Any] = asyncio.run_coroutine_threadsafe(coroutine, target)
+        except RuntimeError as error:
+            coroutine.close()
+            raise RuntimeError("the event loop of an async callback is closed") from error
+        while True:
+            try:
+                return future.result(CHECK_TIME)
+            except TimeoutError:
+                if future.done():  # it raised that, or came just now
+                    return future.result()
+                if not target.is_running():
+                    if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                        coroutine.close()
+                    raise RuntimeError("the event loop of an async callback has stopped") from None
+
+    return run

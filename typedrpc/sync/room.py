@@ -1,0 +1,104 @@
+"""Room for calls at the peer: who makes one too many waits until another one is answered."""
+
+import math
+import threading
+from time import monotonic
+from typing import Any, Final, final
+
+from typedrpc.dispatch import get_call
+from typedrpc.errors import DeadlineExceeded, ServerBusy
+from typedrpc.protocol import Protocol, State
+from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.tokens import NotSent
+from typedrpc.transport import LONGEST_WAIT
+
+HANDLERS_PATIENCE: Final = 5.0
+"""Seconds that a call which a handler makes waits for room at the peer: in a ring it would wait for itself."""
+
+
+@final
+class Room:
+    """How many calls the peer has on one connection, and who waits to make another.
+
+    Attributes:
+        is_counted: No call may be made that the in-flight table does not count, since it may be one too many.
+        waiting: Threads that wait for room. While there are any, or calls are counted, :meth:`look_again` is to be
+            called when something was answered.
+    """
+
+    def __init__(self, core: Protocol[Any], state: threading.Lock, threads: HandlerThreads) -> None:
+        """
+        Args:
+            core: The protocol's state.
+            state: The lock that guards it.
+            threads: Those of the connection.
+        """
+        self.is_counted = False
+        self._core = core
+        self._state = state
+        self._threads = threads
+        self._changed = threading.Condition(state)
+        self.waiting = 0
+        self._given_up = 0  # calls that nobody waits for any more; they are in flight until their late replies come
+
+    def open(self) -> None:
+        """The peer's limits are known."""
+        self.is_counted = self._core.peer_limits.max_calls == 1
+
+    def await_place(self, what: str, deadline: float | None) -> None:
+        """Return when the peer has room for another call, or the connection has ended. The state lock is held.
+
+        Raises:
+            NotSent: The deadline passed; or a handler makes the call, and has waited for long.
+        """
+        if not self._is_full():
+            return
+        last_moment = monotonic() + (math.inf if get_call() is None else HANDLERS_PATIENCE)
+        expecting = False
+        # Counted before the look that decides: whoever answers something does so first, and looks at the count then.
+        self.waiting += 1
+        try:
+            while self._is_full() and self._core.state is not State.CLOSED:
+                end = last_moment if deadline is None else min(deadline, last_moment)
+                left = end - monotonic()
+                if left <= 0:
+                    break
+                if not expecting and self._given_up > self._core.late_replies:
+                    # Those who made the calls have gone. Somebody has to read the late replies.
+                    self._threads.expect()
+                    expecting = True
+                self._changed.wait(min(left, LONGEST_WAIT))
+        finally:
+            self.waiting -= 1
+            if expecting:
+                self._threads.forget()
+        if self._is_full() and self._core.state is not State.CLOSED:
+            if deadline is None or deadline > last_moment:
+                text = f"{what}: a handler calls it, and the peer had no room within {HANDLERS_PATIENCE:g} s"
+                raise NotSent(ServerBusy(f"{text}; raise max_calls there"))
+            raise NotSent(DeadlineExceeded(f"{what}: the peer had no room for another call in time"))
+
+    def _is_full(self) -> bool:
+        # One place is left for the thread that reads its own reply and is not in the table.
+        room = max(1, self._core.peer_limits.max_calls - 1)
+        return len(self._core.calls) + self._given_up - self._core.late_replies >= room
+
+    def give_up(self, calls: int) -> None:
+        """So many calls have left the table without an answer; to the peer they are still in flight."""
+        with self._state:
+            self._given_up += calls
+            self.is_counted = True
+            self.notify_all()  # not that there is room: those who wait have to see to it that somebody reads
+
+    def notify_all(self) -> None:
+        """Have all who wait look again. The state lock is held."""
+        self._changed.notify_all()
+
+    def look_again(self) -> None:
+        """Something was answered."""
+        if self.waiting:
+            with self._state:
+                self.notify_all()
+        if self.is_counted and self._core.peer_limits.max_calls > 1:
+            with self._state:
+                self.is_counted = self._given_up > self._core.late_replies
