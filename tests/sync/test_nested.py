@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from tests.support import PATIENCE, Gate, Gates, Log, Program, RawPeer, Running, run_all
+from tests.support import PATIENCE, Gate, Gates, Log, Program, RawPeer, Running, hello, run_all
 from typedrpc import (
     Client,
     ConnectionLost,
@@ -31,7 +31,7 @@ from typedrpc import (
 from typedrpc.codec import pack_plain
 from typedrpc.messages import pack_extension
 from typedrpc.sync import handling, room
-from typedrpc.wire import Kind, encode
+from typedrpc.wire import PREAMBLE, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -1057,7 +1057,8 @@ class TestAtOnce:
             name = "note" * 250
             served.does[name] = note
             served.does["ask"] = lambda number: caller().do("anything")
-            peer.shake_hands()
+            peer.send(PREAMBLE + hello(services={"End": b"another version"}))
+            assert peer.read_frame().kind == Kind.HELLO
             peer.send_frame(Kind.REQUEST, End.do.id, 1, pack_plain(["ask", 0]))
             question = peer.question()
             while question.command != End.do.id:

@@ -290,6 +290,18 @@ class TestClosing:
             left.wait()
         assert log.unread == []
 
+    def test_a_connection_that_ends_before_it_is_served(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+        serving = Server._serve
+
+        def end_first(server: Server, stay: Any) -> None:
+            stay.connection.end(ConnectionLost("the server is closing"))
+            serving(server, stay)
+
+        monkeypatch.setattr(Server, "_serve", end_first)
+        with Server(Workshop(), url=URL) as server, RawPeer.dial(server.url) as peer:
+            assert peer.read_to_end() == b""
+        assert log.unread == []
+
     def test_large_answers_are_written_before_the_end(self, workshop: Workshop) -> None:
         server = Server(workshop, url=URL).start()
         with RawPeer.dial(server.url) as peer:

@@ -146,9 +146,9 @@ class Connection:
             TimeoutError: It did not answer in time.
         """
         greeting = (State.GREETING, State.GREETED) if self.core.client else (State.GREETING,)
+        if not self.role.try_take():
+            raise self.core.lost()  # it has ended before: whoever ended it keeps the role
         try:
-            taken = self.role.try_take()
-            assert taken, "nobody else uses the connection yet"
             self._post(deadline)
             while self.core.state in greeting and not self.ended:
                 if monotonic() >= deadline:
