@@ -25,7 +25,7 @@ LAYERS = [
     {"command"},
     {"service"},
     {"wire"},
-    {"inflight"},
+    {"inflight", "parts"},
     {"messages"},
     {"callbacks"},
     {"protocol"},
