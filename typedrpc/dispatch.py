@@ -7,8 +7,10 @@ import logging
 import os
 import traceback
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from contextvars import ContextVar
 from functools import lru_cache, partial
+from threading import Event
 from time import monotonic
 from typing import Any, Final, final
 from typing import Protocol as TypingProtocol
@@ -16,10 +18,12 @@ from typing import Protocol as TypingProtocol
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import CodecError, CommandCodec, Payload, pack_plain, unpack_plain
+from typedrpc.deadlines import nearest
 from typedrpc.declared import NO_ERRORS, DeclaredErrors
 from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.errors import (
     ArgumentValueError,
+    CallCancelled,
     ConnectionLost,
     DeadlineExceeded,
     MessageTooLarge,
@@ -30,7 +34,7 @@ from typedrpc.errors import (
     UnknownCommand,
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
-from typedrpc.messages import NO_EXTRAS, ProtocolCommand
+from typedrpc.messages import NO_EXTRAS, NO_METADATA, Metadata, ProtocolCommand, fault_of_metadata, pack_extension
 from typedrpc.peer import Peer, PeerServer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request
 from typedrpc.schema import Schema, compatible
@@ -38,6 +42,9 @@ from typedrpc.service import Entry, Table, function_for
 from typedrpc.turns import Turns
 
 logger = logging.getLogger("typedrpc")
+
+LONGEST_SLEEP: Final = 86_400.0
+"""Seconds that a thread sleeps at a time: what every system can take."""
 
 MAX_NESTING: Final = 64
 """Calls that may be nested in each other, unless a side is told another number."""
@@ -53,10 +60,29 @@ class Call:
         args: What it is called with, by position.
         kwargs: What it is called with, by name.
         deadline: When the caller stops waiting, on the clock of ``time.monotonic()``; None for never.
+        metadata: What the caller sent beside the arguments, by ``with_options(metadata=...)``.
+        reply_metadata: What the caller is told beside the result or the error, if it asks by
+            ``with_options(on_metadata=...)``; yours to fill: ``str`` to ``str`` or ``bytes``, 8 KiB at most.
         depth: Calls that it is nested in: 0 where the caller was not handling a call itself.
     """
 
-    __slots__ = ("args", "deadline", "depth", "function", "id", "kwargs", "peer", "protocol", "row", "started")
+    __slots__ = (
+        "_aborts",
+        "_cancelled",
+        "_reply_metadata",
+        "args",
+        "deadline",
+        "depth",
+        "function",
+        "id",
+        "kwargs",
+        "metadata",
+        "peer",
+        "protocol",
+        "row",
+        "started",
+        "why_cancelled",
+    )
 
     def __init__(
         self,
@@ -73,6 +99,11 @@ class Call:
         self.protocol = protocol
         self.depth = 0
         self.deadline: float | None = None
+        self.metadata: Metadata = NO_METADATA
+        self.why_cancelled = ""  # empty while it is not
+        self._aborts: dict[object, Callable[[], None]] | None = None
+        self._cancelled: Cancellation | None = None
+        self._reply_metadata: dict[str, str | bytes] | None = None
         self.function = row.function
         self.args = args
         self.kwargs = kwargs
@@ -82,6 +113,49 @@ class Call:
     def command(self) -> str:
         """Its name, ``"Service.command"``."""
         return self.row.name
+
+    @property
+    def cancelled(self) -> "Cancellation":
+        """Whether the caller still wants the result. In a thread, a handler that takes long should look now and then."""
+        if self._cancelled is None:
+            self._cancelled = Cancellation(self)
+        return self._cancelled
+
+    @property
+    def reply_metadata(self) -> dict[str, str | bytes]:
+        if self._reply_metadata is None:
+            self._reply_metadata = {}
+        return self._reply_metadata
+
+    def cancel(self, why: str) -> None:
+        """The caller has given the call up, or has left: whoever works for it is told. Must not be called twice."""
+        # The flag first: who is added meanwhile looks at it afterwards.
+        self.why_cancelled = why
+        aborts = self._aborts
+        while aborts:
+            try:
+                _, abort = aborts.popitem()
+            except KeyError:  # has just ended
+                return
+            abort()
+
+    def on_cancel(self, key: object, abort: Callable[[], None]) -> None:
+        """Have a function called when the call is cancelled, at once if it is; by another thread, so it must not block.
+
+        Args:
+            key: What :meth:`forget` is to be called with when the function is not needed any more.
+            abort: Called once at most.
+        """
+        if self._aborts is None:
+            self._aborts = {}
+        self._aborts[key] = abort
+        if self.why_cancelled and self._aborts.pop(key, None) is not None:
+            abort()
+
+    def forget(self, key: object) -> None:
+        """Undo :meth:`on_cancel`."""
+        if self._aborts is not None:
+            self._aborts.pop(key, None)
 
     @property
     def server(self) -> PeerServer:
@@ -97,6 +171,62 @@ class Call:
 
     def __repr__(self) -> str:
         return f"<call of {self.command} from {self.peer!r}>"
+
+
+@final
+class Cancellation:
+    """Whether the caller of a call has given it up, was cancelled itself, or has left; or its deadline has passed.
+
+    True where that is so: ``while not current_call().cancelled: ...``. Any thread may ask.
+    """
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __bool__(self) -> bool:
+        call = self._call
+        return bool(call.why_cancelled) or (call.deadline is not None and monotonic() >= call.deadline)
+
+    def check(self) -> None:
+        """Go on if the result is still wanted.
+
+        Raises:
+            CallCancelled: It is not.
+        """
+        if self:
+            raise self.error()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the call is cancelled: in place of ``time.sleep``.
+
+        Args:
+            timeout: Seconds to wait at most; None for as long as it takes.
+
+        Returns:
+            Whether it is.
+        """
+        call = self._call
+        roused = Event()
+        end = nearest(None if timeout is None else monotonic() + timeout, call.deadline)
+        call.on_cancel(roused, roused.set)
+        try:
+            while not self:
+                left = LONGEST_SLEEP if end is None else min(end - monotonic(), LONGEST_SLEEP)
+                if left <= 0:
+                    break
+                roused.wait(left)
+        finally:
+            call.forget(roused)
+        return bool(self)
+
+    def error(self) -> CallCancelled:
+        """What says so."""
+        return CallCancelled(f"{self._call.command}: {self._call.why_cancelled or 'its deadline has passed'}")
+
+    def __repr__(self) -> str:
+        return f"<{'cancelled' if self else 'not cancelled'}>"
 
 
 _current: Final[ContextVar[Call | None]] = ContextVar("typedrpc.current_call", default=None)
@@ -232,10 +362,13 @@ class Dispatcher:
             if extras.depth >= self._max_depth:
                 text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
                 return self._refuse(protocol, request, row, NestedTooDeep(text))
+            call.metadata = extras.metadata
             if extras.time_left is not None:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:
                     return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
+        if request.call and not protocol.begin(request.call, call):
+            return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()
             self.observer.begins(call)
@@ -248,6 +381,8 @@ class Dispatcher:
                 self._tell(call, result, None)
             return None
         row = call.row
+        if call.why_cancelled:
+            return self.fail(protocol, request, call, call.cancelled.error())
         try:
             payload = row.pack(result)
         except CodecError as error:
@@ -260,7 +395,7 @@ class Dispatcher:
         if self.observer is not None:
             self._tell(call, result, None)
         try:
-            return protocol.response(request, payload, row.result_name)
+            return protocol.response(request, payload, row.result_name, _reply_extension(call))
         except MessageTooLarge as error:
             logger.warning("%s", error)
             return protocol.failure(request, pack_protocol_failure(error))
@@ -280,8 +415,13 @@ class Dispatcher:
         if self.observer is not None:
             self._tell(call, None, error)
         name = call.row.name
+        extension = _reply_extension(call)
+        if request.call and call.cancelled and _is_of_cancellation(error):
+            # The caller knows, and asks for nothing.
+            logger.debug("%s was cancelled: %s", name, call.cancelled.error())
+            return protocol.failure(request, pack_protocol_failure(call.cancelled.error()))
         if request.call and (payload := _pack_declared(call.row, error)) is not None:
-            return protocol.failure(request, payload)
+            return protocol.failure(request, payload, extension)
         if protocol.error is not None and isinstance(error, ConnectionLost):
             # Its own call back told it, and there is nobody to be told anything.
             logger.info("%s ended, as its caller has left: %s", name, error)
@@ -294,7 +434,7 @@ class Dispatcher:
         if not request.call:
             return None
         trace = "".join(traceback.format_exception(error)) if self._debug and not is_public(error) else ""
-        return protocol.failure(request, pack_handler_failure(error, error_id=error_id, trace=trace))
+        return protocol.failure(request, pack_handler_failure(error, error_id=error_id, trace=trace), extension)
 
     def _tell(self, call: Call, result: object, error: BaseException | None) -> None:
         """A call is over that may have begun before anybody wanted to know."""
@@ -375,6 +515,22 @@ def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:
     name, has_callbacks = command.qualified_name, caller.has_callbacks
     make = partial(Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own)
     return versions.number_of(entry.id, packed, make)
+
+
+def _is_of_cancellation(error: BaseException) -> bool:
+    """Whether a handler that was cancelled, or out of time, has ended for this reason."""
+    return isinstance(error, CancelledError | DeadlineExceeded) or type(error).__name__ == "CancelledError"
+
+
+def _reply_extension(call: Call) -> bytes:
+    """The extension map of the answer to a call; empty where it needs none."""
+    metadata = call._reply_metadata
+    if not metadata:
+        return b""
+    if (fault := fault_of_metadata(metadata)) is not None:
+        logger.error("the handler of %s has set %s: it was not sent", call.command, fault)
+        return b""
+    return pack_extension(metadata=metadata)
 
 
 def _pack_declared(row: Row, error: BaseException) -> bytes | None:

@@ -29,16 +29,19 @@ from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import Payload
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
 from typedrpc.failure import pack_protocol_failure
+from typedrpc.flow import Inflow, Outflow
 from typedrpc.inflight import InFlight
 from typedrpc.messages import (
     NO_EXTRAS,
     Extras,
     Leave,
     Limits,
+    pack_credit,
     pack_goodbye,
     pack_hello,
     pack_limits,
     pack_queued,
+    read_credit,
     read_extension,
     read_goodbye,
     read_hello,
@@ -61,6 +64,15 @@ from typedrpc.wire import (
 
 TokenT = TypeVar("TokenT")
 Outgoing: TypeAlias = bytes | tuple[Buffer, ...]
+
+MAX_STREAMS: Final = 4096
+"""Streams that the peer may send at a time."""
+
+MAX_HELD: Final = 64 * 1024 * 1024
+MESSAGES_HELD: Final = 16
+"""Bytes of streams that may have come and not been taken yet; so many messages of the largest size, if that is more."""
+
+_NO_FLOWS: Final[Mapping[int, Any]] = MappingProxyType({})
 
 HELLO_LIMIT: Final = 64 * 1024
 """Bytes a frame may have before the peer is let in."""
@@ -150,13 +162,22 @@ class Released:
         self.index = index
 
 
+class GivenUp:
+    """Event: the caller does not wait for a call any more. It is answered all the same."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: int) -> None:
+        self.call = call
+
+
 class Closed(_Turn):
     """Event, always the last: the connection is over, because of ``Protocol.error``."""
 
     __slots__ = ()
 
 
-Event: TypeAlias = Request | Outcome[TokenT] | Greeted | Opened | Released | Closed
+Event: TypeAlias = Request | Outcome[TokenT] | Greeted | Opened | Released | GivenUp | Closed
 
 
 class Protocol(Generic[TokenT]):
@@ -197,6 +218,12 @@ class Protocol(Generic[TokenT]):
         self.dropped_notifies = 0
         """One-way calls of the peer with an extension that this side does not know and may not ignore, or too large."""
         self.last_accepted = 0
+        self.handled: dict[int, Any] = {}
+        """Calls of the peer that are being handled, by id: for the dispatcher, see :meth:`begin`."""
+        self.inflows: dict[int, dict[int, Inflow]] = {}
+        """Streams that the peer sends, or may: call and number of the stream to each."""
+        self.outflows: dict[int, dict[int, Outflow]] = {}
+        """Streams that this side sends, likewise."""
         self._running: set[int] = set()
         self._lowered = False  # the limit of sizes: messages that were on their way may be larger, and do no harm
         self._farewell = "the connection is being closed"
@@ -212,6 +239,10 @@ class Protocol(Generic[TokenT]):
             Kind.WELCOME: self._on_welcome,
             Kind.LIMITS: self._on_limits,
             Kind.RELEASE: self._on_release,
+            Kind.CANCEL: self._on_cancel,
+            Kind.ITEM: self._on_item,
+            Kind.END: self._on_end,
+            Kind.CREDIT: self._on_credit,
             Kind.QUEUED: self._on_queued,
         }
         if client:
@@ -324,6 +355,52 @@ class Protocol(Generic[TokenT]):
     def _on_release(self, frame: Frame) -> Event[TokenT]:
         return Released(frame.call, frame.command)
 
+    def _on_cancel(self, frame: Frame) -> Event[TokenT] | None:
+        if frame.command:
+            outflow = self.outflows.get(frame.call, _NO_FLOWS).get(frame.command)
+            if outflow is not None:
+                outflow.stop()
+            return None
+        return GivenUp(frame.call) if frame.call in self._running else None
+
+    def _on_item(self, frame: Frame) -> Event[TokenT] | None:
+        inflow = self._inflow_of(frame)
+        if inflow is None:
+            return None
+        if not inflow.receive(frame.payload):
+            return self._break(f"items of stream {frame.command} of call {frame.call} beyond what was asked for")
+        if payload_size(frame.payload) > RECEIVE_SIZE or len(self.inflows) > MAX_STREAMS:
+            flows = [flow for numbers in tuple(self.inflows.values()) for flow in tuple(numbers.values())]
+            held, limit = sum(flow.held for flow in flows), max(MAX_HELD, MESSAGES_HELD * self.limits.max_message_size)
+            if len(flows) > MAX_STREAMS:
+                return self._break(f"{len(flows)} streams at a time, the limit is {MAX_STREAMS}")
+            if held > limit:
+                return self._break(f"streams of which {held} bytes were not taken yet, the limit is {limit}")
+        return None
+
+    def _on_end(self, frame: Frame) -> None:
+        inflow = self._inflow_of(frame) if frame.command else None
+        if inflow is not None and not inflow.ended:
+            inflow.end(frame.payload if payload_size(frame.payload) else None)
+
+    def _inflow_of(self, frame: Frame) -> Inflow | None:
+        """The stream that a frame is of; None where nobody wants it any more."""
+        flows = self.inflows.get(frame.call)
+        inflow = None if flows is None else flows.get(frame.command)
+        if inflow is None and frame.command and frame.call in self._running:
+            # It may come before anybody has looked at the call's arguments.
+            return self.inflow(frame.call, frame.command)
+        return inflow
+
+    def _on_credit(self, frame: Frame) -> Event[TokenT] | None:
+        more = read_credit(frame.payload)
+        if isinstance(more, str):
+            return self._break(more)
+        outflow = self.outflows.get(frame.call, _NO_FLOWS).get(frame.command)
+        if outflow is not None:
+            outflow.grant(more)
+        return None
+
     def _greet(self) -> None:
         hello = pack_hello(self.limits, self.services)
         self.outgoing.append(PREAMBLE + pack_header(len(hello), Kind.HELLO, 0, 0, 0) + hello)
@@ -391,6 +468,8 @@ class Protocol(Generic[TokenT]):
         if token is not None:
             self.leaving.append(token)
             token = self.calls.pop(frame.call)
+        if self.outflows or self.inflows:
+            self.end_flows(frame.call)
         if token is None:
             self.late_replies += 1
             return None
@@ -507,30 +586,129 @@ class Protocol(Generic[TokenT]):
         self._check_size(payload, what, len(extension))
         return encode(Kind.NOTIFY, command, origin, payload, extension)
 
-    def response(self, request: Request, payload: Payload, what: str) -> Outgoing:
+    def begin(self, call: int, handling: Any) -> bool:
+        """A call of the peer's is about to be handled. Returns False where the peer has given it up already.
+
+        Args:
+            call: The id.
+            handling: What :class:`GivenUp` events of the call are for, to be found in :attr:`handled`.
+        """
+        return self.handled.setdefault(call, handling) is handling
+
+    def give_up(self, call: int) -> Any:
+        """What handles a call that the peer has given up; None if nothing does, and nothing will."""
+        found = self.handled.setdefault(call, None)
+        if found is None and call not in self._running:
+            self.handled.pop(call, None)  # answered meanwhile
+        return found
+
+    def _answered(self, call: int) -> None:
+        # In this order, for `give_up`.
+        self._running.discard(call)
+        self.handled.pop(call, None)
+        if self.inflows:
+            for inflow in self.inflows.pop(call, _NO_FLOWS).values():
+                if not inflow.ended:
+                    inflow.end(lost=True)
+        if self.outflows:
+            self.outflows.pop(call, None)
+
+    def response(self, request: Request, payload: Payload, what: str, extension: bytes = b"") -> Outgoing:
         """The bytes that answer a call with its result.
+
+        Args:
+            request: The call.
+            payload: The packed result.
+            what: Names the result in errors.
+            extension: From :func:`~typedrpc.messages.pack_extension`.
 
         Raises:
             MessageTooLarge: The peer would not accept it; the call still waits for an answer.
         """
         call = request.call
-        if type(payload) is bytes and len(payload) <= self._small:
-            self._running.discard(call)
+        if type(payload) is bytes and len(payload) <= self._small and not extension:
+            self._answered(call)
             return pack_header(len(payload), _RESPONSE, 0, 0, call) + payload
-        self._check_size(payload, what)
-        self._running.discard(call)
-        return encode(Kind.RESPONSE, 0, call, payload)
+        self._check_size(payload, what, len(extension))
+        self._answered(call)
+        return encode(Kind.RESPONSE, 0, call, payload, extension)
 
-    def failure(self, request: Request, payload: bytes) -> bytes:
+    def failure(self, request: Request, payload: bytes, extension: bytes = b"") -> bytes:
         """The bytes that answer a call with a failure (see :mod:`typedrpc.failure`).
 
         One that the peer would not accept is replaced by one that says so.
         """
-        self._running.discard(request.call)
+        self._answered(request.call)
         limit = self.peer_limits.max_message_size
-        if len(payload) > limit:
-            payload = pack_protocol_failure(MessageTooLarge("the error that a call ended with", len(payload), limit))
-        return pack_header(len(payload), Kind.ERROR, 0, 0, request.call) + payload
+        if len(payload) + len(extension) + 2 > limit:
+            error = MessageTooLarge("the error that a call ended with", len(payload) + len(extension), limit)
+            payload, extension = pack_protocol_failure(error), b""
+        data = encode(Kind.ERROR, 0, request.call, payload, extension)
+        return data if isinstance(data, bytes) else b"".join(data)
+
+    # Streams and calls that are given up
+
+    def inflow(self, call: int, number: int) -> Inflow:
+        """The stream of this number that the peer sends with a call: 0 is the result, from 1 up an argument.
+
+        Of a call of the peer's it may be asked for by the thread that reads and by one that handles the call.
+        """
+        flow = self.inflows.setdefault(call, {}).setdefault(number, Inflow())
+        if self.state is State.CLOSED and not flow.ended:  # perhaps nobody will end it any more
+            flow.end(lost=True)
+        return flow
+
+    def outflow(self, call: int, number: int) -> Outflow:
+        """A stream that this side is about to send with a call."""
+        flow = Outflow()
+        self.outflows.setdefault(call, {})[number] = flow
+        if self.state is State.CLOSED:
+            flow.stop()
+        return flow
+
+    def end_flows(self, call: int) -> None:
+        """A call of this side is over: its streams are."""
+        for outflow in self.outflows.pop(call, _NO_FLOWS).values():
+            outflow.stop()
+        self.inflows.pop(call, None)
+
+    def end_all_flows(self) -> None:
+        """The connection has ended."""
+        for outflows in tuple(self.outflows.values()):
+            for outflow in tuple(outflows.values()):
+                outflow.stop()
+        for inflows in tuple(self.inflows.values()):
+            for inflow in tuple(inflows.values()):
+                if not inflow.ended:
+                    inflow.end(lost=True)
+
+    def item(self, call: int, number: int, payload: Payload, what: str) -> Outgoing:
+        """The bytes of some items of a stream.
+
+        Args:
+            call: The call that it belongs to.
+            number: Of the stream.
+            payload: The items, as :mod:`typedrpc.parts`.
+            what: Names the stream in errors.
+
+        Raises:
+            MessageTooLarge: The peer would not accept it.
+        """
+        self._check_size(payload, what)
+        return encode(Kind.ITEM, number, call, payload)
+
+    def end_of_stream(self, call: int, number: int, failure: bytes = b"") -> Outgoing:
+        """The bytes that end an argument's stream, with the payload of an error frame where its producer failed."""
+        return encode(Kind.END, number, call, failure if len(failure) <= self.peer_limits.max_message_size else b"")
+
+    def credit(self, call: int, number: int, more: int) -> bytes:
+        """The bytes that let the peer send more of a stream."""
+        payload = pack_credit(more)
+        return pack_header(len(payload), Kind.CREDIT, 0, number, call) + payload
+
+    def cancel(self, call: int, number: int = 0) -> bytes:
+        """The bytes that give up a call of this side; or, of a call of the peer's, the stream of this number."""
+        return pack_header(0, Kind.CANCEL, 0, number, call)
 
     def drain(self, reason: str) -> Outgoing | None:
         """Stop accepting calls; what was accepted is still answered.

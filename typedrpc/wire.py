@@ -66,10 +66,10 @@ class Kind(IntEnum):
     RESPONSE = 0x12
     ERROR = 0x13
     BATCH = 0x14  # reserved
-    CANCEL = 0x15  # reserved
-    ITEM = 0x16  # reserved
-    END = 0x17  # reserved
-    CREDIT = 0x18  # reserved
+    CANCEL = 0x15
+    ITEM = 0x16
+    END = 0x17
+    CREDIT = 0x18
     RELEASE = 0x19
     PING = 0x20
     PONG = 0x21

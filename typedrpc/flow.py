@@ -1,0 +1,142 @@
+"""Credit: how much of a stream may be on its way, so that who produces waits for who consumes.
+
+A stream of one call goes one way. At one end its :class:`Inflow` keeps what came and was not taken yet, at the other
+its :class:`Outflow` knows how much more the peer takes. Each counter has one writer: the thread that reads the
+connection, or the one that consumes or produces; so none needs a lock.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, final
+
+from typedrpc.codec import Payload
+from typedrpc.wire import payload_size
+
+FIRST_CREDIT: Final = 64 * 1024
+"""Bytes of items that may be sent before the consumer has taken any. One frame may overdraw what is left."""
+
+MAX_WINDOW: Final = 1024 * 1024
+"""Bytes that may be on their way to a consumer that keeps pace: the window doubles up to this each time it is used."""
+
+
+def _nobody() -> None:
+    """Nobody is to be told."""
+
+
+@final
+class Inflow:
+    """A stream that the peer sends.
+
+    Attributes:
+        ended: Nothing will come after what is here.
+        closed: Nobody wants more of it: what comes is dropped.
+        failure: Where the producer failed, the payload that says how.
+        lost: The stream has not come to its end, but the call or the connection has.
+        notify: Called by who reads, when something came or the stream has ended. It must not block.
+    """
+
+    __slots__ = ("_frames", "_granted", "_received", "_taken", "_window", "closed", "ended", "failure", "lost", "notify")
+
+    def __init__(self) -> None:
+        self._frames: Final[deque[Payload]] = deque()
+        self._received = 0  # written by who reads the connection
+        self._granted = FIRST_CREDIT  # this and the next two by who consumes
+        self._taken = 0
+        self._window = FIRST_CREDIT
+        self.ended = False
+        self.closed = False
+        self.failure: Payload | None = None
+        self.lost = False
+        self.notify: Callable[[], None] = _nobody
+
+    @property
+    def held(self) -> int:
+        """Bytes that came and were not taken yet."""
+        return self._received - self._taken
+
+    def receive(self, payload: Payload) -> bool:
+        """Items came. Returns False where they must not have: the credit was used up."""
+        if self._received >= self._granted:
+            return False
+        size = payload_size(payload)
+        self._received += size
+        if self.closed:
+            self._taken += size
+        else:
+            self._frames.append(payload)
+        self.notify()
+        return True
+
+    def end(self, failure: Payload | None = None, *, lost: bool = False) -> None:
+        """The last item has come, or no more can come.
+
+        Args:
+            failure: Where the producer failed, the payload that says how.
+            lost: The connection or the call has ended, and not the stream.
+        """
+        self.failure = failure
+        self.lost = lost
+        self.ended = True
+        self.notify()
+
+    def take(self) -> tuple[Payload | None, bool]:
+        """The next payload of items, None while there is none; and whether nothing comes after it."""
+        # In this order: who ends the stream has added the last items before.
+        ended = self.ended
+        try:
+            payload = self._frames.popleft()
+        except IndexError:
+            return None, ended
+        self._taken += payload_size(payload)
+        return payload, False
+
+    def grant(self) -> int:
+        """How many bytes more the producer is to be told that it may send; 0 while that is not worth a message."""
+        if self.ended or self.closed or self._granted - self._taken > self._window // 2:
+            return 0
+        self._window = min(2 * self._window, MAX_WINDOW)
+        more = self._taken + self._window - self._granted
+        self._granted += more
+        return more
+
+    def close(self) -> None:
+        """Nobody wants more of it."""
+        self.closed = True
+        self._frames.clear()
+
+
+@final
+class Outflow:
+    """A stream that this side sends.
+
+    Attributes:
+        stopped: The peer wants no more of it, or the call is over.
+        notify: Called by who reads, when the peer takes more or wants no more. It must not block.
+    """
+
+    __slots__ = ("_granted", "_sent", "notify", "stopped")
+
+    def __init__(self) -> None:
+        self._granted = FIRST_CREDIT  # written by who reads the connection
+        self._sent = 0  # written by who produces
+        self.stopped = False
+        self.notify: Callable[[], None] = _nobody
+
+    @property
+    def may_send(self) -> bool:
+        """Whether another frame may be sent."""
+        return self._sent < self._granted
+
+    def sent(self, payload: Payload) -> None:
+        """A frame of items was sent."""
+        self._sent += payload_size(payload)
+
+    def grant(self, more: int) -> None:
+        """The peer takes so many bytes more."""
+        self._granted += more
+        self.notify()
+
+    def stop(self) -> None:
+        """The peer wants no more, or the call is over."""
+        self.stopped = True
+        self.notify()
