@@ -99,7 +99,9 @@ class LocalAsyncStream(AsyncStream[T_co]):
     __slots__ = ("__weakref__", "_source")
 
     def __init__(self, source: Iterator[T_co] | AsyncIterator[T_co]) -> None:
-        self._source = source if isinstance(source, AsyncIterator) else _Unawaited(iter(source))
+        self._source: AsyncIterator[T_co] | None = (
+            source if isinstance(source, AsyncIterator) else _Unawaited(iter(source))
+        )
 
     async def __anext__(self) -> T_co:
         if self._source is None:
@@ -149,14 +151,11 @@ class _Awaited(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        import asyncio
-
         if self._ended:
             raise StopIteration
-        if self._runner is None:
-            self._runner = asyncio.Runner()
+        runner = self._runner or self._start()
         try:
-            item: T = without_loop(self._runner.run, _result_of(anext(self._source, self._END)))
+            item: T = without_loop(lambda: runner.run(_result_of(anext(self._source, self._END))))
         except BaseException:
             self.close()
             raise
@@ -169,17 +168,23 @@ class _Awaited(Generic[T]):
         if self._ended:
             return
         self._ended = True
-        if self._runner is None:  # nothing of it has run
-            return
+        close = getattr(self._source, "aclose", None)
+        runner = self._runner or self._start()
         try:
-            close = getattr(self._source, "aclose", None)
             if close is not None:
-                without_loop(self._runner.run, close())
+                without_loop(lambda: runner.run(_result_of(close())))
         finally:
-            without_loop(self._runner.close)
+            without_loop(runner.close)
+
+    def _start(self) -> asyncio.Runner:
+        import asyncio
+
+        self._runner = asyncio.Runner()
+        return self._runner
 
     def __del__(self) -> None:
-        self.close()
+        if self._runner is not None:
+            self.close()
 
 
 async def _result_of(awaitable: Awaitable[T]) -> T:
@@ -190,18 +195,18 @@ def wait_for(awaitable: Awaitable[T]) -> T:
     """What an awaitable gives; it is awaited on an event loop of its own, while this thread waits."""
     import asyncio
 
-    return without_loop(asyncio.run, _result_of(awaitable))
+    return without_loop(lambda: asyncio.run(_result_of(awaitable)))
 
 
-def without_loop(function: Callable[..., T], *args: Any) -> T:
+def without_loop(function: Callable[[], T]) -> T:
     """What a function gives that runs an event loop; in a thread of its own where this one runs a loop already."""
     import asyncio
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return function(*args)
+        return function()
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1, "typedrpc-local") as pool:
-        return pool.submit(contextvars.copy_context().run, function, *args).result()
+        return pool.submit(contextvars.copy_context().run, function).result()
