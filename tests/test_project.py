@@ -21,7 +21,7 @@ LAYERS = [
     {"codec"},
     {"failure"},
     {"declared"},
-    {"definition"},
+    {"definition", "options", "stream"},
     {"command"},
     {"service"},
     {"wire"},

@@ -42,6 +42,7 @@ from typedrpc.hooks import CallOutcome
 from typedrpc.peer import Peer, PeerServer
 from typedrpc.schema import Difference, Schema, compatible
 from typedrpc.service import FunctionService, Service
+from typedrpc.stream import AsyncStream, Stream
 from typedrpc.sync import Client, Server, connect, serve
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ __all__ = [
     "ArgumentMissing",
     "ArgumentTypeError",
     "ArgumentValueError",
+    "AsyncStream",
     "BoundCommand",
     "Call",
     "CallCancelled",
@@ -77,6 +79,7 @@ __all__ = [
     "Server",
     "ServerBusy",
     "Service",
+    "Stream",
     "UnknownCommand",
     "codec",
     "compatible",

@@ -26,8 +26,8 @@ from typedrpc.schema import (
     Schema,
     SignatureFaults,
     UnresolvedNames,
-    callback_of,
     children,
+    companion_of,
     node_of,
     schema_of,
 )
@@ -537,7 +537,7 @@ def test_a_parameter_may_be_a_callback(hint: Any, text: str) -> None:
     node = schema.parameters[1].node
     assert str(node) == text
     assert schema.has_callbacks
-    callback = callback_of(node)
+    callback = companion_of(node)
     assert callback is not None
     assert callback.is_async is ("Awaitable" in text)
     copy = Schema.from_data(schema.to_data())
@@ -550,7 +550,7 @@ def test_every_kind_of_parameter_may_be_a_callback() -> None:
     def function(a: Report, /, b: Report, *c: Report, d: Report | None = None, **e: Report) -> None: ...
 
     schema = schema_of(function, method=False)
-    assert all(callback_of(parameter.node) for parameter in schema.parameters)
+    assert all(companion_of(parameter.node) for parameter in schema.parameters)
     assert not schema_of(taking(list[int]), method=False).has_callbacks
 
 

@@ -39,13 +39,13 @@ from typedrpc.schema import (
     SignatureFaults,
     TupleNode,
     UnionNode,
-    callback_of,
     children,
+    companion_of,
     hashable,
     node_of,
 )
 from typedrpc.schema.data import NodeWriter
-from typedrpc.schema.graphs import bare, misplaced_callback, stands_within
+from typedrpc.schema.graphs import bare, misplaced_companion, stands_within
 
 
 class Colour(enum.Enum):
@@ -495,12 +495,12 @@ def test_callbacks_print_compare_and_hash_by_what_they_take_and_give() -> None:
 def test_where_a_callback_may_stand() -> None:
     callback, other = CallbackNode((node_of(int),), NONE), CallbackNode((), NONE)
     for node in (callback, UnionNode((callback, NONE))):
-        assert callback_of(node) is callback
-        assert misplaced_callback(node, parameter=True) is None
-        assert misplaced_callback(node, parameter=False) is callback
+        assert companion_of(node) is callback
+        assert misplaced_companion(node, parameter=True) is None
+        assert misplaced_companion(node) is callback
     for wrong in (CollectionNode("list", callback), UnionNode((other, callback)), AliasNode("A", callback)):
-        assert misplaced_callback(wrong, parameter=True) is callback
+        assert misplaced_companion(wrong, parameter=True) is callback
     # The same node at the right place and at a wrong one.
-    assert misplaced_callback(UnionNode((callback, CollectionNode("list", callback))), parameter=True) is callback
-    assert callback_of(node_of(int | None)) is None
-    assert misplaced_callback(node_of(list[Point]), parameter=True) is None
+    assert misplaced_companion(UnionNode((callback, CollectionNode("list", callback))), parameter=True) is callback
+    assert companion_of(node_of(int | None)) is None
+    assert misplaced_companion(node_of(list[Point]), parameter=True) is None

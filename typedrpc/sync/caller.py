@@ -17,6 +17,7 @@ from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.messages import ProtocolCommand
 from typedrpc.peer import Peer
 from typedrpc.service import bind, make_proxy, services_of
+from typedrpc.stream import AsyncStream, Stream
 from typedrpc.sync.agreements import AGREE_TIME, Agreements, nesting
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.loop import in_loop, running_loop
@@ -102,6 +103,23 @@ class _Calls:
         connection.submit(route.id, payload, command.qualified_name, token, deadline, extension, parent != 0, offers)
         return future
 
+    async def aio(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> Any:
+        import asyncio  # whoever awaits has it
+
+        return await asyncio.wrap_future(self.submit(command, args, kwargs, options))
+
+    def stream(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> Stream[Any]:
+        raise NotImplementedError
+
+    def astream(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> AsyncStream[Any]:
+        raise NotImplementedError
+
     def notify(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> None:
@@ -114,15 +132,21 @@ class _Calls:
         connection.notify(route.id, payload, command.qualified_name, deadline, extension, offers)
 
     def map(
-        self, command: Command[Any], iterables: tuple[Iterable[Any], ...], options: CallOptions, /
+        self,
+        command: Command[Any],
+        iterables: tuple[Iterable[Any], ...],
+        options: CallOptions,
+        return_exceptions: bool,
+        /,
     ) -> Iterator[Any]:
+        take = _outcome_of if return_exceptions else _result_of
         futures: deque[Future[Any]] = deque()
         for args in zip(*iterables, strict=False):  # as map does, it ends with the shortest
             futures.append(self._submit_in_order(command, args, options))
             if len(futures) >= MAP_WINDOW:
-                yield futures.popleft().result()
+                yield take(futures.popleft())
         while futures:
-            yield futures.popleft().result()
+            yield take(futures.popleft())
 
     def _submit_in_order(self, command: Command[Any], args: tuple[Any, ...], options: CallOptions) -> Future[Any]:
         """As ``submit``; what cannot be sent fails in its turn, after the results before it."""
@@ -245,14 +269,13 @@ class PeerLink:
         if callback is None:  # which this side's version of the command does not have
             self.connection.drop_callback(origin, index)
             return None
-        bound: BoundCommand[Any] = BoundCommand(_command_of(callback), CallbackCaller(self.connection, origin, index))
-        return bound.aio if callback.is_async else bound
+        return BoundCommand(_command_of(callback), CallbackCaller(self.connection, origin, index))
 
 
 @lru_cache(maxsize=1024)
 def _command_of(callback: CallbackCodec) -> CallbackCommand[Any]:
     """One for all that come for the same parameter: a call may bring 65535 of them."""
-    return CallbackCommand(callback.name, callback.codec)
+    return CallbackCommand(callback.name, callback.codec, is_async=callback.is_async)
 
 
 def completion(future: Future[Any], command: Command[Any], route: Route) -> Callable[[Frame | RpcError], None]:
@@ -280,6 +303,18 @@ def completion(future: Future[Any], command: Command[Any], route: Route) -> Call
             future.set_result(result)
 
     return finish
+
+
+def _result_of(future: Future[Any]) -> Any:
+    return future.result()
+
+
+def _outcome_of(future: Future[Any]) -> Any:
+    """The result, or the exception in its place; what ends the waiting thread is raised."""
+    try:
+        return future.result()
+    except Exception as problem:
+        return problem
 
 
 def _pack(command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Payload, list[Any]]:
