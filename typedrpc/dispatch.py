@@ -17,7 +17,8 @@ from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
 from typedrpc.callbacks import ALL_CALLBACKS
-from typedrpc.codec import CodecError, CommandCodec, Payload, pack_plain, unpack_plain
+from typedrpc.codec import CodecError, CommandCodec, Payload, StreamCodec, pack_plain, unpack_plain
+from typedrpc.command import Command
 from typedrpc.deadlines import nearest
 from typedrpc.declared import NO_ERRORS, DeclaredErrors
 from typedrpc.definition import FIRST_RESERVED_ID
@@ -257,7 +258,19 @@ def handled_by(server: object) -> bool:
 class Row:
     """What one command id leads to, with everything looked up that the way of a call needs."""
 
-    __slots__ = ("entry", "errors", "function", "has_callbacks", "name", "pack", "result_name", "unpack")
+    __slots__ = (
+        "apart",
+        "entry",
+        "errors",
+        "function",
+        "has_callbacks",
+        "is_async",
+        "name",
+        "pack",
+        "result_name",
+        "stream",
+        "unpack",
+    )
 
     def __init__(
         self,
@@ -268,6 +281,9 @@ class Row:
         errors: DeclaredErrors = NO_ERRORS,
         has_callbacks: bool = False,
         entry: Entry | None = None,
+        stream: StreamCodec | None = None,
+        is_async: bool = False,
+        apart: bool = False,
     ) -> None:
         """
         Args:
@@ -277,6 +293,9 @@ class Row:
             pack: Packs its result.
             has_callbacks: Whether functions of the caller are among its arguments.
             entry: The command's entry, where the handler is another one for each peer.
+            stream: The codec of the items, where the result is a stream.
+            is_async: The handler gives an awaitable or an async iterator.
+            apart: The handler takes a thread or a task of its own: it is async, or has streams.
         """
         self.name = name
         self.entry = entry
@@ -286,6 +305,9 @@ class Row:
         self.pack = pack
         self.errors = errors
         self.has_callbacks = has_callbacks
+        self.stream = stream
+        self.is_async = is_async
+        self.apart = apart
 
 
 class Observer(TypingProtocol):
@@ -436,6 +458,18 @@ class Dispatcher:
         trace = "".join(traceback.format_exception(error)) if self._debug and not is_public(error) else ""
         return protocol.failure(request, pack_handler_failure(error, error_id=error_id, trace=trace), extension)
 
+    def unfit(self, protocol: Protocol[Any], request: Request, call: Call, error: CodecError | MessageTooLarge) -> Outgoing:
+        """The half after a handler that yielded what does not fit its annotation, or is too large."""
+        logger.error("the handler of %s does not keep to its annotations: %s", call.command, error)
+        if self.observer is not None:
+            self._tell(call, None, error)
+        return protocol.failure(request, pack_protocol_failure(error))
+
+    def refused(self, call: Call, error: BaseException) -> None:
+        """A call that was begun is not run."""
+        if self.observer is not None:
+            self._tell(call, None, error)
+
     def _tell(self, call: Call, result: object, error: BaseException | None) -> None:
         """A call is over that may have begun before anybody wanted to know."""
         started: float | None = getattr(call, "started", None)
@@ -473,6 +507,7 @@ class Dispatcher:
             command.errors,
             codec.has_callbacks,
             None if entry.place is None else entry,
+            *_how_to_run(command),
         )
         self._rows[id] = row
         return row
@@ -513,8 +548,14 @@ def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:
     pack = partial(_pack_result, command.codec)
     own = None if entry.place is None else entry
     name, has_callbacks = command.qualified_name, caller.has_callbacks
-    make = partial(Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own)
+    make = partial(Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own, *_how_to_run(command))
     return versions.number_of(entry.id, packed, make)
+
+
+def _how_to_run(command: Command[Any]) -> tuple[StreamCodec | None, bool, bool]:
+    """What a row says of it: the codec of a stream, whether the handler is async, and whether it runs apart."""
+    stream = command.codec.result_stream
+    return stream, command.is_async, command.is_async or stream is not None or command.schema.has_streams
 
 
 def _is_of_cancellation(error: BaseException) -> bool:

@@ -7,10 +7,11 @@ connection, or the one that consumes or produces; so none needs a lock.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, final
+from typing import Any, Final, final
 
-from typedrpc.codec import Payload
-from typedrpc.wire import payload_size
+from typedrpc.codec import Payload, Segmented
+from typedrpc.parts import PART_OVERHEAD, pack_parts, split_parts
+from typedrpc.wire import Buffer, payload_size
 
 FIRST_CREDIT: Final = 64 * 1024
 """Bytes of items that may be sent before the consumer has taken any. One frame may overdraw what is left."""
@@ -140,3 +141,69 @@ class Outflow:
         """The peer wants no more, or the call is over."""
         self.stopped = True
         self.notify()
+
+
+BATCH_SIZE: Final = 16 * 1024
+"""Bytes of items that leave together at most, unless one is larger."""
+
+MAX_ITEMS: Final = 1024
+"""Items that leave together at most."""
+
+
+@final
+class ItemBatch:
+    """Items of a stream that are packed and not sent yet. Not thread-safe by itself.
+
+    Attributes:
+        size: Bytes of their payload.
+    """
+
+    __slots__ = ("_bodies", "_limit", "size")
+
+    def __init__(self, limit: int) -> None:
+        """
+        Args:
+            limit: The largest payload that the peer accepts.
+        """
+        self._bodies: list[Buffer] = []
+        self._limit = min(limit, BATCH_SIZE)
+        self.size = PART_OVERHEAD
+
+    def __bool__(self) -> bool:
+        return bool(self._bodies)
+
+    def has_room(self, body: Payload) -> bool:
+        """Whether this item may leave with those that are here; large ones with segments leave alone."""
+        if isinstance(body, Segmented):
+            return False
+        return self.size + len(body) + PART_OVERHEAD <= self._limit and len(self._bodies) < MAX_ITEMS
+
+    def add(self, body: Payload) -> None:
+        """Add an item that has room; without others here, any."""
+        assert not isinstance(body, Segmented), "it leaves alone"
+        self._bodies.append(body)
+        self.size += len(body) + PART_OVERHEAD
+
+    def take(self) -> bytes:
+        """The payload of all that are here, which are not here any more."""
+        payload = pack_parts(self._bodies)
+        self._bodies = []
+        self.size = PART_OVERHEAD
+        return payload
+
+
+def alone(body: Payload) -> Payload:
+    """The payload of one item."""
+    if isinstance(body, Segmented):
+        return Segmented(pack_parts([body.body]), body.segments)
+    return pack_parts([body])
+
+
+def items_of(payload: Payload) -> list[Any] | str:
+    """The packed items in a payload; a sentence where it is malformed."""
+    if not isinstance(payload, Segmented):
+        return split_parts(payload)
+    parts = split_parts(payload.body)
+    if isinstance(parts, str):
+        return parts
+    return [Segmented(parts[0], payload.segments)] if len(parts) == 1 else f"{len(parts)} items with segments"

@@ -7,7 +7,7 @@ import socket
 import stat
 import struct
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, final
 
 from typedrpc.errors import ConnectFailed, ListenFailed
 
@@ -253,8 +253,49 @@ def prepare(sock: socket.socket) -> None:
         sock.setblocking(False)
 
 
-def wait(sock: socket.socket, *, read: bool = False, write: bool = False, timeout: float | None = None) -> bool:
+@final
+class Waker:
+    """Ends the :func:`wait` of another thread, as often as it is :meth:`set`."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def set(self) -> None:
+        """Have the wait that goes on end, or the next one."""
+        with contextlib.suppress(OSError):  # set often enough already, or closed
+            self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        """The wait has ended."""
+        with contextlib.suppress(OSError):
+            self._reader.recv(4096)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+def wait(
+    sock: socket.socket,
+    *,
+    read: bool = False,
+    write: bool = False,
+    timeout: float | None = None,
+    waker: Waker | None = None,
+) -> bool:
     """Wait until a socket can be read or written, whichever is asked for; a broken one can be both.
+
+    Args:
+        sock: The socket.
+        read: Whether to wait until it can be read.
+        write: Whether to wait until it can be written.
+        timeout: Seconds to wait at most.
+        waker: Ends the wait too.
 
     Returns:
         Whether it can be *read* (asked for or not: False when only writing was asked for).
@@ -262,12 +303,23 @@ def wait(sock: socket.socket, *, read: bool = False, write: bool = False, timeou
     if _HAS_POLL:
         poller = select.poll()
         poller.register(sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+        if waker is not None:
+            poller.register(waker, select.POLLIN)
         events = poller.poll(None if timeout is None else min(max(0.0, timeout), LONGEST_WAIT) * 1000)
-        return read and any(event & ~select.POLLOUT for _, event in events)
-    readable, _, _ = select.select(  # pragma: no cover  # systems without poll
-        [sock] if read else [], [sock] if write else [], [], None if timeout is None else max(0.0, timeout)
+        number = sock.fileno()
+        readable = read and any(event & ~select.POLLOUT for which, event in events if which == number)
+        if waker is not None and any(which != number for which, _ in events):
+            waker.clear()
+        return readable
+    found, _, _ = select.select(  # pragma: no cover  # systems without poll
+        [*([sock] if read else []), *([waker] if waker is not None else [])],
+        [sock] if write else [],
+        [],
+        None if timeout is None else max(0.0, timeout),
     )
-    return bool(readable)  # pragma: no cover
+    if waker is not None and waker in found:  # pragma: no cover
+        waker.clear()
+    return sock in found  # pragma: no cover
 
 
 def is_of_socket(error: BaseException) -> bool:

@@ -1,7 +1,8 @@
 """The calls that this side makes on one connection, with threads: who waits for a reply, reads.
 
 A thread that waits for a reply takes the read role if it is free, and reads until it has its own. While it waits it
-runs what the peer's handler calls back, as long as it is nested in its call.
+runs what the peer's handler calls back, as long as it is nested in its call. A call that nobody waits for any more is
+given up: the peer is told, and may stop; its answer comes all the same, and makes room for another call.
 
 An exception of a signal handler, such as ``KeyboardInterrupt``, may come anywhere. Where it provably lost no byte, only
 the call that it interrupted is given up; elsewhere it ends the connection.
@@ -9,13 +10,15 @@ the call that it interrupted is given up; elsewhere it ends the connection.
 
 import socket
 import threading
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Final, Protocol, final
+from typing import Any, Final, Protocol, final
 
 from typedrpc import transport
-from typedrpc.callbacks import Callbacks, Offers
+from typedrpc.callbacks import Callbacks
 from typedrpc.codec import Payload, Segmented
-from typedrpc.errors import DeadlineExceeded
+from typedrpc.dispatch import Call
+from typedrpc.errors import CallCancelled, DeadlineExceeded, RpcError
 from typedrpc.failure import unpack_failure
 from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
@@ -25,7 +28,8 @@ from typedrpc.sync.room import Room
 from typedrpc.sync.router import Router
 from typedrpc.sync.tokens import CallWaiter, Failed, NotSent, Pending, Token
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import Kind
+from typedrpc.transport import Waker
+from typedrpc.wire import Frame, Kind
 
 _RESPONSE: Final = int(Kind.RESPONSE)
 _POISON: Final = 0xFF
@@ -38,13 +42,39 @@ class Connection(Protocol):
     ended: bool
 
     def check(self) -> None: ...
-    def read(self, deadline: float | None = None) -> list[Event[Token]]: ...
+    def read(self, deadline: float | None = None, waker: Waker | None = None) -> list[Event[Token]]: ...
+    def get_waker(self) -> Waker: ...
     def deliver(self, events: list[Event[Token]]) -> None: ...
     def attend(self, deadline: float | None) -> None: ...
     def stop_leading(self) -> None: ...
     def post(self, data: Outgoing) -> None: ...
     def interrupted(self, error: BaseException) -> None: ...
     def watch(self) -> None: ...
+
+
+class Sending(Protocol):
+    """An argument that is a stream, while it is sent; see :class:`typedrpc.sync.streams.Sender`."""
+
+    error: BaseException | None
+
+    def start(self) -> None: ...
+
+
+class Going(Protocol):
+    """What goes with a call beside its plain arguments.
+
+    Attributes:
+        functions: What the peer may call back.
+    """
+
+    functions: list[Any]
+
+    def prepare(self, call: int) -> Sequence[Sending]: ...
+
+
+def cancelled_with(outer: Call, what: str) -> CallCancelled:
+    """The error of a call that a handler made whose own call was cancelled."""
+    return CallCancelled(f"{what}: it was called by {outer.command}, which was cancelled: {outer.why_cancelled}")
 
 
 @final
@@ -101,7 +131,9 @@ class Calls:
         deadline: float | None = None,
         extension: bytes = b"",
         nested: bool = False,
-        callbacks: Offers | None = None,
+        going: Going | None = None,
+        within: Call | None = None,
+        on_reply: Callable[[Frame], None] | None = None,
     ) -> Payload:
         """Call the peer and wait for its answer: the packed result.
 
@@ -112,9 +144,12 @@ class Calls:
             deadline: When to stop waiting, on the monotonic clock.
             extension: The packed extension map.
             nested: Whether the call is made by a handler of a call that came on this connection.
-            callbacks: The functions that go with the call.
+            going: The functions and streams that go with the call.
+            within: The call, of whatever connection, whose handler makes this one: it is cancelled with it.
+            on_reply: Called with the answer's frame first.
 
         Raises:
+            CallCancelled: The call that it is made within was cancelled.
             ConnectionLost: There is no connection (any more).
             DeadlineExceeded: The deadline passed. The handler may have run.
             MessageTooLarge: The peer would not accept the arguments.
@@ -125,8 +160,8 @@ class Calls:
             call, data = core.start(command, payload, what, extension, nested)
         waiter: CallWaiter | None = None
         try:
-            if nested or callbacks:
-                return self._call_with(call, data, what, deadline, nested, callbacks)
+            if nested or going is not None or within is not None or on_reply is not None:
+                return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
             # A thread that reads its own reply needs no entry in the in-flight table.
             if self._room.is_counted or not self._role.try_take():
                 waiter = CallWaiter()
@@ -157,27 +192,103 @@ class Calls:
             waiter = None
 
     def _call_with(
-        self, call: int, data: Outgoing, what: str, deadline: float | None, nested: bool, callbacks: Offers | None
+        self,
+        call: int,
+        data: Outgoing,
+        what: str,
+        deadline: float | None,
+        nested: bool,
+        going: Going | None,
+        within: Call | None,
+        on_reply: Callable[[Frame], None] | None,
     ) -> Payload:
-        """A call that is nested, or that functions go with. Raises ``Failed``."""
-        waiter = CallWaiter()
-        group = self._callbacks.offer(call, callbacks, waiter) if callbacks else None
+        """A call that is made by a handler, that something goes with, or whose answer's frame counts. Raises ``Failed``."""
+        waiter = CallWaiter(abortable=within is not None)
+        group = self._callbacks.offer(call, going.functions, waiter) if going is not None and going.functions else None
+        senders = going.prepare(call) if going is not None else ()
         aside = False
         try:
+            if within is not None:
+                within.on_cancel(waiter, lambda: self.abort(call, waiter, cancelled_with(within, what)))
             aside = nested and self._threads.step_aside()
             self._register(call, data, what, deadline, waiter, nested=nested)
-            return self._outcome(call, what, waiter, deadline)
+            for sender in senders:
+                sender.start()
+            payload = self._outcome(call, what, waiter, deadline, on_reply=on_reply)
         except Failed as failed:
             if isinstance(failed, NotSent):
                 self._callbacks.withdraw(call)
+            for sender in senders:
+                if sender.error is not None and not isinstance(failed, NotSent):
+                    raise Failed(sender.error) from failed.error
             raise
         finally:
+            if within is not None:
+                within.forget(waiter)
+            if senders:
+                self._core.end_flows(call)
             if aside:
                 self._threads.step_back()
             if group is not None:
                 group.waiter = None
                 self._router.hand_back(waiter)
                 self._threads.look_again()
+        return payload
+
+    def abort(self, call: int, token: Token, error: RpcError) -> None:
+        """Give up a call, in whatever thread: whoever waits for it gets the error. It never waits for anything.
+
+        If it is not sent yet, it will not be.
+        """
+        token.aborted = error  # the flag first: who registers the call looks at it afterwards
+        if self._core.calls.pop(call) is None:
+            if self._room.waiting:
+                with self._state:
+                    self._room.notify_all()
+            return
+        self.give_up(call)
+        token.fail(self._connection, error)
+        self._threads.call_for_help()
+        if isinstance(token, Waiter) and token.abortable:
+            self._connection.get_waker().set()
+
+    def give_up(self, call: int) -> None:
+        """Nobody waits for a call any more, which was taken out of the in-flight table: tell the peer."""
+        self._room.give_up(1)
+        if self._core.inflows or self._core.outflows:
+            self._core.end_flows(call)
+        if not self._connection.ended:
+            self._connection.post(self._core.cancel(call))
+
+    def wait(self, waiter: Waiter, deadline: float | None) -> None:
+        """Wait, parked or reading, until the waiter is done or the deadline has passed.
+
+        An exception of a signal handler comes out of it.
+        """
+        leading = False
+        try:
+            while not waiter.done:
+                interrupt = None
+                if leading or self._role.try_take():
+                    leading = False
+                    interrupt = self._lead(waiter, deadline)
+                left = None if deadline is None else deadline - monotonic()
+                if interrupt is None and not waiter.done and (left is None or left > 0):
+                    interrupt = self._park(waiter, left)
+                    leading, waiter.leads = waiter.leads, False
+                if interrupt is not None:
+                    raise Failed(interrupt)
+                if left is not None and left <= 0:
+                    break
+            if leading:
+                self._connection.stop_leading()
+            return
+        except Failed as failed:
+            error = failed.error
+        except BaseException as interrupt:
+            self._connection.interrupted(interrupt)
+            raise
+        raise error
 
     def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
         """Read the reply to a call; the role is held. Raises ``Failed``."""
@@ -193,8 +304,8 @@ class Calls:
                     if buffer[0] != _POISON:
                         raise
                     # Nothing was read: the connection is as it was, only this call is given up.
-                    self._room.give_up(1)
                     self._connection.stop_leading()
+                    self.give_up(call)
                     raise Failed(error) from None
                 count = -1  # whatever it is, it comes again, and is dealt with below
             if count > 0:
@@ -219,11 +330,14 @@ class Calls:
         deadline: float | None = None,
         extension: bytes = b"",
         nested: bool = False,
-        callbacks: Offers | None = None,
+        going: Going | None = None,
         *,
         at_once: bool = False,
-    ) -> None:
+    ) -> int:
         """Call the peer; the outcome goes to the token. Raises as :meth:`call` does, if nothing was sent.
+
+        Returns:
+            The id of the call, for :meth:`abort`.
 
         Past the deadline, the token gets ``DeadlineExceeded``. With ``at_once`` this waits for nothing, and the payload
         must not change any more: a peer without room for the call is one that has not answered in time.
@@ -231,16 +345,20 @@ class Calls:
         with self._state:
             call, data = self._core.start(command, payload, what, extension, nested)
         self._threads.expect()
-        if callbacks:
-            token.series = self._callbacks.offer(call, callbacks).series = Series()
+        if going is not None and going.functions:
+            token.series = self._callbacks.offer(call, going.functions).series = Series()
+        senders = going.prepare(call) if going is not None else ()
         try:
             self._register(call, data, what, deadline, token, nested=nested, at_once=at_once)
             if deadline is not None:
                 self._connection.watch()
-            return
+            for sender in senders:
+                sender.start()
+            return call
         except Failed as failed:
             error = failed.error
             self._callbacks.withdraw(call)
+            self._core.end_flows(call)
             self._threads.forget()
             self._threads.call_for_help()
         except BaseException as interrupt:
@@ -258,7 +376,7 @@ class Calls:
         what: str,
         deadline: float | None = None,
         extension: bytes = b"",
-        callbacks: Offers | None = None,
+        going: Going | None = None,
     ) -> None:
         """Call the peer one-way: write the call, or leave it to the thread that is writing.
 
@@ -270,12 +388,13 @@ class Calls:
         """
         self._connection.check()
         origin = 0
-        if callbacks:
+        functions = going.functions if going is not None else []
+        if functions:
             with self._state:
                 origin = self._core.new_call()
         data = self._core.notify(command, payload, what, extension, origin)
-        if callbacks:
-            self._callbacks.offer(origin, callbacks)
+        if functions:
+            self._callbacks.offer(origin, functions)
             self._threads.look_again()
         try:
             if isinstance(data, bytes):
@@ -305,10 +424,12 @@ class Calls:
         core = self._core
         with self._state:
             if not nested:
-                self._room.await_place(what, monotonic() if at_once else deadline)
+                self._room.await_place(what, monotonic() if at_once else deadline, token)
             if self._connection.ended:
                 raise NotSent(core.lost())
-            core.calls.insert(call, token, deadline if isinstance(token, Pending) else None)
+            core.calls.insert(call, token, None if isinstance(token, CallWaiter) else deadline)
+        if token.aborted is not None and core.calls.pop(call) is not None:
+            raise NotSent(token.aborted)
         if at_once:
             self._connection.post(data)
         elif not isinstance(data, bytes):
@@ -331,7 +452,14 @@ class Calls:
         raise Failed(self._core.lost())
 
     def _outcome(
-        self, call: int, what: str, waiter: CallWaiter, deadline: float | None, *, leading: bool = False
+        self,
+        call: int,
+        what: str,
+        waiter: CallWaiter,
+        deadline: float | None,
+        *,
+        leading: bool = False,
+        on_reply: Callable[[Frame], None] | None = None,
     ) -> Payload:
         """Wait, parked or leading, until the waiter is done or out of time. Raises ``Failed``."""
         interrupt: BaseException | None = None
@@ -349,7 +477,7 @@ class Calls:
             interrupt = self._park(waiter, left)
             leading, waiter.leads = waiter.leads, False
         if not waiter.done and self._core.calls.pop(call) is not None:
-            self._room.give_up(1)
+            self.give_up(call)
             self._router.hand_back(waiter)
             raise Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))
         self._router.hand_back(waiter)
@@ -366,6 +494,11 @@ class Calls:
             raise Failed(waiter.error)
         frame = waiter.frame
         assert frame is not None, "a waiter that is done has a frame or an error"
+        if on_reply is not None:
+            try:
+                on_reply(frame)
+            except BaseException as error:  # of the user's
+                raise Failed(error) from None
         if frame.kind != _RESPONSE:
             raise Failed(unpack_failure(frame.payload, what))
         return frame.payload
@@ -385,11 +518,12 @@ class Calls:
         """
         reader = self._core.reader
         idle = False
+        waker = self._connection.get_waker() if waiter.abortable else None
         try:
             while not (waiter.done or waiter.work or (deadline is not None and monotonic() >= deadline)):
                 if idle := reader.idle:
                     reader.buffer[0] = _POISON
-                events = self._connection.read(deadline)
+                events = self._connection.read(deadline, waker)
                 idle = False
                 self._connection.deliver(events)
                 self._connection.attend(deadline)

@@ -10,27 +10,30 @@ import contextlib
 import logging
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
 from typedrpc.callbacks import ALL_CALLBACKS, Callbacks
-from typedrpc.dispatch import Dispatcher
+from typedrpc.dispatch import Call, Dispatcher
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Released, Request, State
+from typedrpc.protocol import Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
+from typedrpc.sync.apart import Apart
 from typedrpc.sync.calling import Calls
 from typedrpc.sync.fork import forsake_after_fork
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.room import Room
 from typedrpc.sync.router import Router
+from typedrpc.sync.streams import Streams
 from typedrpc.sync.tokens import CallWaiter, Token
-from typedrpc.sync.workers import Watcher, Workers
+from typedrpc.sync.workers import QUICK_TICK, Watcher, Workers
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import Frame, Kind
 
@@ -84,6 +87,8 @@ class Connection:
         self._dropped = False  # a callback, which the peer is to be told
         self._failing: list[Token] = []
         self._torn = False
+        self._waker: transport.Waker | None = None
+        self._left_behind: deque[Callable[[], None]] = deque()
         self.callbacks = Callbacks()
         core.calls.kept = self.callbacks.groups
         self._on_end = on_end
@@ -98,6 +103,7 @@ class Connection:
             leave=self._dispose,
             helper=lambda body: runtime()[0].start(body),
         )
+        self.streams = Streams(self)
         self.threads = HandlerThreads(
             core,
             self.role,
@@ -112,6 +118,7 @@ class Connection:
             peer=peer,
             attended=attended,
             callbacks=self.callbacks,
+            apart=Apart(self, dispatcher, lambda body: runtime()[0].start(body)),
         )
         self._room = Room(core, self._state, self.threads)
         self._router = Router(core, self.role, self.threads, self.callbacks)
@@ -130,6 +137,8 @@ class Connection:
         self.call = self._calls.call
         self.submit = self._calls.submit
         self.notify = self._calls.notify
+        self.abort = self._calls.abort
+        self.wait = self._calls.wait
         self._runtime = runtime
         forsake_after_fork(self)
 
@@ -181,6 +190,19 @@ class Connection:
                 self.interrupted(error)
             raise
 
+    def send(self, data: Outgoing) -> None:
+        """Send a frame, waiting for room in the pipe. Its buffers may change once this returns."""
+        try:
+            if not isinstance(data, bytes):
+                self._writer.write_parts(data)
+            elif not self._writer.write_whole(data):
+                self._writer.queue.append(data)
+                self._writer.flush()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self.interrupted(error)
+            raise
+
     def set_limit(self, max_message_size: int) -> None:
         """Change the size of the messages that are accepted, and tell the peer.
 
@@ -205,6 +227,12 @@ class Connection:
         if not self.ended:
             self._writer.queue.append(self.core.release(origin, index))
             self._dropped = True
+            self._runtime()[1].poke(self)
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Have something done soon in the watcher's thread. May be called anywhere, as :meth:`drop_callback`."""
+        if not self.ended:
+            self._left_behind.append(action)
             self._runtime()[1].poke(self)
 
     def watch(self) -> None:
@@ -277,6 +305,7 @@ class Connection:
         if self._torn:
             self._failing.extend(self.core.leaving)
         self.callbacks.end()
+        self.core.end_all_flows()
         while self._failing:
             # Taken out only then: whoever is interrupted in between has it done again. Another thread may be at it too.
             try:
@@ -286,6 +315,9 @@ class Connection:
             token.fail(self, self.core.lost())
             with contextlib.suppress(ValueError):
                 self._failing.remove(token)
+        for handled in tuple(self.core.handled.values()):
+            if isinstance(handled, Call) and not handled.why_cancelled:
+                handled.cancel("its caller has left")
         self.threads.end()
         if (on_end := self._on_end) is not None:
             on_end(self)
@@ -297,6 +329,8 @@ class Connection:
         if self.role.try_take():
             if self._writer.try_take_pen():
                 self._sock.close()
+                if self._waker is not None:
+                    self._waker.close()
                 self.core.reader.discard()
             else:
                 self.role.token.append(True)
@@ -348,12 +382,24 @@ class Connection:
             # The watcher sleeps while somebody reads. Now it may be that nobody does although somebody has to.
             self._runtime()[1].watch(self)
 
-    def read(self, deadline: float | None = None) -> list[Event[Token]]:
-        """Read once; the role is held. Empty when the deadline passed first."""
+    def get_waker(self) -> transport.Waker:
+        """What ends the wait of a thread that reads and may be told to stop."""
+        waker = self._waker
+        if waker is None:
+            with self._state:
+                waker = self._waker = self._waker or transport.Waker()
+                if self.ended:
+                    waker.close()
+        return waker
+
+    def read(self, deadline: float | None = None, waker: transport.Waker | None = None) -> list[Event[Token]]:
+        """Read once; the role is held. Empty when the deadline passed first, or the waker was set."""
         core, sock = self.core, self._sock
         try:
-            if deadline is not None and not transport.wait(sock, read=True, timeout=deadline - monotonic()):
-                return []
+            if deadline is not None or waker is not None:
+                left = None if deadline is None else deadline - monotonic()
+                if not transport.wait(sock, read=True, timeout=left, waker=waker):
+                    return []
             count = sock.recv_into(core.reader.get_buffer())
         except BlockingIOError:  # pragma: no cover  # where sockets do not block
             transport.wait(sock, read=True)
@@ -398,6 +444,8 @@ class Connection:
                     queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
                 elif event.origin:
                     queue.append(core.release(event.origin, ALL_CALLBACKS))
+            elif isinstance(event, GivenUp):
+                self._cancel(event.call)
             elif isinstance(event, Released):
                 self.callbacks.release(event.call, event.index)
             elif isinstance(event, Closed):
@@ -413,6 +461,15 @@ class Connection:
             if self._unasked > MAX_UNASKED:
                 logger.warning("a peer that calls without reading the answers was cut off")
                 self.end(ConnectionLost("the peer calls without reading the answers"))
+
+    def _cancel(self, call: int) -> None:
+        """The peer has given up a call: stop what runs for it."""
+        handled = self.core.give_up(call)
+        if isinstance(handled, Call) and not handled.why_cancelled:
+            handled.cancel("its caller has given it up")
+        for inflow in tuple(self.core.inflows.get(call, {}).values()):
+            if not inflow.ended:
+                inflow.end(lost=True)
 
     def _withdraw_unseen(self, frame: Frame) -> None:
         """The peer says by these answers that it has not looked at the arguments, and has no callbacks of the call."""
@@ -434,12 +491,17 @@ class Connection:
             if self.waiting_frames > MAX_UNASKED:
                 logger.warning("a peer that gives callbacks without reading that they are dropped was cut off")
                 self.end(ConnectionLost("the peer gives callbacks without reading that they are dropped"))
-        for token in expired:
+        for call, token in expired:
             token.fail(self, DeadlineExceeded("no answer in time"))
+            self._calls.give_up(call)
         if expired:
-            self._room.give_up(len(expired))
             self.threads.call_for_help()
+        while self._left_behind:
+            self._left_behind.popleft()()
+        due = self.streams.flush()
         pause = self.threads.look_for_stall()
+        if due:
+            pause = QUICK_TICK
         if next_deadline is None:
             return pause
         left = max(0.0, next_deadline - now)

@@ -27,6 +27,7 @@ from typedrpc.errors import ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
 from typedrpc.protocol import Outgoing, Protocol, Request
+from typedrpc.sync.apart import LATER, Apart
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.workers import QUICK_TICK, QUICK_TICKS, TICK, Watched, Watcher, Workers
 from typedrpc.sync.writer import BATCH_SIZE, Writer, copied
@@ -89,6 +90,7 @@ class HandlerThreads:
         peer: Peer,
         attended: bool,
         callbacks: Callbacks,
+        apart: Apart,
     ) -> None:
         """
         Args:
@@ -105,6 +107,7 @@ class HandlerThreads:
             peer: The other end, for handlers.
             attended: Whether somebody has to read all the time; may be set later.
             callbacks: While this side has offered some, somebody has to read too.
+            apart: Runs handlers that take a thread or a task of their own.
         """
         self.ready: Final[deque[Work]] = deque()
         self.ended = False
@@ -140,6 +143,8 @@ class HandlerThreads:
         self._one_way = Series()
         self._in_series = 0  # requests that wait in a series, or for one thread
         self._in_series_bytes = 0
+        self._apart = apart
+        self._running_apart = 0  # handlers with a thread or a task of their own
         self._in_line = 0  # requests that wait for their turn; their bytes count with those in a series
         # What the watcher saw last; counters of which only whether they move counts.
         self._handled = 0
@@ -238,11 +243,13 @@ class HandlerThreads:
                 self._runtime()[1].watch(self._watched)  # which tries again
 
     def _run_in_turn(self, turns: Turns, request: Request) -> None:
+        answer: Outgoing | None = None
         try:
-            answer, _ = self._handle(request)
+            answer, _ = self._handle(request, done=turns.give_back)
         finally:
-            turns.give_back()
-        if answer is not None and (self.ready or not self._writer.write_whole(answer)):
+            if answer is not LATER:
+                turns.give_back()
+        if answer is not None and answer is not LATER and (self.ready or not self._writer.write_whole(answer)):
             self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
 
     def hold(self, request: Request) -> None:
@@ -346,7 +353,7 @@ class HandlerThreads:
             return
         with self._lock:
             # In this order: who takes what is ready counts itself busy first.
-            if self._in_line or self.ready or self.busy:
+            if self._in_line or self.ready or self.busy or self._running_apart:
                 return
             self._over = True
             function, self._on_over = self._on_over, None
@@ -369,7 +376,8 @@ class HandlerThreads:
             return self._is_idle()
 
     def _is_idle(self) -> bool:
-        return self.ended or not (self.busy or self.ready or self._core.running or not self._writer.idle)
+        at_work = self.busy or self.ready or self._running_apart or self._core.running
+        return self.ended or not (at_work or not self._writer.idle)
 
     def attach(self) -> None:
         """Attach a thread, unless there is one that does not wait for a nested call."""
@@ -534,7 +542,7 @@ class HandlerThreads:
                 answer, interrupt = self._handle(request, nested=True)
                 if not request.call:
                     self.let_go(request)
-                if answer is not None and not writer.write_whole(answer):
+                if answer is not None and answer is not LATER and not writer.write_whole(answer):
                     if isinstance(answer, bytes):
                         writer.queue.append(answer)
                         writer.flush()
@@ -573,6 +581,8 @@ class HandlerThreads:
                 self._handled += 1
                 if isinstance(work, Request):
                     answer, _ = self._handle(work)
+                    if answer is LATER:
+                        continue
                     # What is ready together leaves together: only the last answer is written at once.
                     if answer is not None and (ready or not writer.write_whole(answer)):
                         if isinstance(answer, bytes):
@@ -594,14 +604,27 @@ class HandlerThreads:
             if self.ended or self._draining:
                 self._say_done()
 
-    def _handle(self, request: Request, *, nested: bool = False) -> tuple[Outgoing | None, BaseException | None]:
-        """Run a request: the answer, and what a handler raised that is no :class:`Exception`."""
+    def _handle(
+        self, request: Request, *, nested: bool = False, done: Callable[[], None] | None = None
+    ) -> tuple[Outgoing | None, BaseException | None]:
+        """Run a request: the answer, and what a handler raised that is no :class:`Exception`.
+
+        Args:
+            request: What to run.
+            nested: Within a call of this thread's.
+            done: Called when the handler has ended, if the answer is ``LATER``.
+        """
         dispatcher, core = self._dispatcher, self._core
         if self.ended and (request.call or self._is_over()):
             return None, None  # nobody waits for it any more; one-way calls that came in time are run
         call = dispatcher.begin(core, request, self._peer)
         if not isinstance(call, Call):
             return call, None
+        if call.row.apart:
+            with self._lock:
+                self._running_apart += 1
+            self._apart.run(request, call, partial(self._ended_apart, done))
+            return LATER, None
         token = enter_call(call)
         try:
             result = call.function(*call.args, **call.kwargs)
@@ -616,27 +639,53 @@ class HandlerThreads:
         except BaseException as error:  # its generator ends a program, or a signal does
             return dispatcher.fail(core, request, call, error, raised_here=nested), error
 
+    def _ended_apart(self, done: Callable[[], None] | None) -> None:
+        """A handler that ran apart has ended, and its answer is on its way."""
+        try:
+            if done is not None:
+                done()
+        finally:
+            with self._lock:
+                self._running_apart -= 1
+            if self.ended or self._draining:
+                self._say_done()
+
     def _run_series(self, series: Series) -> None:
         """Do the first of what waits in a series, and come back for the next."""
         work = series.waiting.popleft()
+        answer: Outgoing | None = None
         try:
             if not isinstance(work, Request):
                 work()
                 return
-            answer, _ = self._handle(work)
-            if answer is not None:
+            answer, _ = self._handle(work, done=partial(self._go_on, series, work, elsewhere=True))
+            if answer is not None and answer is not LATER:
                 self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
         finally:
-            turns = self._turns
-            if turns is not None and series is self._one_way and _of_a_service(work):
-                turns.give_back()
-            with self._lock:
-                self._in_series -= 1
-                self._in_series_bytes -= _weight(work)
-                if series.waiting:
-                    self.ready.append(partial(self._run_series, series))
-                else:
-                    series.running = False
+            if answer is not LATER:
+                self._go_on(series, work)
+
+    def _go_on(self, series: Series, work: Work, *, elsewhere: bool = False) -> None:
+        """What was first in a series is done: it is the turn of the next.
+
+        Args:
+            series: The series.
+            work: What was first.
+            elsewhere: Not in an attached thread.
+        """
+        turns = self._turns
+        if turns is not None and series is self._one_way and _of_a_service(work):
+            turns.give_back()
+        with self._lock:
+            self._in_series -= 1
+            self._in_series_bytes -= _weight(work)
+            if series.waiting:
+                self.ready.append(partial(self._run_series, series))
+            else:
+                series.running = False
+        if elsewhere and self.ready:
+            with contextlib.suppress(RuntimeError):  # there are no threads now; the watcher tries again
+                self.call_for_help()
 
     # In the watcher's thread
 

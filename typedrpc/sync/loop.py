@@ -43,6 +43,11 @@ class _KeptLoop:
 _kept: Final = _KeptLoop()
 
 
+def kept_loop() -> asyncio.AbstractEventLoop:
+    """The event loop that this process keeps, in a thread of its own, for what is ``async`` and has no other."""
+    return _kept.get()
+
+
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """The loop that runs in this thread, if one does."""
     import asyncio

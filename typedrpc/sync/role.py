@@ -21,9 +21,14 @@ from typedrpc.transport import LONGEST_WAIT
 class Waiter:
     """One thread that may sleep until another has something for it."""
 
-    __slots__ = ("done", "leads", "roused", "wake", "work")
+    __slots__ = ("abortable", "done", "leads", "roused", "wake", "work")
 
-    def __init__(self) -> None:
+    def __init__(self, *, abortable: bool = False) -> None:
+        """
+        Args:
+            abortable: Another thread may end the wait while this one reads.
+        """
+        self.abortable = abortable
         self.work: Final[deque[Any]] = deque()
         """What only this thread may do, before what it waits for is looked at."""
         self.done = False

@@ -9,7 +9,7 @@ from typedrpc.dispatch import get_call
 from typedrpc.errors import DeadlineExceeded, ServerBusy
 from typedrpc.protocol import Protocol, State
 from typedrpc.sync.handling import HandlerThreads
-from typedrpc.sync.tokens import NotSent
+from typedrpc.sync.tokens import NotSent, Token
 from typedrpc.transport import LONGEST_WAIT
 
 HANDLERS_PATIENCE: Final = 5.0
@@ -45,8 +45,9 @@ class Room:
         """The peer's limits are known."""
         self.is_counted = self._core.peer_limits.max_calls == 1
 
-    def await_place(self, what: str, deadline: float | None) -> None:
-        """Return when the peer has room for another call, or the connection has ended. The state lock is held.
+    def await_place(self, what: str, deadline: float | None, token: Token) -> None:
+        """Return when the peer has room for another call, or none is needed: the connection has ended, or the call was
+        aborted. The state lock is held.
 
         Raises:
             NotSent: The deadline passed; or a handler makes the call, and has waited for long.
@@ -58,7 +59,7 @@ class Room:
         # Counted before the look that decides: whoever answers something does so first, and looks at the count then.
         self.waiting += 1
         try:
-            while self._is_full() and self._core.state is not State.CLOSED:
+            while self._is_full() and self._core.state is not State.CLOSED and token.aborted is None:
                 end = last_moment if deadline is None else min(deadline, last_moment)
                 left = end - monotonic()
                 if left <= 0:
@@ -72,7 +73,7 @@ class Room:
             self.waiting -= 1
             if expecting:
                 self._threads.forget()
-        if self._is_full() and self._core.state is not State.CLOSED:
+        if self._is_full() and self._core.state is not State.CLOSED and token.aborted is None:
             if deadline is None or deadline > last_moment:
                 text = f"{what}: a handler calls it, and the peer had no room within {HANDLERS_PATIENCE:g} s"
                 raise NotSent(ServerBusy(f"{text}; raise max_calls there"))

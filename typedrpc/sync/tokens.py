@@ -20,7 +20,13 @@ class Owner(Protocol):
 
 
 class Token(Protocol):
-    """What waits for the outcome of a call."""
+    """What waits for the outcome of a call.
+
+    Attributes:
+        aborted: Why nobody wants the outcome any more; for calls that were not sent yet.
+    """
+
+    aborted: RpcError | None
 
     def complete(self, connection: Owner, frame: Frame) -> None:
         """The peer answered."""
@@ -32,10 +38,11 @@ class Token(Protocol):
 class CallWaiter(Waiter):
     """A thread that waits for its reply."""
 
-    __slots__ = ("error", "frame")
+    __slots__ = ("aborted", "error", "frame")
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, abortable: bool = False) -> None:
+        super().__init__(abortable=abortable)
+        self.aborted: RpcError | None = None
         self.frame: Frame | None = None
         self.error: RpcError | None = None
 
@@ -67,10 +74,11 @@ class NotSent(Failed):
 class Pending:
     """A call whose outcome goes to a function, in a thread of the connection's own."""
 
-    __slots__ = ("_finish", "series")
+    __slots__ = ("_finish", "aborted", "series")
 
     def __init__(self, finish: Callable[[Frame | RpcError], None]) -> None:
         self._finish = [finish]
+        self.aborted: RpcError | None = None
         self.series: Series | None = None
         """Of the callbacks that went with the call: those that were sent before the answer run before it is told."""
 
