@@ -16,7 +16,8 @@
 
 from typedrpc import codec
 from typedrpc.command import BoundCommand, Command, remote, rpc
-from typedrpc.dispatch import Call, current_call
+from typedrpc.deadlines import deadline
+from typedrpc.dispatch import Call, Cancellation, current_call
 from typedrpc.errors import (
     ArgumentError,
     ArgumentMissing,
@@ -57,6 +58,7 @@ __all__ = [
     "Call",
     "CallCancelled",
     "CallOutcome",
+    "Cancellation",
     "Client",
     "Command",
     "ConnectFailed",
@@ -85,6 +87,7 @@ __all__ = [
     "compatible",
     "connect",
     "current_call",
+    "deadline",
     "remote",
     "rpc",
     "serve",

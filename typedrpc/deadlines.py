@@ -11,7 +11,7 @@ from typedrpc.errors import DeadlineExceeded
 
 _limit: Final[ContextVar[float | None]] = ContextVar("typedrpc.deadline", default=None)
 get_limit = _limit.get
-"""The instant that ``with deadline(...)`` has set around this code, on the monotonic clock; None where there is none."""
+"""The instant that ``with deadline(...)`` has set around this code, on the monotonic clock; None for never."""
 
 
 @contextmanager

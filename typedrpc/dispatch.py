@@ -35,7 +35,8 @@ from typedrpc.errors import (
     UnknownCommand,
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
-from typedrpc.messages import NO_EXTRAS, NO_METADATA, Metadata, ProtocolCommand, fault_of_metadata, pack_extension
+from typedrpc.messages import NO_EXTRAS, ProtocolCommand, fault_of_metadata, pack_extension
+from typedrpc.options import NO_METADATA, Metadata
 from typedrpc.peer import Peer, PeerServer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request
 from typedrpc.schema import Schema, compatible
@@ -117,7 +118,7 @@ class Call:
 
     @property
     def cancelled(self) -> "Cancellation":
-        """Whether the caller still wants the result. In a thread, a handler that takes long should look now and then."""
+        """Whether the caller still wants the result. A handler in a thread that takes long should look now and then."""
         if self._cancelled is None:
             self._cancelled = Cancellation(self)
         return self._cancelled
@@ -403,7 +404,7 @@ class Dispatcher:
                 self._tell(call, result, None)
             return None
         row = call.row
-        if call.why_cancelled:
+        if (call.why_cancelled or call.deadline is not None) and call.cancelled:
             return self.fail(protocol, request, call, call.cancelled.error())
         try:
             payload = row.pack(result)
@@ -441,7 +442,7 @@ class Dispatcher:
         if request.call and call.cancelled and _is_of_cancellation(error):
             # The caller knows, and asks for nothing.
             logger.debug("%s was cancelled: %s", name, call.cancelled.error())
-            return protocol.failure(request, pack_protocol_failure(call.cancelled.error()))
+            return protocol.failure(request, pack_protocol_failure(_why_unanswered(call)))
         if request.call and (payload := _pack_declared(call.row, error)) is not None:
             return protocol.failure(request, payload, extension)
         if protocol.error is not None and isinstance(error, ConnectionLost):
@@ -458,7 +459,9 @@ class Dispatcher:
         trace = "".join(traceback.format_exception(error)) if self._debug and not is_public(error) else ""
         return protocol.failure(request, pack_handler_failure(error, error_id=error_id, trace=trace), extension)
 
-    def unfit(self, protocol: Protocol[Any], request: Request, call: Call, error: CodecError | MessageTooLarge) -> Outgoing:
+    def unfit(
+        self, protocol: Protocol[Any], request: Request, call: Call, error: CodecError | MessageTooLarge
+    ) -> Outgoing:
         """The half after a handler that yielded what does not fit its annotation, or is too large."""
         logger.error("the handler of %s does not keep to its annotations: %s", call.command, error)
         if self.observer is not None:
@@ -556,6 +559,13 @@ def _how_to_run(command: Command[Any]) -> tuple[StreamCodec | None, bool, bool]:
     """What a row says of it: the codec of a stream, whether the handler is async, and whether it runs apart."""
     stream = command.codec.result_stream
     return stream, command.is_async, command.is_async or stream is not None or command.schema.has_streams
+
+
+def _why_unanswered(call: Call) -> RpcError:
+    """What a call is answered with that was cancelled, or was not done in time."""
+    if call.why_cancelled:
+        return call.cancelled.error()
+    return DeadlineExceeded(f"{call.command}: it was not done in time")
 
 
 def _is_of_cancellation(error: BaseException) -> bool:

@@ -5,6 +5,8 @@ its :class:`Outflow` knows how much more the peer takes. Each counter has one wr
 connection, or the one that consumes or produces; so none needs a lock.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, final
@@ -36,7 +38,18 @@ class Inflow:
         notify: Called by who reads, when something came or the stream has ended. It must not block.
     """
 
-    __slots__ = ("_frames", "_granted", "_received", "_taken", "_window", "closed", "ended", "failure", "lost", "notify")
+    __slots__ = (
+        "_frames",
+        "_granted",
+        "_received",
+        "_taken",
+        "_window",
+        "closed",
+        "ended",
+        "failure",
+        "lost",
+        "notify",
+    )
 
     def __init__(self) -> None:
         self._frames: Final[deque[Payload]] = deque()

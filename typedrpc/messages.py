@@ -5,10 +5,11 @@ Reading trusts nothing and never raises: what is wrong with a message comes back
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 from typedrpc.codec import CodecError, Payload, pack_plain, unpack_plain
 from typedrpc.failure import cut
+from typedrpc.options import MAX_METADATA, MAX_METADATA_ENTRIES, NO_METADATA, Metadata
 from typedrpc.wire import MAX_FRAME_SIZE, Buffer
 
 MIN_MESSAGE_SIZE: Final = 1024
@@ -24,16 +25,6 @@ MAX_CALLS: Final = 1024
 
 MAX_TIME_LEFT: Final = 2**32
 """Seconds that a deadline may be away: more than a century."""
-
-
-Metadata: TypeAlias = Mapping[str, str | bytes]
-NO_METADATA: Final[Metadata] = MappingProxyType({})
-
-MAX_METADATA: Final = 8192
-"""Bytes of the keys and values of a call's metadata, in UTF-8, one way."""
-
-MAX_METADATA_ENTRIES: Final = 64
-"""Entries of a call's metadata, one way."""
 
 
 def fault_of_metadata(metadata: object) -> str | None:

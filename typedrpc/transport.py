@@ -311,8 +311,9 @@ def wait(
         if waker is not None and any(which != number for which, _ in events):
             waker.clear()
         return readable
+    waiting: list[Any] = [*([sock] if read else []), *([waker] if waker is not None else [])]  # pragma: no cover
     found, _, _ = select.select(  # pragma: no cover  # systems without poll
-        [*([sock] if read else []), *([waker] if waker is not None else [])],
+        waiting,
         [sock] if write else [],
         [],
         None if timeout is None else max(0.0, timeout),

@@ -149,6 +149,11 @@ class Schema:
         return any(companion_of(parameter.node) for parameter in self.parameters)
 
     @cached_property
+    def has_streams(self) -> bool:
+        """Whether some parameter takes a stream."""
+        return any(isinstance(companion_of(parameter.node), StreamNode) for parameter in self.parameters)
+
+    @cached_property
     def fingerprint(self) -> bytes:
         """8 bytes: the first of SHA-256 over ``to_data()`` as JSON, ASCII only, without spaces.
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, final
 
 from typedrpc.codec import CodecError
 from typedrpc.dispatch import Call, Dispatcher, enter_call, leave_call
@@ -22,12 +24,11 @@ from typedrpc.sync.loop import kept_loop
 from typedrpc.sync.streams import AsyncSender, Sender, Stopped, close_iterator
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
+    import asyncio
+
     from typedrpc.sync.connection import Connection
 
 logger = logging.getLogger("typedrpc")
-
-LATER: Final[tuple[bytes, ...]] = ()
-"""In place of an answer: it will be sent by the handler's own thread or task."""
 
 
 @final
@@ -98,10 +99,8 @@ class Apart:
             error = call.cancelled.error()
             throw = getattr(items, "throw", None)
             if throw is not None:
-                try:
+                with suppress(StopIteration):
                     throw(error)
-                except StopIteration:
-                    pass
             raise error from None
         finally:
             call.forget(sender)
@@ -140,7 +139,7 @@ class Apart:
             if call.deadline is not None:
                 timer = loop.call_later(call.deadline - monotonic(), task.cancel)
                 task.add_done_callback(lambda task: timer.cancel())
-            call.on_cancel(task, lambda: loop.call_soon_threadsafe(task.cancel))
+            call.on_cancel(task, partial(_cancel, task))
 
         loop.call_soon_threadsafe(launch)
 
@@ -170,3 +169,7 @@ class Apart:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.get_loop().call_soon_threadsafe(task.cancel)

@@ -20,6 +20,7 @@ from typedrpc.codec import Payload, Segmented
 from typedrpc.dispatch import Call
 from typedrpc.errors import CallCancelled, DeadlineExceeded, RpcError
 from typedrpc.failure import unpack_failure
+from typedrpc.flow import Inflow
 from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.handling import HandlerThreads, Series
@@ -41,6 +42,10 @@ class Connection(Protocol):
 
     ended: bool
 
+    @property
+    def role(self) -> ReadRole: ...
+    @property
+    def threads(self) -> HandlerThreads: ...
     def check(self) -> None: ...
     def read(self, deadline: float | None = None, waker: Waker | None = None) -> list[Event[Token]]: ...
     def get_waker(self) -> Waker: ...
@@ -48,6 +53,7 @@ class Connection(Protocol):
     def attend(self, deadline: float | None) -> None: ...
     def stop_leading(self) -> None: ...
     def post(self, data: Outgoing) -> None: ...
+    def prepare_watcher(self) -> None: ...
     def interrupted(self, error: BaseException) -> None: ...
     def watch(self) -> None: ...
 
@@ -55,20 +61,16 @@ class Connection(Protocol):
 class Sending(Protocol):
     """An argument that is a stream, while it is sent; see :class:`typedrpc.sync.streams.Sender`."""
 
-    error: BaseException | None
-
+    @property
+    def error(self) -> BaseException | None: ...
     def start(self) -> None: ...
 
 
 class Going(Protocol):
-    """What goes with a call beside its plain arguments.
+    """What goes with a call beside its plain arguments: functions that the peer may call back, and streams."""
 
-    Attributes:
-        functions: What the peer may call back.
-    """
-
-    functions: list[Any]
-
+    @property
+    def functions(self) -> list[Any]: ...
     def prepare(self, call: int) -> Sequence[Sending]: ...
 
 
@@ -202,7 +204,7 @@ class Calls:
         within: Call | None,
         on_reply: Callable[[Frame], None] | None,
     ) -> Payload:
-        """A call that is made by a handler, that something goes with, or whose answer's frame counts. Raises ``Failed``."""
+        """A call of a handler, one that something goes with, or whose answer's frame counts. Raises ``Failed``."""
         waiter = CallWaiter(abortable=within is not None)
         group = self._callbacks.offer(call, going.functions, waiter) if going is not None and going.functions else None
         senders = going.prepare(call) if going is not None else ()
@@ -268,12 +270,12 @@ class Calls:
         leading = False
         try:
             while not waiter.done:
-                interrupt = None
+                interrupt: BaseException | None = None
                 if leading or self._role.try_take():
                     leading = False
                     interrupt = self._lead(waiter, deadline)
                 left = None if deadline is None else deadline - monotonic()
-                if interrupt is None and not waiter.done and (left is None or left > 0):
+                if interrupt is None and (left is None or left > 0):
                     interrupt = self._park(waiter, left)
                     leading, waiter.leads = waiter.leads, False
                 if interrupt is not None:
@@ -361,6 +363,57 @@ class Calls:
             self._core.end_flows(call)
             self._threads.forget()
             self._threads.call_for_help()
+        except BaseException as interrupt:
+            self._connection.interrupted(interrupt)
+            raise
+        try:
+            raise error
+        finally:
+            del error  # as above
+
+    def open_stream(
+        self,
+        command: int,
+        payload: Payload,
+        what: str,
+        make: Callable[[int, Inflow], Token],
+        deadline: float | None,
+        extension: bytes,
+        nested: bool,
+        going: Going | None,
+    ) -> None:
+        """Start a call whose result is a stream. Raises as :meth:`call` does, if nothing was sent.
+
+        Args:
+            command: The peer's id of the command.
+            payload: The packed arguments.
+            what: Names the command in errors.
+            make: Makes the token, of the call's id and the stream that will come.
+            deadline: When the token gets ``DeadlineExceeded``, on the monotonic clock.
+            extension: The packed extension map.
+            nested: Whether the call is made by a handler of a call that came on this connection.
+            going: The functions and streams that go with the call.
+        """
+        with self._state:
+            call, data = self._core.start(command, payload, what, extension, nested)
+        self._connection.prepare_watcher()
+        token = make(call, self._core.inflow(call, 0))
+        if going is not None and going.functions:
+            self._callbacks.offer(call, going.functions)
+        senders = going.prepare(call) if going is not None else ()
+        try:
+            self._register(call, data, what, deadline, token, nested=nested)
+            if deadline is not None:
+                self._connection.watch()
+            if going is not None and going.functions:
+                self._threads.look_again()
+            for sender in senders:
+                sender.start()
+            return
+        except Failed as failed:
+            error = failed.error
+            self._callbacks.withdraw(call)
+            self._core.end_flows(call)
         except BaseException as interrupt:
             self._connection.interrupted(interrupt)
             raise

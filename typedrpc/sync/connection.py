@@ -118,7 +118,7 @@ class Connection:
             peer=peer,
             attended=attended,
             callbacks=self.callbacks,
-            apart=Apart(self, dispatcher, lambda body: runtime()[0].start(body)),
+            run_apart=Apart(self, dispatcher, lambda body: runtime()[0].start(body)).run,
         )
         self._room = Room(core, self._state, self.threads)
         self._router = Router(core, self.role, self.threads, self.callbacks)
@@ -138,6 +138,7 @@ class Connection:
         self.submit = self._calls.submit
         self.notify = self._calls.notify
         self.abort = self._calls.abort
+        self.open_stream = self._calls.open_stream
         self.wait = self._calls.wait
         self._runtime = runtime
         forsake_after_fork(self)
@@ -228,6 +229,14 @@ class Connection:
             self._writer.queue.append(self.core.release(origin, index))
             self._dropped = True
             self._runtime()[1].poke(self)
+
+    def start_thread(self, body: Callable[[], None]) -> None:
+        """Run a function in a thread of its own. Raises ``RuntimeError`` where the system has no more."""
+        self._runtime()[0].start(body)
+
+    def prepare_watcher(self) -> None:
+        """Something may be left to the watcher within a finalizer, which cannot start it."""
+        self._runtime()[1].start()
 
     def later(self, action: Callable[[], None]) -> None:
         """Have something done soon in the watcher's thread. May be called anywhere, as :meth:`drop_callback`."""

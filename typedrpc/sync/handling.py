@@ -27,7 +27,6 @@ from typedrpc.errors import ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
 from typedrpc.protocol import Outgoing, Protocol, Request
-from typedrpc.sync.apart import LATER, Apart
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.workers import QUICK_TICK, QUICK_TICKS, TICK, Watched, Watcher, Workers
 from typedrpc.sync.writer import BATCH_SIZE, Writer, copied
@@ -37,6 +36,11 @@ from typedrpc.wire import payload_size
 logger = logging.getLogger("typedrpc")
 
 Work: TypeAlias = Request | Callable[[], None]
+
+RunApart: TypeAlias = Callable[[Request, Call, Callable[[], None]], None]
+
+LATER: Final[tuple[bytes, ...]] = ()
+"""In place of an answer: it will be sent by the handler's own thread or task."""
 
 HELD_BYTES: Final = 64 * 1024 * 1024
 """Bytes of requests, or four messages if that is more, that may come before those that came are handled."""
@@ -90,7 +94,7 @@ class HandlerThreads:
         peer: Peer,
         attended: bool,
         callbacks: Callbacks,
-        apart: Apart,
+        run_apart: RunApart,
     ) -> None:
         """
         Args:
@@ -107,7 +111,7 @@ class HandlerThreads:
             peer: The other end, for handlers.
             attended: Whether somebody has to read all the time; may be set later.
             callbacks: While this side has offered some, somebody has to read too.
-            apart: Runs handlers that take a thread or a task of their own.
+            run_apart: Runs a handler that takes a thread or a task of its own, see :mod:`typedrpc.sync.apart`.
         """
         self.ready: Final[deque[Work]] = deque()
         self.ended = False
@@ -143,7 +147,7 @@ class HandlerThreads:
         self._one_way = Series()
         self._in_series = 0  # requests that wait in a series, or for one thread
         self._in_series_bytes = 0
-        self._apart = apart
+        self._run_apart = run_apart
         self._running_apart = 0  # handlers with a thread or a task of their own
         self._in_line = 0  # requests that wait for their turn; their bytes count with those in a series
         # What the watcher saw last; counters of which only whether they move counts.
@@ -623,7 +627,7 @@ class HandlerThreads:
         if call.row.apart:
             with self._lock:
                 self._running_apart += 1
-            self._apart.run(request, call, partial(self._ended_apart, done))
+            self._run_apart(request, call, partial(self._ended_apart, done))
             return LATER, None
         token = enter_call(call)
         try:

@@ -1,9 +1,9 @@
 """Streams with threads: who produces waits for credit, who consumes waits for items, and whoever waits may read.
 
 A stream that comes in is consumed through a :class:`Receiver`, in a thread, or an :class:`AsyncReceiver`, on any event
-loop. One that goes out is produced in a thread of its own by a :class:`Sender`, or by an :class:`AsyncSender` in a task.
-Items that are ready together leave together: a producer that is quick holds its items back for a moment, and the watcher
-sends what it leaves lying.
+loop. One that goes out is produced in a thread of its own by a :class:`Sender`, or in a task by an
+:class:`AsyncSender`. Items that are ready together leave together: a producer that is quick holds its items back for a
+moment, and the watcher sends what it leaves lying.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Source:
             unpack: Makes an item of its payload.
             what: Names it in errors.
             conclude: Called when no item will come: why, None where it has come to its end.
-            abandon: Called when nobody wants it any more and it has not come to its end, with the reason; must not wait.
+            abandon: Called with the reason when nobody wants it any more before it has come to its end; must not wait.
             on_over: Called once, when either is so.
         """
         self.connection = connection
@@ -253,9 +253,9 @@ class Receiver(Stream[Any]):
                 call = get_call()
                 deadline = None if call is None else call.deadline
                 if deadline is not None and monotonic() >= deadline:
-                    error = DeadlineExceeded(f"{source.what}: no time is left to wait for the next item")
-                    source.close(error)
-                    raise error
+                    late = DeadlineExceeded(f"{source.what}: no time is left to wait for the next item")
+                    source.close(late)
+                    raise late
                 try:
                     self._waiting.wait(lambda: source.flow.ended or source.flow.held > 0 or source.over, deadline)
                 except BaseException:  # of a signal handler: as in a generator, there is no more
@@ -271,6 +271,11 @@ class Receiver(Stream[Any]):
     def __del__(self) -> None:
         with suppress(AttributeError):  # it was not made
             self._source.drop()
+
+    def disown(self) -> None:
+        """The call was not sent."""
+        self._source.flow.ended = True
+        self._source.close()
 
     def __repr__(self) -> str:
         return f"<stream of {self._source.what}>"
@@ -335,6 +340,11 @@ class AsyncReceiver(AsyncStream[Any]):
     def __del__(self) -> None:
         with suppress(AttributeError):  # it was not made
             self._source.drop()
+
+    def disown(self) -> None:
+        """The call was not sent."""
+        self._source.flow.ended = True
+        self._source.close()
 
     def __repr__(self) -> str:
         return f"<stream of {self._source.what}>"
@@ -580,12 +590,13 @@ class AsyncSender(_Outlet):
         import asyncio
 
         flow = self.flow
-        while not (flow.may_send or flow.stopped):
+        while True:
             future = asyncio.get_running_loop().create_future()
             self._future.append(future)
             try:
-                if not (flow.may_send or flow.stopped):
-                    await future
+                if flow.may_send or flow.stopped:
+                    break
+                await future
             finally:
                 self._future.clear()
         if flow.stopped:

@@ -207,13 +207,23 @@ class Watcher:
         with self._lock:
             if self._closed:
                 return
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                thread.start()
-                self._thread = thread
+            self._start()
             connection.watched = True
             self._arrived.append(connection)
         self._rouse()
+
+    def start(self) -> None:
+        """Start the thread, if it does not run."""
+        if self._thread is None:
+            with self._lock:
+                if not self._closed:
+                    self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread
 
     def poke(self, connection: Watched) -> None:
         """Look at a connection that was watched before. May be called anywhere, within a finalizer too."""
