@@ -41,15 +41,15 @@ class FolderFiles(Files):
         if not file.is_file():
             raise FileNotFoundError(f"there is no file {path!r}")
         call = current_call()
-        logger.info("%s follows %s", call.peer, path)
-        try:
-            with Follower(file, from_end=from_end) as follower:
+        with Follower(file, from_end=from_end) as follower:
+            logger.info("%s follows %s", call.peer, path)
+            try:
                 # In place of time.sleep: it returns True at once when the caller closes the stream, or has left.
                 while not call.cancelled.wait(0 if (chunk := follower.read()) else INTERVAL):
                     if chunk:
                         yield chunk  # waits while the caller does not keep pace, so nothing piles up here
-        finally:  # however it ends: here too when the caller leaves while `yield` waits
-            logger.info("%s follows %s no longer", call.peer, path)
+            finally:  # however it ends: also where the caller leaves while `yield` waits
+                logger.info("%s follows %s no longer", call.peer, path)
 
     @rpc
     def upload(self, name: str, size: int, chunks: Iterator[bytes]) -> Receipt:
