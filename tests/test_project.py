@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import from the layers above its own and, where it is a package, from itself; nothing else.
 LAYERS = [
     {"errors"},
-    {"schema"},
+    {"deadlines", "schema"},
     {"codec"},
     {"failure"},
     {"declared"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"service"},
     {"wire"},
     {"inflight", "parts"},
-    {"messages"},
+    {"flow", "messages"},
     {"callbacks"},
     {"protocol"},
     {"agreement"},
