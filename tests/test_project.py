@@ -316,7 +316,15 @@ def examples_of(document: str) -> list[str]:
 README_EXAMPLES = examples_of("README.md")
 EXAMPLES = [
     example
-    for document in ("README.md", "docs/broadcast.md", "docs/callbacks.md", "docs/errors.md", "docs/peers.md")
+    for document in (
+        "README.md",
+        "docs/broadcast.md",
+        "docs/callbacks.md",
+        "docs/deadlines.md",
+        "docs/errors.md",
+        "docs/peers.md",
+        "docs/streams.md",
+    )
     for example in examples_of(document)
 ]
 

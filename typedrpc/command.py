@@ -493,6 +493,8 @@ class BoundCommand(Generic[CallableT_co]):
     def _coloured(self) -> Callable[..., Any]:
         """What calls the command in the colour in which it is declared."""
         command, caller, options = self.command, self._caller, self._options
+        if isinstance(command, _GivenFunction):
+            return command.function  # whatever its colour is: nobody has declared it
         if command.streams:
             start = caller.astream if command.is_async else caller.stream
             return lambda *args, **kwargs: start(command, args, kwargs, options)
@@ -839,9 +841,7 @@ def remote(callback: Callable[..., Any], /) -> BoundCommand[Any]:
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, BoundCommand) and getattr(callback, "__name__", "") == "aio":
         return owner
-    bound: BoundCommand[Any] = BoundCommand(_GivenFunction(callback), _FunctionCaller(callback))
-    bound._invoke = callback
-    return bound
+    return BoundCommand(_GivenFunction(callback), _FunctionCaller(callback))
 
 
 def find_in_class(cls: type[Any], name: str) -> object:
