@@ -1,3 +1,4 @@
+import asyncio
 import gc
 import inspect
 import logging
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from typedrpc.command import BoundCommand, CallOptions, Command, FunctionCommand, LocalCaller, find_in_class, rpc
+from typedrpc.command import BoundCommand, Command, FunctionCommand, LocalCaller, find_in_class, rpc
 from typedrpc.errors import DefinitionError
+from typedrpc.options import CallOptions
 from typedrpc.service import FunctionService, Service, make_proxy
+from typedrpc.stream import AsyncStream, LocalAsyncStream, LocalStream, Stream
 
 
 class Greeter(Service):
@@ -46,6 +49,7 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[tuple[str, CallOptions]] = []
         self.notified: list[object] = []
+        self.streamed: list[object] = []
         self.problem: Exception | None = None
 
     def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
@@ -66,10 +70,32 @@ class Recorder:
     ) -> None:
         self.notified.append((command.qualified_name, args, kwargs, options))
 
+    async def aio(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> Any:
+        return "aio", command.qualified_name, args, kwargs, options
+
     def map(
-        self, command: Command[Any], iterables: tuple[Iterable[Any], ...], options: CallOptions, /
+        self,
+        command: Command[Any],
+        iterables: tuple[Iterable[Any], ...],
+        options: CallOptions,
+        return_exceptions: bool,
+        /,
     ) -> Iterator[Any]:
-        return iter([(command.qualified_name, *items) for items in zip(*iterables, strict=False)])
+        return iter([(command.qualified_name, *items, return_exceptions) for items in zip(*iterables, strict=False)])
+
+    def stream(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> Stream[Any]:
+        self.streamed.append(("stream", command.qualified_name, args, kwargs, options))
+        return LocalStream(iter([1, 2]))
+
+    def astream(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> AsyncStream[Any]:
+        self.streamed.append(("astream", command.qualified_name, args, kwargs, options))
+        return LocalAsyncStream(iter([1, 2]))
 
     def __repr__(self) -> str:
         return "<recorder>"
@@ -132,7 +158,7 @@ def test_map_on_a_local_instance() -> None:
 
 def test_map_wants_an_iterable() -> None:
     with pytest.raises(TypeError, match="at least one iterable"):
-        Greeter().hello.map()  # type: ignore[call-arg]
+        Greeter().hello.map()  # type: ignore[call-overload]
 
 
 def test_options_of_a_local_instance_change_nothing() -> None:
@@ -255,7 +281,10 @@ def test_the_other_call_forms_go_to_the_caller() -> None:
     assert untyped(timed.submit(1, b=2).result()) == expected
     timed.notify(1, b=2)
     assert recorder.notified == [expected]
-    assert untyped(list(greeter.add.map([1, 2], [3, 4]))) == [("Greeter.add", 1, 3), ("Greeter.add", 2, 4)]
+    mapped = [("Greeter.add", 1, 3, False), ("Greeter.add", 2, 4, False)]
+    assert untyped(list(greeter.add.map([1, 2], [3, 4]))) == mapped
+    assert untyped(list(greeter.add.map([1], return_exceptions=True))) == [("Greeter.add", 1, True)]
+    assert untyped(asyncio.run(timed.aio(1, b=2))) == ("aio", *expected)
     assert recorder.asked == []
 
 

@@ -737,7 +737,7 @@ class Echo:
     def _unused(self, *args: Any) -> Any:
         raise AssertionError
 
-    submit = notify = map = _unused
+    aio = submit = notify = map = stream = astream = _unused
 
     def __repr__(self) -> str:
         return "<echo>"
