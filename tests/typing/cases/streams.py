@@ -179,8 +179,8 @@ log = FunctionService("log")
 
 
 @log.rpc
-def tail(name: str) -> Iterator[str]:
-    yield name
+def tail(of: str) -> Iterator[str]:
+    yield of
 
 
 @log.rpc
@@ -193,9 +193,7 @@ async def size(name: str) -> int:
     return 0
 
 
-reveal_type(
-    tail
-)  # R: FunctionCommand[def (name: str) -> Iterator[str]] | FunctionCommand[(name: str) -> Iterator[str]]
+reveal_type(tail)  # R: FunctionCommand[def (of: str) -> Iterator[str]] | FunctionCommand[(of: str) -> Iterator[str]]
 assert_type(tail("a"), Stream[str])
 assert_type(atail("a"), AsyncStream[str])
 reveal_type([size("a")])  # R: list[Coroutine[Any, Any, int]] | list[CoroutineType[Any, Any, int]]
