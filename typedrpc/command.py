@@ -467,7 +467,7 @@ class _Call5(Protocol[A1_contra, A2_contra, A3_contra, A4_contra, A5_contra, S_c
 
 
 class BoundCommand(Generic[CallableT_co]):
-    __slots__ = ("__weakref__", "_block", "_caller", "_invoke", "_options", "command")
+    __slots__ = ("__weakref__", "_block", "_caller", "_invoke", "_options", "_streams", "command")
     __doc__ = _FunctionDocs(  # pyright: ignore[reportAssignmentType]  # a descriptor, where the checker knows only str
         "A command of one instance or one proxy: call it as its function, or in its other forms."
     )
@@ -478,19 +478,22 @@ class BoundCommand(Generic[CallableT_co]):
         self._options = options
 
     if not TYPE_CHECKING:  # pragma: no branch
-        # `_invoke` and `_block` are empty slots until the first call, which ends up here: later calls find them filled
-        # and branch on nothing. Hidden from type checkers, for which any attribute would exist otherwise.
+        # These are empty slots until the first call, which ends up here: later calls find them filled, and those by
+        # `_invoke` and `_block` branch on nothing. Hidden from type checkers, for which any attribute would exist otherwise.
         def __getattr__(self, name: str) -> Any:
             if name == "_invoke":
-                self._invoke = function = self._coloured()
+                self._invoke = found = self._coloured()
             elif name == "_block":
-                self._block = function = self._blocking()
+                self._block = found = self._blocking()
+            elif name == "_streams":
+                self._streams = found = self.command.streams
             else:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            return function
+            return found
 
     _invoke: Callable[..., Any]
     _block: Callable[..., Any]
+    _streams: bool
 
     def _coloured(self) -> Callable[..., Any]:
         """What calls the command in the colour in which it is declared."""
@@ -558,7 +561,7 @@ class BoundCommand(Generic[CallableT_co]):
 
         So it is with a stream, whose items come to whoever takes it from the future.
         """
-        if not self.command.streams:
+        if not self._streams:
             return self._caller.submit(self.command, args, kwargs, self._options)
         future: Future[Any] = Future()
         future.set_result(self._caller.stream(self.command, args, kwargs, self._options))
@@ -584,7 +587,7 @@ class BoundCommand(Generic[CallableT_co]):
 
         A stream of either colour comes as one for ``async for``.
         """
-        if self.command.streams:
+        if self._streams:
             return self._caller.astream(self.command, args, kwargs, self._options)
         return self._caller.aio(self.command, args, kwargs, self._options)
 
@@ -594,7 +597,7 @@ class BoundCommand(Generic[CallableT_co]):
         Raises:
             TypeError: The command streams its result, which would go nowhere.
         """
-        if self.command.streams:
+        if self._streams:
             raise TypeError(f"{self.command.qualified_name} streams its result and cannot be called one-way")
         self._caller.notify(self.command, args, kwargs, self._options)
 
@@ -681,7 +684,7 @@ class BoundCommand(Generic[CallableT_co]):
         """
         if not iterables:
             raise TypeError("map() takes at least one iterable")
-        if self.command.streams:
+        if self._streams:
             return map_outcomes(self._block, iterables, return_exceptions)
         return self._caller.map(self.command, iterables, self._options, return_exceptions)
 
