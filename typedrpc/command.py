@@ -478,8 +478,9 @@ class BoundCommand(Generic[CallableT_co]):
         self._options = options
 
     if not TYPE_CHECKING:  # pragma: no branch
-        # These are empty slots until the first call, which ends up here: later calls find them filled, and those by
-        # `_invoke` and `_block` branch on nothing. Hidden from type checkers, for which any attribute would exist otherwise.
+        # These are empty slots until the first call, which ends up here: later calls find them filled, and branch on
+        # nothing where they go by `_invoke` or `_block`. Hidden from type checkers, for which any attribute would exist
+        # otherwise.
         def __getattr__(self, name: str) -> Any:
             if name == "_invoke":
                 self._invoke = found = self._coloured()
