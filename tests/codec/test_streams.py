@@ -62,13 +62,25 @@ def maybe(rows: Iterator[int] | None = None) -> None: ...
 def follow(rows: AsyncIterator[int]) -> None: ...
 def each(*rows: Iterator[int]) -> None: ...
 def named(**rows: AsyncIterator[int] | int) -> None: ...
-def both(rows: Iterator[int], done: Callable[[], None], *, more: AsyncIterator[str] | None = None) -> Iterator[int]: ...
+def both(rows: Iterator[int], done: Callable[[], None], *, more: AsyncIterator[str] | None = None) -> Iterator[int]:
+    raise NotImplementedError
+
+
 def tagged(value: list[int] | set[int] | Iterator[int]) -> None: ...
 def either(value: int | str | Iterator[int]) -> None: ...
 def beside_bytes(data: bytes, rows: Iterator[bytes]) -> None: ...
-def rows() -> Iterator[int]: ...
-def points() -> AsyncIterator[Point]: ...
-def plain() -> list[int]: ...
+def rows() -> Iterator[int]:
+    raise NotImplementedError
+
+
+def points() -> AsyncIterator[Point]:
+    raise NotImplementedError
+
+
+def plain() -> list[int]:
+    raise NotImplementedError
+
+
 def done() -> None: ...
 
 
@@ -97,7 +109,7 @@ class OwnAsync:
 class Registered: ...
 
 
-collections.abc.Iterator.register(Registered)
+collections.abc.Iterator.register(Registered)  # pyright: ignore[reportAttributeAccessIssue]  # an ABC
 
 a, b, c, d = iter([1]), (x for x in [1]), numbers(), OwnAsync()
 
@@ -228,7 +240,8 @@ def test_a_result_that_is_a_stream() -> None:
     # The response after the items is empty.
     assert codec.pack_result(None) == packb(None)
     assert codec.unpack_result(packb(None)) is None
-    for wrong in ([], numbers(), iter([])):
+    values: list[Any] = [[], numbers(), iter([])]
+    for wrong in values:
         with pytest.raises(CodecError, match=r"Store\.put: result: expected None, got"):
             codec.pack_result(wrong)
     with pytest.raises(CodecError, match=r"Store\.put: result: expected None, got list"):
@@ -246,7 +259,8 @@ def test_payloads_that_hold_no_item(payload: bytes) -> None:
 
 
 def test_large_items_go_beside_their_body() -> None:
-    def large() -> Iterator[bytes]: ...
+    def large() -> Iterator[bytes]:
+        raise NotImplementedError
 
     stream = codec_of(large).result_stream
     assert stream is not None
@@ -256,7 +270,8 @@ def test_large_items_go_beside_their_body() -> None:
 
 
 def test_items_have_constraints_of_their_own() -> None:
-    def positive() -> Iterator[Annotated[int, Gt(0)]]: ...
+    def positive() -> Iterator[Annotated[int, Gt(0)]]:
+        raise NotImplementedError
 
     stream = codec_of(positive).result_stream
     assert stream is not None
@@ -567,8 +582,11 @@ def test_streams_that_nobody_takes_are_dropped() -> None:
 
 
 def test_results_of_another_version_are_read_by_the_callees_items() -> None:
-    def older() -> AsyncIterator[Point]: ...
-    def newer() -> Iterator[NewPoint]: ...
+    def older() -> AsyncIterator[Point]:
+        raise NotImplementedError
+
+    def newer() -> Iterator[NewPoint]:
+        raise NotImplementedError
 
     callee, caller = codec_of(older), codec_of(newer)
     assert callee.result_stream is not None
