@@ -115,7 +115,7 @@ def test_the_types_are_those_of_the_code() -> None:
     assert constraints == nodes.CONSTRAINTS.keys()
     assert f"cut after {constraint_text} characters" in PROTOCOL
     heads = {re.findall(r"\w+", kind)[0] for kind in rows if kind.startswith("`[")}
-    assert heads == {"list", "fixed", "dict", "Literal", "Union", "Annotated", "as", "callback", "ref"}
+    assert heads == {"list", "fixed", "dict", "Literal", "Union", "Annotated", "as", "callback", "stream", "ref"}
 
 
 def test_the_definitions_are_those_of_the_code() -> None:

@@ -304,7 +304,8 @@ def test_the_values_are_of_every_type() -> None:
     # A path of this system is none of others.
     assert named >= {*nodes.SCALARS.values()} | nodes.COLLECTIONS | nodes.MAPPINGS | (STANDARD - {"Path", "PosixPath"})
     kinds = {cls for cls in vars(nodes).values() if isinstance(cls, type) and issubclass(cls, nodes.Node)}
-    abstract = {nodes.Node, nodes.IgnoredNode, nodes.CallbackNode}  # a callback is no value of a result
+    # Callbacks and streams are no values of a result.
+    abstract = {nodes.Node, nodes.IgnoredNode, nodes.CallbackNode, nodes.StreamNode}
     assert {type(node) for node in found} == {cls for cls in kinds if not cls.__name__.startswith("_")} - abstract
 
 

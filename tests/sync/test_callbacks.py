@@ -1563,7 +1563,7 @@ def test_one_index_twice_and_many(server: Server, room: Room, log: Log) -> None:
         while (frame := peer.read_frame()).kind == Kind.RELEASE:
             released.append(frame.command)
         assert ALL_CALLBACKS in released
-        assert "got callback 3, which was given before" in failure_of(frame)[1]
+        assert "got number 3, which was given before" in failure_of(frame)[1]
         peer.send_frame(Kind.REQUEST, Room.keep.id, 3, packed([[callback_mark(index) for index in range(65535)]]))
         while (frame := peer.read_frame()).kind == Kind.RELEASE:
             pass
