@@ -293,7 +293,7 @@ def streams_of(hint: Any) -> tuple[CommandCodec, StreamCodec, StreamCodec]:
     return codec, taken, codec.result_stream
 
 
-@thorough(60)
+@thorough(40)
 @given(st.data())
 def test_items_of_every_type_arrive_as_they_were(data: st.DataObject) -> None:
     typed = data.draw(TYPES)
@@ -306,7 +306,7 @@ def test_items_of_every_type_arrive_as_they_were(data: st.DataObject) -> None:
         assert same(unpack(streams[1].pack_item(value)), value)
 
 
-@thorough(60)
+@thorough(40)
 @given(st.data())
 def test_whatever_a_peer_sends_is_an_item_or_a_codec_error(data: st.DataObject) -> None:
     typed = data.draw(TYPES)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, make_dataclass
+from types import FunctionType
 from typing import Annotated, Any
 
 import pytest
@@ -218,10 +219,8 @@ async def async_generator() -> AsyncIterator[int]:
 
 
 def giving(function: Callable[..., Any], hint: Any) -> Callable[..., Any]:
-    def copy() -> Any: ...
-
-    copy.__code__ = function.__code__
-    copy.__annotations__["return"] = hint
+    copy = FunctionType(function.__code__, globals())
+    copy.__annotations__ = {"return": hint}
     return copy
 
 
