@@ -1267,6 +1267,23 @@ def test_context_variables(proxy: Room) -> None:
         VARIABLE.reset(token)
 
 
+def test_an_async_callback_in_its_other_forms(proxy: Room, room: Room) -> None:
+    async def use(number: int) -> int:
+        return number + 1
+
+    proxy.keep_async(use)
+    (kept,) = room.kept
+    other = remote(kept)
+    forms = [other(1), other.aio(2), other.with_options(timeout=PATIENCE)(3), kept(4)]
+
+    async def main() -> list[int]:
+        return [await form for form in forms]
+
+    assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == [2, 3, 4, 5]
+    assert [other.call(5), other.submit(6).result(PATIENCE), *other.map([7])] == [6, 7, 8]
+    room.kept.clear()
+
+
 def test_a_plain_function_where_an_awaitable_is_asked_for(proxy: Room) -> None:
     async def answer(number: int) -> int:
         return number + 1
