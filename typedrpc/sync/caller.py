@@ -53,6 +53,7 @@ class _Plan(NamedTuple):
 def _plan(connection: Connection, route: Route, options: CallOptions, what: str, default: float | None) -> _Plan:
     """
     Raises:
+        CallCancelled: The call that is being handled was cancelled.
         DeadlineExceeded: No time is left for the call.
     """
     timeout = default if options.timeout is None else options.timeout
@@ -60,6 +61,8 @@ def _plan(connection: Connection, route: Route, options: CallOptions, what: str,
     within = get_call()
     parent = depth = 0
     if within is not None:
+        if within.why_cancelled:
+            raise cancelled_with(within, what)
         deadline = nearest(deadline, within.deadline)
         parent, depth = nesting(connection)
     extension = route.extension(time_left(deadline, what), parent, depth, options.metadata)
