@@ -630,6 +630,11 @@ def test_a_result_is_no_callback(hint: Any) -> None:
     ]
 
 
+def test_a_result_is_no_callback_whatever_that_takes() -> None:
+    with pytest.raises(SignatureFaults, match="a function goes with a call; make it a parameter of a command"):
+        schema_of(giving(Callable[[Report], None]), method=False)
+
+
 @pytest.mark.parametrize("hint", ["Callable[[int], 'Nowhere']", "Callable[['Nowhere'], None]"])
 def test_names_within_a_callback_are_looked_up_and_missed(hint: str) -> None:
     with pytest.raises(UnresolvedNames, match="name 'Nowhere' is not defined"):
