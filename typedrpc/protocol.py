@@ -66,11 +66,14 @@ TokenT = TypeVar("TokenT")
 Outgoing: TypeAlias = bytes | tuple[Buffer, ...]
 
 MAX_STREAMS: Final = 4096
-"""Streams that the peer may send at a time."""
+"""Streams that the peer may send at a time with calls of its own."""
 
 MAX_HELD: Final = 64 * 1024 * 1024
 MESSAGES_HELD: Final = 16
 """Bytes of streams that may have come and not been taken yet; so many messages of the largest size, if that is more."""
+
+HELD_STEP: Final = 1024 * 1024
+"""Bytes of streams after which it is looked how many are held."""
 
 _NO_FLOWS: Final[Mapping[int, Any]] = MappingProxyType({})
 
@@ -224,6 +227,8 @@ class Protocol(Generic[TokenT]):
         """Streams that the peer sends, or may: call and number of the stream to each."""
         self.outflows: dict[int, dict[int, Outflow]] = {}
         """Streams that this side sends, likewise."""
+        self._opened = 0  # streams of the peer, at least since they were counted
+        self._unlooked = 0  # bytes of streams since it was looked how many are held
         self._running: set[int] = set()
         self._lowered = False  # the limit of sizes: messages that were on their way may be larger, and do no harm
         self._farewell = "the connection is being closed"
@@ -369,28 +374,43 @@ class Protocol(Generic[TokenT]):
             return None
         if not inflow.receive(frame.payload):
             return self._break(f"items of stream {frame.command} of call {frame.call} beyond what was asked for")
-        if payload_size(frame.payload) > RECEIVE_SIZE or len(self.inflows) > MAX_STREAMS:
+        self._unlooked += payload_size(frame.payload)
+        if self._unlooked >= HELD_STEP:
+            self._unlooked = 0
             flows = [flow for numbers in tuple(self.inflows.values()) for flow in tuple(numbers.values())]
             held, limit = sum(flow.held for flow in flows), max(MAX_HELD, MESSAGES_HELD * self.limits.max_message_size)
-            if len(flows) > MAX_STREAMS:
-                return self._break(f"{len(flows)} streams at a time, the limit is {MAX_STREAMS}")
             if held > limit:
                 return self._break(f"streams of which {held} bytes were not taken yet, the limit is {limit}")
-        return None
+        return self._check_streams()
 
-    def _on_end(self, frame: Frame) -> None:
+    def _on_end(self, frame: Frame) -> Event[TokenT] | None:
         inflow = self._inflow_of(frame) if frame.command else None
         if inflow is not None and not inflow.ended:
             inflow.end(frame.payload if payload_size(frame.payload) else None)
+        return self._check_streams()
 
     def _inflow_of(self, frame: Frame) -> Inflow | None:
         """The stream that a frame is of; None where nobody wants it any more."""
-        flows = self.inflows.get(frame.call)
-        inflow = None if flows is None else flows.get(frame.command)
-        if inflow is None and frame.command and frame.call in self._running:
+        call, number = frame.call, frame.command
+        flows = self.inflows.get(call)
+        inflow = None if flows is None else flows.get(number)
+        if inflow is None and number and call in self._running:
             # It may come before anybody has looked at the call's arguments.
-            return self.inflow(frame.call, frame.command)
+            inflow = self.inflow(call, number)
+            self._opened += 1
+            if call not in self._running:  # answered meanwhile, and perhaps not seen there
+                self.inflows.pop(call, None)
         return inflow
+
+    def _check_streams(self) -> Event[TokenT] | None:
+        """Counts the peer's streams, when it has opened so many since the last time that it may be too many."""
+        if self._opened <= MAX_STREAMS:
+            return None
+        flows = tuple(self.inflows.items())
+        self._opened = sum(len(numbers) for call, numbers in flows if call & 1 != self.client)
+        if self._opened <= MAX_STREAMS:
+            return None
+        return self._break(f"{self._opened} streams at a time, the limit is {MAX_STREAMS}")
 
     def _on_credit(self, frame: Frame) -> Event[TokenT] | None:
         more = read_credit(frame.payload)
