@@ -12,7 +12,7 @@ is wrong with a payload comes back as a sentence.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from struct import Struct, pack, unpack_from
 from typing import Final, NamedTuple
 
@@ -91,4 +91,4 @@ def _cut(payload: Buffer, sizes: tuple[int, ...]) -> list[Buffer] | str:
     ends = list(accumulate(sizes, initial=_COUNT.size + PART_OVERHEAD * len(sizes)))
     if ends[-1] != len(payload):
         return f"{len(sizes)} parts that end at {ends[-1]} of {len(payload)} bytes"
-    return [payload[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [payload[start:end] for start, end in pairwise(ends)]
