@@ -241,6 +241,87 @@ class Dispatcher:
             self.observer.begins(call)
         return call
 
+    # The same for the calls of a batch, whose outcomes are collected
+
+    def open_batch(self, request: Request, peer: Peer) -> "Row | bytes":
+        """What all the calls of a batch lead to, or the failure that all of them come to."""
+        extras = request.extras
+        try:
+            if request.command == ProtocolCommand.CALLBACK:
+                row = self._row_of_callback(request)
+            else:
+                row = self._rows.get(request.command) or self._make_row(request.command)
+            if extras.schema is not None:
+                row = self._row_of_version(row, extras.schema, peer)
+            if row.has_callbacks:
+                raise ProtocolError(f"{row.name}: its calls cannot travel in a batch, as functions go with them")
+            if row.entry is not None and not peer.instances:
+                raise ServerBusy(f"{row.name}: the service of this client is not made yet")
+            if extras.depth >= self._max_depth:
+                text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
+                raise NestedTooDeep(text)
+        except RpcError as error:
+            return pack_protocol_failure(error)
+        return row
+
+    def begin_part(
+        self,
+        protocol: Protocol[Any],
+        request: Request,
+        row: "Row",
+        payload: Payload,
+        peer: Peer,
+        deadline: float | None,
+    ) -> Call | bytes:
+        """The half before the handler: the call to run, or the failure that it comes to.
+
+        Args:
+            protocol: Of the connection.
+            request: The batch.
+            row: From :meth:`open_batch`.
+            payload: The packed arguments of this call.
+            peer: Who calls.
+            deadline: Of the batch.
+        """
+        try:
+            args, kwargs = row.unpack(payload)
+        except RpcError as error:
+            return pack_protocol_failure(error)
+        call = Call(row, args, kwargs, peer, protocol, request)
+        if row.entry is not None:
+            call.function = function_for(row.entry.command, peer.instances[row.entry.place or 0])
+        extras = request.extras
+        if extras is not NO_EXTRAS:
+            call.depth = extras.depth
+            call.deadline = deadline
+            if deadline is not None and deadline <= monotonic():
+                return pack_protocol_failure(DeadlineExceeded(f"{row.name}: no time was left"))
+        if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
+            call.started = monotonic()
+            self.observer.begins(call)
+        return call
+
+    def finish_part(self, protocol: Protocol[Any], call: Call, result: Any) -> tuple[bool, Payload]:
+        """The half after a handler that returned: whether the call came to an error, and the packed outcome."""
+        try:
+            payload = call.row.pack(result)
+        except CodecError as error:
+            return True, self._misfit(call, error)
+        except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
+            return self.fail_part(protocol, call, error)
+        if self.observer is not None:
+            self._tell(call, result, None)
+        return False, payload
+
+    def fail_part(
+        self, protocol: Protocol[Any], call: Call, error: BaseException, *, raised_here: bool = False
+    ) -> tuple[bool, Payload]:
+        """The half after a handler that raised; see :meth:`fail`."""
+        if self.observer is not None:
+            self._tell(call, None, error)
+        payload = self._failure_of(protocol, call, error, raised_here=raised_here)
+        return True, payload or b""  # which nobody is told
+
     def finish(self, protocol: Protocol[Any], request: Request, call: Call, result: Any) -> Outgoing | None:
         """The half after a handler that returned: the answer."""
         if not request.call:
@@ -251,10 +332,7 @@ class Dispatcher:
         try:
             payload = row.pack(result)
         except CodecError as error:
-            logger.error("the handler of %s does not keep to its annotations: %s", row.name, error)
-            if self.observer is not None:
-                self._tell(call, None, error)
-            return protocol.failure(request, pack_protocol_failure(error))
+            return protocol.failure(request, self._misfit(call, error))
         except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
             return self.fail(protocol, request, call, error)
         if self.observer is not None:
@@ -279,22 +357,35 @@ class Dispatcher:
         """
         if self.observer is not None:
             self._tell(call, None, error)
+        payload = self._failure_of(protocol, call, error, raised_here=raised_here)
+        return None if payload is None else protocol.failure(request, payload)
+
+    def _failure_of(
+        self, protocol: Protocol[Any], call: Call, error: BaseException, *, raised_here: bool
+    ) -> bytes | None:
+        """What a caller is told of what a handler raised, and a line in the log; None where nobody is to be told."""
         name = call.row.name
-        if request.call and (payload := _pack_declared(call.row, error)) is not None:
-            return protocol.failure(request, payload)
+        if call.id and (payload := _pack_declared(call.row, error)) is not None:
+            return payload
         if protocol.error is not None and isinstance(error, ConnectionLost):
             # Its own call back told it, and there is nobody to be told anything.
             logger.info("%s ended, as its caller has left: %s", name, error)
             return None
         error_id = ""
-        if not raised_here and (not is_public(error) or not request.call):
+        if not raised_here and (not is_public(error) or not call.id):
             error_id = os.urandom(4).hex()
-            kind = "call" if request.call else "one-way call"
+            kind = "call" if call.id else "one-way call"
             logger.error("%s failed in a %s, error id %s", name, kind, error_id, exc_info=error)
-        if not request.call:
+        if not call.id:
             return None
         trace = "".join(traceback.format_exception(error)) if self._debug and not is_public(error) else ""
-        return protocol.failure(request, pack_handler_failure(error, error_id=error_id, trace=trace))
+        return pack_handler_failure(error, error_id=error_id, trace=trace)
+
+    def _misfit(self, call: Call, error: CodecError) -> bytes:
+        logger.error("the handler of %s does not keep to its annotations: %s", call.row.name, error)
+        if self.observer is not None:
+            self._tell(call, None, error)
+        return pack_protocol_failure(error)
 
     def _tell(self, call: Call, result: object, error: BaseException | None) -> None:
         """A call is over that may have begun before anybody wanted to know."""

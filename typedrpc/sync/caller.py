@@ -4,11 +4,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic
-from typing import Any, Final, final
+from typing import Any, final
 
 from typedrpc.agreement import Route
+from typedrpc.batches import MIN_WINDOW
 from typedrpc.codec import CallbackCodec, CodecError, Payload
 from typedrpc.command import BoundCommand, CallbackCommand, CallOptions, Command
 from typedrpc.dispatch import Row, get_call
@@ -20,13 +21,11 @@ from typedrpc.service import bind, make_proxy, services_of
 from typedrpc.sync.agreements import AGREE_TIME, Agreements, nesting
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.loop import in_loop, running_loop
+from typedrpc.sync.mapping import mapped
 from typedrpc.sync.tokens import Pending
 from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
-
-MAP_WINDOW: Final = 64
-"""Calls of one ``map`` that are in flight at a time."""
 
 
 class _Calls:
@@ -114,15 +113,43 @@ class _Calls:
         connection.notify(route.id, payload, command.qualified_name, deadline, extension, offers)
 
     def map(
-        self, command: Command[Any], iterables: tuple[Iterable[Any], ...], options: CallOptions, /
+        self,
+        command: Command[Any],
+        iterables: tuple[Iterable[Any], ...],
+        options: CallOptions,
+        return_exceptions: bool = False,
+        /,
     ) -> Iterator[Any]:
+        if command.codec.has_callbacks:
+            return self._map_with_callbacks(command, iterables, options, return_exceptions)
+        return mapped(
+            partial(self._resolve, command, options.timeout), command, iterables, options.timeout, return_exceptions
+        )
+
+    def _map_with_callbacks(
+        self,
+        command: Command[Any],
+        iterables: tuple[Iterable[Any], ...],
+        options: CallOptions,
+        return_exceptions: bool,
+    ) -> Iterator[Any]:
+        """Functions that go with a call are known by it: so each is a request of its own."""
         futures: deque[Future[Any]] = deque()
-        for args in zip(*iterables, strict=False):  # as map does, it ends with the shortest
-            futures.append(self._submit_in_order(command, args, options))
-            if len(futures) >= MAP_WINDOW:
-                yield futures.popleft().result()
-        while futures:
-            yield futures.popleft().result()
+        inputs = zip(*iterables, strict=False)
+        args = next(inputs, None)
+        while args is not None or futures:
+            if args is not None:
+                futures.append(self._submit_in_order(command, args, options))
+                args = next(inputs, None)
+                if args is not None and len(futures) < MIN_WINDOW:
+                    continue
+            try:
+                result = futures.popleft().result()
+            except Exception as error:
+                if not return_exceptions:
+                    raise
+                result = error
+            yield result
 
     def _submit_in_order(self, command: Command[Any], args: tuple[Any, ...], options: CallOptions) -> Future[Any]:
         """As ``submit``; what cannot be sent fails in its turn, after the results before it."""

@@ -9,13 +9,14 @@ the call that it interrupted is given up; elsewhere it ends the connection.
 
 import socket
 import threading
+from collections.abc import Iterable, Sequence
 from time import monotonic
-from typing import Final, Protocol, final
+from typing import Final, Protocol, cast, final
 
 from typedrpc import transport
 from typedrpc.callbacks import Callbacks, Offers
 from typedrpc.codec import Payload, Segmented
-from typedrpc.errors import DeadlineExceeded
+from typedrpc.errors import DeadlineExceeded, RpcError
 from typedrpc.failure import unpack_failure
 from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
@@ -23,9 +24,9 @@ from typedrpc.sync.handling import HandlerThreads, Series
 from typedrpc.sync.role import ReadRole, Waiter
 from typedrpc.sync.room import Room
 from typedrpc.sync.router import Router
-from typedrpc.sync.tokens import CallWaiter, Failed, NotSent, Pending, Token
+from typedrpc.sync.tokens import Batch, CallWaiter, Failed, NotSent, Pending, Token
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import Kind
+from typedrpc.wire import Buffer, Frame, Kind
 
 _RESPONSE: Final = int(Kind.RESPONSE)
 _POISON: Final = 0xFF
@@ -36,6 +37,8 @@ class Connection(Protocol):
     """What calls need of their connection beside its parts."""
 
     ended: bool
+    forked: bool
+    watched: bool
 
     def check(self) -> None: ...
     def read(self, deadline: float | None = None) -> list[Event[Token]]: ...
@@ -251,6 +254,109 @@ class Calls:
         finally:
             del error  # as above
 
+    def send_batch(
+        self,
+        batch: Batch,
+        command: int,
+        bodies: Sequence[Payload],
+        what: str,
+        extension: bytes = b"",
+        nested: bool = False,
+        *,
+        wait: bool,
+    ) -> bool:
+        """Call the peer, once for each of some packed arguments; :meth:`fetch` gives what they come to.
+
+        Args:
+            batch: What they are known by here.
+            command: The peer's id of the command.
+            bodies: Their packed arguments. Only one that goes alone may have segments.
+            what: Names the command in errors.
+            extension: The packed extension map.
+            nested: Whether they are made by a handler of a call that came on this connection.
+            wait: Whether to wait for room at the peer.
+
+        Returns:
+            Whether there was room.
+
+        Raises:
+            ConnectionLost, DeadlineExceeded, MessageTooLarge, ServerBusy: As :meth:`call` does; nothing was sent.
+        """
+        core = self._core
+        with self._state:
+            call = core.new_call(nested)
+            if not (wait or nested or self._room.has_place):
+                return False
+        if len(bodies) == 1:
+            data = core.request(call, command, bodies[0], what, extension)
+        else:
+            data = core.batch(call, command, cast("Sequence[Buffer]", bodies), what, extension)
+        batch.call = call
+        try:
+            self._register(call, data, what, batch.deadline, batch, nested=nested)
+            if batch.deadline is not None and not self._connection.watched:
+                self._connection.watch()
+            return True
+        except Failed as failed:
+            error = failed.error
+        except BaseException as interrupt:
+            self._connection.interrupted(interrupt)
+            raise
+        try:
+            raise error
+        finally:
+            del error  # as above
+
+    def fetch(self, batch: Batch, waiter: Waiter, what: str, *, nested: bool = False) -> Frame | RpcError:
+        """Wait until something of a batch has come: the next frame, or what all the rest came to."""
+        aside = nested and self._threads.step_aside()
+        try:
+            while True:
+                # In this order: what came is told before the end.
+                waiter.done = False
+                error = batch.error
+                if batch.frames:
+                    return batch.frames.popleft()
+                if error is not None:
+                    return error
+                self._await_any(batch, waiter, what)
+        finally:
+            if aside:
+                self._threads.step_back()
+
+    def _await_any(self, batch: Batch, waiter: Waiter, what: str) -> None:
+        """Wait, parked or leading, until something has come for the waiter, or the batch is out of time."""
+        deadline = batch.deadline
+        interrupt: BaseException | None = None
+        leading = False
+        while interrupt is None:
+            if leading or self._role.try_take():
+                leading = False
+                interrupt = self._lead(waiter, deadline)
+            left = None if deadline is None else deadline - monotonic()
+            if waiter.done or interrupt is not None or (left is not None and left <= 0):
+                break
+            if self._connection.forked:
+                batch.end(self._core.lost())
+                return
+            interrupt = self._park(waiter, left)
+            leading, waiter.leads = waiter.leads, False
+        if interrupt is not None:
+            raise interrupt
+        if not waiter.done and self._core.calls.pop(batch.call) is not None:
+            self._room.give_up(1)
+            batch.end(DeadlineExceeded("no answer in time"))
+
+    def give_up(self, batches: Iterable[Batch]) -> None:
+        """Nobody wants the outcomes of these any more. They are in flight to the peer, until it has answered."""
+        given_up = [batch.call for batch in batches if self._core.calls.pop(batch.call) is not None]
+        if given_up:
+            self._tell_given_up(given_up)
+            self._room.give_up(len(given_up))
+
+    def _tell_given_up(self, calls: Sequence[int]) -> None:
+        """The place where the peer is told that calls were given up, once there is a frame for that."""
+
     def notify(
         self,
         command: int,
@@ -308,7 +414,9 @@ class Calls:
                 self._room.await_place(what, monotonic() if at_once else deadline)
             if self._connection.ended:
                 raise NotSent(core.lost())
-            core.calls.insert(call, token, deadline if isinstance(token, Pending) else None)
+            core.calls.insert(call, token, None if isinstance(token, CallWaiter) else deadline)
+            if isinstance(token, Batch) and token.count > 1:
+                core.batches[call] = token.count
         if at_once:
             self._connection.post(data)
         elif not isinstance(data, bytes):

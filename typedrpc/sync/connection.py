@@ -10,7 +10,8 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, final
 
@@ -29,7 +30,7 @@ from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.room import Room
 from typedrpc.sync.router import Router
-from typedrpc.sync.tokens import CallWaiter, Token
+from typedrpc.sync.tokens import Batch, CallWaiter, Token
 from typedrpc.sync.workers import Watcher, Workers
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import Frame, Kind
@@ -81,6 +82,7 @@ class Connection:
         self._sock = sock
         self._state = threading.Lock()
         self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
+        self._abandoned: deque[Sequence[Batch]] = deque()  # of maps that nobody goes on with
         self._dropped = False  # a callback, which the peer is to be told
         self._failing: list[Token] = []
         self._torn = False
@@ -130,6 +132,8 @@ class Connection:
         self.call = self._calls.call
         self.submit = self._calls.submit
         self.notify = self._calls.notify
+        self.send_batch = self._calls.send_batch
+        self.fetch = self._calls.fetch
         self._runtime = runtime
         forsake_after_fork(self)
 
@@ -205,6 +209,16 @@ class Connection:
         if not self.ended:
             self._writer.queue.append(self.core.release(origin, index))
             self._dropped = True
+            self._runtime()[1].poke(self)
+
+    def abandon(self, batches: Sequence[Batch]) -> None:
+        """A map is given up, after :meth:`HandlerThreads.stand_by`, with what is in flight of it.
+
+        May be called anywhere, within the garbage collector too.
+        """
+        # As above. The watcher does what has to be done.
+        if not self.ended:
+            self._abandoned.append(batches)
             self._runtime()[1].poke(self)
 
     def watch(self) -> None:
@@ -312,6 +326,8 @@ class Connection:
         for token in self.core.calls.calls.values():
             if isinstance(token, CallWaiter):  # perhaps the very thread that forked, in what its call called back
                 token.error, token.done = self.core.lost(), True
+            elif isinstance(token, Batch):
+                token.end(self.core.lost())
         for part in (self._writer, self.threads, self._router, self.callbacks):
             part.forsake()
         self._sock.close()
@@ -425,6 +441,9 @@ class Connection:
 
     def look(self, now: float) -> float | None:
         """See :class:`typedrpc.sync.workers.Watched`."""
+        while self._abandoned:
+            self._calls.give_up(self._abandoned.popleft())
+            self.threads.stand_down()
         with self._state:
             expired = self.core.calls.expire(now)
             next_deadline = self.core.calls.next_deadline()

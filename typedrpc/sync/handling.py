@@ -20,13 +20,14 @@ from threading import get_ident
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
 
+from typedrpc.batches import BatchRun, Result
 from typedrpc.callbacks import Callbacks
 from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.dispatch import Call, Dispatcher, enter_call, leave_call
 from typedrpc.errors import ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
-from typedrpc.protocol import Outgoing, Protocol, Request
+from typedrpc.protocol import BatchRequest, Outgoing, Protocol, Request
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.workers import QUICK_TICK, QUICK_TICKS, TICK, Watched, Watcher, Workers
 from typedrpc.sync.writer import BATCH_SIZE, Writer, copied
@@ -140,6 +141,8 @@ class HandlerThreads:
         self._one_way = Series()
         self._in_series = 0  # requests that wait in a series, or for one thread
         self._in_series_bytes = 0
+        self._standing_by = 0  # for threads that come back for outcomes, and may be long in coming
+        self._batches: Final[dict[BatchRun, bool]] = {}  # of which not all outcomes are sent
         self._in_line = 0  # requests that wait for their turn; their bytes count with those in a series
         # What the watcher saw last; counters of which only whether they move counts.
         self._handled = 0
@@ -163,6 +166,9 @@ class HandlerThreads:
             series: Those that it must wait for. One-way calls are a series of their own.
         """
         self.served_callers = 0
+        if type(request) is BatchRequest and request.progress is None:
+            request.progress = BatchRun(self._core, request)
+            self._batches[request.progress] = True
         turns = self._turns
         if turns is not None and self._takes_turn(request):
             self._stand_in_line(turns, request)
@@ -196,12 +202,52 @@ class HandlerThreads:
         return not (request.call and parent and self._core.calls.get(parent) is not None)
 
     def _stand_in_line(self, turns: Turns, request: Request) -> None:
+        if type(request) is BatchRequest:
+            self._stand_in_line_with_batch(turns, request)
+            return
         with self._lock:
             self._in_line += 1
             self._in_series_bytes += _weight(request)
         go = partial(self._go, turns, request, monotonic())
         if turns.take(go):
             go()
+
+    def _stand_in_line_with_batch(self, turns: Turns, batch: BatchRequest) -> None:
+        """The calls of a batch come one after another: while one stands in line, who came after it comes before the next."""
+        while True:
+            with self._lock:
+                self._in_line += 1
+                self._in_series_bytes += _weight(batch)
+            if not turns.take(partial(self._go_from_line, turns, batch)):
+                return
+            if not self._go_with_batch(turns, batch) or batch.progress.is_taken:
+                return
+
+    def _go_from_line(self, turns: Turns, batch: BatchRequest) -> bool:
+        wanted = self._go_with_batch(turns, batch)
+        if wanted and not batch.progress.is_taken:
+            self._stand_in_line_with_batch(turns, batch)
+        return wanted
+
+    def _go_with_batch(self, turns: Turns, batch: BatchRequest) -> bool:
+        """It is the turn of the next call of a batch. Returns whether it is still to be run."""
+        wanted = not self.ended
+        if wanted:
+            self.ready.append(partial(self._run_part_in_turn, turns, batch, batch.progress.take()))
+        with self._lock:  # after it was added, as in `_go`
+            self._in_line -= 1
+            self._in_series_bytes -= _weight(batch)
+        if not wanted:
+            self._look_whether_over()
+        elif get_ident() not in self._idents:
+            self._attach_further()
+        return wanted
+
+    def _run_part_in_turn(self, turns: Turns, batch: BatchRequest, index: int) -> None:
+        try:
+            self._run_part(batch, index)
+        finally:
+            turns.give_back()
 
     def _go(self, turns: Turns, request: Request, since: float) -> bool:
         """It is the turn of a request. Returns whether it is still to be run."""
@@ -245,6 +291,69 @@ class HandlerThreads:
         if answer is not None and (self.ready or not self._writer.write_whole(answer)):
             self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
 
+    # Batches
+
+    def _run_next(self, batch: BatchRequest, *, nested: bool = False) -> BaseException | None:
+        """Run the next call of a batch, which this thread has to itself meanwhile. Returns as `_run_part` does."""
+        return None if self.ended else self._run_part(batch, batch.progress.take(), nested=nested)
+
+    def _run_one_of(self, batch: BatchRequest) -> None:
+        """Run the next call of a batch that was ready, which is ready again before: others take its further calls."""
+        if self.ended:
+            return  # nobody waits for it any more
+        index = batch.progress.take()
+        if not batch.progress.is_taken:
+            self.ready.append(batch)
+        self._run_part(batch, index)
+
+    def _run_part(self, batch: BatchRequest, index: int, *, nested: bool = False) -> BaseException | None:
+        """Run one call of a batch: what a handler raised that is no :class:`Exception`."""
+        run: BatchRun = batch.progress
+        dispatcher, core, row = self._dispatcher, self._core, run.row
+        if self.ended:
+            return None  # nobody waits for it any more
+        interrupt: BaseException | None = None
+        if row is None:
+            row = run.row = dispatcher.open_batch(batch, self._peer)
+        if type(row) is bytes:
+            result: Result = (True, row)
+        else:
+            left = batch.extras.time_left
+            deadline = None if left is None else run.since + left
+            call = dispatcher.begin_part(core, batch, row, run.parts[index], self._peer, deadline)
+            if isinstance(call, Call):
+                result, interrupt = self._result_of(call, nested=nested)
+            else:
+                result = (True, call)
+        if run.settle(index, result):
+            self._reply(run)
+            self._writer.make_room()
+        return interrupt
+
+    def _result_of(self, call: Call, *, nested: bool) -> tuple[Result, BaseException | None]:
+        dispatcher, core = self._dispatcher, self._core
+        token = enter_call(call)
+        try:
+            value = call.function(*call.args, **call.kwargs)
+        except BaseException as error:
+            interrupt = None if isinstance(error, Exception) else error
+            raised_here = nested and interrupt is not None
+            return dispatcher.fail_part(core, call, error, raised_here=raised_here), interrupt
+        finally:
+            leave_call(token)
+        try:
+            return dispatcher.finish_part(core, call, value), None
+        except BaseException as error:  # its generator ends a program, or a signal does
+            return dispatcher.fail_part(core, call, error, raised_here=nested), error
+
+    def _reply(self, run: BatchRun) -> None:
+        """Queue what is known of a batch's outcomes, in order."""
+        if run.reply(self._queue_reply):
+            self._batches.pop(run, None)
+
+    def _queue_reply(self, data: Outgoing) -> None:
+        self._writer.queue.append(data if isinstance(data, bytes) else copied(data))
+
     def hold(self, request: Request) -> None:
         """A one-way call came that waits for one thread: it counts as one that waits in a series."""
         with self._lock:
@@ -274,6 +383,23 @@ class HandlerThreads:
         """An expected outcome will not come after all, or has been dealt with."""
         with self._lock:
             self._pending -= 1
+            self._recount()
+
+    def stand_by(self) -> None:
+        """Outcomes will come for a thread that may be elsewhere then: from now on somebody reads while it does not.
+
+        It reads faster for itself: so nobody is attached before it has been away for a tick or two.
+        """
+        with self._lock:
+            self._standing_by += 1
+            self._recount()
+        if not self._watched.watched:
+            self._runtime()[1].watch(self._watched)
+
+    def stand_down(self) -> None:
+        """The opposite of :meth:`stand_by`."""
+        with self._lock:
+            self._standing_by -= 1
             self._recount()
 
     def look_again(self) -> None:
@@ -462,7 +588,7 @@ class HandlerThreads:
 
     def _needs_reader(self) -> bool:
         """Whether somebody has to read although no thread waits for a reply."""
-        return self.attended or self._pending > 0 or bool(self._callbacks.groups)
+        return self.attended or self._pending > 0 or self._standing_by > 0 or bool(self._callbacks.groups)
 
     def step_aside(self) -> bool:
         """This thread begins to wait for a nested call of its own: what is ready is for others.
@@ -531,6 +657,13 @@ class HandlerThreads:
                 except IndexError:  # handed to others, as the connection has ended
                     break
                 self._handled += 1
+                if type(request) is BatchRequest:
+                    interrupt = self._run_next(request, nested=True)
+                    if not request.progress.is_taken:
+                        work.appendleft(request)
+                    if interrupt is not None:
+                        return interrupt
+                    continue
                 answer, interrupt = self._handle(request, nested=True)
                 if not request.call:
                     self.let_go(request)
@@ -571,7 +704,9 @@ class HandlerThreads:
                 except IndexError:  # another thread was quicker
                     break
                 self._handled += 1
-                if isinstance(work, Request):
+                if type(work) is BatchRequest:
+                    self._run_one_of(work)
+                elif isinstance(work, Request):
                     answer, _ = self._handle(work)
                     # What is ready together leaves together: only the last answer is written at once.
                     if answer is not None and (ready or not writer.write_whole(answer)):
@@ -619,9 +754,14 @@ class HandlerThreads:
     def _run_series(self, series: Series) -> None:
         """Do the first of what waits in a series, and come back for the next."""
         work = series.waiting.popleft()
+        again = False
         try:
             if not isinstance(work, Request):
                 work()
+                return
+            if type(work) is BatchRequest:
+                self._run_next(work)
+                again = not (work.progress.is_taken or self.ended)
                 return
             answer, _ = self._handle(work)
             if answer is not None:
@@ -631,8 +771,11 @@ class HandlerThreads:
             if turns is not None and series is self._one_way and _of_a_service(work):
                 turns.give_back()
             with self._lock:
-                self._in_series -= 1
-                self._in_series_bytes -= _weight(work)
+                if again:
+                    series.waiting.appendleft(work)
+                else:
+                    self._in_series -= 1
+                    self._in_series_bytes -= _weight(work)
                 if series.waiting:
                     self.ready.append(partial(self._run_series, series))
                 else:
@@ -651,11 +794,13 @@ class HandlerThreads:
         progress, handled = self._role.progress, self._handled
         moved, handling = progress != self._seen_progress, handled != self._seen_handled
         self._seen_progress, self._seen_handled = progress, handled
-        if not handling and self._writer.queue:
+        if not handling and (self._batches or self._writer.queue):
             # Answers that were to leave together with that of a handler which takes its time.
+            for run in tuple(self._batches):
+                self._reply(run)
             self._writer.flush(monotonic())
         if not self._role.free and not self.ready:
-            return TICK if moved or self._writer.queue else None
+            return TICK if moved or self._writer.queue or (handling and self._batches) else None
         if self.unattended and self._role.free and (self.ready or not moved):
             if self.has_room():
                 self._try_to_attach()
@@ -708,7 +853,11 @@ class HandlerThreads:
                 with contextlib.suppress(ValueError):  # just taken by a thread
                     self.ready.remove(work)
                     error = ServerBusy("no thread is left for a call that is nested in another one; raise max_workers")
-                    self._writer.queue.append(self._core.failure(work, pack_protocol_failure(error)))
+                    if type(work) is BatchRequest:
+                        work.progress.settle_rest((True, pack_protocol_failure(error)))
+                        self._reply(work.progress)
+                    else:
+                        self._writer.queue.append(self._core.failure(work, pack_protocol_failure(error)))
         self._writer.flush(monotonic())
 
     def _run_lent(self) -> None:
