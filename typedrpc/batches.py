@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable
 from threading import Lock
 from time import monotonic
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, cast, final
 
 from typedrpc.codec import Payload, Segmented
 from typedrpc.errors import MessageTooLarge
 from typedrpc.failure import pack_protocol_failure
-from typedrpc.parts import PART_OVERHEAD, pack_outcomes
+from typedrpc.parts import PART_OVERHEAD, Part, pack_outcomes
 from typedrpc.protocol import MAX_BATCH, BatchRequest, Outgoing, Protocol
 from typedrpc.wire import HEADER_SIZE, RECEIVE_SIZE, payload_size
 
@@ -74,8 +74,8 @@ class Pace:
         """
         fitting = TARGET_TIME * calls / max(seconds, 1e-6)
         affordable = WINDOW_BYTES * calls // (2 * max(size, 1))
-        # One that was quick by chance must not make the next ones far too large.
-        self.size = int(max(1, min(fitting, affordable, 2 * max(self.size, calls), MAX_BATCH)))
+        # One that was quick, or held up, by chance must not make the next ones far too large, or small.
+        self.size = int(max(1, self.size // 4, min(fitting, affordable, 2 * max(self.size, calls), MAX_BATCH)))
         self.window = max(MIN_WINDOW, 2 * self.size)
         self._sized = True
 
@@ -86,9 +86,10 @@ class BatchRun:
 
     Attributes:
         parts: The packed arguments of each call.
-        row: For the dispatcher: what was looked up for all of them.
+        opened: What the dispatcher has looked up for all of them, once it has.
         since: When it came, on the monotonic clock.
-        next: The first call that nobody has taken.
+        count: How many calls there are.
+        next: The first call that nobody has taken; ``count`` where all have been.
     """
 
     __slots__ = (
@@ -99,16 +100,17 @@ class BatchRun:
         "_outcomes",
         "_request",
         "_told",
+        "count",
         "next",
+        "opened",
         "parts",
-        "row",
         "since",
     )
 
     def __init__(self, core: Protocol[Any], request: BatchRequest) -> None:
-        count = len(request.parts)
+        self.count = count = len(request.parts)
         self.parts = request.parts
-        self.row: Any = None
+        self.opened: Any = None
         self.next = 0
         self.since = self._last_reply = monotonic()
         self._core = core
@@ -121,7 +123,7 @@ class BatchRun:
     @property
     def is_taken(self) -> bool:
         """No call is left to be taken."""
-        return self.next == len(self.parts)
+        return self.next == self.count
 
     def take(self) -> int:
         """The next call. Whoever asks has the batch to himself."""
@@ -159,7 +161,7 @@ class BatchRun:
             except ValueError:
                 end = len(outcomes)
             self._last_reply = monotonic()
-            frames = self._pack([outcome for outcome in outcomes[start:end] if outcome is not None])
+            frames = self._pack(cast("list[Result]", outcomes[start:end]))
             for index, payload in enumerate(frames, 1):
                 is_last = end == len(outcomes) and index == len(frames)
                 send(self._core.outcomes(self._request, payload, last=is_last))
@@ -170,6 +172,9 @@ class BatchRun:
         """The payloads of frames that hold these outcomes, none of them larger than the peer accepts."""
         most = self._core.peer_limits.max_message_size
         limit = min(most, FRAME_BYTES)
+        bodies = [payload for _, payload in results]
+        if set(map(type, bodies)) == {bytes} and PART_OVERHEAD * (len(bodies) + 1) + sum(map(len, bodies)) <= limit:
+            return [pack_outcomes(cast("list[Part]", results))]
         frames: list[Payload] = []
         gathered: list[tuple[bool, Any]] = []
         size = PART_OVERHEAD
@@ -192,7 +197,7 @@ class BatchRun:
         return frames
 
     def _too_large(self, is_error: bool, size: int, limit: int) -> bytes:
-        what = "the error that a call ended with" if is_error else getattr(self.row, "result_name", "a result")
+        what = "the error that a call ended with" if is_error else self.opened.row.result_name
         error = MessageTooLarge(what, size, limit)
         if not is_error:
             logger.warning("%s", error)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from functools import lru_cache, partial
 from time import monotonic
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
@@ -158,6 +158,19 @@ class Row:
         self.has_callbacks = has_callbacks
 
 
+class Opened(NamedTuple):
+    """What the calls of a batch have in common, with everything looked up that they need."""
+
+    row: Row
+    function: Callable[..., Any]
+    peer: Peer
+    protocol: Protocol[Any]
+    request: Request
+    depth: int
+    deadline: float | None
+    is_observed: bool
+
+
 class Observer(TypingProtocol):
     """Wants to know of the calls of one side, in the threads or tasks that handle them. Raises nothing."""
 
@@ -243,8 +256,15 @@ class Dispatcher:
 
     # The same for the calls of a batch, whose outcomes are collected
 
-    def open_batch(self, request: Request, peer: Peer) -> "Row | bytes":
-        """What all the calls of a batch lead to, or the failure that all of them come to."""
+    def open_batch(self, protocol: Protocol[Any], request: Request, peer: Peer, since: float) -> Opened | bytes:
+        """What all the calls of a batch have in common, or the failure that all of them come to.
+
+        Args:
+            protocol: Of the connection.
+            request: The batch.
+            peer: Who calls.
+            since: When it came, on the monotonic clock.
+        """
         extras = request.extras
         try:
             if request.command == ProtocolCommand.CALLBACK:
@@ -255,48 +275,42 @@ class Dispatcher:
                 row = self._row_of_version(row, extras.schema, peer)
             if row.has_callbacks:
                 raise ProtocolError(f"{row.name}: its calls cannot travel in a batch, as functions go with them")
-            if row.entry is not None and not peer.instances:
-                raise ServerBusy(f"{row.name}: the service of this client is not made yet")
+            function = row.function
+            if row.entry is not None:
+                if not peer.instances:
+                    raise ServerBusy(f"{row.name}: the service of this client is not made yet")
+                function = function_for(row.entry.command, peer.instances[row.entry.place or 0])
             if extras.depth >= self._max_depth:
                 text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
                 raise NestedTooDeep(text)
         except RpcError as error:
             return pack_protocol_failure(error)
-        return row
+        deadline = None if extras.time_left is None else since + extras.time_left
+        is_observed = request.command < FIRST_RESERVED_ID or extras.target is not None
+        return Opened(row, function, peer, protocol, request, extras.depth, deadline, is_observed)
 
-    def begin_part(
-        self,
-        protocol: Protocol[Any],
-        request: Request,
-        row: "Row",
-        payload: Payload,
-        peer: Peer,
-        deadline: float | None,
-    ) -> Call | bytes:
+    def begin_part(self, opened: Opened | bytes, payload: Payload) -> Call | bytes:
         """The half before the handler: the call to run, or the failure that it comes to.
 
         Args:
-            protocol: Of the connection.
-            request: The batch.
-            row: From :meth:`open_batch`.
+            opened: What :meth:`open_batch` gave.
             payload: The packed arguments of this call.
-            peer: Who calls.
-            deadline: Of the batch.
         """
+        if isinstance(opened, bytes):
+            return opened
+        row, function, peer, protocol, request, depth, deadline, is_observed = opened
         try:
             args, kwargs = row.unpack(payload)
         except RpcError as error:
             return pack_protocol_failure(error)
         call = Call(row, args, kwargs, peer, protocol, request)
-        if row.entry is not None:
-            call.function = function_for(row.entry.command, peer.instances[row.entry.place or 0])
-        extras = request.extras
-        if extras is not NO_EXTRAS:
-            call.depth = extras.depth
+        call.function = function
+        call.depth = depth
+        if deadline is not None:
             call.deadline = deadline
-            if deadline is not None and deadline <= monotonic():
+            if deadline <= monotonic():
                 return pack_protocol_failure(DeadlineExceeded(f"{row.name}: no time was left"))
-        if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
+        if self.observer is not None and is_observed:
             call.started = monotonic()
             self.observer.begins(call)
         return call

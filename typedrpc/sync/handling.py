@@ -213,7 +213,7 @@ class HandlerThreads:
             go()
 
     def _stand_in_line_with_batch(self, turns: Turns, batch: BatchRequest) -> None:
-        """The calls of a batch come one after another: while one stands in line, who came after it comes before the next."""
+        """One call of a batch stands in line at a time: who came after it comes before the next one."""
         while True:
             with self._lock:
                 self._in_line += 1
@@ -297,34 +297,41 @@ class HandlerThreads:
         """Run the next call of a batch, which this thread has to itself meanwhile. Returns as `_run_part` does."""
         return None if self.ended else self._run_part(batch, batch.progress.take(), nested=nested)
 
-    def _run_one_of(self, batch: BatchRequest) -> None:
-        """Run the next call of a batch that was ready, which is ready again before: others take its further calls."""
-        if self.ended:
-            return  # nobody waits for it any more
-        index = batch.progress.take()
-        if not batch.progress.is_taken:
-            self.ready.append(batch)
-        self._run_part(batch, index)
+    def _run_batch(self, batch: BatchRequest) -> None:
+        """Run calls of a batch that was ready, as long as nothing else is.
+
+        While one runs the batch is ready again, so that others take its further calls.
+        """
+        ready, run = self.ready, batch.progress
+        while not self.ended:
+            self._handled += 1
+            index = run.take()
+            if index + 1 < run.count:
+                ready.append(batch)
+            self._run_part(batch, index)
+            try:
+                if ready[0] is not batch:
+                    return
+                work = ready.popleft()
+            except IndexError:  # it is done, or another thread has it
+                return
+            if work is not batch:
+                ready.appendleft(work)
+                return
 
     def _run_part(self, batch: BatchRequest, index: int, *, nested: bool = False) -> BaseException | None:
         """Run one call of a batch: what a handler raised that is no :class:`Exception`."""
-        run: BatchRun = batch.progress
-        dispatcher, core, row = self._dispatcher, self._core, run.row
         if self.ended:
             return None  # nobody waits for it any more
+        run: BatchRun = batch.progress
+        if run.opened is None:
+            run.opened = self._dispatcher.open_batch(self._core, batch, self._peer, run.since)
         interrupt: BaseException | None = None
-        if row is None:
-            row = run.row = dispatcher.open_batch(batch, self._peer)
-        if type(row) is bytes:
-            result: Result = (True, row)
+        call = self._dispatcher.begin_part(run.opened, run.parts[index])
+        if isinstance(call, Call):
+            result, interrupt = self._result_of(call, nested=nested)
         else:
-            left = batch.extras.time_left
-            deadline = None if left is None else run.since + left
-            call = dispatcher.begin_part(core, batch, row, run.parts[index], self._peer, deadline)
-            if isinstance(call, Call):
-                result, interrupt = self._result_of(call, nested=nested)
-            else:
-                result = (True, call)
+            result = (True, call)
         if run.settle(index, result):
             self._reply(run)
             self._writer.make_room()
@@ -703,10 +710,11 @@ class HandlerThreads:
                     work = ready.popleft()
                 except IndexError:  # another thread was quicker
                     break
-                self._handled += 1
                 if type(work) is BatchRequest:
-                    self._run_one_of(work)
-                elif isinstance(work, Request):
+                    self._run_batch(work)
+                    continue
+                self._handled += 1
+                if isinstance(work, Request):
                     answer, _ = self._handle(work)
                     # What is ready together leaves together: only the last answer is written at once.
                     if answer is not None and (ready or not writer.write_whole(answer)):

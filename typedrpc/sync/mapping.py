@@ -33,7 +33,7 @@ class NotMade(NamedTuple):
     """Calls that could not be sent. ``is_final`` where it is the inputs that failed: then it ends the map."""
 
     error: Exception
-    count: int = 1
+    calls: int = 1
     is_final: bool = False
 
     @property
@@ -143,7 +143,7 @@ class Mapping:
                 self._failed = NotMade(error, is_final=True)
                 self._ended = True
                 break
-            alone = payload_size(payload) + PART_OVERHEAD
+            alone = (len(payload) if type(payload) is bytes else payload_size(payload)) + PART_OVERHEAD
             if packed and (size + alone > limit or isinstance(payload, Segmented)):
                 self._held = payload
                 break
@@ -177,7 +177,7 @@ class Mapping:
 
     def _note(self, failed: NotMade) -> None:
         self._line.append(failed)
-        self._ahead += failed.count
+        self._ahead += failed.calls
 
     def _connect(self) -> Connection:
         """The connection; another one in a forked child."""
@@ -193,11 +193,7 @@ class Mapping:
     # Consuming
 
     def fetch(self, batch: Batch) -> list[Any]:
-        """The next outcomes of the batch that is first in line, once there are any.
-
-        Returns:
-            Payloads of results; and exceptions.
-        """
+        """The next outcomes of the batch that is first in line, once there are any: payloads, and exceptions."""
         connection = self._connection
         assert connection is not None, "what is in line was sent"
         nested = get_call() is not None and nesting(connection)[0] != 0
@@ -220,7 +216,7 @@ class Mapping:
     def drop(self, failed: NotMade) -> None:
         """What is first in line, and could not be sent, has been told."""
         self._line.popleft()
-        self._ahead -= failed.count
+        self._ahead -= failed.calls
 
     def _read(self, frame: Frame, left: int) -> list[Any]:
         payload, what = frame.payload, self.what
@@ -230,9 +226,9 @@ class Mapping:
             if isinstance(parts, str) or (segments and len(parts) != 1):
                 reason = parts if isinstance(parts, str) else f"segments beside {len(parts)} outcomes"
                 return [_nonsense(what, reason) for _ in range(min(left, count_parts(body)))]
-            if segments:
-                return [Segmented(parts[0].body, segments)]
-            return [unpack_failure(part.body, what) if part.is_error else part.body for part in parts]
+            if segments and not parts[0][0]:
+                return [Segmented(parts[0][1], segments)]
+            return [unpack_failure(body, what) if is_error else body for is_error, body in parts]
         if frame.kind != _RESPONSE:
             return [unpack_failure(payload, what) for _ in range(left)]
         if left == 1:
@@ -284,7 +280,7 @@ def mapped(
         while (head := mapping.fill()) is not None:
             if isinstance(head, NotMade):
                 mapping.drop(head)
-                for _ in range(head.count):
+                for _ in range(head.calls):
                     if head.is_final or not return_exceptions:
                         raise head.error
                     yield head.error
