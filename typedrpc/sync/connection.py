@@ -16,13 +16,14 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
+from typedrpc.batches import BatchRun
 from typedrpc.callbacks import ALL_CALLBACKS, Callbacks
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Released, Request, State
+from typedrpc.protocol import BatchRequest, Closed, Event, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.calling import Calls
 from typedrpc.sync.fork import forsake_after_fork
@@ -406,6 +407,8 @@ class Connection:
                     self._withdraw_unseen(event.frame)
                 event.token.complete(self, event.frame)
             elif isinstance(event, Request):
+                if type(event) is BatchRequest:
+                    event.progress = BatchRun(core, event)
                 if event.extras is not NO_EXTRAS and self._router.deliver(event):
                     continue
                 if self.threads.attended:

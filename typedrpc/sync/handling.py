@@ -142,7 +142,7 @@ class HandlerThreads:
         self._in_series = 0  # requests that wait in a series, or for one thread
         self._in_series_bytes = 0
         self._standing_by = 0  # for threads that come back for outcomes, and may be long in coming
-        self._batches: Final[dict[BatchRun, bool]] = {}  # of which not all outcomes are sent
+        self._batches: Final[dict[BatchRun, bool]] = {}  # that are begun, and of which not all outcomes are sent
         self._in_line = 0  # requests that wait for their turn; their bytes count with those in a series
         # What the watcher saw last; counters of which only whether they move counts.
         self._handled = 0
@@ -166,9 +166,6 @@ class HandlerThreads:
             series: Those that it must wait for. One-way calls are a series of their own.
         """
         self.served_callers = 0
-        if type(request) is BatchRequest and request.progress is None:
-            request.progress = BatchRun(self._core, request)
-            self._batches[request.progress] = True
         turns = self._turns
         if turns is not None and self._takes_turn(request):
             self._stand_in_line(turns, request)
@@ -325,6 +322,7 @@ class HandlerThreads:
             return None  # nobody waits for it any more
         run: BatchRun = batch.progress
         if run.opened is None:
+            self._batches[run] = True
             run.opened = self._dispatcher.open_batch(self._core, batch, self._peer, run.since)
         interrupt: BaseException | None = None
         call = self._dispatcher.begin_part(run.opened, run.parts[index])
