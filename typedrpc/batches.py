@@ -76,7 +76,7 @@ class Pace:
         affordable = WINDOW_BYTES * calls // (2 * max(size, 1))
         # One that was quick, or held up, by chance must not make the next ones far too large, or small.
         self.size = int(max(1, self.size // 4, min(fitting, affordable, 2 * max(self.size, calls), MAX_BATCH)))
-        self.window = max(MIN_WINDOW, 2 * self.size)
+        self.window = min(max(MIN_WINDOW, 2 * self.size), MAX_WINDOW)
         self._sized = True
 
 
