@@ -351,6 +351,11 @@ class HandlerThreads:
         except BaseException as error:  # its generator ends a program, or a signal does
             return dispatcher.fail_part(core, call, error, raised_here=nested), error
 
+    def _reply_to_all(self) -> None:
+        """Queue what is known of all batches: whoever would have done so next may be long in coming."""
+        for run in tuple(self._batches):
+            self._reply(run)
+
     def _reply(self, run: BatchRun) -> None:
         """Queue what is known of a batch's outcomes, in order."""
         if run.reply(self._queue_reply):
@@ -398,7 +403,7 @@ class HandlerThreads:
         with self._lock:
             self._standing_by += 1
             self._recount()
-        if not self._watched.watched:
+        if not (self._watched.watched or self.ended):
             self._runtime()[1].watch(self._watched)
 
     def stand_down(self) -> None:
@@ -682,6 +687,9 @@ class HandlerThreads:
                     return interrupt
             return None
         finally:
+            if self._batches:
+                self._reply_to_all()
+                writer.flush()
             self.busy.pop()
             if self.ended or self._draining:
                 self._say_done()
@@ -728,6 +736,8 @@ class HandlerThreads:
                             queued = 0
                 else:
                     work()
+            if self._batches:
+                self._reply_to_all()
             if writer.queue:
                 writer.flush()
         finally:
@@ -802,8 +812,7 @@ class HandlerThreads:
         self._seen_progress, self._seen_handled = progress, handled
         if not handling and (self._batches or self._writer.queue):
             # Answers that were to leave together with that of a handler which takes its time.
-            for run in tuple(self._batches):
-                self._reply(run)
+            self._reply_to_all()
             self._writer.flush(monotonic())
         if not self._role.free and not self.ready:
             return TICK if moved or self._writer.queue or (handling and self._batches) else None
