@@ -155,7 +155,7 @@ class TestFrames:
         assert len(frames) < 5000 / 4
 
     def test_sixty_four_leave_before_anything_has_come_back(self) -> None:
-        numbers, read = Counted(), Gate()
+        numbers = Counted()
 
         def script(peer: RawPeer) -> None:
             agree(peer)
@@ -164,15 +164,12 @@ class TestFrames:
                 frames.append(peer.read_frame())
             assert [calls_in(frame) for frame in frames] == [1, 2, 4, 8, 16, 32, 1]
             assert numbers.count == MIN_WINDOW
-            read.wait()
-            for frame in frames:
-                answer(peer, frame)
+            answer(peer, frames[0])
             peer.read_to_end()
 
         with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
             results = proxy.add.map(numbers)
             assert numbers.count == 0
-            read.open()
             assert next(results) == 0
 
     def test_what_is_ahead_of_the_consumer_is_bounded(self, proxy: Workshop) -> None:
