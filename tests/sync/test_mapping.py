@@ -178,7 +178,6 @@ class TestFrames:
             assert number == taken
             most = max(most, numbers.count - taken)
         assert most <= MAX_WINDOW
-        del number
 
     def test_large_arguments_are_not_packed_far_ahead(self, proxy: Workshop) -> None:
         numbers = Counted()

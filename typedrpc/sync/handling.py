@@ -716,7 +716,7 @@ class HandlerThreads:
                     work = ready.popleft()
                 except IndexError:  # another thread was quicker
                     break
-                if type(work) is BatchRequest:
+                if isinstance(work, BatchRequest):
                     self._run_batch(work)
                     continue
                 self._handled += 1
