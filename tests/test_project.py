@@ -31,7 +31,7 @@ LAYERS = [
     {"protocol"},
     {"agreement"},
     {"peer"},
-    {"turns"},
+    {"batches", "turns"},
     {"dispatch"},
     {"admission", "factories", "hooks"},
     {"transport"},

@@ -65,7 +65,7 @@ class Kind(IntEnum):
     NOTIFY = 0x11
     RESPONSE = 0x12
     ERROR = 0x13
-    BATCH = 0x14  # reserved
+    BATCH = 0x14
     CANCEL = 0x15
     ITEM = 0x16
     END = 0x17

@@ -45,6 +45,11 @@ class Room:
         """The peer's limits are known."""
         self.is_counted = self._core.peer_limits.max_calls == 1
 
+    @property
+    def has_place(self) -> bool:
+        """Whether another call would not wait for room. The state lock is held."""
+        return not self._is_full()
+
     def await_place(self, what: str, deadline: float | None, token: Token) -> None:
         """Return when the peer has room for another call, or none is needed: the connection has ended, or the call was
         aborted. The state lock is held.
