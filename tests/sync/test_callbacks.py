@@ -420,6 +420,7 @@ def test_what_it_raises_is_raised_in_the_handler(
     form: str, raised: BaseException, caught: type[Exception], text: str, proxy: Room, room: Room, log: Log
 ) -> None:
     errors: list[Exception] = []
+    over = Gate()
 
     def use(number: int) -> int:
         raise raised
@@ -428,6 +429,7 @@ def test_what_it_raises_is_raised_in_the_handler(
         with pytest.raises(caught) as error:
             use(1)
         errors.append(error.value)
+        over.open()
         return "survived"
 
     room.scripts["a"] = script
@@ -439,6 +441,7 @@ def test_what_it_raises_is_raised_in_the_handler(
         assert proxy.add(1, 2) == 3
     else:
         assert proxy.act("a", use) == "survived"
+    over.wait()
     (error,) = errors
     assert text in str(error)
     if isinstance(error, RemoteError):
