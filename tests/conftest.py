@@ -1,14 +1,43 @@
 """Fixtures that all tests share. A test that hangs is killed, and the stacks of all threads printed."""
 
+import contextlib
 import logging
+import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run what is marked as unmeasured without coverage, its fixtures too: coverage doubles what a test takes.
+
+    So do tests whose examples hypothesis invents: what they happen to execute is no measure of anything.
+    """
+    aside = any(item.get_closest_marker(name) for name in ("unmeasured", "hypothesis"))
+    with unmeasured() if aside else contextlib.nullcontext():
+        return (yield)
+
+
+@contextlib.contextmanager
+def unmeasured() -> Iterator[None]:
+    """Trace neither this thread nor the threads and processes that are started meanwhile."""
+    trace, trace_of_threads = sys.gettrace(), threading.gettrace()
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("COVERAGE_")}
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        yield
+    finally:
+        threading.settrace(trace_of_threads)
+        sys.settrace(trace)
+        os.environ.update(hidden)
 
 
 @pytest.fixture

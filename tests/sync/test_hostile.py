@@ -886,6 +886,7 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
 }
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood(name: str) -> None:
     """What a client makes the server hold is bounded, and it does not hold up others."""

@@ -22,7 +22,7 @@ import typedrpc
 from tests.support import Gate, Program, Running, Workshop, handling, serving_process
 from typedrpc import Client, ConnectionLost, Server, connect
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
 
 LIBRARY: Final = os.path.dirname(typedrpc.__file__)
 CODEC: Final = os.path.join(LIBRARY, "codec")
