@@ -7,11 +7,35 @@ import sys
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
+
+SLOWEST: Final = [
+    "benchmarks/test_prove.py",
+    "typing/test_verdicts.py",
+    "sync/test_interrupts.py",
+    "sync/test_hostile.py",
+    "sync/test_connection.py",
+    "codec/test_properties.py",
+    "sync/test_nested.py",
+    "sync/test_callbacks.py",
+    "sync/test_broadcast.py",
+    "sync/test_fork.py",
+    "examples/test_codesearch.py",
+    "examples/test_progress.py",
+    "examples/test_chat.py",
+]
+"""The files that take long come first, so that the workers, who take whole files, end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    place = {tests / name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
