@@ -22,7 +22,7 @@ import typedrpc
 from tests.support import Gate, Program, Running, Workshop, handling, serving_process
 from typedrpc import Client, ConnectionLost, Server, connect
 
-pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 LIBRARY: Final = os.path.dirname(typedrpc.__file__)
 CODEC: Final = os.path.join(LIBRARY, "codec")
@@ -88,7 +88,7 @@ def sweep(test: Callable[..., None]) -> Callable[..., None]:
         reason="this interpreter does not trace opcodes reliably, which is how an exception is put at every point; the "
         "tests that send real signals run on every interpreter",
     )
-    marked: Callable[..., None] = reliable(in_a_thread)
+    marked: Callable[..., None] = pytest.mark.unmeasured(reliable(in_a_thread))
     return marked
 
 
