@@ -128,7 +128,11 @@ class Calls:
             if nested or callbacks:
                 return self._call_with(call, data, what, deadline, nested, callbacks)
             # A thread that reads its own reply needs no entry in the in-flight table.
-            if self._room.is_counted or not self._role.try_take():
+            leads = not self._room.is_counted and self._role.try_take()
+            if leads and self._room.is_taken:
+                self._connection.stop_leading()
+                leads = False
+            if not leads:
                 waiter = CallWaiter()
                 self._register(call, data, what, deadline, waiter)
                 return self._outcome(call, what, waiter, deadline)
