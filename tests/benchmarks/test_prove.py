@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.unmeasured
+
 PROVE = Path(__file__).resolve().parents[2] / "benchmarks" / "prove.py"
 
 PROMISES = [

@@ -609,6 +609,7 @@ class TestEnds:
             assert header
             server.close(grace=0)
 
+    @pytest.mark.unmeasured
     def test_hundreds_of_connections_leave_nothing(self, server: Server) -> None:
         with connect(Workshop, server.url) as proxy:
             assert proxy.add(1) == 1
@@ -626,6 +627,7 @@ class TestEnds:
         assert len(open_descriptors()) <= descriptors
         assert server.peers == ()
 
+    @pytest.mark.unmeasured
     def test_hundreds_of_connections_to_another_process_leave_nothing(self) -> None:
         with serving_process() as (url, program):
             with connect(Workshop, url) as proxy:
@@ -695,6 +697,7 @@ class TestLateReplies:
             run_all([lambda: [proxy.add(number) for number in range(50)]] * 4)
 
 
+@pytest.mark.unmeasured
 class TestStress:
     @pytest.mark.parametrize("seed", range(3))
     def test_everything_at_once(self, seed: int, workshop: Workshop) -> None:

@@ -405,11 +405,14 @@ class TestLeaving:
         told = threading.Event()
         given_up: list[int] = []
 
-        def tell(calls: Any, given: Any) -> None:
-            given_up.extend(given)
+        give_up = calling.Calls.give_up
+
+        def tell(calls: calling.Calls, call: int) -> None:
+            give_up(calls, call)
+            given_up.append(call)
             told.set()
 
-        monkeypatch.setattr(calling.Calls, "_tell_given_up", tell)
+        monkeypatch.setattr(calling.Calls, "give_up", tell)
         results: Any = proxy.wait.map(["a", "b", "c", "d", 1 if leave == "error" else "e"])  # type: ignore[list-item]
         workshop.gates["a"].open()
         assert next(results) == "a"

@@ -172,7 +172,11 @@ class Calls:
             if nested or going is not None or within is not None or on_reply is not None:
                 return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
             # A thread that reads its own reply needs no entry in the in-flight table.
-            if self._room.is_counted or not self._role.try_take():
+            leads = not self._room.is_counted and self._role.try_take()
+            if leads and self._room.is_taken:
+                self._connection.stop_leading()
+                leads = False
+            if not leads:
                 waiter = CallWaiter()
                 self._register(call, data, what, deadline, waiter)
                 return self._outcome(call, what, waiter, deadline)

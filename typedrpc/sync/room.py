@@ -89,6 +89,14 @@ class Room:
         room = max(1, self._core.peer_limits.max_calls - 1)
         return len(self._core.calls) + self._given_up - self._core.late_replies >= room
 
+    @property
+    def is_taken(self) -> bool:
+        """Not even the place is left of the thread that reads its own reply; that thread asks, when it has the role.
+
+        One that had the role before may be in the table now: it runs what is nested in its call, or is parked.
+        """
+        return len(self._core.calls) >= self._core.peer_limits.max_calls
+
     def give_up(self, calls: int) -> None:
         """So many calls have left the table without an answer; to the peer they are still in flight."""
         with self._state:
