@@ -166,7 +166,11 @@ def notify(proxy: Workshop) -> object:
     return None
 
 
-FORMS = [call, call_in_time, call_much, submit, notify]
+def call_many(proxy: Workshop) -> object:
+    return list(proxy.add.map([1, 2, 3, 4]))
+
+
+FORMS = [call, call_in_time, call_much, submit, notify, call_many]
 
 
 def check_use(proxy: Workshop) -> bool:

@@ -486,8 +486,21 @@ class Calls:
         finally:
             del error  # as above
 
-    def fetch(self, batch: Batch, waiter: Waiter, what: str, *, nested: bool = False) -> Frame | RpcError:
+    def fetch(self, batch: Batch, waiter: Waiter, *, nested: bool = False) -> Frame | RpcError:
         """Wait until something of a batch has come: the next frame, or what all the rest came to."""
+        try:
+            return self._fetch(batch, waiter, nested=nested)
+        except Failed as failed:
+            error = failed.error  # of a signal handler, and it did no harm
+        except BaseException as interrupt:
+            self._connection.interrupted(interrupt)
+            raise
+        try:
+            raise error
+        finally:
+            del error  # as above
+
+    def _fetch(self, batch: Batch, waiter: Waiter, *, nested: bool) -> Frame | RpcError:
         aside = nested and self._threads.step_aside()
         within = get_call()
         waiter.abortable = within is not None
@@ -502,15 +515,18 @@ class Calls:
                     return batch.frames.popleft()
                 if error is not None:
                     return error
-                self._await_any(batch, waiter, what)
+                self._await_any(batch, waiter)
         finally:
             if within is not None:
                 within.forget(waiter)
             if aside:
                 self._threads.step_back()
 
-    def _await_any(self, batch: Batch, waiter: Waiter, what: str) -> None:
-        """Wait, parked or leading, until something has come for the waiter, or the batch is out of time."""
+    def _await_any(self, batch: Batch, waiter: Waiter) -> None:
+        """Wait, parked or leading, until something has come for the waiter, or the batch is out of time.
+
+        Raises ``Failed`` for an exception of a signal handler that did no harm.
+        """
         deadline = batch.deadline
         interrupt: BaseException | None = None
         leading = False
@@ -527,7 +543,7 @@ class Calls:
             interrupt = self._park(waiter, left)
             leading, waiter.leads = waiter.leads, False
         if interrupt is not None:
-            raise interrupt
+            raise Failed(interrupt)
         if not waiter.done and self._core.calls.pop(batch.call) is not None:
             self.give_up(batch.call)
             batch.end(DeadlineExceeded("no answer in time"))
