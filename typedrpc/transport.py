@@ -20,11 +20,15 @@ DONT_WAIT: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
 LONGEST_WAIT: Final = 86_400.0
 """Seconds that :func:`wait` waits at most, whatever it is asked for: systems refuse to wait for weeks."""
 
+MOST_BUFFERS: Final = 64
+"""Buffers that are sent at once; systems have a limit too."""
+
 BACKLOG: Final = 1024
 UNIX_MODE: Final = 0o600
 
 _HAS_UNIX: Final = hasattr(socket, "AF_UNIX")
 _HAS_POLL: Final = hasattr(select, "poll")
+_HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
 
 class Address(NamedTuple):
@@ -251,6 +255,13 @@ def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
     else:  # pragma: no cover  # no such option: every read and write that would wait says so, and wait() follows
         sock.setblocking(False)
+
+
+def send(sock: socket.socket, buffers: list[bytes | bytearray | memoryview], flags: int = 0) -> int:
+    """Send what there is room for of some buffers, at once where the system can do that: how many bytes."""
+    if len(buffers) == 1 or not _HAS_SENDMSG:
+        return sock.send(buffers[0], flags)
+    return sock.sendmsg(buffers[:MOST_BUFFERS], (), flags)
 
 
 def wait(sock: socket.socket, *, read: bool = False, write: bool = False, timeout: float | None = None) -> bool:

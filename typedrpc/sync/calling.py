@@ -127,18 +127,16 @@ class Calls:
         try:
             if nested or callbacks:
                 return self._call_with(call, data, what, deadline, nested, callbacks)
-            # A thread that reads its own reply needs no entry in the in-flight table.
-            if self._room.is_counted or not self._role.try_take():
+            # A thread that reads its own reply needs no entry in the in-flight table. One that has much to write leaves
+            # reading to others meanwhile.
+            if self._room.is_counted or type(data) is not bytes or not self._role.try_take():
                 waiter = CallWaiter()
                 self._register(call, data, what, deadline, waiter)
                 return self._outcome(call, what, waiter, deadline)
             if not self._writer.write_whole(data, deadline, leading=True):
                 waiter = self._register_leading(call)
-                if isinstance(data, bytes):
-                    self._writer.queue.append(data)
-                    self._writer.flush(deadline, leading=True)
-                else:
-                    self._writer.write_parts(data, deadline, leading=True)
+                self._writer.queue.append(data)
+                self._writer.flush(deadline, leading=True)
             return self._read_reply(call, what, deadline, waiter)
         except Failed as failed:
             error = failed.error
@@ -315,7 +313,7 @@ class Calls:
             self._writer.write_parts(data, deadline)
         elif not self._writer.write_whole(data, deadline):
             self._writer.queue.append(data)
-            self._writer.flush(deadline)
+            self._writer.flush(deadline, patient=False)
 
     def _register_leading(self, call: int) -> CallWaiter:
         """Enter the call of a thread that holds the role, which is given up if the connection has ended.

@@ -214,7 +214,7 @@ class Connection:
     @property
     def waiting_frames(self) -> int:
         """Frames that wait to be written."""
-        return len(self._writer.queue)
+        return self._writer.frames
 
     @property
     def waiting_bytes(self) -> int:
@@ -298,6 +298,7 @@ class Connection:
             if self._writer.try_take_pen():
                 self._sock.close()
                 self.core.reader.discard()
+                self._writer.discard()
             else:
                 self.role.token.append(True)
 
