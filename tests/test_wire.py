@@ -197,7 +197,6 @@ def test_a_payload_is_not_overwritten_by_what_comes_next() -> None:
 BAD: Final[dict[str, tuple[bytes, str]]] = {
     "unknown flag": (header(1, flags=0x10) + b"a", "a frame of kind 0x10 has unknown flags 0x10"),
     "every flag": (header(1, flags=0xFF) + b"a", "a frame of kind 0x10 has unknown flags 0xff"),
-    "more": (header(1, flags=Flag.MORE) + b"a", "a frame of kind 0x10 has unknown flags 0x02"),
     "compressed": (header(1, flags=Flag.COMPRESSED) + b"a", "a frame of kind 0x10 has unknown flags 0x04"),
     "one byte over the limit": (
         header(LIMIT + 1),

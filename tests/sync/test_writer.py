@@ -14,7 +14,7 @@ from typedrpc.protocol import Outgoing
 from typedrpc.sync import writer as module
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import Buffer
+from typedrpc.wire import CHUNK_SIZE, Buffer, FrameReader, Kind, encode, pack_header
 
 
 class Rig:
@@ -85,7 +85,11 @@ def rig() -> Iterator[Rig]:
     rig.close()
 
 
-BIG = bytes(range(256)) * 8192  # 2 MiB: more than the pipe holds
+# 2 MiB: more than the pipe holds; of a kind that does not travel in pieces.
+BODY = bytes(range(256)) * 8192
+HEAD = pack_header(len(BODY), Kind.LIMITS, 0, 0, 0)
+BIG = HEAD + BODY
+TWO = pack_header(2 * len(BODY), Kind.LIMITS, 0, 0, 0)
 
 
 def test_frames_leave_in_order(rig: Rig) -> None:
@@ -95,16 +99,20 @@ def test_frames_leave_in_order(rig: Rig) -> None:
 
 
 def test_small_frames_leave_in_one_write(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[int] = []
+    sent: list[list[int]] = []
 
     class Counting:
         def send(self, data: bytes, flags: int = 0) -> int:
-            sent.append(len(data))
+            sent.append([len(data)])
             return rig.sock.send(data)
+
+        def sendmsg(self, buffers: list[bytes], ancillary: tuple[()], flags: int) -> int:
+            sent.append([len(buffer) for buffer in buffers])
+            return rig.sock.sendmsg(buffers)
 
     monkeypatch.setattr(rig.writer, "_sock", Counting())
     rig.send(*[b"x" * 10] * 100, (b"head", b"large"), *[b"y"] * 3)
-    assert sent == [1004, 5, 3]
+    assert sent == [[1004, 5], [3]]
     assert rig.receive(1012) == b"x" * 1000 + b"headlarge" + b"yyy"
 
 
@@ -131,8 +139,9 @@ class TestWriteWhole:
 
     def test_what_does_not_fit_is_written_as_room_comes(self, rig: Rig) -> None:
         assert rig.role.try_take()  # another thread reads
-        writing = Running(rig.writer.write_whole, BIG)
-        assert rig.receive(len(BIG)) == BIG
+        data = BODY[:CHUNK_SIZE]
+        writing = Running(rig.writer.write_whole, data)
+        assert rig.receive(len(data)) == data
         assert writing.result() is True
         assert rig.writer.idle
 
@@ -252,10 +261,10 @@ class TestFullPipe:
         assert not rig.read_ahead.is_open
 
     def test_past_the_deadline_another_thread_writes_the_rest(self, rig: Rig) -> None:
-        rig.writer.queue.extend([(b"head", BIG), b"tail"])
+        rig.writer.queue.extend([(HEAD, BODY), b"tail"])
         rig.writer.flush(monotonic())
         assert len(rig.helped) == 1
-        assert rig.receive(len(BIG) + 8) == b"head" + BIG + b"tail"
+        assert rig.receive(len(BIG) + 4) == BIG + b"tail"
 
     def test_at_the_end_the_rest_is_let_go(self, rig: Rig) -> None:
         rig.writer.queue.append(BIG)
@@ -279,27 +288,28 @@ class TestBuffersThatChange:
     """Parts of a frame may be those of a bytearray, which its owner changes as soon as he has control again."""
 
     def test_nothing_is_copied_while_the_owner_waits(self, rig: Rig) -> None:
-        buffer = bytearray(BIG)
-        writing = Running(lambda: rig.writer.write_parts((b"head", memoryview(buffer))))
-        assert rig.receive(4) == b"head"
+        buffer = bytearray(BODY)
+        writing = Running(lambda: rig.writer.write_parts((HEAD, memoryview(buffer))))
+        assert rig.receive(len(HEAD)) == HEAD
         buffer[-1] = 7  # far beyond what the pipe holds, so it is not written yet
-        assert rig.receive(len(BIG)) == BIG[:-1] + b"\7"
+        assert rig.receive(len(BODY)) == BODY[:-1] + b"\7"
         writing.result()
         assert rig.writer.idle
 
     def test_what_is_left_past_the_deadline(self, rig: Rig) -> None:
-        buffer = bytearray(BIG)
-        rig.writer.queue.append((b"before", BIG))
-        rig.writer.write_parts((b"head", memoryview(buffer), memoryview(buffer)), monotonic())
+        buffer = bytearray(BODY)
+        rig.writer.queue.append((HEAD, BODY))
+        rig.writer.write_parts((TWO, memoryview(buffer), memoryview(buffer)), monotonic())
         buffer.clear()  # which could not be while anybody looked at it
         assert len(rig.helped) == 1
-        assert rig.receive(3 * len(BIG) + 10) == b"before" + BIG + b"head" + BIG + BIG
+        expected = BIG + TWO + BODY + BODY
+        assert rig.receive(len(expected)) == expected
 
     def test_what_is_left_of_the_frame_that_was_begun(self, rig: Rig) -> None:
-        buffer = bytearray(BIG)
-        rig.writer.write_parts((b"head", memoryview(buffer)), monotonic())
+        buffer = bytearray(BODY)
+        rig.writer.write_parts((HEAD, memoryview(buffer)), monotonic())
         buffer.clear()
-        assert rig.receive(len(BIG) + 4) == b"head" + BIG
+        assert rig.receive(len(BIG)) == BIG
 
     def test_what_waits_behind_another_threads_pen(self, rig: Rig) -> None:
         buffer = bytearray(b"old")
@@ -331,7 +341,7 @@ class TestBuffersThatChange:
                 rig.writer.queue.clear()
             return copied(buffers)
 
-        rig.writer.queue.extend([(b"head", BIG), *waiting])
+        rig.writer.queue.extend([(HEAD, BODY), *waiting])
         monkeypatch.setattr(module, "copied", copy_and_end)
         rig.writer.flush(monotonic())
         assert rig.writer.idle
@@ -343,7 +353,7 @@ class TestBuffersThatChange:
 
         monkeypatch.setattr(module, "copied", fail)
         with pytest.raises(MemoryError):
-            rig.writer.write_parts((b"head", BIG), monotonic())
+            rig.writer.write_parts((HEAD, BODY), monotonic())
         assert rig.ends
         assert rig.writer.pen
 

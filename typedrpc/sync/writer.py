@@ -326,17 +326,15 @@ class Writer:
                 item = self.queue.popleft()
             except IndexError:  # emptied meanwhile, as the connection has ended
                 break
-            if isinstance(item, tuple):
-                if type(item) is _Rest:
-                    return [*item]
-            elif len(item) <= CUT_FROM:
-                small.append(item)
-                size += len(item)
-                continue
-            if is_large(item):
+            if type(item) is _Rest:
+                return [*item]
+            if (isinstance(item, tuple) or len(item) > CUT_FROM) and is_large(item):
                 self._lanes.admit(item)
                 return [*_joined(small), *self._lanes.take()]
-            return _joined(small, item)
+            if isinstance(item, tuple):
+                return _joined(small, item)
+            small.append(item)
+            size += len(item)
         return _joined(small)
 
     def _take_turn(self) -> list[Buffer]:
@@ -429,10 +427,10 @@ class Writer:
                 self._stop_leading()
 
 
-def _joined(small: list[Buffer], item: Outgoing = ()) -> list[Buffer]:
+def _joined(small: list[Buffer], frame: tuple[Buffer, ...] = ()) -> list[Buffer]:
     """Small buffers in one, with the first of a frame in several: it is its head, the rest are not worth a copy."""
-    if item and isinstance(item, tuple):
-        return [*_joined([*small, item[0]]), *item[1:]]
+    if frame:
+        return [b"".join([*small, frame[0]]) if small else frame[0], *frame[1:]]
     return [b"".join(small)] if len(small) > 1 else small
 
 
