@@ -242,7 +242,6 @@ class FrameReader:
         "_preamble",
         "_start",
         "_waiting",
-        "_was_piece",
         "buffer",
         "fault",
         "limit",
@@ -268,7 +267,6 @@ class FrameReader:
         # Messages of which pieces have come, by kind, command and call, and their bytes together.
         self._partial: dict[tuple[int, int, int], _Large] = {}
         self._announced = 0
-        self._was_piece = False  # the last frame: so the next one is likely to be
 
     def discard(self) -> None:
         """Nothing is read any more: let go of the buffers, which may be all that a dead connection weighs."""
@@ -291,10 +289,7 @@ class FrameReader:
         """Where the next bytes belong; never empty."""
         if self._waiting is not None:
             return self._waiting.get_buffer()[: self._left]
-        if self._end:
-            return self.view[self._end :]
-        # Only the header where another piece is likely: so the rest of it is read straight into its place.
-        return self.view[:HEADER_SIZE] if self._was_piece else self.view
+        return self.view[self._end :] if self._end else self.view
 
     def received(self, count: int) -> None:
         """``count`` bytes were read into the buffer that :meth:`get_buffer` gave."""
@@ -355,7 +350,6 @@ class FrameReader:
                 if (frame := self._end_piece(large)) is not None:
                     return frame
                 continue
-            self._was_piece = False
             if available < HEADER_SIZE + length:
                 return self._begin_partial(length, kind, flags, command, call)
             stop = start + HEADER_SIZE + length
@@ -459,7 +453,6 @@ class FrameReader:
             large.preload(self.view[at:stop])
             self._left = length - (stop - at)
             self._start, self._end = (stop, self._end) if stop < self._end else (0, 0)
-        self._was_piece = more
         if self._left:
             self._waiting = large
             return None

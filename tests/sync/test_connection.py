@@ -440,7 +440,9 @@ class TestBuffersThatChange:
             stuck.result()
         payloads = [frame.payload for frame in frames]
         assert all(isinstance(payload, Segmented) for payload in payloads)
-        segments = sorted((bytes(payload.segments[0]) for payload in payloads if isinstance(payload, Segmented)), key=len)
+        segments = sorted(
+            (bytes(payload.segments[0]) for payload in payloads if isinstance(payload, Segmented)), key=len
+        )
         assert segments[0] == b"old" * 100_000
 
     def test_arguments_of_a_call_that_ran_out_of_time(self) -> None:
