@@ -29,6 +29,7 @@ LAYERS = [
     {"messages"},
     {"callbacks"},
     {"protocol"},
+    {"lanes"},
     {"agreement"},
     {"peer"},
     {"turns"},

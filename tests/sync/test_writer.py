@@ -14,7 +14,7 @@ from typedrpc.protocol import Outgoing
 from typedrpc.sync import writer as module
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import CHUNK_SIZE, Buffer, FrameReader, Kind, encode, pack_header
+from typedrpc.wire import CHUNK_SIZE, Buffer, Kind, pack_header
 
 
 class Rig:

@@ -4,7 +4,7 @@ Append first, then try the pen; whoever lays it down looks at the queue once mor
 does not know of it, and no thread waits for another's write. Whoever finds the pipe full while nobody reads, reads
 meanwhile: two ends that send to each other always make way.
 
-Large messages leave in pieces, which take turns with what is queued meanwhile: see :mod:`~typedrpc.sync.lanes`.
+Large messages leave in pieces, which take turns with what is queued meanwhile: see :mod:`typedrpc.lanes`.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
 from typedrpc.errors import ConnectionLost
+from typedrpc.lanes import Lanes, is_large, size_of
 from typedrpc.protocol import Outgoing
-from typedrpc.sync.lanes import Lanes, copied, is_large, size_of
 from typedrpc.sync.role import ReadRole
 from typedrpc.wire import CHUNK_SIZE, Buffer
 
@@ -60,8 +60,8 @@ class Writer:
     """The writing half of a connection.
 
     Attributes:
-        queue: What waits, whole frames in order, after the rest of a write that was cut; appending is a single operation
-            on a deque. Where the pen is free and the queue is empty, nothing waits in the lanes either.
+        queue: What waits, whole frames in order, after the rest of a write that was cut; appending is a single
+            operation on a deque. Where the pen is free and the queue is empty, nothing waits in the lanes either.
         pen: A try-lock, as the read role's token is. Its holder alone sends.
     """
 
@@ -366,7 +366,7 @@ class Writer:
 
         Others only add, and what they add without the pen is a copy already.
         """
-        self._lanes.own()
+        self._lanes.own(copied)
         with contextlib.suppress(IndexError):  # emptied meanwhile, as the connection has ended
             for index in range(len(self.queue)):
                 item = self.queue[index]
@@ -425,6 +425,15 @@ class Writer:
         finally:
             if not leading:
                 self._stop_leading()
+
+
+def copied(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
+    """Buffers that nobody can change: copies, but for those of bytes. Views are new ones, as theirs may be released."""
+    return tuple(_copied(buffer) if type(buffer) is memoryview else buffer for buffer in buffers)
+
+
+def _copied(view: memoryview) -> Buffer:
+    return memoryview(view) if type(view.obj) is bytes else bytes(view)
 
 
 def _joined(small: list[Buffer], frame: tuple[Buffer, ...] = ()) -> list[Buffer]:

@@ -14,7 +14,7 @@ Headers are only looked at while a large message is on its way. Not thread-safe:
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, final
 
 from typedrpc.messages import read_extension
@@ -102,16 +102,28 @@ class Lanes:
             self._look_again()
         return buffers
 
-    def own(self) -> None:
-        """Let nothing wait that its owner may change: copy it."""
+    def own(self, copied: Callable[[Sequence[Buffer]], tuple[Buffer, ...]]) -> None:
+        """Let nothing wait that its owner may change.
+
+        Args:
+            copied: Gives buffers that nobody can change.
+        """
+
+        def owned(item: Outgoing) -> Outgoing:
+            return copied(item) if isinstance(item, tuple) else item
+
         for pieces, _ in self._turns:
             pieces.own()
-        self.free = deque(map(_owned, self.free))
-        self._waiting = deque(place._replace(frame=_owned(place.frame)) for place in self._waiting)
+        self.free = deque(map(owned, self.free))
+        self._waiting = deque(place._replace(frame=owned(place.frame)) for place in self._waiting)
 
     def clear(self) -> None:
         """Nothing is written any more."""
-        self.__init__()  # type: ignore[misc]  # the class is final
+        self.free.clear()
+        self._turns.clear()
+        self._waiting.clear()
+        self._keys.clear()
+        self.held = self._announced = 0
 
     def _admit(self, place: _Place) -> bool:
         if self._is_blocked(place):
@@ -168,16 +180,3 @@ def _place(frame: Outgoing) -> _Place:
                 holds.add(-extras.parent)
     split = size > CHUNK_SIZE and kind in MAY_BE_SPLIT
     return _Place(frame, size, split, frozenset(waits), frozenset(holds))
-
-
-def copied(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
-    """Buffers that nobody can change: copies, but for those of bytes. Views are new ones, as theirs may be released."""
-    return tuple(_copied(buffer) if type(buffer) is memoryview else buffer for buffer in buffers)
-
-
-def _copied(view: memoryview) -> Buffer:
-    return memoryview(view) if type(view.obj) is bytes else bytes(view)
-
-
-def _owned(item: Outgoing) -> Outgoing:
-    return copied(item) if isinstance(item, tuple) else item
