@@ -9,12 +9,13 @@ import pytest
 
 from tests.support import PATIENCE, Gate, Log, Running
 from typedrpc import transport
+from typedrpc.codec import Segmented
 from typedrpc.errors import ConnectionLost
 from typedrpc.protocol import Outgoing
 from typedrpc.sync import writer as module
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import CHUNK_SIZE, Buffer, Kind, pack_header
+from typedrpc.wire import CHUNK_SIZE, Buffer, Frame, FrameReader, Kind, encode, pack_header
 
 
 class Rig:
@@ -408,3 +409,105 @@ def test_an_interrupted_write_ends_the_connection(rig: Rig, monkeypatch: pytest.
     assert isinstance(error.__cause__, Interrupt)
     assert rig.writer.pen
     assert rig.left == 1
+
+
+class TestLargeMessages:
+    """They leave in pieces, and what is queued meanwhile goes in between."""
+
+    @staticmethod
+    def request(call: int, size: int = len(BODY)) -> Outgoing:
+        return encode(Kind.REQUEST, 1, call, memoryview(BODY)[:size])
+
+    @staticmethod
+    def read_frames(rig: Rig, count: int) -> list[int]:
+        """The call ids of so many messages, in the order in which they are complete."""
+        reader, calls = FrameReader(len(BODY), preamble=False), list[int]()
+        while len(calls) < count and (data := rig.far.recv(65536)):
+            for frame in reader.feed(data):
+                assert bytes(payload_of(frame)) == BODY[: len(payload_of(frame))]
+                calls.append(frame.call)
+        assert reader.fault is None
+        assert not reader.in_frame
+        return calls
+
+    def test_a_small_frame_goes_in_between(self, rig: Rig) -> None:
+        assert rig.role.try_take()  # another thread reads
+        writing = Running(rig.send, self.request(1))
+        assert rig.far.recv(1, socket.MSG_PEEK)  # it has begun, and cannot end
+        rig.writer.queue.append(self.request(3, 10))
+        assert self.read_frames(rig, 2) == [3, 1]
+        writing.result()
+        assert rig.writer.idle
+
+    def test_large_ones_take_turns(self, rig: Rig) -> None:
+        rig.writer.queue.extend([self.request(1), self.request(3, len(BODY) // 2), self.request(5, 9)])
+        writing = Running(rig.writer.flush)
+        assert self.read_frames(rig, 3) == [5, 3, 1]
+        writing.result()
+
+    @pytest.mark.parametrize("leading", [True, False])
+    def test_who_has_no_time_leaves_them_to_a_thread_of_their_own(self, rig: Rig, leading: bool) -> None:
+        assert rig.role.try_take()
+        rig.writer.queue.append(self.request(1))
+        rig.writer.queue.append(self.request(3, 9))
+        far = Running(self.read_frames, rig, 2)
+        rig.writer.flush(leading=leading, patient=False)
+        assert len(rig.helped) == 1
+        assert far.result() == [3, 1]
+
+    def test_past_the_deadline_nothing_is_lost(self, rig: Rig) -> None:
+        buffers = [bytearray(BODY), bytearray(BODY)]
+        rig.writer.queue.append(encode(Kind.NOTIFY, 1, 1, memoryview(buffers[0])))
+        rig.writer.queue.append(encode(Kind.NOTIFY, 1, 3, memoryview(buffers[1])))
+        rig.writer.queue.append(encode(Kind.REQUEST, 1, 5, BODY[:9]))
+        assert rig.role.try_take()
+        rig.writer.flush(monotonic())
+        for buffer in buffers:
+            buffer.clear()  # which could not be while anybody looked at it
+        assert self.read_frames(rig, 3) == [5, 1, 3]
+
+    def test_what_is_held_back_counts_as_waiting(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert rig.role.try_take()
+        rig.writer.queue.append(encode(Kind.NOTIFY, 1, 0, BODY))
+        rig.writer.queue.append(encode(Kind.NOTIFY, 1, 0, BODY))
+        rig.writer.flush(monotonic(), last=True)
+        assert rig.writer.frames == 2  # the rest of the first, and the second
+        assert rig.writer.size() > len(BODY)
+        assert not rig.writer.full
+        monkeypatch.setattr(module, "QUEUED_BYTES", len(BODY))
+        assert rig.writer.full
+        rig.writer.discard()
+        assert (rig.writer.frames, rig.writer.size(), rig.writer.full) == (0, 0, False)
+
+    def test_nothing_is_left_when_the_connection_ends(self, rig: Rig) -> None:
+        assert rig.role.try_take()
+        buffer = bytearray(BODY)
+        frame = encode(Kind.REQUEST, 1, 1, memoryview(buffer))
+        assert isinstance(frame, tuple)
+        writing = Running(rig.writer.write_parts, frame)
+        del frame
+        assert rig.far.recv(1, socket.MSG_PEEK)
+        rig.writer.queue.append(encode(Kind.REQUEST, 1, 3, b""))
+        rig.writer.ended = True
+        rig.far.close()
+        writing.result()
+        buffer.clear()
+        assert rig.writer.idle
+        assert (rig.writer.frames, rig.writer.size()) == (0, 0)
+
+    def test_the_rest_of_a_frame_is_never_overtaken(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who finds the pen free may find the rest of another's frame in the queue only then."""
+
+        class Pen(list[bool]):
+            def pop(self, index: object = -1) -> bool:
+                rig.writer.queue.append(b"rest")
+                return super().pop()
+
+        monkeypatch.setattr(rig.writer, "pen", Pen([True]))
+        assert not rig.writer.write_whole(b"frame")
+        assert rig.writer.pen
+
+
+def payload_of(frame: Frame) -> bytes:
+    assert not isinstance(frame.payload, Segmented)
+    return bytes(frame.payload)
