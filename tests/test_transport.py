@@ -468,6 +468,32 @@ def fixture_pair(listening: Listen) -> Iterator[tuple[socket.socket, socket.sock
         yield client, server
 
 
+def test_little_stands_in_the_buffers_of_a_connection_within_a_machine(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    for sock in pair:
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            assert sock.getsockopt(socket.SOL_SOCKET, option) <= 2 * transport.LOCAL_BUFFER
+
+
+def test_a_connection_that_has_ended_is_prepared_all_the_same() -> None:
+    with socket.socket() as sock:
+        prepare(sock)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_buffers_are_sent_at_once_where_the_system_can(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[socket.socket, socket.socket], at_once: bool
+) -> None:
+    if at_once and not hasattr(socket.socket, "sendmsg"):
+        pytest.skip("the system cannot")
+    monkeypatch.setattr(transport, "_HAS_SENDMSG", at_once)
+    client, server = pair
+    assert transport.send(client, [b"one", memoryview(b"two")]) == (6 if at_once else 3)
+    assert server.recv(3, socket.MSG_WAITALL) == b"one"
+
+
 def test_a_dialled_socket_is_prepared(pair: tuple[socket.socket, socket.socket]) -> None:
     for sock in pair:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
