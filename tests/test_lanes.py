@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.back_to_back import joined
+from typedrpc.codec import Segmented
 from typedrpc.lanes import Lanes, is_large
 from typedrpc.messages import ProtocolCommand, pack_extension
 from typedrpc.protocol import Outgoing
@@ -55,7 +56,7 @@ def order(sent: list[Sent], admit_next: Callable[[], bool] = lambda: True) -> li
     assert reader.fault is None
     assert not reader.in_frame
     assert (lanes.frames, lanes.held) == (0, 0)
-    return [int.from_bytes(frame.payload[:2]) for frame in came if not hasattr(frame.payload, "body")]
+    return [int.from_bytes(frame.payload[:2]) for frame in came if not isinstance(frame.payload, Segmented)]
 
 
 def data_of(frame: Outgoing) -> bytes:

@@ -455,6 +455,20 @@ class TestLargeMessages:
         assert len(rig.helped) == 1
         assert far.result() == [3, 1]
 
+    def test_where_there_is_no_such_thread_it_writes_all_the_same(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(body: Callable[[], None]) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(rig.writer, "_helper", refuse)
+        assert rig.role.try_take()
+        rig.writer.queue.append(self.request(1))
+        far = Running(self.read_frames, rig, 1)
+        rig.writer.flush(patient=False)
+        assert far.result() == [1]
+        assert not rig.ends
+
     def test_past_the_deadline_nothing_is_lost(self, rig: Rig) -> None:
         buffers = [bytearray(BODY), bytearray(BODY)]
         rig.writer.queue.append(encode(Kind.NOTIFY, 1, 1, memoryview(buffers[0])))

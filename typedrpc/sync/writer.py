@@ -227,17 +227,21 @@ class Writer:
             if self._crowd or self.ended:
                 self._lay_down()
             if cut:
-                if not last:
-                    # Others may wait for answers to what stands behind the rest.
-                    self._leave_to_helper()
-                return
+                # Others may wait for answers to what stands behind the rest.
+                if last or self._leave_to_helper(must=bool(rest)):
+                    return
+                patient = True
 
-    def _leave_to_helper(self) -> None:
+    def _leave_to_helper(self, *, must: bool) -> bool:
+        """Have a thread of its own write the rest. Returns False where there is none, and this one may as well."""
         try:
             self._helper(self.flush)
         except RuntimeError:  # nobody else may come by and write it
+            if not must:
+                return False
             logger.warning("no thread could be started to write to a peer: it was cut off")
             self._end(ConnectionLost("no thread could be started"))
+        return True
 
     @property
     def full(self) -> bool:
@@ -357,9 +361,11 @@ class Writer:
                     return _joined(small, item)
                 small.append(item)
                 size += len(item)
-        if lanes.free:  # before any piece, which may have waited for it
-            return _joined(small)
-        return [*_joined(small), *(lanes.take() if lanes.busy else ())]
+        buffers = _joined(small)
+        # What is free goes before any piece, which may have waited for it.
+        if lanes.busy and not lanes.free:
+            buffers += lanes.take()
+        return buffers
 
     def _copy_waiting(self) -> None:
         """Let nothing wait that may be changed. The pen is held: nobody else takes anything out.
