@@ -468,20 +468,6 @@ def fixture_pair(listening: Listen) -> Iterator[tuple[socket.socket, socket.sock
         yield client, server
 
 
-def test_little_stands_in_the_buffers_of_a_connection_within_a_machine(
-    pair: tuple[socket.socket, socket.socket],
-) -> None:
-    for sock in pair:
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            assert sock.getsockopt(socket.SOL_SOCKET, option) <= 2 * transport.LOCAL_BUFFER
-
-
-def test_a_connection_that_has_ended_is_prepared_all_the_same() -> None:
-    with socket.socket() as sock:
-        prepare(sock)
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-
 @pytest.mark.parametrize("at_once", [True, False])
 def test_buffers_are_sent_at_once_where_the_system_can(
     monkeypatch: pytest.MonkeyPatch, pair: tuple[socket.socket, socket.socket], at_once: bool

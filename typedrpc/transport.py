@@ -14,16 +14,6 @@ from typedrpc.errors import ConnectFailed, ListenFailed
 SEND_PATIENCE: Final = 0.002
 """Seconds that a send waits in the kernel for room before it says that the pipe is full."""
 
-LOCAL_BUFFER: Final = 256 * 1024
-"""Bytes of each buffer that the system is asked to keep for a TCP connection within this machine.
-
-A small call stands behind all that is in these buffers. The system lets them grow to megabytes, which are of use where
-bytes take their time to travel; within a machine they only take their turn: a transfer costs as much with these.
-"""
-
-UNSENT: Final = 128 * 1024
-"""Bytes that may wait in the kernel to be sent at all, where the system can be told: more of them are not faster."""
-
 DONT_WAIT: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
 """Flag of a send that says at once that the pipe is full; where there is none, sockets are set so that none waits."""
 
@@ -38,7 +28,6 @@ UNIX_MODE: Final = 0o600
 
 _HAS_UNIX: Final = hasattr(socket, "AF_UNIX")
 _HAS_POLL: Final = hasattr(select, "poll")
-_NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
 
@@ -260,23 +249,12 @@ def prepare(sock: socket.socket) -> None:
     if sock.family != getattr(socket, "AF_UNIX", None):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        _keep_short(sock)
     if os.name == "posix":
         sock.setblocking(True)
         timeval = struct.pack("@ll", 0, int(SEND_PATIENCE * 1_000_000))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
     else:  # pragma: no cover  # no such option: every read and write that would wait says so, and wait() follows
         sock.setblocking(False)
-
-
-def _keep_short(sock: socket.socket) -> None:
-    """Let little stand in the buffers of a TCP connection, where that costs nothing. It may have ended already."""
-    with contextlib.suppress(OSError):
-        if _NOTSENT_LOWAT is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
-        if sock.getsockname()[0] == sock.getpeername()[0]:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOCAL_BUFFER)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOCAL_BUFFER)
 
 
 def send(sock: socket.socket, buffers: list[bytes | bytearray | memoryview], flags: int = 0) -> int:
