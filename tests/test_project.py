@@ -31,6 +31,7 @@ LAYERS = [
     {"messages"},
     {"callbacks"},
     {"protocol"},
+    {"lanes"},
     {"agreement"},
     {"peer"},
     {"batches", "turns"},

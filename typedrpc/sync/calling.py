@@ -171,22 +171,20 @@ class Calls:
         try:
             if nested or going is not None or within is not None or on_reply is not None:
                 return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
-            # A thread that reads its own reply needs no entry in the in-flight table.
-            leads = not self._room.is_counted and self._role.try_take()
+            # A thread that reads its own reply needs no entry in the in-flight table. One that has much to write leaves
+            # reading to others meanwhile.
+            leads = not self._room.is_counted and type(data) is bytes and self._role.try_take()
             if leads and self._room.is_taken:
                 self._connection.stop_leading()
                 leads = False
-            if not leads:
+            if not leads or type(data) is not bytes:
                 waiter = CallWaiter()
                 self._register(call, data, what, deadline, waiter)
                 return self._outcome(call, what, waiter, deadline)
             if not self._writer.write_whole(data, deadline, leading=True):
                 waiter = self._register_leading(call)
-                if isinstance(data, bytes):
-                    self._writer.queue.append(data)
-                    self._writer.flush(deadline, leading=True)
-                else:
-                    self._writer.write_parts(data, deadline, leading=True)
+                self._writer.queue.append(data)
+                self._writer.flush(deadline, leading=True)
             return self._read_reply(call, what, deadline, waiter)
         except Failed as failed:
             error = failed.error
@@ -623,7 +621,7 @@ class Calls:
             self._writer.write_parts(data, deadline)
         elif not self._writer.write_whole(data, deadline):
             self._writer.queue.append(data)
-            self._writer.flush(deadline)
+            self._writer.flush(deadline, patient=False)
 
     def _register_leading(self, call: int) -> CallWaiter:
         """Enter the call of a thread that holds the role, which is given up if the connection has ended.

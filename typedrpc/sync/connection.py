@@ -265,7 +265,7 @@ class Connection:
     @property
     def waiting_frames(self) -> int:
         """Frames that wait to be written."""
-        return len(self._writer.queue)
+        return self._writer.frames
 
     @property
     def waiting_bytes(self) -> int:
@@ -355,6 +355,7 @@ class Connection:
                 if self._waker is not None:
                     self._waker.close()
                 self.core.reader.discard()
+                self._writer.discard()
             else:
                 self.role.token.append(True)
 
