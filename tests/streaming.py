@@ -193,7 +193,9 @@ class Joined:
 
 
 @contextmanager
-def joined(url: str = "tcp://127.0.0.1:0", /, *, expose: Any = (), server: Any = None, **client: Any) -> Iterator[Joined]:
+def joined(
+    url: str = "tcp://127.0.0.1:0", /, *, expose: Any = (), server: Any = None, **client: Any
+) -> Iterator[Joined]:
     """A server and its client; at the end neither may hold anything of a call."""
     service = Pipes()
     with Server(service, url=url, **(server or {})) as running:
