@@ -661,7 +661,7 @@ def test_a_second_hello(client: bool) -> None:
     assert cause(core) == "a second hello"
 
 
-RESERVED: Final = [Kind.AUTHENTICATE, Kind.BATCH, Kind.CANCEL, Kind.ITEM, Kind.END, Kind.CREDIT]
+RESERVED: Final = [Kind.AUTHENTICATE, Kind.BATCH]
 
 
 @pytest.mark.parametrize("kind", [*RESERVED, 0x00, 0x02, 0x1A, 0x23, 0x7F])

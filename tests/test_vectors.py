@@ -133,6 +133,8 @@ NAMES: Final[dict[str, Any]] = {
     "UUID": uuid.UUID,
     "ZoneInfo": zoneinfo.ZoneInfo,
     "inf": float("inf"),
+    "numbers": iter([1]),
+    "texts": iter(["a"]),
 }
 
 

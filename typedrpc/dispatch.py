@@ -70,7 +70,6 @@ class Call:
 
     __slots__ = (
         "_aborts",
-        "_cancelled",
         "_reply_metadata",
         "args",
         "deadline",
@@ -104,7 +103,6 @@ class Call:
         self.metadata: Metadata = NO_METADATA
         self.why_cancelled = ""  # empty while it is not
         self._aborts: dict[object, Callable[[], None]] | None = None
-        self._cancelled: Cancellation | None = None
         self._reply_metadata: dict[str, str | bytes] | None = None
         self.function = row.function
         self.args = args
@@ -119,9 +117,8 @@ class Call:
     @property
     def cancelled(self) -> "Cancellation":
         """Whether the caller still wants the result. A handler in a thread that takes long should look now and then."""
-        if self._cancelled is None:
-            self._cancelled = Cancellation(self)
-        return self._cancelled
+        # Not kept: it would be a cycle, and what a handler was given is to go when the handler has ended.
+        return Cancellation(self)
 
     @property
     def reply_metadata(self) -> dict[str, str | bytes]:
@@ -146,12 +143,14 @@ class Call:
 
         Args:
             key: What :meth:`forget` is to be called with when the function is not needed any more.
-            abort: Called once at most.
+            abort: May be called twice.
         """
         if self._aborts is None:
             self._aborts = {}
         self._aborts[key] = abort
-        if self.why_cancelled and self._aborts.pop(key, None) is not None:
+        if self.why_cancelled:
+            # Perhaps it is also called by who cancels; but who goes on here must not do so before it was.
+            self._aborts.pop(key, None)
             abort()
 
     def forget(self, key: object) -> None:

@@ -888,7 +888,9 @@ class TestGather:
             for number in range(20):
                 outcomes = server.gather(Listener.ask, timeout=0.01)("hi")
                 assert isinstance(only(outcomes), DeadlineExceeded)
-                raw.send_frame(Kind.RESPONSE, 0, raw.question().call, pack_plain(f"late {number}"))
+                question, given_up = raw.question(), raw.read_frame()
+                assert (given_up.kind, given_up.call) == (Kind.CANCEL, question.call)
+                raw.send_frame(Kind.RESPONSE, 0, question.call, pack_plain(f"late {number}"))
             asking = Running(server.gather(Listener.ask), "hi")
             raw.send_frame(Kind.RESPONSE, 0, raw.question().call, pack_plain("in time"))
             assert list(asking.result().values()) == ["in time"]

@@ -370,6 +370,8 @@ class TestLargeMessages:
             go_on.wait()
             large = peer.question()
             assert large.command == Workshop.swallow.id
+            given_up = peer.read_frame()
+            assert (given_up.kind, given_up.call) == (Kind.CANCEL, large.call)
             peer.send(response(large.call, 1))
             small = peer.question()
             assert small.command == Workshop.add.id

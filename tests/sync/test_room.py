@@ -10,7 +10,7 @@ from typedrpc.errors import DeadlineExceeded
 from typedrpc.messages import Limits
 from typedrpc.protocol import State
 from typedrpc.sync.room import Room
-from typedrpc.sync.tokens import NotSent
+from typedrpc.sync.tokens import CallWaiter, NotSent
 
 
 class Core:
@@ -42,7 +42,7 @@ def test_who_waits_is_counted_before_the_look_that_decides() -> None:
     core = Core()
     room, lock = make_room(core)
     with lock, pytest.raises(NotSent) as caught:
-        room.await_place("Store.put", monotonic())
+        room.await_place("Store.put", monotonic(), CallWaiter())
     assert isinstance(caught.value.error, DeadlineExceeded)
     assert core.looks[:2] == [0, 1]
     assert room.waiting == 0
@@ -53,5 +53,5 @@ def test_nobody_waits_where_there_is_room() -> None:
     core.in_flight = 1
     room, lock = make_room(core)
     with lock:
-        room.await_place("Store.put", None)
+        room.await_place("Store.put", None, CallWaiter())
     assert core.looks == [0]

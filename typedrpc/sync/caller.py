@@ -53,6 +53,7 @@ class _Plan(NamedTuple):
 def _plan(connection: Connection, route: Route, options: CallOptions, what: str, default: float | None) -> _Plan:
     """
     Raises:
+        CallCancelled: The call that is being handled was cancelled.
         DeadlineExceeded: No time is left for the call.
     """
     timeout = default if options.timeout is None else options.timeout
@@ -60,6 +61,8 @@ def _plan(connection: Connection, route: Route, options: CallOptions, what: str,
     within = get_call()
     parent = depth = 0
     if within is not None:
+        if within.why_cancelled:
+            raise cancelled_with(within, what)
         deadline = nearest(deadline, within.deadline)
         parent, depth = nesting(connection)
     extension = route.extension(time_left(deadline, what), parent, depth, options.metadata)
@@ -137,7 +140,7 @@ class _Calls:
         future = CallFuture()
         going = _going(connection, things, of_caller=True)
         on_reply = _metadata_to(options)
-        finish = completion(future, command, route, on_reply, going)
+        finish = completion(future, command, route, on_reply, None if going is None else going.failure_of)
         if within is not None:
             finish = _forgetting(finish, within, future)
         token = Pending(finish)
@@ -183,6 +186,7 @@ class _Calls:
         end, extension, nested, within = _plan(connection, route, options, what, None)
         on_loop = receiver is AsyncReceiver
         going = _going(connection, things, of_caller=on_loop)
+        failure_of = None if going is None else going.failure_of
         stream = command.codec.result_stream
         assert stream is not None
         unpack = route.unpack_adapted or stream.unpack_item
@@ -193,7 +197,7 @@ class _Calls:
             token = StreamToken(flow)
 
             def conclude() -> BaseException | None:
-                return _why_ended(command, token, going, on_reply)
+                return _why_ended(command, token, failure_of, on_reply)
 
             def abandon(reason: RpcError) -> None:
                 connection.abort(call, token, reason)
@@ -436,16 +440,24 @@ def completion(
     command: Command[Any],
     route: Route,
     on_reply: Callable[[Frame], None] | None = None,
-    going: "_Going | None" = None,
+    failure_of: Callable[[], BaseException | None] | None = None,
 ) -> Callable[[Frame | RpcError], None]:
-    """What gives a future the outcome of a call."""
+    """What gives a future the outcome of a call.
+
+    Args:
+        future: The future.
+        command: What is called.
+        route: How.
+        on_reply: Called with the answer's frame first.
+        failure_of: What an iterator among the arguments has failed with.
+    """
     unpack, what = route.unpack_adapted or command.codec.unpack_result, command.qualified_name
 
     def finish(outcome: Frame | RpcError) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
-            if going is not None and (failed := going.error()) is not None and _is_failure(outcome):
+            if failure_of is not None and _is_failure(outcome) and (failed := failure_of()) is not None:
                 raise failed
             if isinstance(outcome, DeadlineExceeded):
                 raise DeadlineExceeded(f"{what}: {outcome}")
@@ -485,14 +497,17 @@ def _forgetting(
 
 
 def _why_ended(
-    command: Command[Any], token: StreamToken, going: "_Going | None", on_reply: Callable[[Frame], None] | None
+    command: Command[Any],
+    token: StreamToken,
+    failure_of: Callable[[], BaseException | None] | None,
+    on_reply: Callable[[Frame], None] | None,
 ) -> BaseException | None:
     """What a stream has ended with; None where it has come to its end."""
     what = command.qualified_name
     outcome = token.frame or token.error
     if outcome is None:
         return ConnectionLost(f"{what}: the connection has ended")
-    if going is not None and (failed := going.error()) is not None and _is_failure(outcome):
+    if failure_of is not None and _is_failure(outcome) and (failed := failure_of()) is not None:
         return failed
     if isinstance(outcome, DeadlineExceeded):
         return DeadlineExceeded(f"{what}: {outcome}")
@@ -526,7 +541,7 @@ def _pack(command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) 
 class _Going:
     """The functions and streams that go with one call; see :class:`typedrpc.sync.calling.Going`."""
 
-    __slots__ = ("_arguments", "_connection", "_loop", "_streams", "functions")
+    __slots__ = ("_arguments", "_connection", "_loop", "_streams", "failure_of", "functions")
 
     def __init__(self, connection: Connection, things: list[Any], loop: Any) -> None:
         """
@@ -538,7 +553,10 @@ class _Going:
         self._connection = connection
         self._loop = loop
         self._streams: list[tuple[int, StreamCodec, Any]] = []
-        self._arguments: list[Argument] = []
+        arguments: list[Argument] = []
+        self._arguments = arguments
+        # It lives as long as the call's outcome, which is not to keep the functions.
+        self.failure_of = lambda: next((each.error for each in arguments if each.error is not None), None)
         rows: list[Row | None] = []
         for index, (codec, thing) in enumerate(things):
             if isinstance(codec, StreamCodec):
@@ -561,10 +579,6 @@ class _Going:
             loop = (self._loop or kept_loop()) if codec.is_async else None
             self._arguments.append(Argument(sender, items, self._connection.start_thread, loop))
         return self._arguments
-
-    def error(self) -> BaseException | None:
-        """What the iterator of an argument has failed with."""
-        return next((argument.error for argument in self._arguments if argument.error is not None), None)
 
 
 def _going(connection: Connection, things: list[Any], *, of_caller: bool = False) -> _Going | None:

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, final
 from typedrpc import transport
 from typedrpc.callbacks import Callbacks
 from typedrpc.codec import Payload, Segmented
+from typedrpc.deadlines import nearest
 from typedrpc.dispatch import Call
 from typedrpc.errors import CallCancelled, DeadlineExceeded, RpcError
 from typedrpc.failure import unpack_failure
@@ -31,6 +32,9 @@ from typedrpc.sync.tokens import CallWaiter, Failed, NotSent, Pending, Token
 from typedrpc.sync.writer import Writer
 from typedrpc.transport import Waker
 from typedrpc.wire import Frame, Kind
+
+LOOK_TIME: Final = 0.05
+"""Seconds after which a thread that reads looks whether it is to stop, where the system has nothing to tell it with."""
 
 _RESPONSE: Final = int(Kind.RESPONSE)
 _POISON: Final = 0xFF
@@ -48,7 +52,8 @@ class Connection(Protocol):
     def threads(self) -> HandlerThreads: ...
     def check(self) -> None: ...
     def read(self, deadline: float | None = None, waker: Waker | None = None) -> list[Event[Token]]: ...
-    def get_waker(self) -> Waker: ...
+    def get_waker(self) -> Waker | None: ...
+    def wake_reader(self) -> None: ...
     def deliver(self, events: list[Event[Token]]) -> None: ...
     def attend(self, deadline: float | None) -> None: ...
     def stop_leading(self) -> None: ...
@@ -252,7 +257,7 @@ class Calls:
         token.fail(self._connection, error)
         self._threads.call_for_help()
         if isinstance(token, Waiter) and token.abortable:
-            self._connection.get_waker().set()
+            self._connection.wake_reader()
 
     def give_up(self, call: int) -> None:
         """Nobody waits for a call any more, which was taken out of the in-flight table: tell the peer."""
@@ -571,12 +576,15 @@ class Calls:
         """
         reader = self._core.reader
         idle = False
-        waker = self._connection.get_waker() if waiter.abortable else None
         try:
+            waker = self._connection.get_waker() if waiter.abortable else None
             while not (waiter.done or waiter.work or (deadline is not None and monotonic() >= deadline)):
                 if idle := reader.idle:
                     reader.buffer[0] = _POISON
-                events = self._connection.read(deadline, waker)
+                until = deadline
+                if waiter.abortable and waker is None:
+                    until = nearest(deadline, monotonic() + LOOK_TIME)
+                events = self._connection.read(until, waker)
                 idle = False
                 self._connection.deliver(events)
                 self._connection.attend(deadline)

@@ -392,15 +392,20 @@ class Connection:
             # The watcher sleeps while somebody reads. Now it may be that nobody does although somebody has to.
             self._runtime()[1].watch(self)
 
-    def get_waker(self) -> transport.Waker:
-        """What ends the wait of a thread that reads and may be told to stop."""
-        waker = self._waker
-        if waker is None:
-            with self._state:
-                waker = self._waker = self._waker or transport.Waker()
-                if self.ended:
-                    waker.close()
-        return waker
+    def get_waker(self) -> transport.Waker | None:
+        """What ends the wait of a thread that reads and may be told to stop; None if there are no descriptors.
+
+        The role is held: who gives it up last closes the waker with the socket.
+        """
+        if self._waker is None:
+            with contextlib.suppress(OSError):
+                self._waker = transport.Waker()
+        return self._waker
+
+    def wake_reader(self) -> None:
+        """A thread that waits for something of its own, and may read meanwhile, is to look at once."""
+        if self._waker is not None:  # where it is made only now, its maker looks afterwards
+            self._waker.set()
 
     def read(self, deadline: float | None = None, waker: transport.Waker | None = None) -> list[Event[Token]]:
         """Read once; the role is held. Empty when the deadline passed first, or the waker was set."""

@@ -209,7 +209,7 @@ class _Waiting:
         if waiter is not None:
             waiter.done = True
             self.connection.role.rouse_for_good(waiter)
-            self.connection.get_waker().set()
+            self.connection.wake_reader()
 
     def wait(self, is_over: Callable[[], bool], deadline: float | None = None) -> None:
         """Wait for a notice, unless there is nothing to wait for."""
