@@ -29,6 +29,7 @@ from typedrpc import (
     current_call,
     rpc,
 )
+from typedrpc.sync import loop
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -42,7 +43,7 @@ UNKNOWN: Final = 2
 
 INITIAL: Final = "x-grpc-test-echo-initial"
 TRAILING: Final = "x-grpc-test-echo-trailing-bin"
-METADATA: Final = {INITIAL: "test_initial_metadata_value", TRAILING: b"\xab\xab\xab"}
+METADATA: Final[Mapping[str, str | bytes]] = {INITIAL: "test_initial_metadata_value", TRAILING: b"\xab\xab\xab"}
 
 WHITESPACE: Final = "\t\ntest with whitespace\r\nand Unicode BMP \u263a and non-BMP \U0001f608\t\n"
 """The text of the original."""
@@ -159,6 +160,12 @@ class Wider(Service, name="Interop"):
 class Unimplemented(Service):
     @rpc
     def unimplemented_call(self) -> None: ...
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kept_loop() -> None:
+    """The one for async handlers lasts as long as the process, which is no leak."""
+    loop.kept_loop()
 
 
 @pytest.fixture
@@ -345,9 +352,10 @@ def test_special_status_message(proxy: Interop, log: Log, text: str) -> None:
 
 def test_special_status_message_all_of_unicode(proxy: Interop) -> None:
     """Every code point of all 17 planes, assigned or not."""
-    calls = []
-    for text in all_of_unicode():
-        calls.append((text, proxy.unary_call.submit(1, status=(UNKNOWN, text)), proxy.fail.submit("ValueError", text)))
+    calls = [
+        (text, proxy.unary_call.submit(1, status=(UNKNOWN, text)), proxy.fail.submit("ValueError", text))
+        for text in all_of_unicode()
+    ]
     assert sum(len(text) for text, _, _ in calls) == 0x110000 - 0x800
     for text, declared, builtin in calls:
         status, error = declared.exception(PATIENCE), builtin.exception(PATIENCE)
@@ -437,10 +445,10 @@ def test_cancel_after_first_response(proxy: Interop, served: Interop, leave: str
     assert len(next(stream)) == 31_415
     served.tally.wait_for("running", 1)
     if leave == "close":
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         assert next(stream, None) is None
     elif leave == "with":
-        with stream:  # type: ignore[attr-defined]
+        with stream:
             pass
     else:
         del stream
@@ -526,6 +534,7 @@ def test_channel_soak(server: Server) -> None:
     until(lambda: not server.peers, "the server has let all of them go")
 
 
+@pytest.mark.parametrize("server", ["tcp"], indirect=True)
 def test_concurrent_large_unary(proxy: Interop) -> None:
     """1 000 large calls at once on one connection: more than 250 MiB are on their way in each direction."""
     body = bytes(LARGE_REQUEST)

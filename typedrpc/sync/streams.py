@@ -541,7 +541,22 @@ class AsyncSender(_Outlet):
         super().__init__(connection, flow, call, number, codec)
         self._future: list[asyncio.Future[None]] = []
         self._is_due = False
-        self._notice = flow.notify = _Notice(self._future)
+        self._notice = _Notice(self._future)
+        self._stoppers: list[Callable[[], None]] = []
+        flow.notify = self._notify
+
+    def _notify(self) -> None:
+        self._notice()
+        if self.flow.stopped:
+            while self._stoppers:
+                with suppress(IndexError):  # another thread was quicker
+                    self._stoppers.pop()()
+
+    def when_stopped(self, stop: Callable[[], None]) -> None:
+        """Have a function called, once, when nobody wants more of the stream; in any thread, so it must not block."""
+        self._stoppers.append(stop)
+        if self.flow.stopped:  # before it could be told
+            self._notify()
 
     async def run(self, items: AsyncIterator[Any]) -> None:
         """Send all items. Raises as :meth:`Sender.run`."""
@@ -690,16 +705,33 @@ class Argument:
             close_iterator(self._items)
 
     async def _run_async(self) -> None:
+        import asyncio
+
         sender = self._sender
         assert isinstance(sender, AsyncSender)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        sending = True
+
+        def cancel() -> None:
+            if sending:
+                task.cancel()  # it may wait for what never comes
+
+        def stop() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(cancel)
+
+        sender.when_stopped(stop)
         try:
             await sender.run(self._items)
             sender._end_argument(None)
         except Stopped:
             pass
         except BaseException as error:
-            sender._end_argument(error)
+            if not sender.flow.stopped:
+                sender._end_argument(error)
         finally:
+            sending = False
             close = getattr(self._items, "aclose", None)
             if close is not None:
                 with suppress(Exception):
