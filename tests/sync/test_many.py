@@ -364,7 +364,10 @@ def fill_up(proxy: Crowd, crowd: Crowd) -> list[Future[int]]:
 def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: str) -> None:
     """Nothing of the call was sent then."""
     timeout = 0.05
-    with few(crowd, 4) as server, connect(server.url, call_timeout=timeout if way == "call_timeout" else None) as client:
+    with (
+        few(crowd, 4) as server,
+        connect(server.url, call_timeout=timeout if way == "call_timeout" else None) as client,
+    ):
         proxy = client.proxy(Crowd)
         hold = proxy.hold.with_options(timeout=PATIENCE)
         futures = [hold.submit(number) for number in range(3)]
