@@ -1101,6 +1101,16 @@ def test_what_a_client_must_not_say_before_it_is_let_in(kind: Kind) -> None:
     assert isinstance(core.error and core.error.__cause__, ProtocolError)
 
 
+def test_a_failure_of_a_stream_that_is_too_large_is_a_failure_all_the_same() -> None:
+    core = opened(client=True, max_message_size=MIN_MESSAGE_SIZE)
+    (end,) = frames(joined(core.end_of_stream(1, 1, bytes(MIN_MESSAGE_SIZE + 1))))
+    error = unpack_failure(end.payload, "Store.put")
+    assert isinstance(error, MessageTooLarge)
+    assert (error.size, error.limit) == (MIN_MESSAGE_SIZE + 1, MIN_MESSAGE_SIZE)
+    (whole,) = frames(joined(core.end_of_stream(1, 1, bytes(MIN_MESSAGE_SIZE))))
+    assert whole.payload == bytes(MIN_MESSAGE_SIZE)
+
+
 # Batches
 
 

@@ -812,8 +812,15 @@ class Protocol(Generic[TokenT]):
         return encode(Kind.ITEM, number, call, payload)
 
     def end_of_stream(self, call: int, number: int, failure: bytes = b"") -> Outgoing:
-        """The bytes that end an argument's stream, with the payload of an error frame where its producer failed."""
-        return encode(Kind.END, number, call, failure if len(failure) <= self.peer_limits.max_message_size else b"")
+        """The bytes that end an argument's stream, with the payload of an error frame where its producer failed.
+
+        One that the peer would not accept is replaced by one that says so: no failure looks like the end.
+        """
+        limit = self.peer_limits.max_message_size
+        if len(failure) > limit:
+            error = MessageTooLarge("the error that a stream ended with", len(failure), limit)
+            failure = pack_protocol_failure(error)
+        return encode(Kind.END, number, call, failure)
 
     def credit(self, call: int, number: int, more: int) -> bytes:
         """The bytes that let the peer send more of a stream."""

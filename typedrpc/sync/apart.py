@@ -23,13 +23,11 @@ from typedrpc.failure import pack_protocol_failure
 from typedrpc.protocol import Outgoing, Request
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.loop import kept_loop
-from typedrpc.sync.streams import AsyncSender, Sender, Stopped, close_iterator
+from typedrpc.sync.streams import AsyncSender, Connection, Sender, Stopped, close_iterator
 from typedrpc.sync.writer import copied
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
-
-    from typedrpc.sync.connection import Connection
 
 logger = logging.getLogger("typedrpc")
 

@@ -106,7 +106,7 @@ class Connection:
             helper=lambda body: runtime()[0].start(body),
         )
         self.streams = Streams(self)
-        self.threads = HandlerThreads(
+        self.threads: HandlerThreads = HandlerThreads(
             core,
             self.role,
             self._writer,
