@@ -1,5 +1,6 @@
 """What the tests of streams need: a service whose handlers do what a test says, and producers that are watched."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -129,6 +130,27 @@ class Watched:
                 yield number if self._item is None else self._item
         finally:
             self.ended.open()
+
+
+class AsyncGate(Gate):
+    """A gate that coroutines pass too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def open(self) -> None:
+        super().open()
+        while self._waiting:
+            future = self._waiting.pop()
+            future.get_loop().call_soon_threadsafe(future.cancel)
+
+    async def pass_through(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        if not self.is_open:
+            done, _ = await asyncio.wait([future], timeout=PATIENCE)
+            assert done, "a gate stayed shut"
 
 
 def eventually(condition: Callable[[], object], what: str = "it") -> None:

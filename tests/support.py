@@ -12,9 +12,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
+from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -67,6 +69,48 @@ class Gates:
             gates = list(self._gates.values())
         for gate in gates:
             gate.open()
+
+
+class Tally:
+    """Counts by name, in any thread; who waits for a number that does not come fails the test."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str, number: int = 1) -> None:
+        with self._changed:
+            self._counts[name] += number
+            self._changed.notify_all()
+
+    def __getitem__(self, name: str) -> int:
+        with self._changed:
+            return self._counts[name]
+
+    def wait_for(self, name: str, number: int) -> None:
+        with self._changed:
+            reached = self._changed.wait_for(lambda: self._counts[name] == number, PATIENCE)
+            assert reached, f"{name}: {self._counts[name]} instead of {number}"
+
+    @contextlib.contextmanager
+    def running(self, name: str = "running") -> Iterator[None]:
+        """Count what runs, for as long as it does; and what has begun, under ``"<name>, begun"``."""
+        with self._changed:
+            self._counts[name] += 1
+            self._counts[f"{name}, begun"] += 1
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            self.add(name, -1)
+
+
+def until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for what nobody tells: state of the library's own. Looks every millisecond."""
+    end = monotonic() + PATIENCE
+    while not condition():
+        assert monotonic() < end, f"it did not come about: {what}"
+        threading.Event().wait(0.001)
 
 
 class Running(Generic[T]):

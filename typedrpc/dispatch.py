@@ -380,8 +380,13 @@ class Dispatcher:
                 row = self._rows.get(request.command) or self._make_row(request.command)
             if extras.schema is not None:
                 row = self._row_of_version(row, extras.schema, peer)
+            if not request.call and row.stream is not None:
+                raise ProtocolError(f"{row.name} streams its result, and cannot be called one-way")
             if row.has_callbacks:
-                args, kwargs = row.unpack(request.payload, partial(peer.link.receive_callback, request.origin))
+                receive = partial(peer.link.receive_callback, request.origin)
+                if not request.call:
+                    receive = partial(_receive_no_stream, receive)
+                args, kwargs = row.unpack(request.payload, receive)
             else:
                 args, kwargs = row.unpack(request.payload)
         except RpcError as error:
@@ -664,6 +669,13 @@ def _how_to_run(command: Command[Any]) -> tuple[StreamCodec | None, bool, bool]:
     """What a row says of it: the codec of a stream, whether the handler is async, and whether it runs apart."""
     stream = command.codec.result_stream
     return stream, command.is_async, command.is_async or stream is not None or command.schema.has_streams
+
+
+def _receive_no_stream(receive: Callable[[int, Any], Any], index: int, callback: Any) -> Any:
+    """What goes with a one-way call: nothing would ever end a stream."""
+    if isinstance(callback, StreamCodec):
+        raise ProtocolError(f"{callback.name} is a stream, which cannot go with a one-way call")
+    return receive(index, callback)
 
 
 def _why_unanswered(call: Call) -> RpcError:

@@ -787,6 +787,15 @@ class Protocol(Generic[TokenT]):
                 if not inflow.ended:
                     inflow.end(lost=True)
 
+    def forsake_flows(self) -> None:
+        """In a forked child: nobody else is here to be told."""
+        for inflows in self.inflows.values():
+            for inflow in inflows.values():
+                inflow.lost = inflow.ended = True
+        for outflows in self.outflows.values():
+            for outflow in outflows.values():
+                outflow.stopped = True
+
     def item(self, call: int, number: int, payload: Payload, what: str) -> Outgoing:
         """The bytes of some items of a stream.
 

@@ -250,7 +250,29 @@ def answer(peer: RawPeer, frame: Frame, start: int = 0, stop: int | None = None)
     peer.send_frame(Kind.BATCH, 0, frame.call, pack_outcomes(results))
 
 
+class TooMany(Exception):
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Declaring(Service):
+    @rpc(raises=[TooMany])
+    def count(self, number: int) -> int:
+        if number > 2:
+            raise TooMany(number)
+        return number
+
+
 class TestErrors:
+    def test_that_are_declared_arrive_as_themselves(self) -> None:
+        with Server(Declaring(), url=URL) as server, connect(Declaring, server.url) as proxy:
+            told = list(outcomes(proxy.count, range(6)))
+            assert told[:3] == [0, 1, 2]
+            assert [error.number for error in told[3:] if isinstance(error, TooMany)] == [3, 4, 5]
+            with pytest.raises(TooMany):
+                list(proxy.count.map([1, 9]))
+
     def test_come_in_their_turn(self) -> None:
         with Server(Sum(), url=URL) as server, connect(Sum, server.url) as proxy:
             results = proxy.invert.map([1, 2, 4, 0, 5])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.streaming import Joined, Pipes, Watched, eventually, expect_empty, joined
+from tests.streaming import AsyncGate, Joined, Pipes, Watched, connection_of, eventually, expect_empty, joined
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, agree, run_all
 from typedrpc import (
     ArgumentTypeError,
@@ -29,7 +29,7 @@ from typedrpc import (
 )
 from typedrpc.sync.loop import kept_loop
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("no_leaks", "loop_rests")
 
 URL = "tcp://127.0.0.1:0"
 
@@ -38,6 +38,13 @@ URL = "tcp://127.0.0.1:0"
 def loop() -> None:
     """The loop of async handlers is kept for as long as the process runs: it is no leak."""
     kept_loop()
+
+
+@pytest.fixture
+def loop_rests(no_leaks: None) -> Iterator[None]:
+    """What async handlers have sent last is sent before it is looked what they leave."""
+    yield
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), kept_loop()).result(PATIENCE)
 
 
 @pytest.fixture
@@ -432,3 +439,490 @@ class TestErrorsOfItems:
             with pytest.raises(MessageTooLarge):
                 pair.pipes.swallow("lengths", iter([b"small", bytes(200_000)]))
             assert pair.pipes.swallow("lengths", iter([b"small", bytes(20_000)])) == [5, 20_000]
+
+
+# Credit
+
+BLOB = bytes(1000)
+AHEAD = 300
+"""Items of 1000 bytes that a producer may be ahead of a consumer that takes none: the first credit, a frame that
+overdraws it, and what waits to be packed into the next."""
+
+
+class TestCredit:
+    @pytest.mark.parametrize("form", ["plain", "async"])
+    def test_who_produces_a_result_waits_for_who_consumes(self, pair: Joined, form: str) -> None:
+        watched = Watched(5000, item=BLOB)
+        pair.service.scripts.update(blobs=watched.plain, ablobs=watched.awaited)
+        stream = pair.pipes.blobs("blobs") if form == "plain" else pair.pipes.ablobs.call("ablobs")
+        assert next(stream) == BLOB
+        waits_for_credit(pair.far, watched)
+        assert watched.made <= AHEAD
+        assert sum(1 for _ in stream) == 4999
+        assert watched.made == 5000
+
+    @pytest.mark.parametrize("form", ["plain", "async"])
+    def test_who_produces_an_argument_waits_for_who_consumes(self, pair: Joined, form: str) -> None:
+        watched, go = Watched(5000, item=BLOB), AsyncGate()
+
+        def plain(items: Iterator[bytes]) -> int:
+            go.wait()
+            return sum(1 for _ in items)
+
+        async def asynchronous(items: AsyncIterator[bytes]) -> int:
+            await go.pass_through()
+            return len(await taken(items))
+
+        pair.service.scripts.update(plain=plain, asynchronous=asynchronous)
+        call = (
+            Running(pair.pipes.swallow, "plain", watched.plain())
+            if form == "plain"
+            else Running(pair.pipes.aswallow.call, "asynchronous", watched.awaited())
+        )
+        watched.began.wait()
+        waits_for_credit(pair.near, watched)
+        assert watched.made <= AHEAD
+        go.open()
+        assert call.result() == watched.made == 5000
+
+    def test_a_window_that_is_used_grows_and_stays_bounded(self, pair: Joined) -> None:
+        watched = Watched(item=BLOB)
+        pair.service.scripts["blobs"] = watched.plain
+        with pair.pipes.blobs("blobs") as stream:
+            for count in range(1, 20_000):
+                assert next(stream) == BLOB
+                assert watched.made - count <= 1300 + AHEAD
+            waits_for_credit(pair.far, watched)
+            assert AHEAD < watched.made - count <= 1300 + AHEAD
+
+    def test_a_hundred_stalled_streams_hold_up_neither_calls_nor_others(self) -> None:
+        with joined(server={"max_workers": 2}) as pair:
+            results, arguments = [Watched(item=BLOB) for _ in range(50)], [Watched(item=BLOB) for _ in range(50)]
+            go = Gate()
+
+            def stalled(items: Iterator[bytes]) -> int:
+                next(items)
+                go.wait()
+                return 1
+
+            pair.service.scripts.update(
+                {f"blobs{n}": watched.plain for n, watched in enumerate(results)}, stalled=stalled, few=lambda: range(9)
+            )
+            streams = [pair.pipes.blobs(f"blobs{n}") for n in range(50)]
+            futures = [pair.pipes.swallow.submit("stalled", watched.plain()) for watched in arguments]
+            for stream in streams:
+                assert next(stream) == BLOB
+            for watched in (*results, *arguments):
+                watched.began.wait()
+            assert [pair.pipes.add(n, 1) for n in range(50)] == list(range(1, 51))
+            assert list(pair.pipes.produce("few")) == list(range(9))
+            go.open()
+            assert [future.result(PATIENCE) for future in futures] == [1] * 50
+            for stream in streams:
+                stream.close()
+            for watched in (*results, *arguments):
+                watched.ended.wait()
+
+    @pytest.mark.parametrize("form", ["plain", "async"])
+    def test_items_are_not_held_back_while_their_producer_waits(self, pair: Joined, form: str) -> None:
+        go = AsyncGate()
+
+        def items() -> Iterator[int]:
+            yield from range(10)
+            go.wait()
+            yield 10
+
+        async def aitems() -> AsyncIterator[int]:
+            for number in range(10):
+                yield number
+            await go.pass_through()
+            yield 10
+
+        pair.service.scripts.update(items=items, aitems=aitems)
+        for _ in range(3):
+            stream = pair.pipes.produce("items") if form == "plain" else pair.pipes.aproduce.call("aitems")
+            assert [next(stream) for _ in range(10)] == list(range(10))
+            go.open()
+            assert list(stream) == [10]
+
+    def test_nor_those_of_an_argument(self, pair: Joined) -> None:
+        got, go = Gate(), Gate()
+
+        def items() -> Iterator[int]:
+            yield from range(10)
+            got.wait()
+            yield 10
+
+        def consume(items: Iterator[int]) -> list[int]:
+            found = [next(items) for _ in range(10)]
+            got.open()
+            return found + list(items)
+
+        pair.service.scripts["consume"] = consume
+        assert pair.pipes.consume("consume", items()) == list(range(11))
+        go.open()
+
+
+def waits_for_credit(connection: Any, watched: Watched) -> None:
+    """Wait until the only stream that goes out has used its credit up, and its producer has come to a halt."""
+
+    def is_used_up() -> bool:
+        flows = [flow for numbers in connection.core.outflows.copy().values() for flow in numbers.values()]
+        return bool(flows) and not any(flow.may_send for flow in flows)
+
+    eventually(is_used_up, "the end of the credit")
+    # What it makes until it has looked is less than what it has made already.
+    made = -1
+    while made != watched.made:
+        made = watched.made
+        threading.Event().wait(0.02)
+
+
+# Who stops the producer, and how
+
+
+def leave_the_loop(stream: Any) -> None:
+    for item in stream:
+        if item == 2:
+            break
+    stream.close()
+    stream.close()
+    assert next(stream, "nothing") == "nothing"
+
+
+def leave_the_block(stream: Any) -> None:
+    with stream:
+        assert [next(stream), next(stream)] == [0, 1]
+
+
+def raise_in_the_block(stream: Any) -> None:
+    with pytest.raises(ZeroDivisionError), stream:
+        raise ZeroDivisionError
+
+
+def take_nothing(stream: Any) -> None:
+    stream.close()
+
+
+WAYS = [leave_the_loop, leave_the_block, raise_in_the_block, take_nothing]
+
+
+class TestStopping:
+    """The producer's ``finally`` has run, and at the end of each test neither side holds anything of the call."""
+
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("form", ["plain", "async"])
+    def test_closing_stops_the_producer_of_a_result(
+        self, pair: Joined, form: str, way: Callable[[Any], None]
+    ) -> None:
+        watched = Watched()
+        pair.service.scripts.update(items=watched.plain, aitems=watched.awaited)
+        way(pair.pipes.produce("items") if form == "plain" else pair.pipes.aproduce.call("aitems"))
+        if way in (leave_the_loop, leave_the_block):
+            watched.ended.wait()
+        pair.expect_empty()
+        assert watched.ended.is_open == watched.began.is_open
+
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("form", ["plain", "async"])
+    def test_closing_stops_both_producers(self, pair: Joined, form: str, way: Callable[[Any], None]) -> None:
+        mine, theirs = Watched(), Watched()
+
+        def both(items: Iterator[int]) -> Iterator[int]:
+            next(items)
+            return theirs.plain()
+
+        async def aboth(items: AsyncIterator[int]) -> AsyncIterator[int]:
+            await anext(items)
+            async for item in theirs.awaited():
+                yield item
+
+        pair.service.scripts.update(both=both, aboth=aboth)
+        way(
+            pair.pipes.both("both", mine.plain())
+            if form == "plain"
+            else pair.pipes.aboth.call("aboth", mine.awaited())
+        )
+        pair.expect_empty()
+        for watched in (mine, theirs):
+            if watched.began.is_open:
+                watched.ended.wait()
+
+    @pytest.mark.parametrize("form", ["plain", "async"])
+    @pytest.mark.parametrize("cycle", [False, True])
+    def test_a_stream_that_nobody_has_any_more(self, pair: Joined, form: str, cycle: bool) -> None:
+        watched = Watched()
+        pair.service.scripts.update(items=watched.plain, aitems=watched.awaited)
+        stream: Any = pair.pipes.produce("items") if form == "plain" else pair.pipes.aproduce.call("aitems")
+        assert next(stream) == 0
+        if cycle:
+            holder = [stream]
+            holder.append(holder)  # type: ignore[arg-type]  # a cycle
+            del holder
+        del stream
+        if cycle:
+            assert not watched.ended.is_open
+            gc.collect()
+        watched.ended.wait()
+
+    def test_a_stream_of_a_loop_that_nobody_has_any_more(self, pair: Joined) -> None:
+        watched = Watched()
+        pair.service.scripts["items"] = watched.plain
+
+        async def main() -> None:
+            async for item in pair.pipes.produce.aio("items"):
+                if item == 3:
+                    break
+
+        asyncio.run(main())
+        gc.collect()
+        watched.ended.wait()
+
+    @pytest.mark.parametrize("form", ["plain", "async"])
+    def test_the_end_of_the_call_stops_an_argument_that_was_not_consumed(self, pair: Joined, form: str) -> None:
+        watched = Watched()
+
+        def one(items: Iterator[int]) -> int:
+            return next(items)
+
+        async def aone(items: AsyncIterator[int]) -> int:
+            return await anext(items)
+
+        pair.service.scripts.update(one=one, aone=aone)
+        if form == "plain":
+            assert pair.pipes.consume("one", watched.plain()) == 0
+        else:
+            assert pair.pipes.aconsume.call("aone", watched.awaited()) == 0
+        watched.ended.wait()
+
+    def test_a_handler_may_close_its_argument_and_go_on(self, pair: Joined) -> None:
+        watched = Watched()
+
+        def part(items: Any) -> int:
+            with items:
+                total = sum(next(items) for _ in range(10))
+            watched.ended.wait()
+            assert next(items, None) is None
+            return total
+
+        pair.service.scripts["part"] = part
+        assert pair.pipes.consume("part", watched.plain()) == 45
+
+    def test_an_async_producer_that_waits_for_something_else_is_stopped_too(self, pair: Joined) -> None:
+        ended, never = Gate(), asyncio.Event()
+
+        async def items() -> AsyncIterator[int]:
+            try:
+                yield 1
+                await never.wait()
+            finally:
+                ended.open()
+
+        async def one(items: AsyncIterator[int]) -> int:
+            return await anext(items)
+
+        pair.service.scripts["one"] = one
+        assert pair.pipes.aconsume.call("one", items()) == 1
+        ended.wait()
+
+    def test_closing_from_another_thread_ends_the_wait_for_an_item(self, pair: Joined) -> None:
+        watched = Watched(pause_at=1)
+        pair.service.scripts["items"] = watched.plain
+        stream = pair.pipes.produce("items")
+        assert next(stream) == 0
+        waiting = Running(next, stream, "nothing")
+        watched.paused.wait()
+        stream.close()
+        assert waiting.result() == "nothing"
+        watched.go.open()
+        watched.ended.wait()
+
+    def test_a_handler_that_waits_with_its_call_is_told(self, pair: Joined) -> None:
+        ended, began = Gate(), Gate()
+
+        def items() -> Iterator[int]:
+            try:
+                yield 1
+                began.open()
+                assert current_call().cancelled.wait(PATIENCE)
+                current_call().cancelled.check()
+            finally:
+                ended.open()
+
+        pair.service.scripts["items"] = items
+        stream = pair.pipes.produce("items")
+        assert next(stream) == 1
+        began.wait()
+        stream.close()
+        ended.wait()
+
+    @pytest.mark.parametrize("form", ["plain", "async"])
+    def test_a_producer_that_goes_on_sees_that_the_call_was_cancelled(self, pair: Joined, form: str) -> None:
+        seen: list[BaseException] = []
+        ended = Gate()
+
+        def items() -> Iterator[int]:
+            try:
+                while True:
+                    yield 1
+            except BaseException as error:
+                seen.append(error)
+                raise
+            finally:
+                ended.open()
+
+        async def aitems() -> AsyncIterator[int]:
+            try:
+                while True:
+                    yield 1
+            except BaseException as error:
+                seen.append(error)
+                raise
+            finally:
+                ended.open()
+
+        pair.service.scripts.update(items=items, aitems=aitems)
+        stream = pair.pipes.produce("items") if form == "plain" else pair.pipes.aproduce.call("aitems")
+        next(stream)
+        stream.close()
+        ended.wait()
+        expected = CallCancelled if form == "plain" else (asyncio.CancelledError, GeneratorExit)
+        assert [isinstance(error, expected) for error in seen] == [True]
+
+    @pytest.mark.parametrize("form", ["plain", "async"])
+    def test_a_cancelled_task_closes_its_stream(self, pair: Joined, form: str) -> None:
+        watched = Watched(pause_at=3)
+        pair.service.scripts.update(items=watched.plain)
+
+        async def main() -> None:
+            got = asyncio.Event()
+
+            async def consume() -> None:
+                async for item in pair.pipes.produce.aio("items"):
+                    if item == 2:
+                        got.set()
+
+            task = asyncio.create_task(consume())
+            await asyncio.wait_for(got.wait(), PATIENCE)
+            await asyncio.to_thread(watched.paused.wait)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(main())
+        watched.go.open()
+        watched.ended.wait()
+
+    @pytest.mark.parametrize("form", ["plain", "async", "aio"])
+    def test_a_time_out_covers_the_whole_stream(self, pair: Joined, form: str) -> None:
+        watched = Watched()
+        pair.service.scripts.update(items=watched.plain, aitems=watched.awaited)
+
+        def limited(count: int) -> Any:
+            nonlocal watched
+            pipes = pair.pipes
+            if form == "plain":
+                return pipes.produce.with_options(timeout=0.1)("items")
+            if form == "async":
+                return pipes.aproduce.with_options(timeout=0.1).call("aitems")
+            return pipes.produce.with_options(timeout=0.1).aio("items")
+
+        async def main() -> None:
+            async for _ in limited(0):
+                pass
+
+        with pytest.raises(DeadlineExceeded):
+            if form == "aio":
+                asyncio.run(main())
+            else:
+                for _ in limited(0):
+                    pass
+        watched.ended.wait()
+
+    def test_a_stream_that_nobody_takes_of_ends_at_its_deadline_too(self, pair: Joined) -> None:
+        mine, theirs = Watched(), Watched()
+        pair.service.scripts["both"] = lambda items: theirs.plain()
+        stream = pair.pipes.both.with_options(timeout=0.05)("both", mine.plain())
+        theirs.ended.wait()
+        with pytest.raises(DeadlineExceeded):
+            list(stream)
+
+    def test_the_default_time_out_of_a_client_leaves_streams_alone(self) -> None:
+        with joined(call_timeout=0.05) as pair:
+            ended = Gate()
+
+            def slow() -> Iterator[int]:
+                yield 1
+                assert current_call().deadline is None
+                ended.open()
+                yield 2
+
+            pair.service.scripts["items"] = slow
+            assert list(pair.pipes.produce("items")) == [1, 2]
+            assert ended.is_open
+
+    @pytest.mark.parametrize("way", ["call", "submit", "stream", "close", "aio"])
+    def test_an_argument_is_stopped_although_the_peer_says_nothing(self, way: str) -> None:
+        """Whoever reads meanwhile: the caller, the producer that waits for credit, or a thread of the client's."""
+        watched, silent = Watched(), Gate()
+
+        def script(peer: RawPeer) -> None:
+            agree(peer)
+            peer.question()
+            silent.wait()
+
+        async def main() -> None:
+            task = asyncio.ensure_future(pipes.consume.aio("any", watched.plain()))
+            await asyncio.to_thread(waits_for_credit, connection_of(client), watched)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        with FakeServer(script) as server, connect(server.url) as client:
+            pipes = client.proxy(Pipes)
+            in_time = {"timeout": 0.1}
+            if way == "call":
+                with pytest.raises(DeadlineExceeded):
+                    pipes.consume.with_options(**in_time)("any", watched.plain())
+            elif way == "submit":
+                future = pipes.consume.with_options(**in_time).submit("any", watched.plain())
+                assert isinstance(future.exception(PATIENCE), DeadlineExceeded)
+            elif way == "aio":
+                asyncio.run(main())
+            else:
+                options = in_time if way == "stream" else {}
+                stream = pipes.both.with_options(**options)("any", watched.plain())
+                waits_for_credit(connection_of(client), watched)
+                if way == "close":
+                    stream.close()
+            watched.ended.wait()
+            expect_empty(connection_of(client))
+            silent.open()
+
+    def test_a_thread_that_takes_from_an_argument_learns_that_its_call_is_over(self, pair: Joined) -> None:
+        """Also where it is the one that reads the connection, on which nothing comes any more."""
+        got, go, waits = Gate(), Gate(), Gate()
+        taker: list[Running[Any]] = []
+
+        def elsewhere(items: Iterator[int]) -> int:
+            def take() -> None:
+                assert next(items) == 0
+                got.open()
+                next(items)
+
+            taker.append(Running(take))
+            waits.wait()
+            return 1
+
+        pair.service.scripts["elsewhere"] = elsewhere
+        watched = Watched(pause_at=1)
+        call = pair.pipes.consume.submit("elsewhere", watched.plain())
+        got.wait()
+        watched.paused.wait()
+        for _ in range(20):  # the role of who reads goes round
+            assert pair.pipes.add(1, 1) == 2
+        waits.open()
+        assert call.result(PATIENCE) == 1
+        assert isinstance(taker[0].error(), CallCancelled)
+        watched.go.open()
+        go.open()

@@ -216,6 +216,7 @@ class _Calls:
         what = command.qualified_name
         if command.schema.has_streams:
             raise TypeError(f"{what} takes a stream and cannot be called one-way")
+        time_left(get_limit(), what)
         connection, route = self._resolve(command, options.timeout)
         parent, depth = nesting(connection)
         timeout = self.default_timeout if options.timeout is None else options.timeout

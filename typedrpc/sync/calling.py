@@ -202,6 +202,25 @@ class Calls:
             del error
             waiter = None
 
+    def _wait(self, waiter: Waiter, deadline: float | None) -> None:
+        """As `wait`; raises ``Failed`` for an exception of a signal handler that did no harm."""
+        leading = False
+        while not (waiter.done or self._connection.forked):
+            interrupt: BaseException | None = None
+            if leading or self._role.try_take():
+                leading = False
+                interrupt = self._lead(waiter, deadline)
+            left = None if deadline is None else deadline - monotonic()
+            if interrupt is None and (left is None or left > 0):
+                interrupt = self._park(waiter, left)
+                leading, waiter.leads = waiter.leads, False
+            if interrupt is not None:
+                raise Failed(interrupt)
+            if left is not None and left <= 0:
+                break
+        if leading:  # handed over although there is nothing to wait for
+            self._connection.stop_leading()
+
     def _call_with(
         self,
         call: int,
@@ -276,23 +295,8 @@ class Calls:
 
         An exception of a signal handler comes out of it.
         """
-        leading = False
         try:
-            while not waiter.done:
-                interrupt: BaseException | None = None
-                if leading or self._role.try_take():
-                    leading = False
-                    interrupt = self._lead(waiter, deadline)
-                left = None if deadline is None else deadline - monotonic()
-                if interrupt is None and (left is None or left > 0):
-                    interrupt = self._park(waiter, left)
-                    leading, waiter.leads = waiter.leads, False
-                if interrupt is not None:
-                    raise Failed(interrupt)
-                if left is not None and left <= 0:
-                    break
-            if leading:
-                self._connection.stop_leading()
+            self._wait(waiter, deadline)
             return
         except Failed as failed:
             error = failed.error
@@ -484,10 +488,10 @@ class Calls:
         finally:
             del error  # as above
 
-    def fetch(self, batch: Batch, waiter: Waiter, *, nested: bool = False) -> Frame | RpcError:
+    def fetch(self, batch: Batch, waiter: Waiter, what: str, *, nested: bool = False) -> Frame | RpcError:
         """Wait until something of a batch has come: the next frame, or what all the rest came to."""
         try:
-            return self._fetch(batch, waiter, nested=nested)
+            return self._fetch(batch, waiter, what, nested=nested)
         except Failed as failed:
             error = failed.error  # of a signal handler, and it did no harm
         except BaseException as interrupt:
@@ -498,7 +502,7 @@ class Calls:
         finally:
             del error  # as above
 
-    def _fetch(self, batch: Batch, waiter: Waiter, *, nested: bool) -> Frame | RpcError:
+    def _fetch(self, batch: Batch, waiter: Waiter, what: str, *, nested: bool) -> Frame | RpcError:
         aside = nested and self._threads.step_aside()
         within = get_call()
         waiter.abortable = within is not None
@@ -525,23 +529,10 @@ class Calls:
 
         Raises ``Failed`` for an exception of a signal handler that did no harm.
         """
-        deadline = batch.deadline
-        interrupt: BaseException | None = None
-        leading = False
-        while interrupt is None:
-            if leading or self._role.try_take():
-                leading = False
-                interrupt = self._lead(waiter, deadline)
-            left = None if deadline is None else deadline - monotonic()
-            if waiter.done or interrupt is not None or (left is not None and left <= 0):
-                break
-            if self._connection.forked:
-                batch.end(self._core.lost())
-                return
-            interrupt = self._park(waiter, left)
-            leading, waiter.leads = waiter.leads, False
-        if interrupt is not None:
-            raise Failed(interrupt)
+        self._wait(waiter, batch.deadline)
+        if self._connection.forked:
+            batch.end(self._core.lost())
+            return
         if not waiter.done and self._core.calls.pop(batch.call) is not None:
             self.give_up(batch.call)
             batch.end(DeadlineExceeded("no answer in time"))

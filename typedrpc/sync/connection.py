@@ -367,6 +367,7 @@ class Connection:
         self._calls.forsake(self._state)
         self.core.close(ConnectionLost("the connection was made before a fork, and is the parent's"))
         self.role.token.clear()
+        self.core.forsake_flows()
         for token in self.core.calls.calls.values():
             if isinstance(token, CallWaiter):  # perhaps the very thread that forked, in what its call called back
                 token.error, token.done = self.core.lost(), True

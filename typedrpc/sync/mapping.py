@@ -211,7 +211,7 @@ class Mapping:
         connection = self._connection
         assert connection is not None, "what is in line was sent"
         nested = get_call() is not None and nesting(connection)[0] != 0
-        frame = connection.fetch(batch, self._waiter, nested=nested)
+        frame = connection.fetch(batch, self._waiter, self.what, nested=nested)
         if isinstance(frame, Frame):
             outcomes = self._read(frame, batch.left)
             batch.results += payload_size(frame.payload)

@@ -195,16 +195,26 @@ class Source:
 class _Waiting:
     """A thread that waits for something of a flow."""
 
-    __slots__ = ("connection", "waiter")
+    __slots__ = ("_is_cut", "connection", "waiter")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, is_cut: Callable[[], bool]) -> None:
+        """
+        Args:
+            connection: Of the flow.
+            is_cut: Whether the flow has been ended, perhaps by another thread than the one that reads.
+        """
         self.connection = connection
+        self._is_cut = is_cut
         self.waiter: Waiter | None = None
 
     def notify(self) -> None:
         """There may be something; called by who reads the connection, which may be the waiting thread itself."""
         waiter = self.waiter
-        if waiter is not None:
+        if waiter is None:
+            return
+        if self._is_cut():
+            self.interrupt()
+        else:
             waiter.done = True
             self.connection.role.rouse(waiter)
             self.connection.threads.served_callers += 1
@@ -238,7 +248,8 @@ class Receiver(Stream[Any]):
         self._unpack = source.unpack
         self._items: Iterator[Any] = iter(())
         self._lock = threading.Lock()
-        self._waiting = waiting = _Waiting(source.connection)
+        flow = source.flow
+        self._waiting = waiting = _Waiting(source.connection, lambda: flow.lost)
         source.flow.notify = waiting.notify
         if token is not None:
             token.interrupt = waiting.interrupt
@@ -248,8 +259,12 @@ class Receiver(Stream[Any]):
             try:
                 return self._unpack(item)
             except CodecError as error:
-                raise self._source.broken(error) from error
+                raise self._broken(error) from error
         return self._next_of_more()
+
+    def _broken(self, error: CodecError) -> ProtocolError:
+        self._items = iter(())
+        return self._source.broken(error)
 
     def _next_of_more(self) -> Any:
         source = self._source
@@ -259,7 +274,7 @@ class Receiver(Stream[Any]):
                     try:
                         return self._unpack(item)
                     except CodecError as error:
-                        raise source.broken(error) from error
+                        raise self._broken(error) from error
                 items = source.take()
                 if items is THE_END:
                     raise StopIteration
@@ -346,6 +361,7 @@ class AsyncReceiver(AsyncStream[Any]):
         try:
             return self._unpack(item)
         except CodecError as error:
+            self._items = iter(())
             raise self._source.broken(error) from error
 
     async def aclose(self) -> None:
@@ -443,7 +459,7 @@ class Sender(_Outlet):
         super().__init__(connection, flow, call, number, codec)
         self._lock = threading.Lock()  # for the batch, which the watcher may send
         self._sent_at = 0.0
-        self._waiting = _Waiting(connection)
+        self._waiting = _Waiting(connection, lambda: flow.stopped)
         self.deadline: float | None = None
         """When the call ends at the latest, on the monotonic clock."""
         self.interrupt = self._waiting.interrupt
@@ -557,7 +573,23 @@ class AsyncSender(_Outlet):
         super().__init__(connection, flow, call, number, codec)
         self._future: list[asyncio.Future[None]] = []
         self._is_due = False
-        self._notice = flow.notify = _Notice(self._future)
+        self._notice = _Notice(self._future)
+        self.task: asyncio.Task[None] | None = None
+        """That of the producer, as long as it is to be cancelled when nobody wants more of it."""
+        flow.notify = self._notify
+
+    def _notify(self) -> None:
+        self._notice()
+        task = self.task
+        if task is not None and self.flow.stopped:
+            with suppress(RuntimeError):  # its loop is closed
+                task.get_loop().call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        """On the loop: stop a producer that waits for whatever it may be."""
+        task, self.task = self.task, None
+        if task is not None:
+            task.cancel()
 
     async def run(self, items: AsyncIterator[Any]) -> None:
         """Send all items. Raises as :meth:`Sender.run`."""
@@ -706,16 +738,21 @@ class Argument:
             close_iterator(self._items)
 
     async def _run_async(self) -> None:
+        import asyncio
+
         sender = self._sender
         assert isinstance(sender, AsyncSender)
+        sender.task = asyncio.current_task()
         try:
             await sender.run(self._items)
             sender._end_argument(None)
         except Stopped:
             pass
         except BaseException as error:
-            sender._end_argument(error)
+            if not (sender.flow.stopped and isinstance(error, asyncio.CancelledError)):
+                sender._end_argument(error)
         finally:
+            sender.task = None
             close = getattr(self._items, "aclose", None)
             if close is not None:
                 with suppress(Exception):

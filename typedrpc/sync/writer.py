@@ -347,8 +347,9 @@ class Writer:
         small: list[Buffer] = []
         size = 0
         with contextlib.suppress(IndexError):  # emptied meanwhile, as the connection has ended
-            while self.queue and type(self.queue[0]) is _Rest:
-                if rest := self.queue.popleft():
+            while self.queue and isinstance(rest := self.queue[0], _Rest):
+                self.queue.popleft()
+                if rest:
                     return [*rest]
             while size < BATCH_SIZE and (lanes.free or self.queue):
                 if lanes.free:
