@@ -58,6 +58,7 @@ PARTS = {
     "import": Part(proofs_resources.import_time, 60),
     "crossing": Part(proofs_speed.crossing, 60),
     "bulk": Part(proofs_speed.bulk, 60),
+    "beside": Part(proofs_speed.beside, 150),
     "sequence": Part(proofs_speed.sequence, 120),
 }
 

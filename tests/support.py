@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
 from typedrpc import Service, rpc
@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 PATIENCE: Final = 30.0
 """Seconds after which what was to happen is held not to happen any more. No test gets near it unless it fails."""
+
+TICK: Final = 0.2
+"""Seconds after which a thread that waits for a signal is interrupted once more, see :func:`handling`."""
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -144,6 +147,25 @@ def run_all(functions: Iterable[Callable[[], T]]) -> list[T]:
     """Run functions at once, a thread each; their results in order."""
     running = [Running(function) for function in functions]
     return [one.result() for one in running]
+
+
+@contextlib.contextmanager
+def handling(number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handle a signal, in the main thread.
+
+    The interpreter does not see a signal that comes after its last look and before the system call in which the thread
+    then waits, until something interrupts that call. So a second signal, of which nothing is done, comes again and
+    again.
+    """
+    before = signal.signal(number, handler)
+    before_tick = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before_tick)
+        signal.signal(number, before)
 
 
 class Workshop(Service):

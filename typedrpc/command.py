@@ -15,12 +15,10 @@ import inspect
 import logging
 import sys
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
-    Generator,
     Iterable,
     Iterator,
     Mapping,
@@ -41,17 +39,32 @@ from typing import (
     Self,
     TypeVar,
     final,
-    get_origin,
     overload,
 )
 
 from typedrpc.codec import CommandCodec
 from typedrpc.declared import NO_ERRORS, DeclaredErrors
-from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id, takes_instance
+from typedrpc.definition import (
+    bound_signature,
+    derived_id,
+    fault_of_function,
+    fault_of_id,
+    is_coroutine_command,
+    takes_instance,
+)
 from typedrpc.errors import DefinitionError
 from typedrpc.options import DEFAULT_OPTIONS, UNCHANGED, Metadata, changed
 from typedrpc.options import CallOptions as CallOptions
-from typedrpc.schema import LocalNames, Schema, SignatureFaults, UnresolvedNames, is_local, running_around, schema_of
+from typedrpc.schema import (
+    LocalNames,
+    Schema,
+    SignatureFaults,
+    StreamNode,
+    UnresolvedNames,
+    is_local,
+    running_around,
+    schema_of,
+)
 from typedrpc.stream import AsyncStream, LocalAsyncStream, LocalStream, Stream, wait_for
 
 P = ParamSpec("P")
@@ -70,9 +83,6 @@ A4_contra = TypeVar("A4_contra", contravariant=True)
 A5 = TypeVar("A5")
 A5_contra = TypeVar("A5_contra", contravariant=True)
 CallableT_co = TypeVar("CallableT_co", bound=Callable[..., Any], covariant=True)
-
-_STREAMS = (Iterator, Generator)
-_ASYNC_STREAMS = (AsyncIterator, AsyncGenerator)
 
 logger = logging.getLogger("typedrpc")
 
@@ -165,8 +175,7 @@ class Command(Generic[CallableT_co]):
         self._names: LocalNames | None = None
         self._schema: Schema | None = None
         self._codec: CommandCodec | None = None
-        self._streams: bool | None = None
-        self._is_async: bool | None = None
+        self._colour: tuple[bool, bool] | None = None  # whether it streams, whether it is async
 
     def __set_name__(self, owner: type[Any], name: str) -> None:
         self._owner = owner
@@ -244,31 +253,26 @@ class Command(Generic[CallableT_co]):
 
     @property
     def streams(self) -> bool:
-        """Whether the declaration streams its result; no, where its annotations do not tell."""
+        """Whether the declaration streams its result. Does not raise: no, where its signature cannot be read."""
         declaration = self.declaration
-        if declaration._streams is None:
-            declaration._read_colour()
-        return bool(declaration._streams)
+        return (declaration._colour or declaration._read_colour())[0]
 
     @property
     def is_async(self) -> bool:
-        """Whether the declaration is made for ``await`` or ``async for``."""
+        """Whether a call as declared gives what is awaited, or iterated over with ``async for``."""
         declaration = self.declaration
-        if declaration._is_async is None:
-            declaration._read_colour()
-        return bool(declaration._is_async)
+        return (declaration._colour or declaration._read_colour())[1]
 
-    def _read_colour(self) -> None:
-        """Find out what the first call has to know. Never raises: a local instance has its faulty commands, too."""
-        function = inspect.unwrap(self.function)
+    def _read_colour(self) -> tuple[bool, bool]:
         try:
-            hint = inspect.get_annotations(function, eval_str=True).get("return")
-        except Exception:
-            hint = None
-        origin = get_origin(hint) or hint
-        is_async_stream = origin in _ASYNC_STREAMS
-        self._streams = is_async_stream or origin in _STREAMS
-        self._is_async = is_async_stream or inspect.iscoroutinefunction(function)
+            result = self.schema.result
+        except DefinitionError:  # which does not keep a plain instance from its function; its names may come yet
+            return False, is_coroutine_command(self.function)
+        if isinstance(result, StreamNode):
+            self._colour = True, result.is_async
+        else:
+            self._colour = False, is_coroutine_command(self.function)
+        return self._colour
 
     @property
     def is_resolved(self) -> bool:
@@ -418,8 +422,7 @@ class CallbackCommand(Command[CallableT_co]):
         self.name = name
         self._schema = codec.schema
         self._codec = codec
-        self._streams = False
-        self._is_async = is_async
+        self._colour = False, is_async
 
 
 @final
@@ -428,8 +431,7 @@ class _GivenFunction(FunctionCommand[CallableT_co]):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._streams = False
-        self._is_async = True  # for all that is known: what it returns tells
+        self._colour = False, True  # it may be async: what it returns will tell
 
 
 class _FunctionDocs:
@@ -465,7 +467,7 @@ class _Call5(Protocol[A1_contra, A2_contra, A3_contra, A4_contra, A5_contra, S_c
 
 
 class BoundCommand(Generic[CallableT_co]):
-    __slots__ = ("__weakref__", "_block", "_caller", "_invoke", "_options", "command")
+    __slots__ = ("__weakref__", "_block", "_caller", "_invoke", "_options", "_streams", "command")
     __doc__ = _FunctionDocs(  # pyright: ignore[reportAssignmentType]  # a descriptor, where the checker knows only str
         "A command of one instance or one proxy: call it as its function, or in its other forms."
     )
@@ -476,19 +478,23 @@ class BoundCommand(Generic[CallableT_co]):
         self._options = options
 
     if not TYPE_CHECKING:  # pragma: no branch
-        # `_invoke` and `_block` are empty slots until the first call, which ends up here: later calls find them filled
-        # and branch on nothing. Hidden from type checkers, for which any attribute would exist otherwise.
+        # These are empty slots until the first call, which ends up here: later calls find them filled, and branch on
+        # nothing where they go by `_invoke` or `_block`. Hidden from type checkers, for which any attribute would exist
+        # otherwise.
         def __getattr__(self, name: str) -> Any:
             if name == "_invoke":
-                self._invoke = function = self._coloured()
+                self._invoke = found = self._coloured()
             elif name == "_block":
-                self._block = function = self._blocking()
+                self._block = found = self._blocking()
+            elif name == "_streams":
+                self._streams = found = self.command.streams
             else:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            return function
+            return found
 
     _invoke: Callable[..., Any]
     _block: Callable[..., Any]
+    _streams: bool
 
     def _coloured(self) -> Callable[..., Any]:
         """What calls the command in the colour in which it is declared."""
@@ -556,7 +562,7 @@ class BoundCommand(Generic[CallableT_co]):
 
         So it is with a stream, whose items come to whoever takes it from the future.
         """
-        if not self.command.streams:
+        if not self._streams:
             return self._caller.submit(self.command, args, kwargs, self._options)
         future: Future[Any] = Future()
         future.set_result(self._caller.stream(self.command, args, kwargs, self._options))
@@ -566,12 +572,15 @@ class BoundCommand(Generic[CallableT_co]):
     def aio(
         self: BoundCommand[Callable[P, Coroutine[Any, Any, T]]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, T]: ...
+    # What returns a stream returns something else than what does not, though one is a case of the other.
     @overload
-    def aio(
+    def aio(  # type: ignore[overload-overlap]
         self: BoundCommand[Callable[P, AsyncIterator[T]]], /, *args: P.args, **kwargs: P.kwargs
     ) -> AsyncStream[T]: ...
     @overload
-    def aio(self: BoundCommand[Callable[P, Iterator[T]]], /, *args: P.args, **kwargs: P.kwargs) -> AsyncStream[T]: ...
+    def aio(  # type: ignore[overload-overlap]
+        self: BoundCommand[Callable[P, Iterator[T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncStream[T]: ...
     @overload
     def aio(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
     def aio(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -579,7 +588,7 @@ class BoundCommand(Generic[CallableT_co]):
 
         A stream of either colour comes as one for ``async for``.
         """
-        if self.command.streams:
+        if self._streams:
             return self._caller.astream(self.command, args, kwargs, self._options)
         return self._caller.aio(self.command, args, kwargs, self._options)
 
@@ -589,7 +598,7 @@ class BoundCommand(Generic[CallableT_co]):
         Raises:
             TypeError: The command streams its result, which would go nowhere.
         """
-        if self.command.streams:
+        if self._streams:
             raise TypeError(f"{self.command.qualified_name} streams its result and cannot be called one-way")
         self._caller.notify(self.command, args, kwargs, self._options)
 
@@ -676,7 +685,7 @@ class BoundCommand(Generic[CallableT_co]):
         """
         if not iterables:
             raise TypeError("map() takes at least one iterable")
-        if self.command.streams:
+        if self._streams:
             return map_outcomes(self._block, iterables, return_exceptions)
         return self._caller.map(self.command, iterables, self._options, return_exceptions)
 
@@ -821,6 +830,16 @@ class _FunctionCaller(LocalCaller):
         return command.function
 
 
+@final
+class _BoundFunction(BoundCommand[CallableT_co]):
+    """A function that is here, of which nobody has said whether what it returns is awaited."""
+
+    __slots__ = ()
+
+    def _coloured(self) -> Callable[..., Any]:
+        return self.command.function
+
+
 @overload
 def remote(callback: Callable[P, Awaitable[T]], /) -> BoundCommand[Callable[P, Coroutine[Any, Any, T]]]: ...
 @overload
@@ -839,9 +858,7 @@ def remote(callback: Callable[..., Any], /) -> BoundCommand[Any]:
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, BoundCommand) and getattr(callback, "__name__", "") == "aio":
         return owner
-    bound: BoundCommand[Any] = BoundCommand(_GivenFunction(callback), _FunctionCaller(callback))
-    bound._invoke = callback
-    return bound
+    return _BoundFunction(_GivenFunction(callback), _FunctionCaller(callback))
 
 
 def find_in_class(cls: type[Any], name: str) -> object:

@@ -123,10 +123,13 @@ def fault_of_changed_colour(
     """
     is_awaited = is_coroutine_command(contract)
     if is_awaited is not is_coroutine_command(implementation):
-        ours, theirs = ("def", "async def") if is_awaited else ("async def without yield", "def")
+        if is_awaited and inspect.isasyncgenfunction(implementation):
+            return "the contract is async def without yield, the implementation yields: leave the yield out"
+        if is_awaited:
+            return "the contract is async def, the implementation is def: write async def"
         if inspect.isasyncgenfunction(contract):
-            return f"the contract yields, the implementation is {ours}: yield in it, or write def"
-        return f"the contract is {theirs}, the implementation is {ours}: write {theirs}"
+            return "the contract yields, the implementation is async def without yield: yield in it, or write def"
+        return "the contract is def, the implementation is async def without yield: write def"
     fault = None if result is None else fault_of_colour(implementation, result)
     return None if fault is None else f"the implementation is another kind of function: {fault[0]}"
 

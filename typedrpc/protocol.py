@@ -20,13 +20,13 @@ A fault of the peer is never raised: the protocol queues a goodbye that says wha
 event is :class:`Closed`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from typedrpc.callbacks import ALL_CALLBACKS
-from typedrpc.codec import Payload
+from typedrpc.codec import Payload, Segmented
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.flow import Inflow, Outflow
@@ -48,6 +48,7 @@ from typedrpc.messages import (
     read_limits,
     read_queued,
 )
+from typedrpc.parts import count_parts, pack_outcomes, pack_parts, split_parts
 from typedrpc.wire import (
     HEADER_SIZE,
     IGNORABLE,
@@ -66,11 +67,14 @@ TokenT = TypeVar("TokenT")
 Outgoing: TypeAlias = bytes | tuple[Buffer, ...]
 
 MAX_STREAMS: Final = 4096
-"""Streams that the peer may send at a time."""
+"""Streams that the peer may send at a time with calls of its own."""
 
 MAX_HELD: Final = 64 * 1024 * 1024
 MESSAGES_HELD: Final = 16
 """Bytes of streams that may have come and not been taken yet; so many messages of the largest size, if that is more."""
+
+HELD_STEP: Final = 1024 * 1024
+"""Bytes of streams after which it is looked how many are held."""
 
 _NO_FLOWS: Final[Mapping[int, Any]] = MappingProxyType({})
 
@@ -79,6 +83,9 @@ HELLO_LIMIT: Final = 64 * 1024
 
 MAX_PING: Final = 64
 """Bytes that a ping may carry: its pong is queued before the peer reads anything."""
+
+MAX_BATCH: Final = 1024
+"""Calls that a batch may hold. It counts as one call in flight."""
 
 # For the paths that run for each call: to look a member up in its enumeration costs more than the rest of a line.
 _REQUEST: Final = int(Kind.REQUEST)
@@ -118,8 +125,26 @@ class Request:
         self.callback: Any = None
 
 
+class BatchRequest(Request):
+    """Event: the peer calls a command several times. ``parts`` are the arguments of each call, in order.
+
+    ``progress`` is for the I/O layer: what it knows of how far they have come.
+    """
+
+    __slots__ = ("parts", "progress")
+
+    def __init__(self, request: Request, parts: list[Buffer]) -> None:
+        super().__init__(request.command, request.call, request.payload, request.extras)
+        self.parts = parts
+        self.progress: Any = None
+
+
 class Outcome(Generic[TokenT]):
-    """Event: a call of this side is over. ``frame`` is its response or error frame."""
+    """Event: a call of this side is over. ``frame`` is its response or error frame.
+
+    A batch may have several, of which each is the next of its calls: frames of the kind BATCH, whose payload is
+    outcomes, one at least; and at last perhaps an error frame, which is what all the rest came to.
+    """
 
     __slots__ = ("frame", "token")
 
@@ -224,6 +249,10 @@ class Protocol(Generic[TokenT]):
         """Streams that the peer sends, or may: call and number of the stream to each."""
         self.outflows: dict[int, dict[int, Outflow]] = {}
         """Streams that this side sends, likewise."""
+        self._opened = 0  # streams of the peer, at least since they were counted
+        self._unlooked = 0  # bytes of streams since it was looked how many are held
+        self.batches: dict[int, int] = {}
+        """Outcomes that are still to come of the batches of this side, whether or not anybody waits for them."""
         self._running: set[int] = set()
         self._lowered = False  # the limit of sizes: messages that were on their way may be larger, and do no harm
         self._farewell = "the connection is being closed"
@@ -233,6 +262,7 @@ class Protocol(Generic[TokenT]):
             Kind.NOTIFY: self._on_notify,
             Kind.RESPONSE: self._on_outcome,
             Kind.ERROR: self._on_outcome,
+            Kind.BATCH: self._on_batch,
             Kind.PING: self._on_ping,
             Kind.PONG: self._on_nothing,
             Kind.GOODBYE: self._on_goodbye,
@@ -369,28 +399,43 @@ class Protocol(Generic[TokenT]):
             return None
         if not inflow.receive(frame.payload):
             return self._break(f"items of stream {frame.command} of call {frame.call} beyond what was asked for")
-        if payload_size(frame.payload) > RECEIVE_SIZE or len(self.inflows) > MAX_STREAMS:
+        self._unlooked += payload_size(frame.payload)
+        if self._unlooked >= HELD_STEP:
+            self._unlooked = 0
             flows = [flow for numbers in tuple(self.inflows.values()) for flow in tuple(numbers.values())]
             held, limit = sum(flow.held for flow in flows), max(MAX_HELD, MESSAGES_HELD * self.limits.max_message_size)
-            if len(flows) > MAX_STREAMS:
-                return self._break(f"{len(flows)} streams at a time, the limit is {MAX_STREAMS}")
             if held > limit:
                 return self._break(f"streams of which {held} bytes were not taken yet, the limit is {limit}")
-        return None
+        return self._check_streams()
 
-    def _on_end(self, frame: Frame) -> None:
+    def _on_end(self, frame: Frame) -> Event[TokenT] | None:
         inflow = self._inflow_of(frame) if frame.command else None
         if inflow is not None and not inflow.ended:
             inflow.end(frame.payload if payload_size(frame.payload) else None)
+        return self._check_streams()
 
     def _inflow_of(self, frame: Frame) -> Inflow | None:
         """The stream that a frame is of; None where nobody wants it any more."""
-        flows = self.inflows.get(frame.call)
-        inflow = None if flows is None else flows.get(frame.command)
-        if inflow is None and frame.command and frame.call in self._running:
+        call, number = frame.call, frame.command
+        flows = self.inflows.get(call)
+        inflow = None if flows is None else flows.get(number)
+        if inflow is None and number and call in self._running:
             # It may come before anybody has looked at the call's arguments.
-            return self.inflow(frame.call, frame.command)
+            inflow = self.inflow(call, number)
+            self._opened += 1
+            if call not in self._running:  # answered meanwhile, and perhaps not seen there
+                self.inflows.pop(call, None)
         return inflow
+
+    def _check_streams(self) -> Event[TokenT] | None:
+        """Counts the peer's streams, when it has opened so many since the last time that it may be too many."""
+        if self._opened <= MAX_STREAMS:
+            return None
+        flows = tuple(self.inflows.items())
+        self._opened = sum(len(numbers) for call, numbers in flows if call & 1 != self.client)
+        if self._opened <= MAX_STREAMS:
+            return None
+        return self._break(f"{self._opened} streams at a time, the limit is {MAX_STREAMS}")
 
     def _on_credit(self, frame: Frame) -> Event[TokenT] | None:
         more = read_credit(frame.payload)
@@ -438,6 +483,38 @@ class Protocol(Generic[TokenT]):
             self.last_accepted = call
         return Request(command, call, payload, extras)
 
+    def _on_batch(self, frame: Frame) -> Event[TokenT] | None:
+        if frame.call & 1 == self.client:
+            return self._on_outcomes(frame)
+        request = self._accept(frame.command, frame.call, frame.payload, frame.extension)
+        if not isinstance(request, Request):
+            return request
+        parts = _read_batch(frame.payload)
+        if isinstance(parts, str):
+            self.outgoing.append(self.failure(request, pack_protocol_failure(ProtocolError(parts))))
+            return None
+        return BatchRequest(request, parts)
+
+    def _on_outcomes(self, frame: Frame) -> Event[TokenT] | None:
+        """Some calls of a batch of this side are over."""
+        left = self.batches.get(frame.call)
+        if left is None:
+            return self._on_outcome(frame)  # of a call that is no batch, or over
+        payload = frame.payload
+        count = count_parts(payload.body if isinstance(payload, Segmented) else payload)
+        if not 0 < count <= left:
+            return self._break(f"{count} outcomes of a batch that has {left} calls without one")
+        if count == left:
+            return self._on_outcome(frame)
+        self.batches[frame.call] = left - count
+        token = self.calls.get(frame.call)
+        if token is None:
+            return None
+        self.leaving.append(token)
+        if self._lowered and (too_large := self._too_large(payload)) is not None:
+            frame = frame._replace(payload=pack_outcomes([(True, pack_protocol_failure(too_large))] * count))
+        return Outcome(token, frame)
+
     def _too_large(self, payload: Payload) -> MessageTooLarge | None:
         """What a payload is that was sent before its sender knew of a lower limit."""
         size, limit = payload_size(payload), self.limits.max_message_size
@@ -470,6 +547,8 @@ class Protocol(Generic[TokenT]):
             token = self.calls.pop(frame.call)
         if self.outflows or self.inflows:
             self.end_flows(frame.call)
+        if self.batches:
+            self.batches.pop(frame.call, None)
         if token is None:
             self.late_replies += 1
             return None
@@ -572,6 +651,32 @@ class Protocol(Generic[TokenT]):
         """
         self._check_size(payload, what, len(extension))
         return encode(Kind.REQUEST, command, call, payload, extension)
+
+    def batch(self, call: int, command: int, bodies: Sequence[Buffer], what: str, extension: bytes = b"") -> Outgoing:
+        """The bytes of several calls of a command; raises and takes what :meth:`request` does.
+
+        Args:
+            call: An id from :meth:`new_call`. Whoever enters it into ``calls`` enters it into ``batches`` too.
+            command: The peer's id of the command.
+            bodies: The packed arguments of each, ``MAX_BATCH`` at most, without segments.
+            what: Names the command in errors.
+            extension: From :func:`~typedrpc.messages.pack_extension`; it holds for all of them.
+        """
+        payload = pack_parts(bodies)
+        self._check_size(payload, what, len(extension))
+        return encode(Kind.BATCH, command, call, payload, extension)
+
+    def outcomes(self, request: BatchRequest, payload: Payload, *, last: bool) -> Outgoing:
+        """The bytes that answer the next calls of a batch.
+
+        Args:
+            request: The batch.
+            payload: From :func:`~typedrpc.parts.pack_outcomes`; not more than the peer accepts. With segments, one.
+            last: Whether they are the last ones.
+        """
+        if last:
+            self._answered(request.call)
+        return encode(Kind.BATCH, 0, request.call, payload)
 
     def notify(self, command: int, payload: Payload, what: str, extension: bytes = b"", origin: int = 0) -> Outgoing:
         """The bytes of a one-way call; raises and takes what :meth:`request` does.
@@ -682,6 +787,15 @@ class Protocol(Generic[TokenT]):
                 if not inflow.ended:
                     inflow.end(lost=True)
 
+    def forsake_flows(self) -> None:
+        """In a forked child: nobody else is here to be told."""
+        for inflows in self.inflows.values():
+            for inflow in inflows.values():
+                inflow.lost = inflow.ended = True
+        for outflows in self.outflows.values():
+            for outflow in outflows.values():
+                outflow.stopped = True
+
     def item(self, call: int, number: int, payload: Payload, what: str) -> Outgoing:
         """The bytes of some items of a stream.
 
@@ -698,8 +812,15 @@ class Protocol(Generic[TokenT]):
         return encode(Kind.ITEM, number, call, payload)
 
     def end_of_stream(self, call: int, number: int, failure: bytes = b"") -> Outgoing:
-        """The bytes that end an argument's stream, with the payload of an error frame where its producer failed."""
-        return encode(Kind.END, number, call, failure if len(failure) <= self.peer_limits.max_message_size else b"")
+        """The bytes that end an argument's stream, with the payload of an error frame where its producer failed.
+
+        One that the peer would not accept is replaced by one that says so: no failure looks like the end.
+        """
+        limit = self.peer_limits.max_message_size
+        if len(failure) > limit:
+            error = MessageTooLarge("the error that a stream ended with", len(failure), limit)
+            failure = pack_protocol_failure(error)
+        return encode(Kind.END, number, call, failure)
 
     def credit(self, call: int, number: int, more: int) -> bytes:
         """The bytes that let the peer send more of a stream."""
@@ -771,3 +892,12 @@ class Protocol(Generic[TokenT]):
         size = payload_size(payload) + (more + 2 if more else 0)
         if size > limit:
             raise MessageTooLarge(what, size, limit)
+
+
+def _read_batch(payload: Payload) -> list[Buffer] | str:
+    """The arguments of the calls of a batch; a sentence where it is none."""
+    if isinstance(payload, Segmented):
+        return "a batch with segments"
+    if (count := count_parts(payload)) > MAX_BATCH:
+        return f"a batch of {count} calls, the limit is {MAX_BATCH}"
+    return split_parts(payload) or "a batch of no calls"

@@ -271,7 +271,7 @@ class _ClassContract(_Contract):
     def resolve(self) -> None:
         super().resolve()
         faults = []
-        for declaration in self.unread:
+        for declaration in list(self.unread):  # another thread may clear it
             found = self.implementation_of(declaration)
             fault = fault_of_changed_colour(declaration.function, found.function, declaration.schema.result)
             faults += [] if fault is None else [f"{found.name}: {_misfit(declaration, fault)}"]

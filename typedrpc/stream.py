@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
+from typing import TYPE_CHECKING, Any, Self, TypeVar, final
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
@@ -116,14 +116,11 @@ class LocalAsyncStream(AsyncStream[T_co]):
             await close()
 
 
-class _Unawaited(Generic[T]):
+class _Unawaited(AsyncIterator[T]):
     """A plain iterator as an async one."""
 
     def __init__(self, source: Iterator[T]) -> None:
         self._source = source
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> T:
         try:
@@ -137,7 +134,7 @@ class _Unawaited(Generic[T]):
             close()
 
 
-class _Awaited(Generic[T]):
+class _Awaited(Iterator[T]):
     """An async iterator as a plain one: an event loop of its own runs for as long as each item takes."""
 
     _END: Any = object()
@@ -146,9 +143,6 @@ class _Awaited(Generic[T]):
         self._source = source
         self._runner: asyncio.Runner | None = None
         self._ended = False
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> T:
         if self._ended:

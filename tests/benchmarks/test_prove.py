@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.unmeasured
+
 PROVE = Path(__file__).resolve().parents[2] / "benchmarks" / "prove.py"
 
 PROMISES = [
@@ -61,6 +63,10 @@ PROMISES = [
     "import typedrpc",
     "MiB each way at the same time",
     "MiB of bytes there and back",
+    "beside an upload of 8 MiB, tcp",
+    "beside a download of 8 MiB, tcp",
+    "beside an upload of 8 MiB, unix",
+    "beside a download of 8 MiB, unix",
     "one after another",
     "from 8 threads over one connection: ratio",
     "map over",

@@ -378,7 +378,7 @@ def test_without_being_told_what_to_do_callbacks_are_not_taken() -> None:
     assert codec.unpack_arguments(packb([None])) == ((None,), {})
     with pytest.raises(AssertionError, match=r"Chat\.train was given functions or streams"):
         codec.pack_arguments(f)
-    with pytest.raises(ArgumentValueError, match="argument 'progress': expected no callback, got one"):
+    with pytest.raises(ArgumentValueError, match="argument 'progress': expected no callback or stream, got one"):
         codec.unpack_arguments(packb([mark(0)]))
 
 
@@ -395,8 +395,8 @@ BAD: list[tuple[Any, Any, str]] = [
     (either, [[0]], "got list"),
     (tagged, [mark(0)], "got CallbackIndex without the index of a member"),
     (tagged, [[1, mark(0)]], "got CallbackIndex"),
-    (two, [mark(7), mark(7)], "argument 'failed': expected a callback of its own, got callback 7"),
-    (each, [[mark(0), mark(0)]], "argument 'progress'[1]: expected a callback of its own, got callback 0"),
+    (two, [mark(7), mark(7)], "argument 'failed': expected a callback or stream of its own, got number 7"),
+    (each, [[mark(0), mark(0)]], "argument 'progress'[1]: expected a callback or stream of its own, got number 0"),
     (each, [[mark(0), mark(1), 5]], "Chat.train: argument 'progress'[2]: expected Callable[[float], None], got int"),
     (each, [mark(0)], "argument 'progress'"),
     (train, {0: 1, 1: mark(0), 2: mark(1)}, "got a parameter 2"),
@@ -512,7 +512,7 @@ def test_callbacks_of_another_version() -> None:
         "Chat.train: callback 'others'",
         "Chat.train: callback 'others'",
     ]
-    with pytest.raises(ArgumentValueError, match="got callback 0, which was given before"):
+    with pytest.raises(ArgumentValueError, match="got number 0, which was given before"):
         reader.unpack_with_callbacks_of(writer.schema)(packb([mark(0), 1, [mark(0)]]), make, drop)
     with pytest.raises(ArgumentValueError, match="expected no callback"):
         reader.unpack_arguments_of(writer.schema)(payload)

@@ -318,6 +318,7 @@ JUNK = st.recursive(
                 "callback",
                 "stream",
                 "x",
+                "str",
             ]
         ),
         st.sampled_from(["enum", "flag", "record", "alias", "1"]),

@@ -22,8 +22,8 @@ ALSO: Final = """
 import array, asyncio, collections, datetime, decimal, enum, fractions, ipaddress, pathlib, typing, uuid, zoneinfo
 from collections import ChainMap, Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import (
-    AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Iterator, KeysView, Mapping, MutableMapping,
-    MutableSequence, MutableSet, Sequence, Sized, Set as AbstractSet,
+    AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Iterator,
+    KeysView, Mapping, MutableMapping, MutableSequence, MutableSet, Sequence, Sized, Set as AbstractSet,
 )
 from dataclasses import InitVar
 from datetime import date, datetime, time, timedelta

@@ -279,7 +279,7 @@ class CallbackReader:
             Fault: It was used before, or nothing here takes callbacks.
         """
         if self._make is None:
-            raise Fault("no callback", "one, which nothing here takes", is_type=False)
+            raise Fault("no callback or stream", "one, which nothing here takes", is_type=False)
         self._use(data.number)
         if data.number not in self._made:
             self._made[data.number] = self._make(data.number, callback)
@@ -308,7 +308,7 @@ class CallbackReader:
 
     def _use(self, number: int) -> None:
         if number in self._taken:
-            raise Fault("a callback of its own", f"callback {number}, which was given before", is_type=False)
+            raise Fault("a callback or stream of its own", f"number {number}, which was given before", is_type=False)
         self._taken.add(number)
 
 

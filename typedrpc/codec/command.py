@@ -58,13 +58,11 @@ class CommandCodec:
         self.command = command
         self.schema = schema
 
-    @cached_property
-    def _coders(self) -> Coders:
-        return Coders()
+    # Each has coders of its own: those that one thread is making are not ready to be used by another.
 
     @cached_property
     def _arguments(self) -> ArgumentsCoder:
-        return ArgumentsCoder(self.command, self.schema, self._coders, self._companion if self.has_callbacks else None)
+        return ArgumentsCoder(self.command, self.schema, Coders(), self._companion if self.has_callbacks else None)
 
     @cached_property
     def _callbacks(self) -> dict[str, CallbackCodec]:
@@ -91,7 +89,7 @@ class CommandCodec:
     def _result(self) -> ResultCoder:
         # What ends a stream is an empty result.
         schema = self.schema if self.result_stream is None else Schema((), NONE)
-        return ResultCoder(self.command, schema, self._coders)
+        return ResultCoder(self.command, schema, Coders())
 
     @cached_property
     def result_stream(self) -> StreamCodec | None:

@@ -19,7 +19,8 @@ from typedrpc.schema import Node, Schema, StreamNode
 class StreamCodec:
     """Turns the items of one stream of a command into payloads and back, each as a result is.
 
-    Making one compiles nothing. Its two functions may be called from any thread.
+    Making one compiles nothing. Its two functions may be called from any thread. That of a caller with another version
+    of the command is for unpacking only.
 
     Attributes:
         name: For error texts: ``"Store.rows: result"``, ``"Store.put: argument 'rows'"``.

@@ -340,7 +340,8 @@ class HintReader:
             return
         what = "a stream" if isinstance(wrong, StreamNode) else "a function"
         taken = companion_of(node)
-        if taken and (parameter or result) and any(map(misplaced_companion, children(taken))):
+        may_be = parameter or (result and isinstance(taken, StreamNode))
+        if taken and may_be and any(map(misplaced_companion, children(taken))):
             whose = "what a stream gives" if isinstance(taken, StreamNode) else "what a function takes and gives"
             reason = f"{whose} is plain data; use the types of values"
         elif parameter:

@@ -4,11 +4,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic
-from typing import Any, Final, NamedTuple, final
+from typing import Any, final
 
 from typedrpc.agreement import Route
+from typedrpc.batches import MIN_WINDOW
 from typedrpc.codec import CallbackCodec, CodecError, Payload, StreamCodec
 from typedrpc.command import BoundCommand, CallbackCommand, CallOptions, Command
 from typedrpc.deadlines import get_limit, nearest, time_left
@@ -24,35 +25,18 @@ from typedrpc.sync.agreements import AGREE_TIME, Agreements, nesting
 from typedrpc.sync.calling import cancelled_with
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.loop import in_loop, kept_loop, running_loop
+from typedrpc.sync.mapping import Plan, mapped
 from typedrpc.sync.streams import Argument, AsyncReceiver, AsyncSender, Receiver, Sender, Source, StreamToken
 from typedrpc.sync.tokens import Pending
 from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
 
-MAP_WINDOW: Final = 64
-"""Calls of one ``map`` that are in flight at a time."""
 
-
-class _Plan(NamedTuple):
-    """What goes for one call beside its arguments.
-
-    Attributes:
-        deadline: When it ends at the latest, on the monotonic clock.
-        extension: The packed extension map.
-        nested: Whether it is made by a handler of a call that came on the same connection.
-        within: The call that is being handled, if one is: it is cancelled with it.
-    """
-
-    deadline: float | None
-    extension: bytes
-    nested: bool
-    within: Call | None
-
-
-def _plan(connection: Connection, route: Route, options: CallOptions, what: str, default: float | None) -> _Plan:
+def _plan(connection: Connection, route: Route, options: CallOptions, what: str, default: float | None) -> Plan:
     """
     Raises:
+        CallCancelled: The call that is being handled was cancelled.
         DeadlineExceeded: No time is left for the call.
     """
     timeout = default if options.timeout is None else options.timeout
@@ -60,10 +44,12 @@ def _plan(connection: Connection, route: Route, options: CallOptions, what: str,
     within = get_call()
     parent = depth = 0
     if within is not None:
+        if within.why_cancelled:
+            raise cancelled_with(within, what)
         deadline = nearest(deadline, within.deadline)
         parent, depth = nesting(connection)
     extension = route.extension(time_left(deadline, what), parent, depth, options.metadata)
-    return _Plan(deadline, extension, parent != 0, within)
+    return Plan(deadline, extension, parent != 0, within)
 
 
 class _Calls:
@@ -137,7 +123,7 @@ class _Calls:
         future = CallFuture()
         going = _going(connection, things, of_caller=True)
         on_reply = _metadata_to(options)
-        finish = completion(future, command, route, on_reply, going)
+        finish = completion(future, command, route, on_reply, None if going is None else going.failure_of)
         if within is not None:
             finish = _forgetting(finish, within, future)
         token = Pending(finish)
@@ -183,6 +169,7 @@ class _Calls:
         end, extension, nested, within = _plan(connection, route, options, what, None)
         on_loop = receiver is AsyncReceiver
         going = _going(connection, things, of_caller=on_loop)
+        failure_of = None if going is None else going.failure_of
         stream = command.codec.result_stream
         assert stream is not None
         unpack = route.unpack_adapted or stream.unpack_item
@@ -193,7 +180,7 @@ class _Calls:
             token = StreamToken(flow)
 
             def conclude() -> BaseException | None:
-                return _why_ended(command, token, going, on_reply)
+                return _why_ended(command, token, failure_of, on_reply)
 
             def abandon(reason: RpcError) -> None:
                 connection.abort(call, token, reason)
@@ -242,17 +229,47 @@ class _Calls:
         command: Command[Any],
         iterables: tuple[Iterable[Any], ...],
         options: CallOptions,
-        return_exceptions: bool,
+        return_exceptions: bool = False,
         /,
     ) -> Iterator[Any]:
-        take = _outcome_of if return_exceptions else _result_of
+        if command.codec.has_callbacks or command.is_async or options.on_metadata is not None:
+            return self._map_singly(command, iterables, options, return_exceptions)
+        resolve = partial(self._resolve, command, options.timeout)
+        what = command.qualified_name
+
+        def plan(connection: Connection, route: Route) -> Plan:
+            return _plan(connection, route, options, what, self.default_timeout)
+
+        return mapped(resolve, command, iterables, plan, return_exceptions)
+
+    def _map_singly(
+        self,
+        command: Command[Any],
+        iterables: tuple[Iterable[Any], ...],
+        options: CallOptions,
+        return_exceptions: bool,
+    ) -> Iterator[Any]:
+        """Each call is a request of its own, as what goes with it is known by it, or it takes its time anyway."""
         futures: deque[Future[Any]] = deque()
-        for args in zip(*iterables, strict=False):  # as map does, it ends with the shortest
-            futures.append(self._submit_in_order(command, args, options))
-            if len(futures) >= MAP_WINDOW:
-                yield take(futures.popleft())
-        while futures:
-            yield take(futures.popleft())
+        inputs = zip(*iterables, strict=False)
+        try:
+            args = next(inputs, None)
+            while args is not None or futures:
+                if args is not None:
+                    futures.append(self._submit_in_order(command, args, options))
+                    args = next(inputs, None)
+                    if args is not None and len(futures) < MIN_WINDOW:
+                        continue
+                try:
+                    result = futures.popleft().result()
+                except Exception as error:
+                    if not return_exceptions:
+                        raise
+                    result = error
+                yield result
+        finally:
+            for future in futures:
+                future.cancel()
 
     def _submit_in_order(self, command: Command[Any], args: tuple[Any, ...], options: CallOptions) -> Future[Any]:
         """As ``submit``; what cannot be sent fails in its turn, after the results before it."""
@@ -437,16 +454,24 @@ def completion(
     command: Command[Any],
     route: Route,
     on_reply: Callable[[Frame], None] | None = None,
-    going: "_Going | None" = None,
+    failure_of: Callable[[], BaseException | None] | None = None,
 ) -> Callable[[Frame | RpcError], None]:
-    """What gives a future the outcome of a call."""
+    """What gives a future the outcome of a call.
+
+    Args:
+        future: The future.
+        command: What is called.
+        route: How.
+        on_reply: Called with the answer's frame first.
+        failure_of: What an iterator among the arguments has failed with.
+    """
     unpack, what = route.unpack_adapted or command.codec.unpack_result, command.qualified_name
 
     def finish(outcome: Frame | RpcError) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
-            if going is not None and (failed := going.error()) is not None and _is_failure(outcome):
+            if failure_of is not None and _is_failure(outcome) and (failed := failure_of()) is not None:
                 raise failed
             if isinstance(outcome, DeadlineExceeded):
                 raise DeadlineExceeded(f"{what}: {outcome}")
@@ -486,14 +511,17 @@ def _forgetting(
 
 
 def _why_ended(
-    command: Command[Any], token: StreamToken, going: "_Going | None", on_reply: Callable[[Frame], None] | None
+    command: Command[Any],
+    token: StreamToken,
+    failure_of: Callable[[], BaseException | None] | None,
+    on_reply: Callable[[Frame], None] | None,
 ) -> BaseException | None:
     """What a stream has ended with; None where it has come to its end."""
     what = command.qualified_name
     outcome = token.frame or token.error
     if outcome is None:
         return ConnectionLost(f"{what}: the connection has ended")
-    if going is not None and (failed := going.error()) is not None and _is_failure(outcome):
+    if failure_of is not None and _is_failure(outcome) and (failed := failure_of()) is not None:
         return failed
     if isinstance(outcome, DeadlineExceeded):
         return DeadlineExceeded(f"{what}: {outcome}")
@@ -527,7 +555,7 @@ def _pack(command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) 
 class _Going:
     """The functions and streams that go with one call; see :class:`typedrpc.sync.calling.Going`."""
 
-    __slots__ = ("_arguments", "_connection", "_loop", "_streams", "functions")
+    __slots__ = ("_arguments", "_connection", "_loop", "_streams", "failure_of", "functions")
 
     def __init__(self, connection: Connection, things: list[Any], loop: Any) -> None:
         """
@@ -539,7 +567,10 @@ class _Going:
         self._connection = connection
         self._loop = loop
         self._streams: list[tuple[int, StreamCodec, Any]] = []
-        self._arguments: list[Argument] = []
+        arguments: list[Argument] = []
+        self._arguments = arguments
+        # It lives as long as the call's outcome, which is not to keep the functions.
+        self.failure_of = lambda: next((each.error for each in arguments if each.error is not None), None)
         rows: list[Row | None] = []
         for index, (codec, thing) in enumerate(things):
             if isinstance(codec, StreamCodec):
@@ -563,10 +594,6 @@ class _Going:
             self._arguments.append(Argument(sender, items, self._connection.start_thread, loop))
         return self._arguments
 
-    def error(self) -> BaseException | None:
-        """What the iterator of an argument has failed with."""
-        return next((argument.error for argument in self._arguments if argument.error is not None), None)
-
 
 def _going(connection: Connection, things: list[Any], *, of_caller: bool = False) -> _Going | None:
     """
@@ -577,18 +604,6 @@ def _going(connection: Connection, things: list[Any], *, of_caller: bool = False
             call.
     """
     return _Going(connection, things, running_loop() if of_caller else None) if things else None
-
-
-def _result_of(future: Future[Any]) -> Any:
-    return future.result()
-
-
-def _outcome_of(future: Future[Any]) -> Any:
-    """The result, or the exception in its place; what ends the waiting thread is raised."""
-    try:
-        return future.result()
-    except Exception as problem:
-        return problem
 
 
 def _bad_result(error: CodecError) -> ProtocolError:

@@ -11,18 +11,19 @@ import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
+from typedrpc.batches import BatchRun
 from typedrpc.callbacks import ALL_CALLBACKS, Callbacks
-from typedrpc.dispatch import Call, Dispatcher
+from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
+from typedrpc.protocol import BatchRequest, Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.apart import Apart
 from typedrpc.sync.calling import Calls
@@ -32,7 +33,7 @@ from typedrpc.sync.role import ReadRole
 from typedrpc.sync.room import Room
 from typedrpc.sync.router import Router
 from typedrpc.sync.streams import Streams
-from typedrpc.sync.tokens import CallWaiter, Token
+from typedrpc.sync.tokens import Batch, CallWaiter, Token
 from typedrpc.sync.workers import QUICK_TICK, Watcher, Workers
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import Frame, Kind
@@ -84,6 +85,7 @@ class Connection:
         self._sock = sock
         self._state = threading.Lock()
         self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
+        self._abandoned: deque[Sequence[Batch]] = deque()  # of maps that nobody goes on with
         self._dropped = False  # a callback, which the peer is to be told
         self._failing: list[Token] = []
         self._torn = False
@@ -104,7 +106,7 @@ class Connection:
             helper=lambda body: runtime()[0].start(body),
         )
         self.streams = Streams(self)
-        self.threads = HandlerThreads(
+        self.threads: HandlerThreads = HandlerThreads(
             core,
             self.role,
             self._writer,
@@ -140,6 +142,8 @@ class Connection:
         self.abort = self._calls.abort
         self.open_stream = self._calls.open_stream
         self.wait = self._calls.wait
+        self.send_batch = self._calls.send_batch
+        self.fetch = self._calls.fetch
         self._runtime = runtime
         forsake_after_fork(self)
 
@@ -244,6 +248,16 @@ class Connection:
             self._left_behind.append(action)
             self._runtime()[1].poke(self)
 
+    def abandon(self, batches: Sequence[Batch]) -> None:
+        """A map is given up, after :meth:`HandlerThreads.stand_by`, with what is in flight of it.
+
+        May be called anywhere, within the garbage collector too.
+        """
+        # As above. The watcher does what has to be done.
+        if not self.ended:
+            self._abandoned.append(batches)
+            self._runtime()[1].poke(self)
+
     def watch(self) -> None:
         """Have the watcher look: calls have deadlines."""
         self._runtime()[1].watch(self)
@@ -251,7 +265,7 @@ class Connection:
     @property
     def waiting_frames(self) -> int:
         """Frames that wait to be written."""
-        return len(self._writer.queue)
+        return self._writer.frames
 
     @property
     def waiting_bytes(self) -> int:
@@ -325,7 +339,7 @@ class Connection:
             with contextlib.suppress(ValueError):
                 self._failing.remove(token)
         for handled in tuple(self.core.handled.values()):
-            if isinstance(handled, Call) and not handled.why_cancelled:
+            if handled is not None and not handled.why_cancelled:
                 handled.cancel("its caller has left")
         self.threads.end()
         if (on_end := self._on_end) is not None:
@@ -341,6 +355,7 @@ class Connection:
                 if self._waker is not None:
                     self._waker.close()
                 self.core.reader.discard()
+                self._writer.discard()
             else:
                 self.role.token.append(True)
 
@@ -352,9 +367,12 @@ class Connection:
         self._calls.forsake(self._state)
         self.core.close(ConnectionLost("the connection was made before a fork, and is the parent's"))
         self.role.token.clear()
+        self.core.forsake_flows()
         for token in self.core.calls.calls.values():
             if isinstance(token, CallWaiter):  # perhaps the very thread that forked, in what its call called back
                 token.error, token.done = self.core.lost(), True
+            elif isinstance(token, Batch):
+                token.end(self.core.lost())
         for part in (self._writer, self.threads, self._router, self.callbacks):
             part.forsake()
         self._sock.close()
@@ -391,15 +409,20 @@ class Connection:
             # The watcher sleeps while somebody reads. Now it may be that nobody does although somebody has to.
             self._runtime()[1].watch(self)
 
-    def get_waker(self) -> transport.Waker:
-        """What ends the wait of a thread that reads and may be told to stop."""
-        waker = self._waker
-        if waker is None:
-            with self._state:
-                waker = self._waker = self._waker or transport.Waker()
-                if self.ended:
-                    waker.close()
-        return waker
+    def get_waker(self) -> transport.Waker | None:
+        """What ends the wait of a thread that reads and may be told to stop; None if there are no descriptors.
+
+        The role is held: who gives it up last closes the waker with the socket.
+        """
+        if self._waker is None:
+            with contextlib.suppress(OSError):
+                self._waker = transport.Waker()
+        return self._waker
+
+    def wake_reader(self) -> None:
+        """A thread that waits for something of its own, and may read meanwhile, is to look at once."""
+        if self._waker is not None:  # where it is made only now, its maker looks afterwards
+            self._waker.set()
 
     def read(self, deadline: float | None = None, waker: transport.Waker | None = None) -> list[Event[Token]]:
         """Read once; the role is held. Empty when the deadline passed first, or the waker was set."""
@@ -445,6 +468,8 @@ class Connection:
                     self._withdraw_unseen(event.frame)
                 event.token.complete(self, event.frame)
             elif isinstance(event, Request):
+                if type(event) is BatchRequest:
+                    event.progress = BatchRun(core, event)
                 if event.extras is not NO_EXTRAS and self._router.deliver(event):
                     continue
                 if self.threads.attended:
@@ -474,7 +499,7 @@ class Connection:
     def _cancel(self, call: int) -> None:
         """The peer has given up a call: stop what runs for it."""
         handled = self.core.give_up(call)
-        if isinstance(handled, Call) and not handled.why_cancelled:
+        if handled is not None and not handled.why_cancelled:
             handled.cancel("its caller has given it up")
         for inflow in tuple(self.core.inflows.get(call, {}).values()):
             if not inflow.ended:
@@ -491,6 +516,9 @@ class Connection:
 
     def look(self, now: float) -> float | None:
         """See :class:`typedrpc.sync.workers.Watched`."""
+        while self._abandoned:
+            self._calls.give_up_all(self._abandoned.popleft())
+            self.threads.stand_down()
         with self._state:
             expired = self.core.calls.expire(now)
             next_deadline = self.core.calls.next_deadline()

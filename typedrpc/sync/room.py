@@ -45,6 +45,11 @@ class Room:
         """The peer's limits are known."""
         self.is_counted = self._core.peer_limits.max_calls == 1
 
+    @property
+    def has_place(self) -> bool:
+        """Whether another call would not wait for room. The state lock is held."""
+        return not self._is_full()
+
     def await_place(self, what: str, deadline: float | None, token: Token) -> None:
         """Return when the peer has room for another call, or none is needed: the connection has ended, or the call was
         aborted. The state lock is held.
@@ -83,6 +88,14 @@ class Room:
         # One place is left for the thread that reads its own reply and is not in the table.
         room = max(1, self._core.peer_limits.max_calls - 1)
         return len(self._core.calls) + self._given_up - self._core.late_replies >= room
+
+    @property
+    def is_taken(self) -> bool:
+        """Not even the place is left of the thread that reads its own reply; that thread asks, when it has the role.
+
+        One that had the role before may be in the table now: it runs what is nested in its call, or is parked.
+        """
+        return len(self._core.calls) >= self._core.peer_limits.max_calls
 
     def give_up(self, calls: int) -> None:
         """So many calls have left the table without an answer; to the peer they are still in flight."""

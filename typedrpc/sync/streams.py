@@ -14,16 +14,18 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from typedrpc.codec import CodecError, Payload, Segmented
 from typedrpc.dispatch import get_call
 from typedrpc.errors import ArgumentValueError, CallCancelled, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import pack_handler_failure
 from typedrpc.flow import Inflow, ItemBatch, Outflow, alone, items_of
+from typedrpc.protocol import Outgoing
+from typedrpc.protocol import Protocol as Core
 from typedrpc.stream import AsyncStream, Stream
 from typedrpc.sync.role import Waiter
-from typedrpc.sync.tokens import Owner
+from typedrpc.sync.tokens import Owner, Token
 from typedrpc.sync.writer import copied
 from typedrpc.wire import Frame
 
@@ -31,7 +33,6 @@ if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
 
     from typedrpc.codec import StreamCodec
-    from typedrpc.sync.connection import Connection
 
 logger = logging.getLogger("typedrpc")
 
@@ -46,6 +47,21 @@ WAIT_FOR_MORE: Final = object()
 
 THE_END: Final = object()
 """There will be no item any more."""
+
+
+class Connection(Owner, Protocol):
+    """What streams need of their connection."""
+
+    @property
+    def core(self) -> Core[Token]: ...
+    @property
+    def streams(self) -> Streams: ...
+    def wait(self, waiter: Waiter, deadline: float | None) -> None: ...
+    def wake_reader(self) -> None: ...
+    def post(self, data: Outgoing) -> None: ...
+    def send(self, data: Outgoing) -> None: ...
+    def later(self, action: Callable[[], None]) -> None: ...
+    def watch(self) -> None: ...
 
 
 @final
@@ -179,16 +195,26 @@ class Source:
 class _Waiting:
     """A thread that waits for something of a flow."""
 
-    __slots__ = ("connection", "waiter")
+    __slots__ = ("_is_cut", "connection", "waiter")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, is_cut: Callable[[], bool]) -> None:
+        """
+        Args:
+            connection: Of the flow.
+            is_cut: Whether the flow has been ended, perhaps by another thread than the one that reads.
+        """
         self.connection = connection
+        self._is_cut = is_cut
         self.waiter: Waiter | None = None
 
     def notify(self) -> None:
         """There may be something; called by who reads the connection, which may be the waiting thread itself."""
         waiter = self.waiter
-        if waiter is not None:
+        if waiter is None:
+            return
+        if self._is_cut():
+            self.interrupt()
+        else:
             waiter.done = True
             self.connection.role.rouse(waiter)
             self.connection.threads.served_callers += 1
@@ -199,7 +225,7 @@ class _Waiting:
         if waiter is not None:
             waiter.done = True
             self.connection.role.rouse_for_good(waiter)
-            self.connection.get_waker().set()
+            self.connection.wake_reader()
 
     def wait(self, is_over: Callable[[], bool], deadline: float | None = None) -> None:
         """Wait for a notice, unless there is nothing to wait for."""
@@ -222,7 +248,8 @@ class Receiver(Stream[Any]):
         self._unpack = source.unpack
         self._items: Iterator[Any] = iter(())
         self._lock = threading.Lock()
-        self._waiting = waiting = _Waiting(source.connection)
+        flow = source.flow
+        self._waiting = waiting = _Waiting(source.connection, lambda: flow.lost)
         source.flow.notify = waiting.notify
         if token is not None:
             token.interrupt = waiting.interrupt
@@ -232,8 +259,12 @@ class Receiver(Stream[Any]):
             try:
                 return self._unpack(item)
             except CodecError as error:
-                raise self._source.broken(error) from error
+                raise self._broken(error) from error
         return self._next_of_more()
+
+    def _broken(self, error: CodecError) -> ProtocolError:
+        self._items = iter(())
+        return self._source.broken(error)
 
     def _next_of_more(self) -> Any:
         source = self._source
@@ -243,7 +274,7 @@ class Receiver(Stream[Any]):
                     try:
                         return self._unpack(item)
                     except CodecError as error:
-                        raise source.broken(error) from error
+                        raise self._broken(error) from error
                 items = source.take()
                 if items is THE_END:
                     raise StopIteration
@@ -330,6 +361,7 @@ class AsyncReceiver(AsyncStream[Any]):
         try:
             return self._unpack(item)
         except CodecError as error:
+            self._items = iter(())
             raise self._source.broken(error) from error
 
     async def aclose(self) -> None:
@@ -427,7 +459,7 @@ class Sender(_Outlet):
         super().__init__(connection, flow, call, number, codec)
         self._lock = threading.Lock()  # for the batch, which the watcher may send
         self._sent_at = 0.0
-        self._waiting = _Waiting(connection)
+        self._waiting = _Waiting(connection, lambda: flow.stopped)
         self.deadline: float | None = None
         """When the call ends at the latest, on the monotonic clock."""
         self.interrupt = self._waiting.interrupt
@@ -542,21 +574,22 @@ class AsyncSender(_Outlet):
         self._future: list[asyncio.Future[None]] = []
         self._is_due = False
         self._notice = _Notice(self._future)
-        self._stoppers: list[Callable[[], None]] = []
+        self.task: asyncio.Task[None] | None = None
+        """That of the producer, as long as it is to be cancelled when nobody wants more of it."""
         flow.notify = self._notify
 
     def _notify(self) -> None:
         self._notice()
-        if self.flow.stopped:
-            while self._stoppers:
-                with suppress(IndexError):  # another thread was quicker
-                    self._stoppers.pop()()
+        task = self.task
+        if task is not None and self.flow.stopped:
+            with suppress(RuntimeError):  # its loop is closed
+                task.get_loop().call_soon_threadsafe(self._cancel)
 
-    def when_stopped(self, stop: Callable[[], None]) -> None:
-        """Have a function called, once, when nobody wants more of the stream; in any thread, so it must not block."""
-        self._stoppers.append(stop)
-        if self.flow.stopped:  # before it could be told
-            self._notify()
+    def _cancel(self) -> None:
+        """On the loop: stop a producer that waits for whatever it may be."""
+        task, self.task = self.task, None
+        if task is not None:
+            task.cancel()
 
     async def run(self, items: AsyncIterator[Any]) -> None:
         """Send all items. Raises as :meth:`Sender.run`."""
@@ -709,29 +742,17 @@ class Argument:
 
         sender = self._sender
         assert isinstance(sender, AsyncSender)
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        sending = True
-
-        def cancel() -> None:
-            if sending:
-                task.cancel()  # it may wait for what never comes
-
-        def stop() -> None:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(cancel)
-
-        sender.when_stopped(stop)
+        sender.task = asyncio.current_task()
         try:
             await sender.run(self._items)
             sender._end_argument(None)
         except Stopped:
             pass
         except BaseException as error:
-            if not sender.flow.stopped:
+            if not (sender.flow.stopped and isinstance(error, asyncio.CancelledError)):
                 sender._end_argument(error)
         finally:
-            sending = False
+            sender.task = None
             close = getattr(self._items, "aclose", None)
             if close is not None:
                 with suppress(Exception):
