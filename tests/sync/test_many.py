@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, CancelledError, Future, as_completed, wait
+from time import monotonic
 from typing import Any, Final
 
 import pytest
@@ -12,6 +13,7 @@ from tests.support import PATIENCE, Gates, Log, Running, Tally, until
 from typedrpc import (
     CallCancelled,
     Client,
+    ConnectionLost,
     DeadlineExceeded,
     Server,
     Service,
@@ -69,6 +71,17 @@ class Crowd(Service):
         with self.tally.running():
             assert current_call().cancelled.wait(PATIENCE)
             return "too late"
+
+    @rpc
+    async def total(self, numbers: AsyncIterator[int]) -> int:
+        return sum([number async for number in numbers])
+
+    @rpc
+    def left(self) -> float:
+        """The seconds that the caller leaves it."""
+        end = current_call().deadline
+        assert end is not None
+        return end - monotonic()
 
     @rpc
     def through(self, number: int) -> int:
@@ -505,3 +518,75 @@ def test_many_threads_wait_for_room_and_all_get_it(crowd: Crowd) -> None:
         running = [Running(call, number) for number in range(50)]
         assert [one.result() for one in running] == [-1 if number % 3 == 0 else number for number in range(50)]
         expect_nothing_left(client, server)
+
+
+@pytest.mark.parametrize("end", ["answered", "cancelled", "lost"])
+def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str) -> None:
+    """Several loops and threads share four places: each call is made once; who leaves the line leaves his place."""
+    with few(crowd, 4) as server, connect(server.url) as client:
+        proxy = client.proxy(Crowd)
+        held = fill(proxy, crowd, 4)
+        room = client._link.connection._room
+
+        async def main() -> list[Any]:
+            async with asyncio.timeout(PATIENCE):
+                tasks = [asyncio.ensure_future(proxy.add.aio(number, 1)) for number in range(40)]
+                await asyncio.sleep(0)
+                if end == "cancelled":
+                    for task in tasks[::2]:
+                        task.cancel()
+                return await asyncio.gather(*tasks, return_exceptions=True)
+
+        loops = [Running(lambda: asyncio.run(main())) for _ in range(3)]
+        until(lambda: room.waiting == (60 if end == "cancelled" else 120))
+        if end == "lost":
+            client.close()
+        else:
+            crowd.open()
+        for one in loops:
+            for number, result in enumerate(one.result()):
+                if end == "lost":
+                    assert isinstance(result, ConnectionLost)
+                elif end == "cancelled" and number % 2 == 0:
+                    assert isinstance(result, asyncio.CancelledError)
+                else:
+                    assert result == number + 1
+        assert room.waiting == 0
+        assert not room._line
+        wait(held, PATIENCE)
+
+
+def test_arguments_of_awaited_calls_that_need_their_loop(crowd: Crowd) -> None:
+    """The items of the calls that were made come from the loop in which others wait for room."""
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(10):
+            await asyncio.sleep(0)
+            yield number
+
+    with few(crowd, 4) as server, connect(server.url) as client:
+        proxy = client.proxy(Crowd)
+
+        async def main() -> list[int]:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.gather(*(proxy.total(numbers()) for _ in range(30)))
+
+        assert asyncio.run(main()) == [45] * 30
+
+
+def test_a_task_whose_time_is_over_in_line_makes_no_call(crowd: Crowd) -> None:
+    """The time in line counts, and what is left of it is the call's."""
+    with few(crowd, 4) as server, connect(server.url) as client:
+        proxy = client.proxy(Crowd)
+        held = fill(proxy, crowd, 4)
+
+        async def main() -> None:
+            async with asyncio.timeout(PATIENCE):
+                waiting = asyncio.ensure_future(proxy.left.with_options(timeout=PATIENCE).aio())
+                with pytest.raises(DeadlineExceeded, match="no room"):
+                    await proxy.add.with_options(timeout=0.05).aio(1, 2)
+                crowd.open()
+                assert 0 < await waiting < PATIENCE - 0.05
+
+        asyncio.run(main())
+        wait(held, PATIENCE)
