@@ -485,6 +485,25 @@ def test_a_call_within_a_call_within_a_call(size: int) -> None:
 
 @pytest.mark.parametrize("client", [True, False])
 @pytest.mark.parametrize("max_calls", [1, 3])
+def test_nested_calls_do_not_take_the_room_of_others(client: bool, max_calls: int) -> None:
+    """Whoever makes one of those has counted only their like, and was told that there is room."""
+    core = opened(client=client, limits=Limits(max_calls=max_calls))
+    parent = core.new_call()
+    core.calls.insert(parent, "parent")
+    first = call_of(client)
+    calls = [first + 2 * number for number in range(2 * max_calls)]
+    nested = [only_request(feed(core, within(parent, call))) for call in calls[:max_calls]]
+    for call in calls[max_calls:]:
+        only_request(feed(core, frame(Kind.REQUEST, NONE, command=7, call=call)))
+    further = first + 2 * len(calls)
+    core.response(nested[0], NONE, "what")
+    assert feed(core, frame(Kind.REQUEST, NONE, command=7, call=further)) == []
+    assert isinstance(error_of(said(core)[0]), ServerBusy)
+    only_request(feed(core, within(parent, further)))
+
+
+@pytest.mark.parametrize("client", [True, False])
+@pytest.mark.parametrize("max_calls", [1, 3])
 def test_nested_calls_have_as_much_room_again(client: bool, max_calls: int) -> None:
     core = opened(client=client, limits=Limits(max_calls=max_calls))
     parent = core.new_call()

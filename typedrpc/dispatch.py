@@ -519,7 +519,8 @@ class Dispatcher:
         if self.observer is not None:
             self._tell(call, result, None)
         try:
-            return protocol.response(request, payload, row.result_name, _reply_extension(call))
+            extension = _reply_extension(call) if call._reply_metadata else b""
+            return protocol.response(request, payload, row.result_name, extension)
         except MessageTooLarge as error:
             logger.warning("%s", error)
             return protocol.failure(request, pack_protocol_failure(error))

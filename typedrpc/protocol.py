@@ -254,6 +254,7 @@ class Protocol(Generic[TokenT]):
         self.batches: dict[int, int] = {}
         """Outcomes that are still to come of the batches of this side, whether or not anybody waits for them."""
         self._running: set[int] = set()
+        self._nested: set[int] = set()  # of these, the ones that are nested in a call of this side
         self._lowered = False  # the limit of sizes: messages that were on their way may be larger, and do no harm
         self._farewell = "the connection is being closed"
         self._small = 0  # payloads up to this size need no look at limits and make one buffer with their header
@@ -471,7 +472,8 @@ class Protocol(Generic[TokenT]):
         if self.state is _GREETED and not self.client and not nested:
             return self._break("a call before the welcome")
         # Nested calls do not wait for room at the caller, who waits for nothing else: so they have room of their own.
-        if len(self._running) >= self.limits.max_calls * (2 if nested else 1):
+        # Those do not take that of others, who have counted only their own.
+        if len(self._running) >= self.limits.max_calls and self._is_full(nested=bool(nested)):
             error = ServerBusy(f"{self.limits.max_calls} calls are in flight on this connection, which is the limit")
             self.outgoing.append(self._failure(call, error))
             return None
@@ -479,6 +481,8 @@ class Protocol(Generic[TokenT]):
             self.outgoing += (self.release(call, ALL_CALLBACKS), self._failure(call, too_large))
             return None
         self._running.add(call)
+        if nested:
+            self._nested.add(call)
         if call > self.last_accepted:
             self.last_accepted = call
         return Request(command, call, payload, extras)
@@ -514,6 +518,12 @@ class Protocol(Generic[TokenT]):
         if self._lowered and (too_large := self._too_large(payload)) is not None:
             frame = frame._replace(payload=pack_outcomes([(True, pack_protocol_failure(too_large))] * count))
         return Outcome(token, frame)
+
+    def _is_full(self, *, nested: bool) -> bool:
+        """Whether there is no room for a further call of the peer."""
+        if nested:
+            return len(self._running) >= 2 * self.limits.max_calls
+        return len(self._running) - len(self._nested) >= self.limits.max_calls
 
     def _too_large(self, payload: Payload) -> MessageTooLarge | None:
         """What a payload is that was sent before its sender knew of a lower limit."""
@@ -711,6 +721,8 @@ class Protocol(Generic[TokenT]):
         # In this order, for `give_up`.
         self._running.discard(call)
         self.handled.pop(call, None)
+        if self._nested:
+            self._nested.discard(call)
         if self.inflows:
             for inflow in self.inflows.pop(call, _NO_FLOWS).values():
                 if not inflow.ended:

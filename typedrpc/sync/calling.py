@@ -174,7 +174,7 @@ class Calls:
             # A thread that reads its own reply needs no entry in the in-flight table. One that has much to write leaves
             # reading to others meanwhile.
             leads = not self._room.is_counted and type(data) is bytes and self._role.try_take()
-            if leads and self._room.is_taken:
+            if leads and core.calls.calls and self._room.is_taken:
                 self._connection.stop_leading()
                 leads = False
             if not leads or type(data) is not bytes:
