@@ -1,4 +1,4 @@
-"""How calls are given up, and what their handlers see of it: by a future, a task, a stream, Ctrl-C, a killed process."""
+"""How calls are given up, by futures, tasks, streams, Ctrl-C and killed processes; what their handlers see of it."""
 
 import asyncio
 import signal
@@ -249,7 +249,7 @@ def expect_one_late_reply(client: Client[Any]) -> None:
     """
     core, proxy = core_of(client), client.proxy(Desk)
     until(lambda: proxy.add(1, 2) == 3 and core.late_replies == 1)
-    assert not (core.calls.calls or core.inflows or core.outflows)
+    assert [core.calls.calls, core.inflows, core.outflows] == [{}, {}, {}]
 
 
 # What the handler sees

@@ -1,6 +1,7 @@
 """Many calls at once: thousands in flight on one connection, futures by the thousand, room at the peer."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, CancelledError, Future, as_completed, wait
@@ -263,13 +264,14 @@ def test_gather(proxy: Crowd, crowd: Crowd) -> None:
     async def main() -> list[Any]:
         async with asyncio.timeout(PATIENCE):
             crowd.gates["a"].open()
-            return await asyncio.gather(
+            outcomes: list[Any] = await asyncio.gather(
                 proxy.add.aio(1, 2),
                 asyncio.wrap_future(proxy.wait.submit("a")),
                 proxy.add.aio(1, wrong),
                 proxy.hold.with_options(timeout=0.001)(1),
                 return_exceptions=True,
             )
+            return outcomes
 
     three, name, refused, late = asyncio.run(main())
     assert (three, name) == (3, "a")
@@ -292,7 +294,7 @@ def test_a_task_group_cancels_the_others(proxy: Crowd, crowd: Crowd) -> None:
 
     with pytest.raises(ExceptionGroup) as caught:
         asyncio.run(main())
-    assert caught.group_contains(KeyError)  # type: ignore[attr-defined]
+    assert caught.group_contains(KeyError)
     crowd.tally.wait_for("running", 0)
     assert crowd.tally["cancelled"] == 10
 
@@ -403,12 +405,9 @@ def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: s
         async def awaited() -> int:
             return await add.aio(1, 2)
 
-        with pytest.raises(DeadlineExceeded, match="no room"):
-            if way == "deadline":
-                with deadline(timeout):
-                    make()
-            else:
-                make()
+        block = deadline(timeout) if way == "deadline" else contextlib.nullcontext()
+        with pytest.raises(DeadlineExceeded, match="no room"), block:
+            make()
         assert core_of(server).running == 3
         assert len(core_of(client).calls) == 3
         crowd.open()
@@ -416,7 +415,7 @@ def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: s
 
 
 def test_nested_calls_do_not_wait_for_room(crowd: Crowd) -> None:
-    """The client has no room left for calls of the server's; a call that is nested in one of its own is made at once."""
+    """The client has no room left for calls of the server's; one that is nested in one of its own is made at once."""
     exposed = Crowd()
     with (
         few(crowd, 4) as server,

@@ -65,12 +65,12 @@ class _Calls:
         raise NotImplementedError
 
     def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
-        codec = command.codec
-        if codec.has_callbacks or options.metadata or options.on_metadata is not None:
+        codec, default = command.codec, self.default_timeout
+        timeout = default if options.timeout is None else options.timeout
+        if codec.has_callbacks or options.metadata or options.on_metadata is not None or timeout == 0:
             return lambda *args, **kwargs: self._invoke(command, options, args, kwargs)
         pack, unpack_own = codec.pack_arguments, codec.unpack_result
-        what, default = command.qualified_name, self.default_timeout
-        timeout = default if options.timeout is None else options.timeout
+        what = command.qualified_name
         connection, route = self._resolve(command, timeout)
         id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
 
@@ -250,11 +250,11 @@ class _Calls:
         what = command.qualified_name
         if command.schema.has_streams:
             raise TypeError(f"{what} takes a stream and cannot be called one-way")
-        time_left(get_limit(), what)
         connection, route = self._resolve(command, options.timeout)
         parent, depth = nesting(connection)
         timeout = self.default_timeout if options.timeout is None else options.timeout
         deadline = nearest(None if timeout is None else monotonic() + timeout, get_limit())
+        time_left(deadline, what)
         extension = route.extension(None, parent if route.target else 0, depth, options.metadata)
         connection.notify(route.id, payload, what, deadline, extension, _going(connection, things))
 
