@@ -21,6 +21,8 @@ PROMISES = [
     "beside a handler that takes 1 s",
     "server killed while 100 threads wait",
     "server killed while 100 futures wait",
+    "300 ms at A: B and C have stopped, in threads",
+    "300 ms at A: B and C have stopped, in tasks",
     "calls nested 1 to 60 deep",
     "the most threads in a process",
     "a reply of 100 ms, while a request takes",

@@ -1,4 +1,4 @@
-"""How calls are given up, and what their handlers see of it: by a future, a task, a stream, Ctrl-C, a killed process."""
+"""How calls are given up, by futures, tasks, streams, Ctrl-C and killed processes; what their handlers see of it."""
 
 import asyncio
 import signal
@@ -243,10 +243,13 @@ def core_of(client: Client[Any]) -> Any:
 
 
 def expect_one_late_reply(client: Client[Any]) -> None:
-    """What was given up is answered once, which is counted; nothing else is left of it."""
-    core = core_of(client)
-    until(lambda: core.late_replies == 1)
-    assert not (core.calls.calls or core.inflows or core.outflows)
+    """What was given up is answered once, which is counted; nothing else is left of it.
+
+    Nobody reads for an idle client: the answer is read with that of the next call.
+    """
+    core, proxy = core_of(client), client.proxy(Desk)
+    until(lambda: proxy.add(1, 2) == 3 and core.late_replies == 1)
+    assert [core.calls.calls, core.inflows, core.outflows] == [{}, {}, {}]
 
 
 # What the handler sees
@@ -453,6 +456,12 @@ def test_what_is_called_back_is_cancelled_with_the_call(server: Server, desk: De
 # Calls that were not begun
 
 
+def given_up(server: Server) -> int:
+    """Calls that came and were given up before they were begun."""
+    link: Any = server.peers[0].link
+    return list(link.connection.core.handled.values()).count(None)
+
+
 def test_a_call_that_waits_for_its_turn_is_not_run(desk: Desk) -> None:
     with Server(desk, url=URL, max_concurrent=1) as server, connect(server.url) as client:
         proxy = client.proxy(Desk)
@@ -463,10 +472,11 @@ def test_a_call_that_waits_for_its_turn_is_not_run(desk: Desk) -> None:
         until(lambda: core.running == 4)
         for other in others:
             assert other.cancel()
+        until(lambda: given_up(server) == 3)
         desk.gate.open()
         assert first.result(PATIENCE) == "nobody wants it"
         assert proxy.add(1, 2) == 3
-        until(lambda: core_of(client).late_replies == 3)
+        until(lambda: proxy.add(1, 2) == 3 and core_of(client).late_replies == 3)
         assert desk.tally["running, begun"] == 1
         assert desk.ends == []
 
@@ -479,10 +489,29 @@ def test_a_call_that_waits_for_a_thread_is_not_run(desk: Desk) -> None:
         others = [proxy.wait.submit() for _ in range(5)]
         for other in others:
             assert other.cancel()
+        until(lambda: given_up(server) == 5)
         desk.gate.open()
         assert [future.result(PATIENCE) for future in busy] == ["nobody wants it"] * 2
-        until(lambda: core_of(client).late_replies == 5)
+        until(lambda: proxy.add(1, 2) == 3 and core_of(client).late_replies == 5)
         assert desk.tally["running, begun"] == 2
+
+
+@pytest.mark.parametrize("end", ["cancel", "leave"])
+def test_handlers_learn_it_though_they_take_all_the_threads(desk: Desk, log: Log, end: str) -> None:
+    """Nobody is left to read for them but the watcher, which does."""
+    with Server(desk, url=URL, max_workers=1) as server, connect(server.url) as client:
+        proxy = client.proxy(Desk)
+        futures = [proxy.wait.submit() for _ in range(2)]
+        desk.tally.wait_for("running", 2)
+        waiting = proxy.wait.submit()
+        assert "all 1 threads that may be lent are busy" in log.line()
+        if end == "leave":
+            client.close()
+            assert all(isinstance(future.exception(PATIENCE), ConnectionLost) for future in [*futures, waiting])
+        else:
+            assert all(future.cancel() for future in [waiting, *futures])
+        desk.tally.wait_for("running", 0)
+        assert desk.ends == [True, True]
 
 
 def test_what_waits_for_its_turn_is_not_run_when_the_caller_has_left(desk: Desk) -> None:
@@ -505,6 +534,7 @@ def test_what_waits_for_its_turn_is_not_run_when_the_caller_has_left(desk: Desk)
 
 CTRL_C = """
     import signal
+    from tests.support import until
     from tests.sync.test_cancelled import Desk
     from typedrpc import connect
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -521,9 +551,9 @@ CTRL_C = """
                 say("it returned")
             except KeyboardInterrupt:
                 say("interrupted")
-            hear()
-            assert proxy.add(1, 2) == 3
-            say(client._link.connection.core.late_replies)
+            late = int(hear())
+            until(lambda: proxy.add(1, 2) == 3 and client._link.connection.core.late_replies == late)
+            say("used on")
 """
 
 
@@ -537,8 +567,8 @@ def test_ctrl_c_in_a_waiting_call(server: Server, desk: Desk) -> None:
             program.signal(signal.SIGINT)
             assert program.hear() == "interrupted"
             desk.tally.wait_for("running", 0)
-            program.say()
-            assert program.hear() == str(late)
+            program.say(str(late))
+            assert program.hear() == "used on"
         assert program.expect_success() == ""
     assert desk.tally["finally"] == 2
 

@@ -417,8 +417,7 @@ def test_cancel_after_begin(client: Client[Any], proxy: Interop, served: Interop
     served.tally.wait_for("running", 0)
     end.open()
     closed.wait()
-    until(lambda: core_of(client).late_replies == 1)
-    proxy.empty_call()
+    until(lambda: not proxy.unary_call(0) and core_of(client).late_replies == 1)
 
 
 def test_cancel_after_begin_at_once(client: Client[Any], proxy: Interop, served: Interop) -> None:

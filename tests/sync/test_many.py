@@ -1,9 +1,11 @@
 """Many calls at once: thousands in flight on one connection, futures by the thousand, room at the peer."""
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, CancelledError, Future, as_completed, wait
+from time import monotonic
 from typing import Any, Final
 
 import pytest
@@ -12,6 +14,7 @@ from tests.support import PATIENCE, Gates, Log, Running, Tally, until
 from typedrpc import (
     CallCancelled,
     Client,
+    ConnectionLost,
     DeadlineExceeded,
     Server,
     Service,
@@ -71,6 +74,17 @@ class Crowd(Service):
             return "too late"
 
     @rpc
+    async def total(self, numbers: AsyncIterator[int]) -> int:
+        return sum([number async for number in numbers])
+
+    @rpc
+    def left(self) -> float:
+        """The seconds that the caller leaves it."""
+        end = current_call().deadline
+        assert end is not None
+        return end - monotonic()
+
+    @rpc
     def through(self, number: int) -> int:
         """Call the caller back."""
         return current_call().peer.proxy(Crowd).add(number, 1)
@@ -116,12 +130,16 @@ def core_of(end: Any) -> Any:
 
 
 def expect_nothing_left(client: Client[Any], server: Server) -> None:
-    """Neither end knows of any call, and there is room for as many as before."""
+    """Neither end knows of any call, and there is room for as many as before.
+
+    Nobody reads for an idle client: late answers are read with that of the next call.
+    """
+    proxy = client.proxy(Crowd)
     for core in (core_of(client), core_of(server)):
         until(lambda core=core: not (core.calls.calls or core.inflows or core.outflows))  # type: ignore[misc]
         until(lambda core=core: not (core.running or core.handled))  # type: ignore[misc]
     core, room = core_of(client), client._link.connection._room
-    until(lambda: room._given_up == core.late_replies)
+    until(lambda: proxy.add(1, 2) == 3 and room._given_up == core.late_replies)
     assert room.waiting == 0
 
 
@@ -246,13 +264,14 @@ def test_gather(proxy: Crowd, crowd: Crowd) -> None:
     async def main() -> list[Any]:
         async with asyncio.timeout(PATIENCE):
             crowd.gates["a"].open()
-            return await asyncio.gather(
+            outcomes: list[Any] = await asyncio.gather(
                 proxy.add.aio(1, 2),
                 asyncio.wrap_future(proxy.wait.submit("a")),
                 proxy.add.aio(1, wrong),
                 proxy.hold.with_options(timeout=0.001)(1),
                 return_exceptions=True,
             )
+            return outcomes
 
     three, name, refused, late = asyncio.run(main())
     assert (three, name) == (3, "a")
@@ -275,7 +294,7 @@ def test_a_task_group_cancels_the_others(proxy: Crowd, crowd: Crowd) -> None:
 
     with pytest.raises(ExceptionGroup) as caught:
         asyncio.run(main())
-    assert caught.group_contains(KeyError)  # type: ignore[attr-defined]
+    assert caught.group_contains(KeyError)
     crowd.tally.wait_for("running", 0)
     assert crowd.tally["cancelled"] == 10
 
@@ -386,12 +405,9 @@ def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: s
         async def awaited() -> int:
             return await add.aio(1, 2)
 
-        with pytest.raises(DeadlineExceeded, match="no room"):
-            if way == "deadline":
-                with deadline(timeout):
-                    make()
-            else:
-                make()
+        block = deadline(timeout) if way == "deadline" else contextlib.nullcontext()
+        with pytest.raises(DeadlineExceeded, match="no room"), block:
+            make()
         assert core_of(server).running == 3
         assert len(core_of(client).calls) == 3
         crowd.open()
@@ -399,7 +415,7 @@ def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: s
 
 
 def test_nested_calls_do_not_wait_for_room(crowd: Crowd) -> None:
-    """The client has no room left for calls of the server's; a call that is nested in one of its own is made at once."""
+    """The client has no room left for calls of the server's; one that is nested in one of its own is made at once."""
     exposed = Crowd()
     with (
         few(crowd, 4) as server,
@@ -501,3 +517,75 @@ def test_many_threads_wait_for_room_and_all_get_it(crowd: Crowd) -> None:
         running = [Running(call, number) for number in range(50)]
         assert [one.result() for one in running] == [-1 if number % 3 == 0 else number for number in range(50)]
         expect_nothing_left(client, server)
+
+
+@pytest.mark.parametrize("end", ["answered", "cancelled", "lost"])
+def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str) -> None:
+    """Several loops and threads share four places: each call is made once; who leaves the line leaves his place."""
+    with few(crowd, 4) as server, connect(server.url) as client:
+        proxy = client.proxy(Crowd)
+        held = fill(proxy, crowd, 4)
+        room = client._link.connection._room
+
+        async def main() -> list[Any]:
+            async with asyncio.timeout(PATIENCE):
+                tasks = [asyncio.ensure_future(proxy.add.aio(number, 1)) for number in range(40)]
+                await asyncio.sleep(0)
+                if end == "cancelled":
+                    for task in tasks[::2]:
+                        task.cancel()
+                return await asyncio.gather(*tasks, return_exceptions=True)
+
+        loops = [Running(lambda: asyncio.run(main())) for _ in range(3)]
+        until(lambda: room.waiting == (60 if end == "cancelled" else 120))
+        if end == "lost":
+            client.close()
+        else:
+            crowd.open()
+        for one in loops:
+            for number, result in enumerate(one.result()):
+                if end == "lost":
+                    assert isinstance(result, ConnectionLost)
+                elif end == "cancelled" and number % 2 == 0:
+                    assert isinstance(result, asyncio.CancelledError)
+                else:
+                    assert result == number + 1
+        assert room.waiting == 0
+        assert not room._line
+        wait(held, PATIENCE)
+
+
+def test_arguments_of_awaited_calls_that_need_their_loop(crowd: Crowd) -> None:
+    """The items of the calls that were made come from the loop in which others wait for room."""
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(10):
+            await asyncio.sleep(0)
+            yield number
+
+    with few(crowd, 4) as server, connect(server.url) as client:
+        proxy = client.proxy(Crowd)
+
+        async def main() -> list[int]:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.gather(*(proxy.total(numbers()) for _ in range(30)))
+
+        assert asyncio.run(main()) == [45] * 30
+
+
+def test_a_task_whose_time_is_over_in_line_makes_no_call(crowd: Crowd) -> None:
+    """The time in line counts, and what is left of it is the call's."""
+    with few(crowd, 4) as server, connect(server.url) as client:
+        proxy = client.proxy(Crowd)
+        held = fill(proxy, crowd, 4)
+
+        async def main() -> None:
+            async with asyncio.timeout(PATIENCE):
+                waiting = asyncio.ensure_future(proxy.left.with_options(timeout=PATIENCE).aio())
+                with pytest.raises(DeadlineExceeded, match="no room"):
+                    await proxy.add.with_options(timeout=0.05).aio(1, 2)
+                crowd.open()
+                assert 0 < await waiting < PATIENCE - 0.05
+
+        asyncio.run(main())
+        wait(held, PATIENCE)

@@ -26,6 +26,7 @@ from typedrpc.sync.calling import cancelled_with
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.loop import in_loop, kept_loop, running_loop
 from typedrpc.sync.mapping import Plan, mapped
+from typedrpc.sync.room import NoRoom
 from typedrpc.sync.streams import Argument, AsyncReceiver, AsyncSender, Receiver, Sender, Source, StreamToken
 from typedrpc.sync.tokens import Pending
 from typedrpc.wire import Frame, Kind
@@ -64,12 +65,12 @@ class _Calls:
         raise NotImplementedError
 
     def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
-        codec = command.codec
-        if codec.has_callbacks or options.metadata or options.on_metadata is not None:
+        codec, default = command.codec, self.default_timeout
+        timeout = default if options.timeout is None else options.timeout
+        if codec.has_callbacks or options.metadata or options.on_metadata is not None or timeout == 0:
             return lambda *args, **kwargs: self._invoke(command, options, args, kwargs)
         pack, unpack_own = codec.pack_arguments, codec.unpack_result
-        what, default = command.qualified_name, self.default_timeout
-        timeout = default if options.timeout is None else options.timeout
+        what = command.qualified_name
         connection, route = self._resolve(command, timeout)
         id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
 
@@ -116,6 +117,17 @@ class _Calls:
     def submit(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> Future[Any]:
+        return self._submit(command, args, kwargs, options)
+
+    def _submit(
+        self,
+        command: Command[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+        *,
+        patient: bool = True,
+    ) -> Future[Any]:
         payload, things = _pack(command, args, kwargs)
         connection, route = self._resolve(command, options.timeout)
         what = command.qualified_name
@@ -127,7 +139,7 @@ class _Calls:
         if within is not None:
             finish = _forgetting(finish, within, future)
         token = Pending(finish)
-        call = connection.submit(route.id, payload, what, token, end, extension, nested, going)
+        call = connection.submit(route.id, payload, what, token, end, extension, nested, going, patient=patient)
         future.give_up = lambda: connection.abort(call, token, CallCancelled(f"{what}: the future was cancelled"))
         if within is not None:
             within.on_cancel(future, lambda: connection.abort(call, token, cancelled_with(within, what)))
@@ -140,7 +152,29 @@ class _Calls:
     ) -> Any:
         import asyncio  # whoever awaits has it
 
-        return await asyncio.wrap_future(self.submit(command, args, kwargs, options))
+        try:
+            future = self._submit(command, args, kwargs, options, patient=False)
+        except NoRoom:
+            future = await self._submit_later(command, args, kwargs, options)
+        return await asyncio.wrap_future(future)
+
+    async def _submit_later(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions
+    ) -> Future[Any]:
+        """Wait for room as a task does: its loop goes on, which others may wait for that take the room."""
+        connection, route = self._resolve(command, options.timeout)
+        what = command.qualified_name
+        end = _plan(connection, route, options, what, self.default_timeout).deadline
+        while True:
+            await connection.stand_in_line(what, end)
+            try:
+                rest = options if end is None else options._replace(timeout=max(0.0, end - monotonic()))
+                return self._submit(command, args, kwargs, rest, patient=False)
+            except NoRoom:  # somebody was quicker
+                continue
+            except BaseException:
+                connection.look_for_room()
+                raise
 
     def stream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
@@ -216,11 +250,11 @@ class _Calls:
         what = command.qualified_name
         if command.schema.has_streams:
             raise TypeError(f"{what} takes a stream and cannot be called one-way")
-        time_left(get_limit(), what)
         connection, route = self._resolve(command, options.timeout)
         parent, depth = nesting(connection)
         timeout = self.default_timeout if options.timeout is None else options.timeout
         deadline = nearest(None if timeout is None else monotonic() + timeout, get_limit())
+        time_left(deadline, what)
         extension = route.extension(None, parent if route.target else 0, depth, options.metadata)
         connection.notify(route.id, payload, what, deadline, extension, _going(connection, things))
 

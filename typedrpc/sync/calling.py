@@ -26,7 +26,7 @@ from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.handling import HandlerThreads, Series
 from typedrpc.sync.role import ReadRole, Waiter
-from typedrpc.sync.room import Room
+from typedrpc.sync.room import NoRoom, Room
 from typedrpc.sync.router import Router
 from typedrpc.sync.tokens import Batch, CallWaiter, Failed, NotSent, Pending, Token
 from typedrpc.sync.writer import Writer
@@ -348,6 +348,7 @@ class Calls:
         going: Going | None = None,
         *,
         at_once: bool = False,
+        patient: bool = True,
     ) -> int:
         """Call the peer; the outcome goes to the token. Raises as :meth:`call` does, if nothing was sent.
 
@@ -355,7 +356,8 @@ class Calls:
             The id of the call, for :meth:`abort`.
 
         Past the deadline, the token gets ``DeadlineExceeded``. With ``at_once`` this waits for nothing, and the payload
-        must not change any more: a peer without room for the call is one that has not answered in time.
+        must not change any more: a peer without room for the call is one that has not answered in time. Without
+        ``patient`` this raises ``NoRoom`` then, for a task that has to wait in its own way.
         """
         with self._state:
             call, data = self._core.start(command, payload, what, extension, nested)
@@ -364,7 +366,7 @@ class Calls:
             token.series = self._callbacks.offer(call, going.functions).series = Series()
         senders = going.prepare(call) if going is not None else ()
         try:
-            self._register(call, data, what, deadline, token, nested=nested, at_once=at_once)
+            self._register(call, data, what, deadline, token, nested=nested, at_once=at_once, patient=patient)
             if deadline is not None:
                 self._connection.watch()
             for sender in senders:
@@ -590,6 +592,7 @@ class Calls:
         *,
         nested: bool = False,
         at_once: bool = False,
+        patient: bool = True,
     ) -> None:
         """Enter a call into the in-flight table once the peer has room for it, and send it. Raises ``NotSent``.
 
@@ -598,6 +601,8 @@ class Calls:
         core = self._core
         with self._state:
             if not nested:
+                if not patient and not self._room.has_place:
+                    raise NotSent(NoRoom())
                 self._room.await_place(what, monotonic() if at_once else deadline, token)
             if self._connection.ended:
                 raise NotSent(core.lost())

@@ -138,6 +138,8 @@ class Connection:
         )
         self.call = self._calls.call
         self.submit = self._calls.submit
+        self.stand_in_line = self._room.stand_in_line
+        self.look_for_room = self._room.look_again
         self.notify = self._calls.notify
         self.abort = self._calls.abort
         self.open_stream = self._calls.open_stream
