@@ -172,7 +172,7 @@ def tables_of(connection: Connection) -> dict[str, int]:
         "inflows": len(core.inflows),
         "outflows": len(core.outflows),
         "callbacks": len(connection.callbacks.groups),
-        "frames": connection.waiting_frames,
+        "frames": 0 if connection.ended else connection.waiting_frames,
         "apart": connection.threads._running_apart,
     }
     return {name: size for name, size in sizes.items() if size}

@@ -361,6 +361,7 @@ def test_the_end_of_the_connection_ends_all_streams_also_those_that_are_opened_t
     core.close(ConnectionLost("cut"))
     core.end_all_flows()
     assert (flow.ended, flow.lost, out.stopped, ended.lost) == (True, True, True, False)
+    assert (core.inflows, core.outflows) == ({}, {})
     late, later = core.inflow(5, 0), core.outflow(5, 1)
     assert (late.ended, late.lost, later.stopped) == (True, True, True)
 
