@@ -459,7 +459,8 @@ class Spread(Service):
     @rpc
     def in_a_thread(self) -> list[float]:
         context = contextvars.copy_context()
-        return Running(context.run, self.next_one.look).result()
+        left: list[float] = Running(context.run, self.next_one.look).result()
+        return left
 
     @rpc
     async def in_tasks(self) -> list[float]:
