@@ -30,6 +30,7 @@ import proofs_cascade
 import proofs_nested
 import proofs_resources
 import proofs_speed
+import proofs_streams
 import proofs_waiting
 from figures import Figure, heading
 from machine import machine, machine_line
@@ -53,6 +54,8 @@ PARTS = {
     "bad-input": Part(proofs_bad_input.bad_input, 90),
     "reconnect": Part(proofs_resources.reconnect, 60),
     "callbacks": Part(proofs_resources.callbacks, 180),
+    "stalled": Part(proofs_streams.stalled, 120),
+    "breakoff": Part(proofs_streams.breakoff, 60),
     "fork": Part(proofs_resources.fork, 30),
     "broadcast": Part(proofs_broadcast.broadcast, 150),
     "all-ids": Part(proofs_broadcast.all_ids, 60),

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -172,7 +173,7 @@ def tables_of(connection: Connection) -> dict[str, int]:
         "inflows": len(core.inflows),
         "outflows": len(core.outflows),
         "callbacks": len(connection.callbacks.groups),
-        "frames": connection.waiting_frames,
+        "frames": 0 if connection.ended else connection.waiting_frames,
         "apart": connection.threads._running_apart,
     }
     return {name: size for name, size in sizes.items() if size}
@@ -189,11 +190,15 @@ def connections_of(server: Server) -> list[Connection]:
     return [link.connection for link in links]
 
 
+def is_empty(connection: Connection) -> bool:
+    return not tables_of(connection)
+
+
 def expect_empty(*connections: Connection) -> None:
     """Both ends come to hold nothing of calls that are over."""
     for connection in connections:
         try:
-            eventually(lambda: not tables_of(connection), "empty tables")
+            eventually(partial(is_empty, connection), "empty tables")
         except AssertionError as error:
             raise AssertionError(f"left: {tables_of(connection)}") from error
 
@@ -201,7 +206,7 @@ def expect_empty(*connections: Connection) -> None:
 class Joined:
     """A server of :class:`Pipes` and a client of it in this process."""
 
-    def __init__(self, service: Pipes, server: Server, client: Client[Pipes]) -> None:
+    def __init__(self, service: Pipes, server: Server, client: Client[Any]) -> None:
         self.service = service
         self.server = server
         self.client = client
@@ -221,10 +226,8 @@ def joined(
     """A server and its client; at the end neither may hold anything of a call."""
     service = Pipes()
     with Server(service, url=url, **(server or {})) as running:
-        connecting: Client[Pipes] = connect(running.url, expose=expose, **client)
-        with connecting as opened:
-            pair = Joined(service, running, connecting)
-            assert opened is not None
+        with connect(running.url, expose=expose, **client) as opened:
+            pair = Joined(service, running, opened)
             yield pair
             if not pair.near.ended:
                 pair.expect_empty()

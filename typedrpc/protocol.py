@@ -717,6 +717,10 @@ class Protocol(Generic[TokenT]):
             self.handled.pop(call, None)  # answered meanwhile
         return found
 
+    def forget(self, call: int) -> None:
+        """A call of the peer's is over, and nobody is left to be answered."""
+        self._answered(call)
+
     def _answered(self, call: int) -> None:
         # In this order, for `give_up`.
         self._running.discard(call)
@@ -798,6 +802,9 @@ class Protocol(Generic[TokenT]):
             for inflow in tuple(inflows.values()):
                 if not inflow.ended:
                     inflow.end(lost=True)
+        for call in (*self.inflows, *self.outflows):
+            if call & 1 == self.client:  # those of the peer's calls go when their handlers have ended
+                self.end_flows(call)
 
     def forsake_flows(self) -> None:
         """In a forked child: nobody else is here to be told."""

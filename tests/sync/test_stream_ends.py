@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.streaming import Pipes, Watched, connection_of, eventually, expect_empty
+from tests.streaming import Pipes, Watched, connection_of, connections_of, eventually, expect_empty
 from tests.support import PATIENCE, Gate, Program, RawPeer, Running
 from typedrpc import ConnectionLost, Server, connect
 from typedrpc.sync.loop import kept_loop
@@ -134,11 +134,12 @@ def test_the_server_is_killed(shape: str, form: str, point: str) -> None:
     with Program(SERVING.format(point=point)) as program:
         with connect(program.hear()) as client:
             pipes = client.proxy(Pipes)
-            prefix = "" if form == "plain" else "a"
             call: Any
             if shape == "argument":
-                command = pipes.consume if form == "plain" else pipes.aconsume
-                call = command.submit(prefix + "take", mine.plain() if form == "plain" else mine.awaited())
+                if form == "plain":
+                    call = pipes.consume.submit("take", mine.plain())
+                else:
+                    call = pipes.aconsume.submit("atake", mine.awaited())
                 assert program.hear() == "halted"
                 if mine._at >= 0:
                     mine.halted.wait()
@@ -250,7 +251,7 @@ def test_the_client_is_killed(shape: str, form: str, point: str) -> None:
         source = CALLING.format(url=server.url, prefix=prefix, shape=shape, point=point, count=script.items)
         with Program(source) as program:
             assert program.hear() == "halted"
-            (connection,) = (peer.link.connection for peer in server.peers)  # type: ignore[attr-defined]
+            (connection,) = connections_of(server)
             if shape == "argument":
                 taken.wait()
             elif script._at >= 0:
@@ -341,23 +342,22 @@ def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, bu
         finally:
             theirs.ended.open()
 
-    async def main(pipes: Pipes) -> int:
+    async def main(pipes: Pipes) -> None:
         count = 0
         async for item in pipes.both.aio("both", mine.plain()):
             assert item == count
             count += 1
-        return count
+
+    def take_all(pipes: Pipes) -> None:
+        for number, item in enumerate(pipes.both("both", mine.plain())):
+            assert item == number
 
     service = Pipes(both=watched)
     with Server(service, url=URL) as server, Cutter(server.url) as cutter, connect(cutter.url) as client:
         pipes = client.proxy(Pipes)
         cutter.budget = budget
         with pytest.raises(ConnectionLost):
-            if form == "aio":
-                asyncio.run(main(pipes))
-            else:
-                for number, item in enumerate(pipes.both("both", mine.plain())):
-                    assert item == number
+            asyncio.run(main(pipes)) if form == "aio" else take_all(pipes)
         mine.ended.wait()
         if theirs.began.is_open:
             theirs.ended.wait()

@@ -330,7 +330,6 @@ class Connection:
         if self._torn:
             self._failing.extend(self.core.leaving)
         self.callbacks.end()
-        self.core.end_all_flows()
         while self._failing:
             # Taken out only then: whoever is interrupted in between has it done again. Another thread may be at it too.
             try:
@@ -340,6 +339,7 @@ class Connection:
             token.fail(self, self.core.lost())
             with contextlib.suppress(ValueError):
                 self._failing.remove(token)
+        self.core.end_all_flows()  # only now: who takes from one is to find why
         for handled in tuple(self.core.handled.values()):
             if handled is not None and not handled.why_cancelled:
                 handled.cancel("its caller has left")
