@@ -540,7 +540,10 @@ class Dispatcher:
         if self.observer is not None:
             self._tell(call, None, error)
         payload = self._failure_of(protocol, call, error, raised_here=raised_here)
-        return None if payload is None else protocol.failure(request, payload, _reply_extension(call))
+        if payload is None:
+            protocol.forget(request.call)
+            return None
+        return protocol.failure(request, payload, _reply_extension(call))
 
     def _failure_of(
         self, protocol: Protocol[Any], call: Call, error: BaseException, *, raised_here: bool
@@ -556,7 +559,6 @@ class Dispatcher:
         if protocol.error is not None and isinstance(error, ConnectionLost):
             # Its own call back told it, and there is nobody to be told anything.
             logger.info("%s ended, as its caller has left: %s", name, error)
-            protocol.forget(call.id)
             return None
         error_id = ""
         if not raised_here and (not is_public(error) or not call.id):

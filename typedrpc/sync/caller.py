@@ -53,6 +53,14 @@ def _plan(connection: Connection, route: Route, options: CallOptions, what: str,
     return Plan(deadline, extension, parent != 0, within)
 
 
+def _with_limit(deadline: float) -> float:
+    """The deadline of what is asked before a call: what limits the call limits it."""
+    limit, within = get_limit(), get_call()
+    if within is not None:
+        limit = nearest(limit, within.deadline)
+    return deadline if limit is None else min(deadline, limit)
+
+
 class _Calls:
     """The call forms, for whoever knows which connection a command is called on, and how."""
 
@@ -338,10 +346,15 @@ class RemoteCaller(_Calls):
     def make_proxy(self, contract: Any, deadline: float) -> Any:
         """A proxy of a contract, or a bound command; the peer is asked about it.
 
+        Args:
+            contract: The contract, or a command.
+            deadline: When to stop waiting; that of a ``with deadline`` block counts too.
+
         Raises:
             DefinitionError: It is no contract, or one that cannot be carried.
             ConnectionLost, DeadlineExceeded, ProtocolError: The peer did not tell.
         """
+        deadline = _with_limit(deadline)
         made = bind(contract, self) if isinstance(contract, Command) else make_proxy(contract, self)
         for commands in services_of(contract).values():
             self._contracts.update(dict.fromkeys(commands.values(), commands))
@@ -351,7 +364,7 @@ class RemoteCaller(_Calls):
         return made
 
     def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
-        deadline = monotonic() + (AGREE_TIME if timeout is None else min(timeout, AGREE_TIME))
+        deadline = _with_limit(monotonic() + (AGREE_TIME if timeout is None else min(timeout, AGREE_TIME)))
         link = self._link(deadline)
         agreement = link.about(self._contracts[command.declaration], deadline)
         return link.connection, agreement.route_of(command)
