@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import proofs_bad_input
 import proofs_broadcast
+import proofs_cascade
 import proofs_nested
 import proofs_resources
 import proofs_speed
@@ -46,6 +47,7 @@ PARTS = {
     "parallel": Part(proofs_waiting.parallel, 30),
     "slow-handler": Part(proofs_waiting.slow_handler, 30),
     "killed": Part(proofs_waiting.killed, 30),
+    "cascade": Part(proofs_cascade.cascade, 60),
     "nested": Part(proofs_nested.nested, 150),
     "unrelated": Part(proofs_nested.unrelated, 30),
     "no-server": Part(proofs_waiting.no_server, 20),
@@ -61,6 +63,7 @@ PARTS = {
     "import": Part(proofs_resources.import_time, 60),
     "crossing": Part(proofs_speed.crossing, 60),
     "bulk": Part(proofs_speed.bulk, 60),
+    "beside": Part(proofs_speed.beside, 150),
     "sequence": Part(proofs_speed.sequence, 120),
 }
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from typedrpc import Service, rpc
 
-LARGE_MESSAGE = 256 * 1024 * 1024
-"""The limit of a message where 64 MiB travel in one."""
+LARGE_MESSAGE = 257 * 1024 * 1024
+"""The limit of a message where 256 MiB travel in one."""
 
 ITEM_SIZE = 1000
 """Bytes of an item of an endless stream."""

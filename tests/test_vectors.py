@@ -36,7 +36,7 @@ from typedrpc.protocol import Greeted, Protocol, Request, State
 from typedrpc.schema import Schema, compatible, nodes, schema_of
 from typedrpc.schema.conversions import STANDARD
 from typedrpc.service import Service, Table, contract_digest
-from typedrpc.wire import PREAMBLE, Flag, Frame, Kind, encode
+from typedrpc.wire import PREAMBLE, Flag, Frame, FrameReader, Kind, encode
 
 FOLDER: Final = Path(__file__).parent / "vectors"
 
@@ -217,6 +217,21 @@ def test_frames(vector: dict[str, Any]) -> None:
     assert (plain(frame.payload), bytes(frame.extension)) == (plain(payload), extension)
     flags = (Flag.EXTENSION if extension else 0) | (Flag.SEGMENTS if "segments" in vector else 0)
     assert flags == vector["flags"] == data[5]
+
+
+@each("pieces")
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_pieces(vector: dict[str, Any], size: int) -> None:
+    data = bytes.fromhex(vector["hex"])
+    reader = FrameReader(1 << 20, preamble=False)
+    found = [frame for at in range(0, len(data), size) for frame in reader.feed(data[at : at + size])]
+    assert reader.fault is None
+    assert not reader.in_frame
+    for frame, expected in zip(found, vector["frames"], strict=True):
+        assert (frame.kind, frame.command, frame.call) == (expected["kind"], expected["command"], expected["call"])
+        assert bytes(frame.extension).hex() == expected.get("extension", "")
+        parts = [expected["body"], *expected["segments"]] if "segments" in expected else [expected["payload"]]
+        assert plain(frame.payload) == tuple(map(bytes.fromhex, parts))
 
 
 OPENING: Final = bytes.fromhex(vectors("conversation")[0]["hex"])

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from functools import lru_cache, partial
 from threading import Event
 from time import monotonic
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
@@ -310,6 +310,19 @@ class Row:
         self.apart = apart
 
 
+class Opened(NamedTuple):
+    """What the calls of a batch have in common, with everything looked up that they need."""
+
+    row: Row
+    function: Callable[..., Any]
+    peer: Peer
+    protocol: Protocol[Any]
+    request: Request
+    depth: int
+    deadline: float | None
+    is_observed: bool
+
+
 class Observer(TypingProtocol):
     """Wants to know of the calls of one side, in the threads or tasks that handle them. Raises nothing."""
 
@@ -401,6 +414,93 @@ class Dispatcher:
             self.observer.begins(call)
         return call
 
+    # The same for the calls of a batch, whose outcomes are collected
+
+    def open_batch(self, protocol: Protocol[Any], request: Request, peer: Peer, since: float) -> Opened | bytes:
+        """What all the calls of a batch have in common, or the failure that all of them come to.
+
+        Args:
+            protocol: Of the connection.
+            request: The batch.
+            peer: Who calls.
+            since: When it came, on the monotonic clock.
+        """
+        extras = request.extras
+        try:
+            if request.command == ProtocolCommand.CALLBACK:
+                row = self._row_of_callback(request)
+            else:
+                row = self._rows.get(request.command) or self._make_row(request.command)
+            if extras.schema is not None:
+                row = self._row_of_version(row, extras.schema, peer)
+            if row.has_callbacks or row.stream is not None:
+                raise ProtocolError(
+                    f"{row.name}: its calls cannot travel in a batch, as functions or streams go with them"
+                )
+            function = row.function
+            if row.entry is not None:
+                if not peer.instances:
+                    raise ServerBusy(f"{row.name}: the service of this client is not made yet")
+                function = function_for(row.entry.command, peer.instances[row.entry.place or 0])
+            if extras.depth >= self._max_depth:
+                text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
+                raise NestedTooDeep(text)
+        except RpcError as error:
+            return pack_protocol_failure(error)
+        deadline = None if extras.time_left is None else since + extras.time_left
+        is_observed = request.command < FIRST_RESERVED_ID or extras.target is not None
+        return Opened(row, function, peer, protocol, request, extras.depth, deadline, is_observed)
+
+    def begin_part(self, opened: Opened | bytes, payload: Payload) -> Call | bytes:
+        """The half before the handler: the call to run, or the failure that it comes to.
+
+        Args:
+            opened: What :meth:`open_batch` gave.
+            payload: The packed arguments of this call.
+        """
+        if isinstance(opened, bytes):
+            return opened
+        row, function, peer, protocol, request, depth, deadline, is_observed = opened
+        try:
+            args, kwargs = row.unpack(payload)
+        except RpcError as error:
+            return pack_protocol_failure(error)
+        call = Call(row, args, kwargs, peer, protocol, request)
+        call.function = function
+        call.depth = depth
+        call.metadata = request.extras.metadata
+        if deadline is not None:
+            call.deadline = deadline
+            if deadline <= monotonic():
+                return pack_protocol_failure(DeadlineExceeded(f"{row.name}: no time was left"))
+        if self.observer is not None and is_observed:
+            call.started = monotonic()
+            self.observer.begins(call)
+        return call
+
+    def finish_part(self, protocol: Protocol[Any], call: Call, result: Any) -> tuple[bool, Payload]:
+        """The half after a handler that returned: whether the call came to an error, and the packed outcome."""
+        if (call.why_cancelled or call.deadline is not None) and call.cancelled:
+            return self.fail_part(protocol, call, call.cancelled.error())
+        try:
+            payload = call.row.pack(result)
+        except CodecError as error:
+            return True, self._misfit(call, error)
+        except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
+            return self.fail_part(protocol, call, error)
+        if self.observer is not None:
+            self._tell(call, result, None)
+        return False, payload
+
+    def fail_part(
+        self, protocol: Protocol[Any], call: Call, error: BaseException, *, raised_here: bool = False
+    ) -> tuple[bool, Payload]:
+        """The half after a handler that raised; see :meth:`fail`."""
+        if self.observer is not None:
+            self._tell(call, None, error)
+        payload = self._failure_of(protocol, call, error, raised_here=raised_here)
+        return True, payload or b""  # which nobody is told
+
     def finish(self, protocol: Protocol[Any], request: Request, call: Call, result: Any) -> Outgoing | None:
         """The half after a handler that returned: the answer."""
         if not request.call:
@@ -413,16 +513,14 @@ class Dispatcher:
         try:
             payload = row.pack(result)
         except CodecError as error:
-            logger.error("the handler of %s does not keep to its annotations: %s", row.name, error)
-            if self.observer is not None:
-                self._tell(call, None, error)
-            return protocol.failure(request, pack_protocol_failure(error))
+            return protocol.failure(request, self._misfit(call, error))
         except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
             return self.fail(protocol, request, call, error)
         if self.observer is not None:
             self._tell(call, result, None)
         try:
-            return protocol.response(request, payload, row.result_name, _reply_extension(call))
+            extension = _reply_extension(call) if call._reply_metadata else b""
+            return protocol.response(request, payload, row.result_name, extension)
         except MessageTooLarge as error:
             logger.warning("%s", error)
             return protocol.failure(request, pack_protocol_failure(error))
@@ -441,37 +539,46 @@ class Dispatcher:
         """
         if self.observer is not None:
             self._tell(call, None, error)
+        payload = self._failure_of(protocol, call, error, raised_here=raised_here)
+        return None if payload is None else protocol.failure(request, payload, _reply_extension(call))
+
+    def _failure_of(
+        self, protocol: Protocol[Any], call: Call, error: BaseException, *, raised_here: bool
+    ) -> bytes | None:
+        """What a caller is told of what a handler raised, and a line in the log; None where nobody is to be told."""
         name = call.row.name
-        extension = _reply_extension(call)
-        if request.call and call.cancelled and _is_of_cancellation(error):
+        if call.id and call.cancelled and _is_of_cancellation(error):
             # The caller knows, and asks for nothing.
             logger.debug("%s was cancelled: %s", name, call.cancelled.error())
-            return protocol.failure(request, pack_protocol_failure(_why_unanswered(call)))
-        if request.call and (payload := _pack_declared(call.row, error)) is not None:
-            return protocol.failure(request, payload, extension)
+            return pack_protocol_failure(_why_unanswered(call))
+        if call.id and (payload := _pack_declared(call.row, error)) is not None:
+            return payload
         if protocol.error is not None and isinstance(error, ConnectionLost):
             # Its own call back told it, and there is nobody to be told anything.
             logger.info("%s ended, as its caller has left: %s", name, error)
             protocol.forget(request.call)
             return None
         error_id = ""
-        if not raised_here and (not is_public(error) or not request.call):
+        if not raised_here and (not is_public(error) or not call.id):
             error_id = os.urandom(4).hex()
-            kind = "call" if request.call else "one-way call"
+            kind = "call" if call.id else "one-way call"
             logger.error("%s failed in a %s, error id %s", name, kind, error_id, exc_info=error)
-        if not request.call:
+        if not call.id:
             return None
         trace = "".join(traceback.format_exception(error)) if self._debug and not is_public(error) else ""
-        return protocol.failure(request, pack_handler_failure(error, error_id=error_id, trace=trace), extension)
+        return pack_handler_failure(error, error_id=error_id, trace=trace)
+
+    def _misfit(self, call: Call, error: CodecError | MessageTooLarge) -> bytes:
+        logger.error("the handler of %s does not keep to its annotations: %s", call.row.name, error)
+        if self.observer is not None:
+            self._tell(call, None, error)
+        return pack_protocol_failure(error)
 
     def unfit(
         self, protocol: Protocol[Any], request: Request, call: Call, error: CodecError | MessageTooLarge
     ) -> Outgoing:
         """The half after a handler that yielded what does not fit its annotation, or is too large."""
-        logger.error("the handler of %s does not keep to its annotations: %s", call.command, error)
-        if self.observer is not None:
-            self._tell(call, None, error)
-        return protocol.failure(request, pack_protocol_failure(error))
+        return protocol.failure(request, self._misfit(call, error))
 
     def refused(self, call: Call, error: BaseException) -> None:
         """A call that was begun is not run."""

@@ -65,8 +65,8 @@ class Inflow:
 
     @property
     def held(self) -> int:
-        """Bytes that came and were not taken yet."""
-        return self._received - self._taken
+        """Bytes that came and were not taken yet; of a stream that nobody wants, none is kept."""
+        return 0 if self.closed else self._received - self._taken
 
     def receive(self, payload: Payload) -> bool:
         """Items came. Returns False where they must not have: the credit was used up."""

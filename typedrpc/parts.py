@@ -14,7 +14,7 @@ is wrong with a payload comes back as a sentence.
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from struct import Struct, pack, unpack_from
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from typedrpc.wire import Buffer
 
@@ -28,11 +28,8 @@ _ERROR: Final = 0x8000_0000
 _COUNT: Final = Struct(">I")
 
 
-class Part(NamedTuple):
-    """What a call came to."""
-
-    is_error: bool
-    body: Buffer
+Part: TypeAlias = tuple[bool, Buffer]
+"""What a call came to: whether it is an error, and the body."""
 
 
 def pack_parts(bodies: Sequence[Buffer]) -> bytes:
@@ -47,8 +44,8 @@ def split_parts(payload: Buffer) -> list[Buffer] | str:
     return sizes if isinstance(sizes, str) else _cut(payload, sizes)
 
 
-def pack_outcomes(outcomes: Sequence[tuple[bool, Buffer]]) -> bytes:
-    """The payload that holds these outcomes, pairs of whether it is an error and the body."""
+def pack_outcomes(outcomes: Sequence[Part]) -> bytes:
+    """The payload that holds these outcomes."""
     count = len(outcomes)
     sizes = [len(body) | _ERROR if is_error else len(body) for is_error, body in outcomes]
     return b"".join((pack(f">{count + 1}I", count, *sizes), *[body for _, body in outcomes]))
@@ -66,8 +63,8 @@ def split_outcomes(payload: Buffer) -> list[Part] | str:
     if isinstance(bodies, str):
         return bodies
     if sizes is marked:
-        return [Part(False, body) for body in bodies]
-    return [Part(size >= _ERROR, body) for size, body in zip(marked, bodies, strict=True)]
+        return [(False, body) for body in bodies]
+    return [(size >= _ERROR, body) for size, body in zip(marked, bodies, strict=True)]
 
 
 def count_parts(payload: Buffer) -> int:

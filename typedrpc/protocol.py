@@ -20,13 +20,13 @@ A fault of the peer is never raised: the protocol queues a goodbye that says wha
 event is :class:`Closed`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from typedrpc.callbacks import ALL_CALLBACKS
-from typedrpc.codec import Payload
+from typedrpc.codec import Payload, Segmented
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.flow import Inflow, Outflow
@@ -48,6 +48,7 @@ from typedrpc.messages import (
     read_limits,
     read_queued,
 )
+from typedrpc.parts import count_parts, pack_outcomes, pack_parts, split_parts
 from typedrpc.wire import (
     HEADER_SIZE,
     IGNORABLE,
@@ -82,6 +83,9 @@ HELLO_LIMIT: Final = 64 * 1024
 
 MAX_PING: Final = 64
 """Bytes that a ping may carry: its pong is queued before the peer reads anything."""
+
+MAX_BATCH: Final = 1024
+"""Calls that a batch may hold. It counts as one call in flight."""
 
 # For the paths that run for each call: to look a member up in its enumeration costs more than the rest of a line.
 _REQUEST: Final = int(Kind.REQUEST)
@@ -121,8 +125,26 @@ class Request:
         self.callback: Any = None
 
 
+class BatchRequest(Request):
+    """Event: the peer calls a command several times. ``parts`` are the arguments of each call, in order.
+
+    ``progress`` is for the I/O layer: what it knows of how far they have come.
+    """
+
+    __slots__ = ("parts", "progress")
+
+    def __init__(self, request: Request, parts: list[Buffer]) -> None:
+        super().__init__(request.command, request.call, request.payload, request.extras)
+        self.parts = parts
+        self.progress: Any = None
+
+
 class Outcome(Generic[TokenT]):
-    """Event: a call of this side is over. ``frame`` is its response or error frame."""
+    """Event: a call of this side is over. ``frame`` is its response or error frame.
+
+    A batch may have several, of which each is the next of its calls: frames of the kind BATCH, whose payload is
+    outcomes, one at least; and at last perhaps an error frame, which is what all the rest came to.
+    """
 
     __slots__ = ("frame", "token")
 
@@ -229,7 +251,10 @@ class Protocol(Generic[TokenT]):
         """Streams that this side sends, likewise."""
         self._opened = 0  # streams of the peer, at least since they were counted
         self._unlooked = 0  # bytes of streams since it was looked how many are held
+        self.batches: dict[int, int] = {}
+        """Outcomes that are still to come of the batches of this side, whether or not anybody waits for them."""
         self._running: set[int] = set()
+        self._nested: set[int] = set()  # of these, the ones that are nested in a call of this side
         self._lowered = False  # the limit of sizes: messages that were on their way may be larger, and do no harm
         self._farewell = "the connection is being closed"
         self._small = 0  # payloads up to this size need no look at limits and make one buffer with their header
@@ -238,6 +263,7 @@ class Protocol(Generic[TokenT]):
             Kind.NOTIFY: self._on_notify,
             Kind.RESPONSE: self._on_outcome,
             Kind.ERROR: self._on_outcome,
+            Kind.BATCH: self._on_batch,
             Kind.PING: self._on_ping,
             Kind.PONG: self._on_nothing,
             Kind.GOODBYE: self._on_goodbye,
@@ -446,7 +472,8 @@ class Protocol(Generic[TokenT]):
         if self.state is _GREETED and not self.client and not nested:
             return self._break("a call before the welcome")
         # Nested calls do not wait for room at the caller, who waits for nothing else: so they have room of their own.
-        if len(self._running) >= self.limits.max_calls * (2 if nested else 1):
+        # Those do not take that of others, who have counted only their own.
+        if len(self._running) >= self.limits.max_calls and self._is_full(nested=bool(nested)):
             error = ServerBusy(f"{self.limits.max_calls} calls are in flight on this connection, which is the limit")
             self.outgoing.append(self._failure(call, error))
             return None
@@ -454,9 +481,49 @@ class Protocol(Generic[TokenT]):
             self.outgoing += (self.release(call, ALL_CALLBACKS), self._failure(call, too_large))
             return None
         self._running.add(call)
+        if nested:
+            self._nested.add(call)
         if call > self.last_accepted:
             self.last_accepted = call
         return Request(command, call, payload, extras)
+
+    def _on_batch(self, frame: Frame) -> Event[TokenT] | None:
+        if frame.call & 1 == self.client:
+            return self._on_outcomes(frame)
+        request = self._accept(frame.command, frame.call, frame.payload, frame.extension)
+        if not isinstance(request, Request):
+            return request
+        parts = _read_batch(frame.payload)
+        if isinstance(parts, str):
+            self.outgoing.append(self.failure(request, pack_protocol_failure(ProtocolError(parts))))
+            return None
+        return BatchRequest(request, parts)
+
+    def _on_outcomes(self, frame: Frame) -> Event[TokenT] | None:
+        """Some calls of a batch of this side are over."""
+        left = self.batches.get(frame.call)
+        if left is None:
+            return self._on_outcome(frame)  # of a call that is no batch, or over
+        payload = frame.payload
+        count = count_parts(payload.body if isinstance(payload, Segmented) else payload)
+        if not 0 < count <= left:
+            return self._break(f"{count} outcomes of a batch that has {left} calls without one")
+        if count == left:
+            return self._on_outcome(frame)
+        self.batches[frame.call] = left - count
+        token = self.calls.get(frame.call)
+        if token is None:
+            return None
+        self.leaving.append(token)
+        if self._lowered and (too_large := self._too_large(payload)) is not None:
+            frame = frame._replace(payload=pack_outcomes([(True, pack_protocol_failure(too_large))] * count))
+        return Outcome(token, frame)
+
+    def _is_full(self, *, nested: bool) -> bool:
+        """Whether there is no room for a further call of the peer."""
+        if nested:
+            return len(self._running) >= 2 * self.limits.max_calls
+        return len(self._running) - len(self._nested) >= self.limits.max_calls
 
     def _too_large(self, payload: Payload) -> MessageTooLarge | None:
         """What a payload is that was sent before its sender knew of a lower limit."""
@@ -490,6 +557,8 @@ class Protocol(Generic[TokenT]):
             token = self.calls.pop(frame.call)
         if self.outflows or self.inflows:
             self.end_flows(frame.call)
+        if self.batches:
+            self.batches.pop(frame.call, None)
         if token is None:
             self.late_replies += 1
             return None
@@ -593,6 +662,32 @@ class Protocol(Generic[TokenT]):
         self._check_size(payload, what, len(extension))
         return encode(Kind.REQUEST, command, call, payload, extension)
 
+    def batch(self, call: int, command: int, bodies: Sequence[Buffer], what: str, extension: bytes = b"") -> Outgoing:
+        """The bytes of several calls of a command; raises and takes what :meth:`request` does.
+
+        Args:
+            call: An id from :meth:`new_call`. Whoever enters it into ``calls`` enters it into ``batches`` too.
+            command: The peer's id of the command.
+            bodies: The packed arguments of each, ``MAX_BATCH`` at most, without segments.
+            what: Names the command in errors.
+            extension: From :func:`~typedrpc.messages.pack_extension`; it holds for all of them.
+        """
+        payload = pack_parts(bodies)
+        self._check_size(payload, what, len(extension))
+        return encode(Kind.BATCH, command, call, payload, extension)
+
+    def outcomes(self, request: BatchRequest, payload: Payload, *, last: bool) -> Outgoing:
+        """The bytes that answer the next calls of a batch.
+
+        Args:
+            request: The batch.
+            payload: From :func:`~typedrpc.parts.pack_outcomes`; not more than the peer accepts. With segments, one.
+            last: Whether they are the last ones.
+        """
+        if last:
+            self._answered(request.call)
+        return encode(Kind.BATCH, 0, request.call, payload)
+
     def notify(self, command: int, payload: Payload, what: str, extension: bytes = b"", origin: int = 0) -> Outgoing:
         """The bytes of a one-way call; raises and takes what :meth:`request` does.
 
@@ -630,6 +725,8 @@ class Protocol(Generic[TokenT]):
         # In this order, for `give_up`.
         self._running.discard(call)
         self.handled.pop(call, None)
+        if self._nested:
+            self._nested.discard(call)
         if self.inflows:
             for inflow in self.inflows.pop(call, _NO_FLOWS).values():
                 if not inflow.ended:
@@ -734,8 +831,15 @@ class Protocol(Generic[TokenT]):
         return encode(Kind.ITEM, number, call, payload)
 
     def end_of_stream(self, call: int, number: int, failure: bytes = b"") -> Outgoing:
-        """The bytes that end an argument's stream, with the payload of an error frame where its producer failed."""
-        return encode(Kind.END, number, call, failure if len(failure) <= self.peer_limits.max_message_size else b"")
+        """The bytes that end an argument's stream, with the payload of an error frame where its producer failed.
+
+        One that the peer would not accept is replaced by one that says so: no failure looks like the end.
+        """
+        limit = self.peer_limits.max_message_size
+        if len(failure) > limit:
+            error = MessageTooLarge("the error that a stream ended with", len(failure), limit)
+            failure = pack_protocol_failure(error)
+        return encode(Kind.END, number, call, failure)
 
     def credit(self, call: int, number: int, more: int) -> bytes:
         """The bytes that let the peer send more of a stream."""
@@ -807,3 +911,12 @@ class Protocol(Generic[TokenT]):
         size = payload_size(payload) + (more + 2 if more else 0)
         if size > limit:
             raise MessageTooLarge(what, size, limit)
+
+
+def _read_batch(payload: Payload) -> list[Buffer] | str:
+    """The arguments of the calls of a batch; a sentence where it is none."""
+    if isinstance(payload, Segmented):
+        return "a batch with segments"
+    if (count := count_parts(payload)) > MAX_BATCH:
+        return f"a batch of {count} calls, the limit is {MAX_BATCH}"
+    return split_parts(payload) or "a batch of no calls"

@@ -20,11 +20,15 @@ DONT_WAIT: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
 LONGEST_WAIT: Final = 86_400.0
 """Seconds that :func:`wait` waits at most, whatever it is asked for: systems refuse to wait for weeks."""
 
+MOST_BUFFERS: Final = 64
+"""Buffers that are sent at once; systems have a limit too."""
+
 BACKLOG: Final = 1024
 UNIX_MODE: Final = 0o600
 
 _HAS_UNIX: Final = hasattr(socket, "AF_UNIX")
 _HAS_POLL: Final = hasattr(select, "poll")
+_HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
 
 class Address(NamedTuple):
@@ -253,6 +257,13 @@ def prepare(sock: socket.socket) -> None:
         sock.setblocking(False)
 
 
+def send(sock: socket.socket, buffers: list[bytes | bytearray | memoryview], flags: int = 0) -> int:
+    """Send what there is room for of some buffers, at once where the system can do that: how many bytes."""
+    if len(buffers) == 1 or not _HAS_SENDMSG:
+        return sock.send(buffers[0], flags)
+    return sock.sendmsg(buffers[:MOST_BUFFERS], (), flags)
+
+
 @final
 class Waker:
     """Ends the :func:`wait` of another thread, as often as it is :meth:`set`."""
@@ -302,11 +313,11 @@ def wait(
     """
     if _HAS_POLL:
         poller = select.poll()
-        poller.register(sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+        number = sock.fileno()
+        poller.register(number, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
         if waker is not None:
             poller.register(waker, select.POLLIN)
         events = poller.poll(None if timeout is None else min(max(0.0, timeout), LONGEST_WAIT) * 1000)
-        number = sock.fileno()
         readable = read and any(event & ~select.POLLOUT for which, event in events if which == number)
         if waker is not None and any(which != number for which, _ in events):
             waker.clear()

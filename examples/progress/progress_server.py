@@ -45,6 +45,9 @@ class SievedPrimes(Primes):
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve counting of primes until Ctrl-C or SIGTERM.")
     parser.add_argument("--url", default="tcp://127.0.0.1:9030", help="where to listen (%(default)s)")
+    parser.add_argument(
+        "--grace", type=float, default=5.0, help="seconds that counting may go on when the server stops (%(default)g)"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("typedrpc").setLevel(logging.WARNING)
@@ -52,7 +55,7 @@ def main() -> None:
     def on_start(server: Server) -> None:
         print(f"serving Primes at {server.url}", flush=True)
 
-    serve(SievedPrimes(), url=arguments.url, on_start=on_start)
+    serve(SievedPrimes(), url=arguments.url, on_start=on_start, grace=arguments.grace)
     print("stopped", flush=True)
 
 

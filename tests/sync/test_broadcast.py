@@ -686,6 +686,7 @@ KILLED = """
 """
 
 
+@pytest.mark.unmeasured
 class TestManyPeers:
     def test_some_do_not_read_and_some_are_killed_half_way(
         self, server: Server, log: Log, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import PATIENCE, Running
+from tests.support import PATIENCE, Running, handling
 from typedrpc.sync.role import ReadRole, Waiter
 
 
@@ -145,14 +145,11 @@ def test_a_signal_leaves_nothing_parked() -> None:
     def handle(number: int, frame: object) -> None:
         raise InterruptedError("by a signal")
 
-    before = signal.signal(signal.SIGUSR1, handle)
-    try:
+    with handling(signal.SIGUSR1, handle):
         thread = Running(interrupt)
         with pytest.raises(InterruptedError):
             role.park(waiter, PATIENCE)
         thread.result()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
     assert not role.parked
     role.release()
     assert role.free

@@ -6,6 +6,8 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support import Workshop
+from typedrpc import Server, connect
 from typedrpc.errors import DeadlineExceeded
 from typedrpc.messages import Limits
 from typedrpc.protocol import State
@@ -55,3 +57,22 @@ def test_nobody_waits_where_there_is_room() -> None:
     with lock:
         room.await_place("Store.put", None, CallWaiter())
     assert core.looks == [0]
+
+
+def test_who_led_takes_a_place_when_it_is_in_the_table() -> None:
+    """Two calls are in the table, one of a thread that led and gave the role up: nobody may lead beside them."""
+    with Server(Workshop(), url="tcp://127.0.0.1:0", max_calls=2) as server, connect(server.url) as client:
+        proxy = client.proxy(Workshop)
+        assert proxy.add(1, 2) == 3
+        link: Any = client.peer.link
+        connection = link.connection
+        calls = connection.core.calls
+        for call in (1001, 1003):
+            calls.insert(call, CallWaiter())
+        assert connection.role.free
+        with pytest.raises(DeadlineExceeded, match="the peer had no room for another call in time"):
+            proxy.add.with_options(timeout=0.05)(1, 2)
+        assert connection.role.free
+        for call in (1001, 1003):
+            assert calls.pop(call) is not None
+        assert proxy.add(1, 2) == 3

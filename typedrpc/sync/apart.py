@@ -13,22 +13,120 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
+from typedrpc.batches import Result
 from typedrpc.codec import CodecError
 from typedrpc.dispatch import Call, Dispatcher, enter_call, leave_call
 from typedrpc.errors import MessageTooLarge, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.protocol import Outgoing, Request
+from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.loop import kept_loop
-from typedrpc.sync.streams import AsyncSender, Sender, Stopped, close_iterator
+from typedrpc.sync.streams import AsyncSender, Connection, Sender, Stopped, close_iterator
+from typedrpc.sync.writer import copied
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
 
-    from typedrpc.sync.connection import Connection
-
 logger = logging.getLogger("typedrpc")
+
+
+class _End(Protocol):
+    """What becomes of what a handler came to. With ``wait=False`` it must not wait for the peer to read."""
+
+    def finished(self, result: Any, *, wait: bool = True) -> None: ...
+    def failed(self, error: BaseException, *, wait: bool = True) -> None: ...
+    def refused(self, failure: bytes) -> None: ...
+
+
+@final
+class _CallEnd:
+    """The end of a call that is answered."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        dispatcher: Dispatcher,
+        request: Request,
+        call: Call,
+        done: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._core = connection.core
+        self._dispatcher = dispatcher
+        self._request = request
+        self._call = call
+        self._done = done
+
+    def finished(self, result: Any, *, wait: bool = True) -> None:
+        try:
+            answer = self._dispatcher.finish(self._core, self._request, self._call, result)
+        except BaseException as error:
+            self.failed(error, wait=wait)
+        else:
+            self._answer(answer, wait)
+
+    def failed(self, error: BaseException, *, wait: bool = True) -> None:
+        stream = self._call.row.stream
+        if stream is not None and (
+            isinstance(error, CodecError) or (isinstance(error, MessageTooLarge) and error.what == stream.name)
+        ):
+            answer: Outgoing | None = self._dispatcher.unfit(self._core, self._request, self._call, error)
+        else:
+            answer = self._dispatcher.fail(self._core, self._request, self._call, error)
+        self._answer(answer, wait)
+
+    def refused(self, failure: bytes) -> None:
+        self._answer(self._core.failure(self._request, failure) if self._request.call else None, wait=True)
+
+    def _answer(self, answer: Outgoing | None, wait: bool) -> None:
+        try:
+            if answer is not None:
+                if wait:
+                    self._connection.send(answer)
+                else:
+                    self._connection.post(answer if isinstance(answer, bytes) else copied(answer))
+        finally:
+            self._done()
+
+
+@final
+class _PartEnd:
+    """The end of a call that is one of a batch."""
+
+    def __init__(
+        self,
+        core: Core[Any],
+        dispatcher: Dispatcher,
+        call: Call,
+        settle: Callable[[Result], None],
+        done: Callable[[], None],
+    ) -> None:
+        self._core = core
+        self._dispatcher = dispatcher
+        self._call = call
+        self._settle = settle
+        self._done = done
+
+    def finished(self, result: Any, *, wait: bool = True) -> None:
+        try:
+            outcome = self._dispatcher.finish_part(self._core, self._call, result)
+        except BaseException as error:
+            outcome = self._dispatcher.fail_part(self._core, self._call, error)
+        self._end(outcome)
+
+    def failed(self, error: BaseException, *, wait: bool = True) -> None:
+        self._end(self._dispatcher.fail_part(self._core, self._call, error))
+
+    def refused(self, failure: bytes) -> None:
+        self._end((True, failure))
+
+    def _end(self, outcome: Result) -> None:
+        try:
+            self._settle(outcome)
+        finally:
+            self._done()
 
 
 @final
@@ -49,14 +147,21 @@ class Apart:
         self._dispatcher = dispatcher
         self._start = start
 
-    def run(self, request: Request, call: Call, done: Callable[[], None]) -> None:
+    def run(
+        self, request: Request, call: Call, done: Callable[[], None], settle: Callable[[Result], None] | None
+    ) -> None:
         """Run a handler; returns at once.
 
         Args:
             request: What is answered.
             call: What is run.
             done: Called when the answer is on its way.
+            settle: Given what the call came to instead, where the request is a batch that it is one of.
         """
+        if settle is not None:
+            end: _End = _PartEnd(self._core, self._dispatcher, call, settle, done)
+        else:
+            end = _CallEnd(self._connection, self._dispatcher, request, call, done)
         token = enter_call(call)
         try:
             context = copy_context()
@@ -64,27 +169,24 @@ class Apart:
             leave_call(token)
         try:
             if call.row.is_async:
-                self._start_task(request, call, context, done)
+                self._start_task(call, context, end)
             else:
-                self._start(lambda: context.run(self._run, request, call, done))
+                self._start(lambda: context.run(self._run, call, end))
         except RuntimeError as error:
             logger.warning("no thread could be started for %s: it was refused", call.command)
-            failure = pack_protocol_failure(ServerBusy(f"{call.command}: no thread could be started"))
             self._dispatcher.refused(call, error)
-            self._end(self._core.failure(request, failure) if request.call else None, done)
+            end.refused(pack_protocol_failure(ServerBusy(f"{call.command}: no thread could be started")))
 
-    def _run(self, request: Request, call: Call, done: Callable[[], None]) -> None:
-        answer: Outgoing | None
+    def _run(self, call: Call, end: _End) -> None:
         try:
             result = call.function(*call.args, **call.kwargs)
             if call.row.stream is not None:
                 self._send(call, result)
                 result = None
         except BaseException as error:  # also what ends a program: the thread is ours
-            answer = self._failed(request, call, error)
+            end.failed(error)
         else:
-            answer = self._finished(request, call, result)
-        self._end(answer, done)
+            end.finished(result)
 
     def _send(self, call: Call, items: Any) -> None:
         """Send what a handler yields."""
@@ -106,36 +208,13 @@ class Apart:
             call.forget(sender)
             close_iterator(items)
 
-    def _finished(self, request: Request, call: Call, result: Any) -> Outgoing | None:
-        try:
-            return self._dispatcher.finish(self._core, request, call, result)
-        except BaseException as error:
-            return self._failed(request, call, error)
-
-    def _failed(self, request: Request, call: Call, error: BaseException) -> Outgoing | None:
-        if call.row.stream is not None and isinstance(error, CodecError):
-            return self._dispatcher.unfit(self._core, request, call, error)
-        if call.row.stream is not None and isinstance(error, MessageTooLarge) and error.what == call.row.stream.name:
-            return self._dispatcher.unfit(self._core, request, call, error)
-        return self._dispatcher.fail(self._core, request, call, error)
-
-    def _end(self, answer: Outgoing | None, done: Callable[[], None], *, wait: bool = True) -> None:
-        try:
-            if answer is not None:
-                if wait:
-                    self._connection.send(answer)
-                else:
-                    self._connection.post(answer if isinstance(answer, bytes) else tuple(map(bytes, answer)))
-        finally:
-            done()
-
     # On the loop
 
-    def _start_task(self, request: Request, call: Call, context: Context, done: Callable[[], None]) -> None:
+    def _start_task(self, call: Call, context: Context, end: _End) -> None:
         loop = kept_loop()
 
         def launch() -> None:
-            task = loop.create_task(self._run_task(request, call, done), context=context, name=call.command)
+            task = loop.create_task(self._run_task(call, end), context=context, name=call.command)
             if call.deadline is not None:
                 timer = loop.call_later(call.deadline - monotonic(), task.cancel)
                 task.add_done_callback(lambda task: timer.cancel())
@@ -143,8 +222,7 @@ class Apart:
 
         loop.call_soon_threadsafe(launch)
 
-    async def _run_task(self, request: Request, call: Call, done: Callable[[], None]) -> None:
-        answer: Outgoing | None
+    async def _run_task(self, call: Call, end: _End) -> None:
         try:
             result = call.function(*call.args, **call.kwargs)
             if call.row.stream is None:
@@ -153,10 +231,9 @@ class Apart:
                 await self._send_async(call, result)
                 result = None
         except BaseException as error:  # a task that ends a program would end the loop of all handlers
-            answer = self._failed(request, call, error)
+            end.failed(error, wait=False)
         else:
-            answer = self._finished(request, call, result)
-        self._end(answer, done, wait=False)
+            end.finished(result, wait=False)
 
     async def _send_async(self, call: Call, items: Any) -> None:
         assert call.row.stream is not None

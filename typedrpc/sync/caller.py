@@ -4,11 +4,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic
-from typing import Any, Final, NamedTuple, final
+from typing import Any, final
 
 from typedrpc.agreement import Route
+from typedrpc.batches import MIN_WINDOW
 from typedrpc.codec import CallbackCodec, CodecError, Payload, StreamCodec
 from typedrpc.command import BoundCommand, CallbackCommand, CallOptions, Command
 from typedrpc.deadlines import get_limit, nearest, time_left
@@ -24,33 +25,16 @@ from typedrpc.sync.agreements import AGREE_TIME, Agreements, nesting
 from typedrpc.sync.calling import cancelled_with
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.loop import in_loop, kept_loop, running_loop
+from typedrpc.sync.mapping import Plan, mapped
+from typedrpc.sync.room import NoRoom
 from typedrpc.sync.streams import Argument, AsyncReceiver, AsyncSender, Receiver, Sender, Source, StreamToken
 from typedrpc.sync.tokens import Pending
 from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
 
-MAP_WINDOW: Final = 64
-"""Calls of one ``map`` that are in flight at a time."""
 
-
-class _Plan(NamedTuple):
-    """What goes for one call beside its arguments.
-
-    Attributes:
-        deadline: When it ends at the latest, on the monotonic clock.
-        extension: The packed extension map.
-        nested: Whether it is made by a handler of a call that came on the same connection.
-        within: The call that is being handled, if one is: it is cancelled with it.
-    """
-
-    deadline: float | None
-    extension: bytes
-    nested: bool
-    within: Call | None
-
-
-def _plan(connection: Connection, route: Route, options: CallOptions, what: str, default: float | None) -> _Plan:
+def _plan(connection: Connection, route: Route, options: CallOptions, what: str, default: float | None) -> Plan:
     """
     Raises:
         CallCancelled: The call that is being handled was cancelled.
@@ -66,7 +50,7 @@ def _plan(connection: Connection, route: Route, options: CallOptions, what: str,
         deadline = nearest(deadline, within.deadline)
         parent, depth = nesting(connection)
     extension = route.extension(time_left(deadline, what), parent, depth, options.metadata)
-    return _Plan(deadline, extension, parent != 0, within)
+    return Plan(deadline, extension, parent != 0, within)
 
 
 class _Calls:
@@ -81,12 +65,12 @@ class _Calls:
         raise NotImplementedError
 
     def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
-        codec = command.codec
-        if codec.has_callbacks or options.metadata or options.on_metadata is not None:
+        codec, default = command.codec, self.default_timeout
+        timeout = default if options.timeout is None else options.timeout
+        if codec.has_callbacks or options.metadata or options.on_metadata is not None or timeout == 0:
             return lambda *args, **kwargs: self._invoke(command, options, args, kwargs)
         pack, unpack_own = codec.pack_arguments, codec.unpack_result
-        what, default = command.qualified_name, self.default_timeout
-        timeout = default if options.timeout is None else options.timeout
+        what = command.qualified_name
         connection, route = self._resolve(command, timeout)
         id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
 
@@ -133,6 +117,17 @@ class _Calls:
     def submit(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> Future[Any]:
+        return self._submit(command, args, kwargs, options)
+
+    def _submit(
+        self,
+        command: Command[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+        *,
+        patient: bool = True,
+    ) -> Future[Any]:
         payload, things = _pack(command, args, kwargs)
         connection, route = self._resolve(command, options.timeout)
         what = command.qualified_name
@@ -144,7 +139,7 @@ class _Calls:
         if within is not None:
             finish = _forgetting(finish, within, future)
         token = Pending(finish)
-        call = connection.submit(route.id, payload, what, token, end, extension, nested, going)
+        call = connection.submit(route.id, payload, what, token, end, extension, nested, going, patient=patient)
         future.give_up = lambda: connection.abort(call, token, CallCancelled(f"{what}: the future was cancelled"))
         if within is not None:
             within.on_cancel(future, lambda: connection.abort(call, token, cancelled_with(within, what)))
@@ -157,7 +152,29 @@ class _Calls:
     ) -> Any:
         import asyncio  # whoever awaits has it
 
-        return await asyncio.wrap_future(self.submit(command, args, kwargs, options))
+        try:
+            future = self._submit(command, args, kwargs, options, patient=False)
+        except NoRoom:
+            future = await self._submit_later(command, args, kwargs, options)
+        return await asyncio.wrap_future(future)
+
+    async def _submit_later(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions
+    ) -> Future[Any]:
+        """Wait for room as a task does: its loop goes on, which others may wait for that take the room."""
+        connection, route = self._resolve(command, options.timeout)
+        what = command.qualified_name
+        end = _plan(connection, route, options, what, self.default_timeout).deadline
+        while True:
+            await connection.stand_in_line(what, end)
+            try:
+                rest = options if end is None else options._replace(timeout=max(0.0, end - monotonic()))
+                return self._submit(command, args, kwargs, rest, patient=False)
+            except NoRoom:  # somebody was quicker
+                continue
+            except BaseException:
+                connection.look_for_room()
+                raise
 
     def stream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
@@ -237,6 +254,7 @@ class _Calls:
         parent, depth = nesting(connection)
         timeout = self.default_timeout if options.timeout is None else options.timeout
         deadline = nearest(None if timeout is None else monotonic() + timeout, get_limit())
+        time_left(deadline, what)
         extension = route.extension(None, parent if route.target else 0, depth, options.metadata)
         connection.notify(route.id, payload, what, deadline, extension, _going(connection, things))
 
@@ -245,17 +263,47 @@ class _Calls:
         command: Command[Any],
         iterables: tuple[Iterable[Any], ...],
         options: CallOptions,
-        return_exceptions: bool,
+        return_exceptions: bool = False,
         /,
     ) -> Iterator[Any]:
-        take = _outcome_of if return_exceptions else _result_of
+        if command.codec.has_callbacks or command.is_async or options.on_metadata is not None:
+            return self._map_singly(command, iterables, options, return_exceptions)
+        resolve = partial(self._resolve, command, options.timeout)
+        what = command.qualified_name
+
+        def plan(connection: Connection, route: Route) -> Plan:
+            return _plan(connection, route, options, what, self.default_timeout)
+
+        return mapped(resolve, command, iterables, plan, return_exceptions)
+
+    def _map_singly(
+        self,
+        command: Command[Any],
+        iterables: tuple[Iterable[Any], ...],
+        options: CallOptions,
+        return_exceptions: bool,
+    ) -> Iterator[Any]:
+        """Each call is a request of its own, as what goes with it is known by it, or it takes its time anyway."""
         futures: deque[Future[Any]] = deque()
-        for args in zip(*iterables, strict=False):  # as map does, it ends with the shortest
-            futures.append(self._submit_in_order(command, args, options))
-            if len(futures) >= MAP_WINDOW:
-                yield take(futures.popleft())
-        while futures:
-            yield take(futures.popleft())
+        inputs = zip(*iterables, strict=False)
+        try:
+            args = next(inputs, None)
+            while args is not None or futures:
+                if args is not None:
+                    futures.append(self._submit_in_order(command, args, options))
+                    args = next(inputs, None)
+                    if args is not None and len(futures) < MIN_WINDOW:
+                        continue
+                try:
+                    result = futures.popleft().result()
+                except Exception as error:
+                    if not return_exceptions:
+                        raise
+                    result = error
+                yield result
+        finally:
+            for future in futures:
+                future.cancel()
 
     def _submit_in_order(self, command: Command[Any], args: tuple[Any, ...], options: CallOptions) -> Future[Any]:
         """As ``submit``; what cannot be sent fails in its turn, after the results before it."""
@@ -590,18 +638,6 @@ def _going(connection: Connection, things: list[Any], *, of_caller: bool = False
             call.
     """
     return _Going(connection, things, running_loop() if of_caller else None) if things else None
-
-
-def _result_of(future: Future[Any]) -> Any:
-    return future.result()
-
-
-def _outcome_of(future: Future[Any]) -> Any:
-    """The result, or the exception in its place; what ends the waiting thread is raised."""
-    try:
-        return future.result()
-    except Exception as problem:
-        return problem
 
 
 def _bad_result(error: CodecError) -> ProtocolError:

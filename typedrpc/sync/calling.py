@@ -10,15 +10,15 @@ the call that it interrupted is given up; elsewhere it ends the connection.
 
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, Protocol, cast, final
 
 from typedrpc import transport
 from typedrpc.callbacks import Callbacks
 from typedrpc.codec import Payload, Segmented
 from typedrpc.deadlines import nearest
-from typedrpc.dispatch import Call
+from typedrpc.dispatch import Call, get_call
 from typedrpc.errors import CallCancelled, DeadlineExceeded, RpcError
 from typedrpc.failure import unpack_failure
 from typedrpc.flow import Inflow
@@ -26,12 +26,12 @@ from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.handling import HandlerThreads, Series
 from typedrpc.sync.role import ReadRole, Waiter
-from typedrpc.sync.room import Room
+from typedrpc.sync.room import NoRoom, Room
 from typedrpc.sync.router import Router
-from typedrpc.sync.tokens import CallWaiter, Failed, NotSent, Pending, Token
+from typedrpc.sync.tokens import Batch, CallWaiter, Failed, NotSent, Pending, Token
 from typedrpc.sync.writer import Writer
 from typedrpc.transport import Waker
-from typedrpc.wire import Frame, Kind
+from typedrpc.wire import Buffer, Frame, Kind
 
 LOOK_TIME: Final = 0.05
 """Seconds after which a thread that reads looks whether it is to stop, where the system has nothing to tell it with."""
@@ -45,6 +45,8 @@ class Connection(Protocol):
     """What calls need of their connection beside its parts."""
 
     ended: bool
+    forked: bool
+    watched: bool
 
     @property
     def role(self) -> ReadRole: ...
@@ -169,18 +171,20 @@ class Calls:
         try:
             if nested or going is not None or within is not None or on_reply is not None:
                 return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
-            # A thread that reads its own reply needs no entry in the in-flight table.
-            if self._room.is_counted or not self._role.try_take():
+            # A thread that reads its own reply needs no entry in the in-flight table. One that has much to write leaves
+            # reading to others meanwhile.
+            leads = not self._room.is_counted and type(data) is bytes and self._role.try_take()
+            if leads and core.calls.calls and self._room.is_taken:
+                self._connection.stop_leading()
+                leads = False
+            if not leads or type(data) is not bytes:
                 waiter = CallWaiter()
                 self._register(call, data, what, deadline, waiter)
                 return self._outcome(call, what, waiter, deadline)
             if not self._writer.write_whole(data, deadline, leading=True):
                 waiter = self._register_leading(call)
-                if isinstance(data, bytes):
-                    self._writer.queue.append(data)
-                    self._writer.flush(deadline, leading=True)
-                else:
-                    self._writer.write_parts(data, deadline, leading=True)
+                self._writer.queue.append(data)
+                self._writer.flush(deadline, leading=True)
             return self._read_reply(call, what, deadline, waiter)
         except Failed as failed:
             error = failed.error
@@ -197,6 +201,25 @@ class Calls:
             # are to go when nobody needs them, and not when the garbage collector comes by.
             del error
             waiter = None
+
+    def _wait(self, waiter: Waiter, deadline: float | None) -> None:
+        """As `wait`; raises ``Failed`` for an exception of a signal handler that did no harm."""
+        leading = False
+        while not (waiter.done or self._connection.forked):
+            interrupt: BaseException | None = None
+            if leading or self._role.try_take():
+                leading = False
+                interrupt = self._lead(waiter, deadline)
+            left = None if deadline is None else deadline - monotonic()
+            if interrupt is None and (left is None or left > 0):
+                interrupt = self._park(waiter, left)
+                leading, waiter.leads = waiter.leads, False
+            if interrupt is not None:
+                raise Failed(interrupt)
+            if left is not None and left <= 0:
+                break
+        if leading:  # handed over although there is nothing to wait for
+            self._connection.stop_leading()
 
     def _call_with(
         self,
@@ -256,7 +279,7 @@ class Calls:
         self.give_up(call)
         token.fail(self._connection, error)
         self._threads.call_for_help()
-        if isinstance(token, Waiter) and token.abortable:
+        if isinstance(token, Batch) or (isinstance(token, Waiter) and token.abortable):
             self._connection.wake_reader()
 
     def give_up(self, call: int) -> None:
@@ -272,23 +295,8 @@ class Calls:
 
         An exception of a signal handler comes out of it.
         """
-        leading = False
         try:
-            while not waiter.done:
-                interrupt: BaseException | None = None
-                if leading or self._role.try_take():
-                    leading = False
-                    interrupt = self._lead(waiter, deadline)
-                left = None if deadline is None else deadline - monotonic()
-                if interrupt is None and (left is None or left > 0):
-                    interrupt = self._park(waiter, left)
-                    leading, waiter.leads = waiter.leads, False
-                if interrupt is not None:
-                    raise Failed(interrupt)
-                if left is not None and left <= 0:
-                    break
-            if leading:
-                self._connection.stop_leading()
+            self._wait(waiter, deadline)
             return
         except Failed as failed:
             error = failed.error
@@ -340,6 +348,7 @@ class Calls:
         going: Going | None = None,
         *,
         at_once: bool = False,
+        patient: bool = True,
     ) -> int:
         """Call the peer; the outcome goes to the token. Raises as :meth:`call` does, if nothing was sent.
 
@@ -347,7 +356,8 @@ class Calls:
             The id of the call, for :meth:`abort`.
 
         Past the deadline, the token gets ``DeadlineExceeded``. With ``at_once`` this waits for nothing, and the payload
-        must not change any more: a peer without room for the call is one that has not answered in time.
+        must not change any more: a peer without room for the call is one that has not answered in time. Without
+        ``patient`` this raises ``NoRoom`` then, for a task that has to wait in its own way.
         """
         with self._state:
             call, data = self._core.start(command, payload, what, extension, nested)
@@ -356,7 +366,7 @@ class Calls:
             token.series = self._callbacks.offer(call, going.functions).series = Series()
         senders = going.prepare(call) if going is not None else ()
         try:
-            self._register(call, data, what, deadline, token, nested=nested, at_once=at_once)
+            self._register(call, data, what, deadline, token, nested=nested, at_once=at_once, patient=patient)
             if deadline is not None:
                 self._connection.watch()
             for sender in senders:
@@ -427,6 +437,114 @@ class Calls:
         finally:
             del error  # as above
 
+    def send_batch(
+        self,
+        batch: Batch,
+        command: int,
+        bodies: Sequence[Payload],
+        what: str,
+        extension: bytes = b"",
+        nested: bool = False,
+        *,
+        wait: bool,
+    ) -> bool:
+        """Call the peer, once for each of some packed arguments; :meth:`fetch` gives what they come to.
+
+        Args:
+            batch: What they are known by here.
+            command: The peer's id of the command.
+            bodies: Their packed arguments. Only one that goes alone may have segments.
+            what: Names the command in errors.
+            extension: The packed extension map.
+            nested: Whether they are made by a handler of a call that came on this connection.
+            wait: Whether to wait for room at the peer.
+
+        Returns:
+            Whether there was room.
+
+        Raises:
+            ConnectionLost, DeadlineExceeded, MessageTooLarge, ServerBusy: As :meth:`call` does; nothing was sent.
+        """
+        core = self._core
+        with self._state:
+            call = core.new_call(nested)
+            if not (wait or nested or self._room.has_place):
+                return False
+        if len(bodies) == 1:
+            data = core.request(call, command, bodies[0], what, extension)
+        else:
+            data = core.batch(call, command, cast("Sequence[Buffer]", bodies), what, extension)
+        batch.call = call
+        try:
+            self._register(call, data, what, batch.deadline, batch, nested=nested)
+            if batch.deadline is not None and not self._connection.watched:
+                self._connection.watch()
+            return True
+        except Failed as failed:
+            error = failed.error
+        except BaseException as interrupt:
+            self._connection.interrupted(interrupt)
+            raise
+        try:
+            raise error
+        finally:
+            del error  # as above
+
+    def fetch(self, batch: Batch, waiter: Waiter, what: str, *, nested: bool = False) -> Frame | RpcError:
+        """Wait until something of a batch has come: the next frame, or what all the rest came to."""
+        try:
+            return self._fetch(batch, waiter, what, nested=nested)
+        except Failed as failed:
+            error = failed.error  # of a signal handler, and it did no harm
+        except BaseException as interrupt:
+            self._connection.interrupted(interrupt)
+            raise
+        try:
+            raise error
+        finally:
+            del error  # as above
+
+    def _fetch(self, batch: Batch, waiter: Waiter, what: str, *, nested: bool) -> Frame | RpcError:
+        aside = nested and self._threads.step_aside()
+        within = get_call()
+        waiter.abortable = within is not None
+        try:
+            if within is not None:
+                within.on_cancel(waiter, lambda: self.abort(batch.call, batch, cancelled_with(within, what)))
+            while True:
+                # In this order: what came is told before the end.
+                waiter.done = False
+                error = batch.error
+                if batch.frames:
+                    return batch.frames.popleft()
+                if error is not None:
+                    return error
+                self._await_any(batch, waiter)
+        finally:
+            if within is not None:
+                within.forget(waiter)
+            if aside:
+                self._threads.step_back()
+
+    def _await_any(self, batch: Batch, waiter: Waiter) -> None:
+        """Wait, parked or leading, until something has come for the waiter, or the batch is out of time.
+
+        Raises ``Failed`` for an exception of a signal handler that did no harm.
+        """
+        self._wait(waiter, batch.deadline)
+        if self._connection.forked:
+            batch.end(self._core.lost())
+            return
+        if not waiter.done and self._core.calls.pop(batch.call) is not None:
+            self.give_up(batch.call)
+            batch.end(DeadlineExceeded("no answer in time"))
+
+    def give_up_all(self, batches: Iterable[Batch]) -> None:
+        """Nobody wants the outcomes of these any more. They are in flight to the peer, until it has answered."""
+        for batch in batches:
+            if self._core.calls.pop(batch.call) is not None:
+                self.give_up(batch.call)
+
     def notify(
         self,
         command: int,
@@ -474,6 +592,7 @@ class Calls:
         *,
         nested: bool = False,
         at_once: bool = False,
+        patient: bool = True,
     ) -> None:
         """Enter a call into the in-flight table once the peer has room for it, and send it. Raises ``NotSent``.
 
@@ -482,10 +601,14 @@ class Calls:
         core = self._core
         with self._state:
             if not nested:
+                if not patient and not self._room.has_place:
+                    raise NotSent(NoRoom())
                 self._room.await_place(what, monotonic() if at_once else deadline, token)
             if self._connection.ended:
                 raise NotSent(core.lost())
             core.calls.insert(call, token, None if isinstance(token, CallWaiter) else deadline)
+            if isinstance(token, Batch) and token.count > 1:
+                core.batches[call] = token.count
         if token.aborted is not None and core.calls.pop(call) is not None:
             raise NotSent(token.aborted)
         if at_once:
@@ -494,7 +617,7 @@ class Calls:
             self._writer.write_parts(data, deadline)
         elif not self._writer.write_whole(data, deadline):
             self._writer.queue.append(data)
-            self._writer.flush(deadline)
+            self._writer.flush(deadline, patient=False)
 
     def _register_leading(self, call: int) -> CallWaiter:
         """Enter the call of a thread that holds the role, which is given up if the connection has ended.

@@ -11,18 +11,19 @@ import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
+from typedrpc.batches import BatchRun
 from typedrpc.callbacks import ALL_CALLBACKS, Callbacks
-from typedrpc.dispatch import Call, Dispatcher
+from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
+from typedrpc.protocol import BatchRequest, Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.apart import Apart
 from typedrpc.sync.calling import Calls
@@ -32,7 +33,7 @@ from typedrpc.sync.role import ReadRole
 from typedrpc.sync.room import Room
 from typedrpc.sync.router import Router
 from typedrpc.sync.streams import Streams
-from typedrpc.sync.tokens import CallWaiter, Token
+from typedrpc.sync.tokens import Batch, CallWaiter, Token
 from typedrpc.sync.workers import QUICK_TICK, Watcher, Workers
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import Frame, Kind
@@ -84,6 +85,7 @@ class Connection:
         self._sock = sock
         self._state = threading.Lock()
         self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
+        self._abandoned: deque[Sequence[Batch]] = deque()  # of maps that nobody goes on with
         self._dropped = False  # a callback, which the peer is to be told
         self._failing: list[Token] = []
         self._torn = False
@@ -104,7 +106,7 @@ class Connection:
             helper=lambda body: runtime()[0].start(body),
         )
         self.streams = Streams(self)
-        self.threads = HandlerThreads(
+        self.threads: HandlerThreads = HandlerThreads(
             core,
             self.role,
             self._writer,
@@ -136,10 +138,14 @@ class Connection:
         )
         self.call = self._calls.call
         self.submit = self._calls.submit
+        self.stand_in_line = self._room.stand_in_line
+        self.look_for_room = self._room.look_again
         self.notify = self._calls.notify
         self.abort = self._calls.abort
         self.open_stream = self._calls.open_stream
         self.wait = self._calls.wait
+        self.send_batch = self._calls.send_batch
+        self.fetch = self._calls.fetch
         self._runtime = runtime
         forsake_after_fork(self)
 
@@ -244,6 +250,16 @@ class Connection:
             self._left_behind.append(action)
             self._runtime()[1].poke(self)
 
+    def abandon(self, batches: Sequence[Batch]) -> None:
+        """A map is given up, after :meth:`HandlerThreads.stand_by`, with what is in flight of it.
+
+        May be called anywhere, within the garbage collector too.
+        """
+        # As above. The watcher does what has to be done.
+        if not self.ended:
+            self._abandoned.append(batches)
+            self._runtime()[1].poke(self)
+
     def watch(self) -> None:
         """Have the watcher look: calls have deadlines."""
         self._runtime()[1].watch(self)
@@ -251,7 +267,7 @@ class Connection:
     @property
     def waiting_frames(self) -> int:
         """Frames that wait to be written."""
-        return len(self._writer.queue)
+        return self._writer.frames
 
     @property
     def waiting_bytes(self) -> int:
@@ -325,7 +341,7 @@ class Connection:
                 self._failing.remove(token)
         self.core.end_all_flows()  # only now: who takes from one is to find why
         for handled in tuple(self.core.handled.values()):
-            if isinstance(handled, Call) and not handled.why_cancelled:
+            if handled is not None and not handled.why_cancelled:
                 handled.cancel("its caller has left")
         self.threads.end()
         if (on_end := self._on_end) is not None:
@@ -341,6 +357,7 @@ class Connection:
                 if self._waker is not None:
                     self._waker.close()
                 self.core.reader.discard()
+                self._writer.discard()
             else:
                 self.role.token.append(True)
 
@@ -356,6 +373,8 @@ class Connection:
         for token in self.core.calls.calls.values():
             if isinstance(token, CallWaiter):  # perhaps the very thread that forked, in what its call called back
                 token.error, token.done = self.core.lost(), True
+            elif isinstance(token, Batch):
+                token.end(self.core.lost())
         for part in (self._writer, self.threads, self._router, self.callbacks):
             part.forsake()
         self._sock.close()
@@ -451,6 +470,8 @@ class Connection:
                     self._withdraw_unseen(event.frame)
                 event.token.complete(self, event.frame)
             elif isinstance(event, Request):
+                if type(event) is BatchRequest:
+                    event.progress = BatchRun(core, event)
                 if event.extras is not NO_EXTRAS and self._router.deliver(event):
                     continue
                 if self.threads.attended:
@@ -480,7 +501,7 @@ class Connection:
     def _cancel(self, call: int) -> None:
         """The peer has given up a call: stop what runs for it."""
         handled = self.core.give_up(call)
-        if isinstance(handled, Call) and not handled.why_cancelled:
+        if handled is not None and not handled.why_cancelled:
             handled.cancel("its caller has given it up")
         for inflow in tuple(self.core.inflows.get(call, {}).values()):
             if not inflow.ended:
@@ -497,6 +518,9 @@ class Connection:
 
     def look(self, now: float) -> float | None:
         """See :class:`typedrpc.sync.workers.Watched`."""
+        while self._abandoned:
+            self._calls.give_up_all(self._abandoned.popleft())
+            self.threads.stand_down()
         with self._state:
             expired = self.core.calls.expire(now)
             next_deadline = self.core.calls.next_deadline()

@@ -14,16 +14,18 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from typedrpc.codec import CodecError, Payload, Segmented
 from typedrpc.dispatch import get_call
 from typedrpc.errors import ArgumentValueError, CallCancelled, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import pack_handler_failure
 from typedrpc.flow import Inflow, ItemBatch, Outflow, alone, items_of
+from typedrpc.protocol import Outgoing
+from typedrpc.protocol import Protocol as Core
 from typedrpc.stream import AsyncStream, Stream
 from typedrpc.sync.role import Waiter
-from typedrpc.sync.tokens import Owner
+from typedrpc.sync.tokens import Owner, Token
 from typedrpc.sync.writer import copied
 from typedrpc.wire import Frame
 
@@ -31,7 +33,6 @@ if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
 
     from typedrpc.codec import StreamCodec
-    from typedrpc.sync.connection import Connection
 
 logger = logging.getLogger("typedrpc")
 
@@ -46,6 +47,21 @@ WAIT_FOR_MORE: Final = object()
 
 THE_END: Final = object()
 """There will be no item any more."""
+
+
+class Connection(Owner, Protocol):
+    """What streams need of their connection."""
+
+    @property
+    def core(self) -> Core[Token]: ...
+    @property
+    def streams(self) -> Streams: ...
+    def wait(self, waiter: Waiter, deadline: float | None) -> None: ...
+    def wake_reader(self) -> None: ...
+    def post(self, data: Outgoing) -> None: ...
+    def send(self, data: Outgoing) -> None: ...
+    def later(self, action: Callable[[], None]) -> None: ...
+    def watch(self) -> None: ...
 
 
 @final
