@@ -556,7 +556,7 @@ class Dispatcher:
         if protocol.error is not None and isinstance(error, ConnectionLost):
             # Its own call back told it, and there is nobody to be told anything.
             logger.info("%s ended, as its caller has left: %s", name, error)
-            protocol.forget(request.call)
+            protocol.forget(call.id)
             return None
         error_id = ""
         if not raised_here and (not is_public(error) or not call.id):
