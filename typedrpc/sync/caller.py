@@ -231,8 +231,8 @@ class _Calls:
                 connection, flow, call, 0, unpack, what, conclude=conclude, abandon=abandon, on_over=on_over
             )
             made.append(receiver(source, token))
-            if within is not None:
-                within.on_cancel(token, lambda: connection.abort(call, token, cancelled_with(within, what)))
+            if (outer := within) is not None:
+                outer.on_cancel(token, lambda: connection.abort(call, token, cancelled_with(outer, what)))
             return token
 
         try:
