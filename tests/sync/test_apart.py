@@ -408,7 +408,7 @@ def test_a_client_that_closes_stops_the_producers_of_both_sides() -> None:
 def test_streams_cannot_be_called_one_way(pair: Joined) -> None:
     with pytest.raises(TypeError, match="takes a stream"):
         pair.pipes.consume.notify("total", iter([1]))
-    with pytest.raises((TypeError, AttributeError)):
+    with pytest.raises(TypeError):
         pair.pipes.produce.notify("items")
 
 
