@@ -409,6 +409,9 @@ class Dispatcher:
                     return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
         if request.call and not protocol.begin(request.call, call):
             return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
+        if request.call and protocol.error is not None:
+            # Who ends a connection cancels what is handled then, and may just have looked.
+            call.cancel("its caller has left")
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()
             self.observer.begins(call)
