@@ -27,7 +27,16 @@ from typedrpc.sync.connection import Connection
 from typedrpc.sync.loop import in_loop, kept_loop, running_loop
 from typedrpc.sync.mapping import Plan, mapped
 from typedrpc.sync.room import NoRoom
-from typedrpc.sync.streams import Argument, AsyncReceiver, AsyncSender, Receiver, Sender, Source, StreamToken
+from typedrpc.sync.streams import (
+    Argument,
+    AsyncReceiver,
+    AsyncSender,
+    Receiver,
+    Sender,
+    Source,
+    StreamInLine,
+    StreamToken,
+)
 from typedrpc.sync.tokens import Pending
 from typedrpc.wire import Frame, Kind
 
@@ -187,25 +196,47 @@ class _Calls:
     def stream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> Stream[Any]:
-        stream: Stream[Any] = self._open(command, args, kwargs, options, Receiver)
+        stream: Stream[Any] = self._open(command, _pack(command, args, kwargs), options, Receiver)
         return stream
 
     def astream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> AsyncStream[Any]:
-        stream: AsyncStream[Any] = self._open(command, args, kwargs, options, AsyncReceiver)
+        packed = _pack(command, args, kwargs)
+        try:
+            stream: AsyncStream[Any] = self._open(command, packed, options, AsyncReceiver)
+        except NoRoom:
+            return StreamInLine(self._open_later(command, packed, options), command.qualified_name)
         return stream
+
+    async def _open_later(
+        self, command: Command[Any], packed: tuple[Payload, list[Any]], options: CallOptions
+    ) -> AsyncStream[Any]:
+        """Wait for room as `_submit_later` does, and start the call."""
+        connection, route = self._resolve(command, options.timeout)
+        what = command.qualified_name
+        end = _plan(connection, route, options, what, None).deadline
+        while True:
+            await connection.stand_in_line(what, end)
+            try:
+                rest = options if end is None else options._replace(timeout=max(0.0, end - monotonic()))
+                stream: AsyncStream[Any] = self._open(command, packed, rest, AsyncReceiver)
+                return stream
+            except NoRoom:  # somebody was quicker
+                continue
+            except BaseException:
+                connection.look_for_room()
+                raise
 
     def _open(
         self,
         command: Command[Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        packed: tuple[Payload, list[Any]],
         options: CallOptions,
         receiver: type[Receiver] | type[AsyncReceiver],
     ) -> Any:
-        """Start a call whose result is a stream."""
-        payload, things = _pack(command, args, kwargs)
+        """Start a call whose result is a stream. Raises ``NoRoom`` where one for a task would have to wait."""
+        payload, things = packed
         connection, route = self._resolve(command, options.timeout)
         what = command.qualified_name
         end, extension, nested, within = _plan(connection, route, options, what, None)
@@ -244,7 +275,7 @@ class _Calls:
             return token
 
         try:
-            connection.open_stream(route.id, payload, what, make, end, extension, nested, going)
+            connection.open_stream(route.id, payload, what, make, end, extension, nested, going, patient=not on_loop)
         except BaseException:
             for one in made:
                 one.disown()

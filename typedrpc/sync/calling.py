@@ -396,6 +396,8 @@ class Calls:
         extension: bytes,
         nested: bool,
         going: Going | None,
+        *,
+        patient: bool = True,
     ) -> None:
         """Start a call whose result is a stream. Raises as :meth:`call` does, if nothing was sent.
 
@@ -408,6 +410,7 @@ class Calls:
             extension: The packed extension map.
             nested: Whether the call is made by a handler of a call that came on this connection.
             going: The functions and streams that go with the call.
+            patient: Whether to wait for room at the peer; otherwise ``NoRoom`` is raised where there is none.
         """
         with self._state:
             call, data = self._core.start(command, payload, what, extension, nested)
@@ -417,7 +420,7 @@ class Calls:
             self._callbacks.offer(call, going.functions)
         senders = going.prepare(call) if going is not None else ()
         try:
-            self._register(call, data, what, deadline, token, nested=nested)
+            self._register(call, data, what, deadline, token, nested=nested, patient=patient)
             if deadline is not None:
                 self._connection.watch()
             if going is not None and going.functions:

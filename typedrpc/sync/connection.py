@@ -120,7 +120,7 @@ class Connection:
             peer=peer,
             attended=attended,
             callbacks=self.callbacks,
-            run_apart=Apart(self, dispatcher, lambda body: runtime()[0].start(body)).run,
+            run_apart=Apart(self, dispatcher, lambda: runtime()[0]).run,
         )
         self._room = Room(core, self._state, self.threads)
         self._router = Router(core, self.role, self.threads, self.callbacks)
