@@ -54,7 +54,7 @@ def _plan(connection: Connection, route: Route, options: CallOptions, what: str,
     within = get_call()
     parent = depth = 0
     if within is not None:
-        if within.why_cancelled:
+        if within.why_cancelled and not connection.ended:
             raise cancelled_with(within, what)
         deadline = nearest(deadline, within.deadline)
         parent, depth = nesting(connection)

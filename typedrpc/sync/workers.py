@@ -222,13 +222,17 @@ class Watcher:
 
     def watch(self, connection: Watched) -> None:
         """Look at a connection from now on, until its ``look`` says that it is not needed."""
-        with self._lock:
-            if self._closed:
-                return
-            self._start()
-            connection.watched = True
-            self._arrived.append(connection)
-        self._rouse()
+        try:
+            with self._lock:
+                if self._closed:
+                    return
+                self._start()
+                connection.watched = True
+                self._arrived.append(connection)
+            self._rouse()
+        except BaseException:  # of a signal handler, perhaps: nobody may rely on a look that does not come
+            connection.watched = False
+            raise
 
     def start(self) -> None:
         """Start the thread, if it does not run."""
