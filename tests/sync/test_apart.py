@@ -30,7 +30,7 @@ from typedrpc.protocol import MAX_STREAMS, State
 from typedrpc.sync.loop import kept_loop
 from typedrpc.wire import HEADER, Kind
 
-pytestmark = pytest.mark.usefixtures("no_leaks", "loop_rests")
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 URL = "tcp://127.0.0.1:0"
 
@@ -39,13 +39,6 @@ URL = "tcp://127.0.0.1:0"
 def loop() -> None:
     """The loop of async handlers is kept for as long as the process runs: it is no leak."""
     kept_loop()
-
-
-@pytest.fixture
-def loop_rests(no_leaks: None) -> Iterator[None]:
-    """What async handlers have sent last is sent before it is looked what they leave."""
-    yield
-    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), kept_loop()).result(PATIENCE)
 
 
 @pytest.fixture
