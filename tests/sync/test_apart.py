@@ -482,7 +482,11 @@ def test_a_peer_that_calls_streams_one_way_is_not_served_and_holds_nothing(
         ),
         pytest.param([(Kind.CREDIT, 0, pack_plain(-1))], "no number of bytes", id="negative"),
         pytest.param([(Kind.CREDIT, 0, b"\xc1")], "cannot be read", id="unreadable"),
-        pytest.param([(Kind.ITEM, n, pack_parts([b"\x01"])) for n in range(1, MAX_STREAMS + 3)], "streams at a time", id="streams"),
+        pytest.param(
+            [(Kind.ITEM, n, pack_parts([b"\x01"])) for n in range(1, MAX_STREAMS + 3)],
+            "streams at a time",
+            id="streams",
+        ),
     ],
 )
 def test_a_peer_that_breaks_the_rules_of_streams_is_told_and_cut_off(
@@ -501,7 +505,9 @@ def test_a_peer_that_breaks_the_rules_of_streams_is_told_and_cut_off(
     assert isinstance(service.seen[0], ConnectionLost)
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xff" * 8, pack_parts([b"\xc1"]), pack_parts([b"\xa1x"]), pack_parts([b""])])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\xff" * 8, pack_parts([b"\xc1"]), pack_parts([b"\xa1x"]), pack_parts([b""])]
+)
 def test_items_that_cannot_be_read_fail_their_call_alone(
     log: Log, simple: tuple[Simple, Server], payload: bytes
 ) -> None:

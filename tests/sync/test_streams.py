@@ -612,9 +612,7 @@ class TestStopping:
 
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("form", ["plain", "async"])
-    def test_closing_stops_the_producer_of_a_result(
-        self, pair: Joined, form: str, way: Callable[[Any], None]
-    ) -> None:
+    def test_closing_stops_the_producer_of_a_result(self, pair: Joined, form: str, way: Callable[[Any], None]) -> None:
         watched = Watched()
         pair.service.scripts.update(items=watched.plain, aitems=watched.awaited)
         way(pair.pipes.produce("items") if form == "plain" else pair.pipes.aproduce.call("aitems"))
@@ -639,9 +637,7 @@ class TestStopping:
 
         pair.service.scripts.update(both=both, aboth=aboth)
         way(
-            pair.pipes.both("both", mine.plain())
-            if form == "plain"
-            else pair.pipes.aboth.call("aboth", mine.awaited())
+            pair.pipes.both("both", mine.plain()) if form == "plain" else pair.pipes.aboth.call("aboth", mine.awaited())
         )
         pair.expect_empty()
         for watched in (mine, theirs):

@@ -605,6 +605,7 @@ class Calls:
             if isinstance(token, Batch) and token.count > 1:
                 core.batches[call] = token.count
         if token.aborted is not None and core.calls.pop(call) is not None:
+            core.batches.pop(call, None)
             raise NotSent(token.aborted)
         if at_once:
             self._connection.post(data)
@@ -613,6 +614,9 @@ class Calls:
         elif not self._writer.write_whole(data, deadline):
             self._writer.queue.append(data)
             self._writer.flush(deadline, patient=False)
+        if token.aborted is not None:
+            # The cancel may have overtaken the call, and have meant nothing to the peer.
+            self._connection.post(core.cancel(call))
 
     def _register_leading(self, call: int) -> CallWaiter:
         """Enter the call of a thread that holds the role, which is given up if the connection has ended.
