@@ -1,7 +1,9 @@
 """Interleavings that happen once in a million times, brought about on purpose: threads are held where they may be."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +11,12 @@ from typing import Any
 import pytest
 
 from tests.streaming import Pipes, connection_of, connections_of, eventually, expect_empty, joined
-from tests.support import PATIENCE, Gate, Running
-from typedrpc import Server, connect, current_call
-from typedrpc.sync import streams
+from tests.support import PATIENCE, Gate, Log, Running
+from typedrpc import Server, ServerBusy, connect, current_call
+from typedrpc.sync import apart, caller, streams
+from typedrpc.sync import loop as loop_module
 from typedrpc.sync.connection import Connection
+from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.loop import kept_loop
 from typedrpc.sync.streams import Sender
 from typedrpc.sync.writer import Writer
@@ -166,3 +170,122 @@ def test_an_async_argument_whose_call_is_over_before_its_task_begins() -> None:
     with joined() as pair:
         pair.service.scripts["refuse"] = refuse
         asyncio.run(main())
+
+
+def test_a_kept_loop_that_could_not_be_started_is_started_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = loop_module._KeptLoop()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            kept.get()
+    loop = kept.get()
+    try:
+        assert asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "runs"), loop).result(PATIENCE) == "runs"
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        eventually(lambda: not loop.is_running(), "the end of the loop")
+        loop.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), OSError(24, "Too many open files")])
+def test_async_handlers_without_a_loop_are_refused_and_leave_nothing(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Any:
+        raise error
+
+    async def three() -> int:
+        return 3
+
+    with joined() as pair:
+        pair.service.scripts["three"] = three
+        with monkeypatch.context() as patch:
+            patch.setattr(apart, "kept_loop", refuse)
+            with pytest.raises(ServerBusy):
+                pair.pipes.aask.call("three")
+            pair.expect_empty()
+        assert pair.pipes.aask.call("three") == 3
+
+
+def test_what_an_async_handler_was_given_goes_with_its_call() -> None:
+    """Not when the garbage collector comes by."""
+    calls: list[weakref.ref[Any]] = []
+
+    class Told:
+        pass
+
+    async def note() -> None:
+        told = Told()
+        current_call().args = (told,)
+        calls.append(weakref.ref(told))
+
+    with joined() as pair:
+        pair.service.scripts["note"] = note
+        pair.pipes.aask.call("note")
+        gc.disable()
+        try:
+            pair.pipes.aask.call("note")
+            eventually(lambda: calls[1]() is None, "the end of what it was given")
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("form", ["stream", "argument"])
+def test_what_has_no_thread_leaves_nothing_in_the_tables(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*anything: object) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    async def none() -> AsyncIterator[int]:
+        for item in ():
+            yield item
+
+    async def total(items: AsyncIterator[int]) -> int:
+        return sum([item async for item in items])
+
+    async def main() -> None:
+        if form == "stream":
+            pair.pipes.aproduce("none")
+        else:
+            await asyncio.to_thread(pair.pipes.aconsume.call, "total", none())
+
+    with joined() as pair:
+        pair.service.scripts.update(none=none, total=total)
+        assert pair.pipes.add(1, 2) == 3
+        with monkeypatch.context() as patch:
+            patch.setattr(HandlerThreads, "expect", refuse)
+            patch.setattr(caller, "kept_loop", refuse)
+            with pytest.raises(RuntimeError):
+                asyncio.run(main())
+        pair.expect_empty()
+        assert pair.pipes.add(1, 2) == 3
+
+
+def test_all_are_told_that_a_call_was_cancelled_also_after_one_that_fails(log: Log) -> None:
+    told: list[str] = []
+    began, over = Gate(), Gate()
+
+    def fail() -> None:
+        told.append("fails")
+        raise RuntimeError("can't start new thread")
+
+    def wait() -> None:
+        current_call().on_cancel("first", lambda: told.append("first"))
+        current_call().on_cancel("second", fail)
+        current_call().on_cancel("third", lambda: told.append("third"))
+        began.open()
+        current_call().cancelled.wait(PATIENCE)
+        over.open()
+
+    with joined() as pair:
+        pair.service.scripts["wait"] = wait
+        future = pair.pipes.ask.submit("wait")
+        began.wait()
+        assert future.cancel()
+        over.wait()
+        assert pair.pipes.add(1, 2) == 3
+    assert sorted(told) == ["fails", "first", "third"]
+    assert "could not be told that Pipes.ask was cancelled" in log.line()
