@@ -354,6 +354,15 @@ def test_cancel_before_anybody_handles_the_call() -> None:
     assert not core.handled
 
 
+def test_what_begins_when_the_connection_has_ended_is_not_begun() -> None:
+    """Who ends it tells those that are being handled: this one came too late for that."""
+    core, handled = serving()
+    core.close(ConnectionLost("gone"))
+    assert not core.begin(handled.call, "handling")
+    core.failure(handled, b"\x90")
+    assert not core.handled
+
+
 def test_a_call_of_this_side_that_is_given_up_is_forgotten_and_its_answer_counted() -> None:
     core, call, flow = streaming()
     out = core.outflow(call, 1)

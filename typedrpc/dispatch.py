@@ -136,7 +136,10 @@ class Call:
                 _, abort = aborts.popitem()
             except KeyError:  # has just ended
                 return
-            abort()
+            try:
+                abort()
+            except Exception:  # there are no threads, for one: others are to be told all the same
+                logger.exception("something could not be told that %s was cancelled", self.command)
 
     def on_cancel(self, key: object, abort: Callable[[], None]) -> None:
         """Have a function called when the call is cancelled, at once if it is; by another thread, so it must not block.
@@ -145,8 +148,9 @@ class Call:
             key: What :meth:`forget` is to be called with when the function is not needed any more.
             abort: May be called twice.
         """
-        if self._aborts is None:
-            self._aborts = {}
+        aborts: dict[object, Callable[[], None]] = {}
+        if self._aborts is None:  # nothing comes between this and the next line: several threads may be here
+            self._aborts = aborts
         self._aborts[key] = abort
         if self.why_cancelled:
             # Perhaps it is also called by who cancels; but who goes on here must not do so before it was.

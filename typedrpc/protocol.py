@@ -707,13 +707,14 @@ class Protocol(Generic[TokenT]):
         return encode(Kind.NOTIFY, command, origin, payload, extension)
 
     def begin(self, call: int, handling: Any) -> bool:
-        """A call of the peer's is about to be handled. Returns False where the peer has given it up already.
+        """A call of the peer's is about to be handled. Returns False where the peer has given it up already, or has left.
 
         Args:
             call: The id.
             handling: What :class:`GivenUp` events of the call are for, to be found in :attr:`handled`.
         """
-        return self.handled.setdefault(call, handling) is handling
+        # Entered first, looked at the state then: who ends the connection does it the other way round.
+        return self.handled.setdefault(call, handling) is handling and self.state is not State.CLOSED
 
     def give_up(self, call: int) -> Any:
         """What handles a call that the peer has given up; None if nothing does, and nothing will."""
@@ -733,7 +734,7 @@ class Protocol(Generic[TokenT]):
         if self._nested:
             self._nested.discard(call)
         if self.inflows:
-            for inflow in self.inflows.pop(call, _NO_FLOWS).values():
+            for inflow in tuple(self.inflows.pop(call, _NO_FLOWS).values()):  # who reads may just add one
                 if not inflow.ended:
                     inflow.end(lost=True)
         if self.outflows:

@@ -172,7 +172,7 @@ class Apart:
                 self._start_task(call, context, end)
             else:
                 self._workers().start(lambda: context.run(self._run, call, end))
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:  # no thread, or no descriptors for the event loop
             logger.warning("no thread could be started for %s: it was refused", call.command)
             self._dispatcher.refused(call, error)
             end.refused(pack_protocol_failure(ServerBusy(f"{call.command}: no thread could be started")))
@@ -224,6 +224,8 @@ class Apart:
                 task.add_done_callback(lambda task: timer.cancel())
             task.add_done_callback(lambda task: workers.task_ended())
             call.on_cancel(task, partial(_cancel, task))
+            # The task knows its call by its context: it would be a cycle, and what a handler was given is to go.
+            task.add_done_callback(call.forget)
 
         try:
             loop.call_soon_threadsafe(launch)

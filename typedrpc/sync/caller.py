@@ -582,8 +582,10 @@ def _forgetting(
     """As ``finish``; then the call that is being handled has nothing to do with the future any more."""
 
     def finish_and_forget(outcome: Frame | RpcError) -> None:
-        within.forget(future)
-        finish(outcome)
+        try:
+            finish(outcome)
+        finally:  # in this order: who enters it looks afterwards whether the future is done
+            within.forget(future)
 
     return finish_and_forget
 
@@ -652,6 +654,8 @@ class _Going:
         rows: list[Row | None] = []
         for index, (codec, thing) in enumerate(things):
             if isinstance(codec, StreamCodec):
+                if codec.is_async and self._loop is None:
+                    self._loop = kept_loop()  # here, before anything of the call has begun: there may be no threads
                 self._streams.append((index + 1, codec, thing))
                 rows.append(None)
             else:
@@ -668,7 +672,7 @@ class _Going:
                 sender = AsyncSender(self._connection, flow, call, number, codec)
             else:
                 sender = Sender(self._connection, flow, call, number, codec)
-            loop = (self._loop or kept_loop()) if codec.is_async else None
+            loop = self._loop if codec.is_async else None
             self._arguments.append(Argument(sender, items, self._connection.start_thread, loop))
         return self._arguments
 

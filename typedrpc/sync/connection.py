@@ -523,6 +523,8 @@ class Connection:
             self.threads.stand_down()
         with self._state:
             expired = self.core.calls.expire(now)
+            if expired:
+                self._room.give_up(len(expired))
             next_deadline = self.core.calls.next_deadline()
         if self._dropped:
             self._dropped = False

@@ -576,12 +576,17 @@ class Sender(_Outlet):
         return True
 
     def _flush(self, is_cancelled: Callable[[], object]) -> None:
-        """Send what waits, as soon as the peer takes it."""
-        while self._batch:
+        """Send what waits, as soon as the peer takes it. Once this returns, all is sent, also what the watcher took."""
+        while self._has_items():
             self._await_credit(is_cancelled)
             with self._lock:
                 if self._batch and self.flow.may_send:
                     self._write(self._batch.take())
+
+    def _has_items(self) -> bool:
+        # With the lock: what the watcher has taken out is sent before it lets go of it.
+        with self._lock:
+            return bool(self._batch)
 
     def _write(self, payload: Payload) -> None:
         """Send a frame; the lock is held, which keeps the order."""
@@ -794,6 +799,8 @@ class Argument:
         assert isinstance(sender, AsyncSender)
         sender.task = asyncio.current_task()
         try:
+            if sender.flow.stopped:  # before there was a task to be cancelled
+                raise Stopped
             await sender.run(self._items)
             sender._end_argument(None)
         except Stopped:
