@@ -406,9 +406,10 @@ def test_a_task_that_is_cancelled_in_a_stream(client: Client[Any], proxy: Desk, 
 def test_a_handler_that_waits_for_items_of_a_cancelled_call(
     client: Client[Any], proxy: Desk, desk: Desk, name: str
 ) -> None:
-    end, closed = Gate(), Gate()
+    began, end, closed = Gate(), Gate(), Gate()
 
     def numbers() -> Iterator[int]:
+        began.open()
         try:
             yield 1
             end.wait()
@@ -417,6 +418,7 @@ def test_a_handler_that_waits_for_items_of_a_cancelled_call(
             closed.open()
 
     async def anumbers() -> AsyncIterator[int]:
+        began.open()
         try:
             yield 1
             await asyncio.Event().wait()
@@ -425,6 +427,7 @@ def test_a_handler_that_waits_for_items_of_a_cancelled_call(
 
     future = proxy.total.submit(numbers()) if name == "total" else proxy.atotal.submit(anumbers())
     desk.tally.wait_for("running", 1)
+    began.wait()
     assert future.cancel()
     desk.tally.wait_for("running", 0)
     (error,) = desk.ends

@@ -97,11 +97,11 @@ def test_items_that_the_watcher_sends_come_before_the_end(shape: str, monkeypatc
 
 
 def kind_of(data: Any) -> int:
-    return unpack_header(data[:HEADER_SIZE])[1] if type(data) is bytes else 0
+    return int(unpack_header(data[:HEADER_SIZE])[1]) if type(data) is bytes else 0
 
 
 def call_of(data: bytes) -> int:
-    return unpack_header(data[:HEADER_SIZE])[4]
+    return int(unpack_header(data[:HEADER_SIZE])[4])
 
 
 @pytest.mark.parametrize("form", ["call", "stream"])
@@ -240,7 +240,8 @@ def test_what_has_no_thread_leaves_nothing_in_the_tables(form: str, monkeypatch:
         raise RuntimeError("can't start new thread")
 
     async def none() -> AsyncIterator[int]:
-        for item in ():
+        nothing: list[int] = []
+        for item in nothing:
             yield item
 
     async def total(items: AsyncIterator[int]) -> int:
