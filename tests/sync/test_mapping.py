@@ -315,6 +315,24 @@ class TestErrors:
             next(results)
         assert list(results) == []
 
+    @pytest.mark.parametrize("return_exceptions", [False, True])
+    def test_of_the_inputs_of_an_async_command_too(self, return_exceptions: bool) -> None:
+        class Adder(Service):
+            @rpc
+            async def next(self, number: int) -> int:
+                return number + 1
+
+        def numbers() -> Iterator[int]:
+            yield from range(3)
+            raise LookupError("no more numbers")
+
+        with Server(Adder(), url=URL) as server, connect(Adder, server.url) as proxy:
+            results = outcomes(proxy.next, numbers()) if return_exceptions else proxy.next.map(numbers())
+            assert list(itertools.islice(results, 3)) == [1, 2, 3]
+            with pytest.raises(LookupError, match="no more numbers"):
+                next(results)
+            assert list(results) == []
+
     def test_of_results_that_are_too_large(self, server: Server) -> None:
         with connect(Workshop, server.url, max_message_size=2000) as proxy:
             told = list(outcomes(proxy.blob, [10, 5000, 1900, 20]))

@@ -294,7 +294,7 @@ class Undeclared(Exception):
     pass
 
 
-def until(error: Exception, count: int = 1000) -> Callable[[], Iterator[int]]:
+def until(error: BaseException, count: int = 1000) -> Callable[[], Iterator[int]]:
     def items() -> Iterator[int]:
         yield from range(count)
         raise error
@@ -445,6 +445,26 @@ class TestErrorsOfItems:
                 asyncio.run(main())
             error = caught.value
         assert error is mine
+
+    def test_a_future_has_it_too_if_it_is_no_plain_exception(self, pair: Joined) -> None:
+        """Nobody would complete the future otherwise, and who waits for it would wait for ever."""
+
+        async def cancelled() -> AsyncIterator[int]:
+            yield 1
+            raise asyncio.CancelledError("its own task was")
+
+        async def main() -> None:
+            await asyncio.wait_for(pair.pipes.aconsume.aio("total", cancelled()), PATIENCE)
+
+        async def total(items: AsyncIterator[int]) -> int:
+            return sum([item async for item in items])
+
+        mine = SystemExit(3)
+        pair.service.scripts["total"] = sum
+        assert pair.pipes.consume.submit("total", until(mine, 3)()).exception(PATIENCE) is mine
+        pair.service.scripts["total"] = total
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(main())
 
     def test_an_item_of_an_argument_that_does_not_fit(self, pair: Joined) -> None:
         seen: list[Any] = []

@@ -325,14 +325,23 @@ class _Calls:
         """Each call is a request of its own, as what goes with it is known by it, or it takes its time anyway."""
         futures: deque[Future[Any]] = deque()
         inputs = zip(*iterables, strict=False)
+        failed: Exception | None = None
+        ended = False
         try:
-            args = next(inputs, None)
-            while args is not None or futures:
-                if args is not None:
-                    futures.append(self._submit_in_order(command, args, options))
-                    args = next(inputs, None)
-                    if args is not None and len(futures) < MIN_WINDOW:
-                        continue
+            while True:
+                sent = False
+                while not (ended or len(futures) >= MIN_WINDOW or (sent and futures[0].done())):
+                    sent = True
+                    try:
+                        args = next(inputs)
+                    except StopIteration:
+                        ended = True
+                    except Exception as error:  # of the inputs: told after the results before it
+                        failed, ended = error, True
+                    else:
+                        futures.append(self._submit_in_order(command, args, options))
+                if not futures:
+                    break
                 try:
                     result = futures.popleft().result()
                 except Exception as error:
@@ -340,7 +349,10 @@ class _Calls:
                         raise
                     result = error
                 yield result
+            if failed is not None:
+                raise failed
         finally:
+            failed = None
             for future in futures:
                 future.cancel()
 
@@ -564,7 +576,7 @@ def completion(
             future.set_exception(_bad_result(error))
         except DeclaredFailure as failure:
             future.set_exception(command.errors.rebuild(failure))
-        except Exception as error:
+        except BaseException as error:  # an iterator of the caller's may have failed with anything
             future.set_exception(error)
         else:
             future.set_result(result)
