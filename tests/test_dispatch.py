@@ -9,10 +9,11 @@ import pytest
 from tests.back_to_back import Pair, frames, joined
 from tests.support import StubLink
 from typedrpc.agreement import MAX_SIGNATURE, agree
+from typedrpc.call import Call, current_call, enter_call, leave_call
 from typedrpc.codec import Payload, pack_plain, unpack_plain
 from typedrpc.codec.arguments import AdaptedArgumentsCoder
 from typedrpc.command import rpc
-from typedrpc.dispatch import MAX_NESTING, Call, Dispatcher, current_call, enter_call, leave_call
+from typedrpc.dispatch import MAX_NESTING, Dispatcher
 from typedrpc.errors import (
     ArgumentMissing,
     ArgumentTypeError,

@@ -35,6 +35,7 @@ LAYERS = [
     {"agreement"},
     {"peer"},
     {"turns"},
+    {"call"},
     {"dispatch"},
     {"admission", "batches", "factories", "hooks"},
     {"transport"},

@@ -24,11 +24,12 @@ from typing_extensions import TypeAliasType
 from tests.back_to_back import feed, frames, joined, said
 from tests.support import StubLink
 from typedrpc import errors
+from typedrpc.call import Call
 from typedrpc.codec import CommandCodec, Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.command import rpc
 from typedrpc.declared import DeclaredErrors
 from typedrpc.definition import derived_id
-from typedrpc.dispatch import Call, Dispatcher
+from typedrpc.dispatch import Dispatcher
 from typedrpc.failure import PUBLIC_BUILTINS, DeclaredFailure, unpack_failure
 from typedrpc.messages import Limits
 from typedrpc.peer import Peer

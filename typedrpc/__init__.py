@@ -15,9 +15,9 @@
 """
 
 from typedrpc import codec
+from typedrpc.call import Call, Cancellation, current_call
 from typedrpc.command import BoundCommand, Command, remote, rpc
 from typedrpc.deadlines import deadline
-from typedrpc.dispatch import Call, Cancellation, current_call
 from typedrpc.errors import (
     ArgumentError,
     ArgumentMissing,

@@ -9,8 +9,8 @@ from threading import Lock
 from time import monotonic
 from typing import Any, Final, TypeAlias, cast, final
 
+from typedrpc.call import Call
 from typedrpc.codec import Payload, Segmented
-from typedrpc.dispatch import Call
 from typedrpc.errors import MessageTooLarge
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.parts import PART_OVERHEAD, Part, pack_outcomes

@@ -17,8 +17,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from typedrpc.batches import Result
+from typedrpc.call import Call, enter_call, leave_call
 from typedrpc.codec import CodecError
-from typedrpc.dispatch import Call, Dispatcher, enter_call, leave_call
+from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import MessageTooLarge, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.protocol import Outgoing, Request

@@ -14,9 +14,9 @@ from time import monotonic
 from typing import Any, Final, final
 
 from typedrpc.agreement import Agreement, Route
+from typedrpc.call import get_call
 from typedrpc.codec import Payload, Segmented
 from typedrpc.command import Command
-from typedrpc.dispatch import get_call
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, DefinitionError, RpcError
 from typedrpc.peer import Peer
 from typedrpc.protocol import Outgoing, State

@@ -10,10 +10,10 @@ from typing import Any, final
 
 from typedrpc.agreement import Route
 from typedrpc.batches import MIN_WINDOW
+from typedrpc.call import Call, Row, get_call
 from typedrpc.codec import CallbackCodec, CodecError, Payload, StreamCodec
 from typedrpc.command import BoundCommand, CallbackCommand, CallOptions, Command
 from typedrpc.deadlines import get_limit, nearest, time_left
-from typedrpc.dispatch import Call, Row, get_call
 from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.flow import Inflow

@@ -15,10 +15,10 @@ from time import monotonic
 from typing import Any, Final, Protocol, cast, final
 
 from typedrpc import transport
+from typedrpc.call import Call, get_call
 from typedrpc.callbacks import Callbacks
 from typedrpc.codec import Payload, Segmented
 from typedrpc.deadlines import nearest
-from typedrpc.dispatch import Call, get_call
 from typedrpc.errors import CallCancelled, DeadlineExceeded, RpcError
 from typedrpc.failure import unpack_failure
 from typedrpc.flow import Inflow

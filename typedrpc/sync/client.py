@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar, cast,
 from typing_extensions import Unpack
 
 from typedrpc import transport
+from typedrpc.call import Call
 from typedrpc.command import BoundCommand, Command
-from typedrpc.dispatch import MAX_NESTING, Call, Dispatcher
+from typedrpc.dispatch import MAX_NESTING, Dispatcher
 from typedrpc.errors import (
     ConnectFailed,
     ConnectionLost,

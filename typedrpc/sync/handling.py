@@ -21,9 +21,10 @@ from time import monotonic
 from typing import Any, Final, TypeAlias, final
 
 from typedrpc.batches import BatchRun, Result
+from typedrpc.call import Call, enter_call, leave_call
 from typedrpc.callbacks import Callbacks
 from typedrpc.definition import FIRST_RESERVED_ID
-from typedrpc.dispatch import Call, Dispatcher, enter_call, leave_call
+from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import CallCancelled, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer

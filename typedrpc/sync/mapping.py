@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple, final
 
 from typedrpc.agreement import Route
 from typedrpc.batches import FRAME_BYTES, GATHER_TIME, MIN_WINDOW, WINDOW_BYTES, Pace
+from typedrpc.call import Call, get_call
 from typedrpc.codec import CodecError, Payload, Segmented
 from typedrpc.command import Command
-from typedrpc.dispatch import Call, get_call
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.parts import PART_OVERHEAD, count_parts, split_outcomes

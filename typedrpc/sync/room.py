@@ -7,7 +7,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, final
 
-from typedrpc.dispatch import get_call
+from typedrpc.call import get_call
 from typedrpc.errors import DeadlineExceeded, RpcError, ServerBusy
 from typedrpc.protocol import Protocol, State
 from typedrpc.sync.handling import HandlerThreads

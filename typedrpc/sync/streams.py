@@ -16,8 +16,8 @@ from contextvars import copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
+from typedrpc.call import get_call
 from typedrpc.codec import CodecError, Payload, Segmented
-from typedrpc.dispatch import get_call
 from typedrpc.errors import ArgumentValueError, CallCancelled, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import pack_handler_failure
 from typedrpc.flow import MAX_GROWING, Inflow, ItemBatch, Outflow, alone, items_of
