@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
@@ -23,6 +24,10 @@ SLOWEST: Final = [
     "codec/test_properties.py",
     "sync/test_nested.py",
     "sync/test_callbacks.py",
+    "sync/test_streams.py",
+    "sync/test_many.py",
+    "sync/test_cascade.py",
+    "sync/test_apart.py",
     "sync/test_broadcast.py",
     "sync/test_fork.py",
     "examples/test_codesearch.py",
@@ -30,6 +35,11 @@ SLOWEST: Final = [
     "examples/test_chat.py",
 ]
 """The files that take long come first, so that the workers, who take whole files, end at about the same time."""
+
+
+# Machines are shared, and how long it takes to invent an example is no test of anything.
+settings.register_profile("shared machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -268,10 +268,21 @@ def test_what_all_streams_hold_together_is_limited_whatever_the_size_of_the_fram
     assert sent <= MAX_HELD + 4_000_000
 
 
+@pytest.mark.parametrize("client", [True, False])
+def test_results_that_this_side_has_asked_for_are_limited_by_their_credit_alone(client: bool) -> None:
+    core, _, _ = streaming(client=client, limits=Limits(10_000_000))
+    calls = range(1 if client else 2, 60, 2)
+    flows = [core.inflow(call, 0) for call in calls]
+    for call in calls:
+        assert feed(core, item(call, 0, bytes(9_000_000))) == []
+    assert sum(flow.held for flow in flows) > max(MAX_HELD, 160_000_000)
+
+
 def test_what_was_taken_is_not_held() -> None:
-    core, call, flow = streaming(limits=Limits(1_000_000))
+    core, handled = serving(limits=Limits(1_000_000))
+    flow = core.inflow(handled.call, 1)
     for _ in range(MAX_HELD // 100_000 + 100):
-        assert feed(core, item(call, 0, bytes(100_000))) == []
+        assert feed(core, item(handled.call, 1, bytes(100_000))) == []
         drain(flow)
         flow.grant()
     assert flow.held == 0
@@ -339,6 +350,15 @@ def test_cancel_before_anybody_handles_the_call() -> None:
     feed(core, frame(Kind.CANCEL, call=1))
     assert core.give_up(1) is None
     assert not core.begin(1, "handling")
+    core.failure(handled, b"\x90")
+    assert not core.handled
+
+
+def test_what_begins_when_the_connection_has_ended_is_not_begun() -> None:
+    """Who ends it tells those that are being handled: this one came too late for that."""
+    core, handled = serving()
+    core.close(ConnectionLost("gone"))
+    assert not core.begin(handled.call, "handling")
     core.failure(handled, b"\x90")
     assert not core.handled
 

@@ -136,7 +136,10 @@ class Call:
                 _, abort = aborts.popitem()
             except KeyError:  # has just ended
                 return
-            abort()
+            try:
+                abort()
+            except Exception:  # there are no threads, for one: others are to be told all the same
+                logger.exception("something could not be told that %s was cancelled", self.command)
 
     def on_cancel(self, key: object, abort: Callable[[], None]) -> None:
         """Have a function called when the call is cancelled, at once if it is; by another thread, so it must not block.
@@ -145,8 +148,9 @@ class Call:
             key: What :meth:`forget` is to be called with when the function is not needed any more.
             abort: May be called twice.
         """
-        if self._aborts is None:
-            self._aborts = {}
+        aborts: dict[object, Callable[[], None]] = {}
+        if self._aborts is None:  # nothing comes between this and the next line: several threads may be here
+            self._aborts = aborts
         self._aborts[key] = abort
         if self.why_cancelled:
             # Perhaps it is also called by who cancels; but who goes on here must not do so before it was.
@@ -409,6 +413,9 @@ class Dispatcher:
                     return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
         if request.call and not protocol.begin(request.call, call):
             return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
+        if request.call and protocol.error is not None:
+            # Who ends a connection cancels what is handled then, and may just have looked.
+            call.cancel("its caller has left")
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()
             self.observer.begins(call)
@@ -540,7 +547,10 @@ class Dispatcher:
         if self.observer is not None:
             self._tell(call, None, error)
         payload = self._failure_of(protocol, call, error, raised_here=raised_here)
-        return None if payload is None else protocol.failure(request, payload, _reply_extension(call))
+        if payload is None:
+            protocol.forget(request.call)
+            return None
+        return protocol.failure(request, payload, _reply_extension(call))
 
     def _failure_of(
         self, protocol: Protocol[Any], call: Call, error: BaseException, *, raised_here: bool
@@ -556,7 +566,6 @@ class Dispatcher:
         if protocol.error is not None and isinstance(error, ConnectionLost):
             # Its own call back told it, and there is nobody to be told anything.
             logger.info("%s ended, as its caller has left: %s", name, error)
-            protocol.forget(request.call)
             return None
         error_id = ""
         if not raised_here and (not is_public(error) or not call.id):

@@ -22,6 +22,10 @@ MAX_WINDOW: Final = 1024 * 1024
 """Bytes that may be on their way to a consumer that keeps pace: the window doubles up to this each time it is used."""
 
 
+MAX_GROWING: Final = 64
+"""Calls with streams up to which windows grow: so those of many streams do not add up to more than may be held."""
+
+
 def _nobody() -> None:
     """Nobody is to be told."""
 
@@ -104,11 +108,16 @@ class Inflow:
         self._taken += payload_size(payload)
         return payload, False
 
-    def grant(self) -> int:
-        """How many bytes more the producer is to be told that it may send; 0 while that is not worth a message."""
+    def grant(self, *, grows: bool = True) -> int:
+        """How many bytes more the producer is to be told that it may send; 0 while that is not worth a message.
+
+        Args:
+            grows: Whether more may be on its way than before.
+        """
         if self.ended or self.closed or self._granted - self._taken > self._window // 2:
             return 0
-        self._window = min(2 * self._window, MAX_WINDOW)
+        if grows:
+            self._window = min(2 * self._window, MAX_WINDOW)
         more = self._taken + self._window - self._granted
         self._granted += more
         return more

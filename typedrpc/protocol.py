@@ -71,7 +71,8 @@ MAX_STREAMS: Final = 4096
 
 MAX_HELD: Final = 64 * 1024 * 1024
 MESSAGES_HELD: Final = 16
-"""Bytes of streams that may have come and not been taken yet; so many messages of the largest size, if that is more."""
+"""Bytes of such streams that may have come and not been taken yet; so many messages of the largest size, if that is
+more."""
 
 HELD_STEP: Final = 1024 * 1024
 """Bytes of streams after which it is looked how many are held."""
@@ -400,11 +401,15 @@ class Protocol(Generic[TokenT]):
             return None
         if not inflow.receive(frame.payload):
             return self._break(f"items of stream {frame.command} of call {frame.call} beyond what was asked for")
+        if frame.call & 1 == self.client:
+            return None  # this side has asked for as many results as it likes: each is limited by its credit
         self._unlooked += payload_size(frame.payload)
         if self._unlooked >= HELD_STEP:
             self._unlooked = 0
-            flows = [flow for numbers in tuple(self.inflows.values()) for flow in tuple(numbers.values())]
-            held, limit = sum(flow.held for flow in flows), max(MAX_HELD, MESSAGES_HELD * self.limits.max_message_size)
+            inflows = tuple(self.inflows.items())
+            of_peer = [tuple(flows.values()) for call, flows in inflows if call & 1 != self.client]
+            held = sum(flow.held for flows in of_peer for flow in flows)
+            limit = max(MAX_HELD, MESSAGES_HELD * self.limits.max_message_size)
             if held > limit:
                 return self._break(f"streams of which {held} bytes were not taken yet, the limit is {limit}")
         return self._check_streams()
@@ -702,13 +707,14 @@ class Protocol(Generic[TokenT]):
         return encode(Kind.NOTIFY, command, origin, payload, extension)
 
     def begin(self, call: int, handling: Any) -> bool:
-        """A call of the peer's is about to be handled. Returns False where the peer has given it up already.
+        """A call of the peer's is about to be handled. Returns False where the peer has given it up, or has left.
 
         Args:
             call: The id.
             handling: What :class:`GivenUp` events of the call are for, to be found in :attr:`handled`.
         """
-        return self.handled.setdefault(call, handling) is handling
+        # Entered first, looked at the state then: who ends the connection does it the other way round.
+        return self.handled.setdefault(call, handling) is handling and self.state is not State.CLOSED
 
     def give_up(self, call: int) -> Any:
         """What handles a call that the peer has given up; None if nothing does, and nothing will."""
@@ -728,7 +734,7 @@ class Protocol(Generic[TokenT]):
         if self._nested:
             self._nested.discard(call)
         if self.inflows:
-            for inflow in self.inflows.pop(call, _NO_FLOWS).values():
+            for inflow in tuple(self.inflows.pop(call, _NO_FLOWS).values()):  # who reads may just add one
                 if not inflow.ended:
                     inflow.end(lost=True)
         if self.outflows:

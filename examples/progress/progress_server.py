@@ -13,7 +13,7 @@ from collections.abc import Callable
 from progress_contract import Primes, Progress, Stopped
 from sieve import primes_below
 
-from typedrpc import ConnectionLost, RemoteError, Server, current_call, rpc, serve
+from typedrpc import CallCancelled, ConnectionLost, RemoteError, Server, current_call, rpc, serve
 
 logger = logging.getLogger("primes")
 
@@ -32,9 +32,9 @@ class SievedPrimes(Primes):
             try:
                 # A call back to the caller, who is waiting for this one: it returns when his function has.
                 report(Progress(below, primes))
-            except (ConnectionLost, RemoteError) as error:
-                # He is gone, or his function fails, as it does when Ctrl-C hits it: nobody wants the rest. Or this
-                # server is closing, and he is still there to be told.
+            except (CallCancelled, ConnectionLost, RemoteError) as error:
+                # He has given the call up, as Ctrl-C does, or is gone, or his function fails: nobody wants the rest. Or
+                # this server is closing, and he is still there to be told.
                 stopped = Stopped(below, str(error))
                 logger.info("%s: %s", peer, stopped)
                 raise stopped from error

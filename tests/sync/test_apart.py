@@ -30,7 +30,7 @@ from typedrpc.protocol import MAX_STREAMS, State
 from typedrpc.sync.loop import kept_loop
 from typedrpc.wire import HEADER, Kind
 
-pytestmark = pytest.mark.usefixtures("no_leaks", "loop_rests")
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 URL = "tcp://127.0.0.1:0"
 
@@ -39,13 +39,6 @@ URL = "tcp://127.0.0.1:0"
 def loop() -> None:
     """The loop of async handlers is kept for as long as the process runs: it is no leak."""
     kept_loop()
-
-
-@pytest.fixture
-def loop_rests(no_leaks: None) -> Iterator[None]:
-    """What async handlers have sent last is sent before it is looked what they leave."""
-    yield
-    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), kept_loop()).result(PATIENCE)
 
 
 @pytest.fixture
@@ -408,7 +401,7 @@ def test_a_client_that_closes_stops_the_producers_of_both_sides() -> None:
 def test_streams_cannot_be_called_one_way(pair: Joined) -> None:
     with pytest.raises(TypeError, match="takes a stream"):
         pair.pipes.consume.notify("total", iter([1]))
-    with pytest.raises((TypeError, AttributeError)):
+    with pytest.raises(TypeError):
         pair.pipes.produce.notify("items")
 
 
@@ -451,8 +444,7 @@ def simple() -> Iterator[tuple[Simple, Server]]:
 
 def one_stream() -> bytes:
     """The packed arguments of a call with one stream."""
-    packed: bytes = msgpack.packb([callback_mark(0)])
-    return packed
+    return bytes(msgpack.packb([callback_mark(0)]) or b"")
 
 
 def test_a_peer_that_calls_streams_one_way_is_not_served_and_holds_nothing(
@@ -517,7 +509,7 @@ def test_items_that_cannot_be_read_fail_their_call_alone(
         peer.send_frame(Kind.ITEM, 1, 1, payload)
         while (frame := peer.read_frame()).kind != Kind.ERROR:
             assert (frame.kind, frame.command, frame.call) == (Kind.CANCEL, 1, 1)
-        assert failure_of(frame)
+        assert failure_of(frame)[0] == Code.REMOTE
         peer.send_frame(Kind.REQUEST, 3, 3, pack_plain([1, 2]))
         assert unpack_plain(peer.read_frame().payload) == 3
     assert [type(error) for error in service.seen] == [ProtocolError]

@@ -406,9 +406,10 @@ def test_a_task_that_is_cancelled_in_a_stream(client: Client[Any], proxy: Desk, 
 def test_a_handler_that_waits_for_items_of_a_cancelled_call(
     client: Client[Any], proxy: Desk, desk: Desk, name: str
 ) -> None:
-    end, closed = Gate(), Gate()
+    began, end, closed = Gate(), Gate(), Gate()
 
     def numbers() -> Iterator[int]:
+        began.open()
         try:
             yield 1
             end.wait()
@@ -417,6 +418,7 @@ def test_a_handler_that_waits_for_items_of_a_cancelled_call(
             closed.open()
 
     async def anumbers() -> AsyncIterator[int]:
+        began.open()
         try:
             yield 1
             await asyncio.Event().wait()
@@ -425,6 +427,7 @@ def test_a_handler_that_waits_for_items_of_a_cancelled_call(
 
     future = proxy.total.submit(numbers()) if name == "total" else proxy.atotal.submit(anumbers())
     desk.tally.wait_for("running", 1)
+    began.wait()
     assert future.cancel()
     desk.tally.wait_for("running", 0)
     (error,) = desk.ends
@@ -521,9 +524,11 @@ def test_what_waits_for_its_turn_is_not_run_when_the_caller_has_left(desk: Desk)
             futures = [proxy.ignore.submit()]
             desk.tally.wait_for("running", 1)
             futures += [proxy.wait.submit(), proxy.task.submit()]
-            core = next(peer.link.connection.core for peer in server.peers if peer.link.connection.core.running)  # type: ignore[attr-defined]
-            until(lambda: core.running == 3)
+            links: list[Any] = [peer.link for peer in server.peers]
+            connection = next(link.connection for link in links if link.connection.core.running)
+            until(lambda: connection.core.running == 3)
         assert all(isinstance(future.exception(PATIENCE), ConnectionLost) for future in futures)
+        until(lambda: connection.threads.ended, "the server has learned it")
         desk.gate.open()
         assert other.proxy(Desk).add(1, 2) == 3
         desk.tally.wait_for("running", 0)

@@ -6,7 +6,7 @@ credentials, HTTP's caches. The sizes are those of the originals. What is a stat
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -35,8 +35,8 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 LARGE_REQUEST: Final = 271_828
 LARGE_RESPONSE: Final = 314_159
-REQUEST_SIZES: Final = (27_182, 8, 1_828, 45_904)
-RESPONSE_SIZES: Final = (31_415, 9, 2_653, 58_979)
+REQUEST_SIZES: Final[Sequence[int]] = (27_182, 8, 1_828, 45_904)
+RESPONSE_SIZES: Final[Sequence[int]] = (31_415, 9, 2_653, 58_979)
 
 UNKNOWN: Final = 2
 """The status code that the original asks for."""
@@ -551,7 +551,7 @@ def test_concurrent_large_unary_from_threads(proxy: Interop) -> None:
             large_unary(proxy)
 
     def stream() -> None:
-        assert [len(body) for body in proxy.streaming_output(list(RESPONSE_SIZES) * 20)] == [*RESPONSE_SIZES] * 20
+        assert [len(body) for body in proxy.streaming_output([*RESPONSE_SIZES] * 20)] == [*RESPONSE_SIZES] * 20
 
     run_all([some] * 20 + [stream] * 4)
 

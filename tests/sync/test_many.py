@@ -264,14 +264,14 @@ def test_gather(proxy: Crowd, crowd: Crowd) -> None:
     async def main() -> list[Any]:
         async with asyncio.timeout(PATIENCE):
             crowd.gates["a"].open()
-            outcomes: list[Any] = await asyncio.gather(
+            outcomes: Any = await asyncio.gather(
                 proxy.add.aio(1, 2),
                 asyncio.wrap_future(proxy.wait.submit("a")),
                 proxy.add.aio(1, wrong),
                 proxy.hold.with_options(timeout=0.001)(1),
                 return_exceptions=True,
             )
-            return outcomes
+            return list(outcomes)
 
     three, name, refused, late = asyncio.run(main())
     assert (three, name) == (3, "a")

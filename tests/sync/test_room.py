@@ -6,13 +6,14 @@ from typing import Any, cast
 
 import pytest
 
-from tests.support import Workshop
+from tests.support import PATIENCE, Workshop
 from typedrpc import Server, connect
 from typedrpc.errors import DeadlineExceeded
 from typedrpc.messages import Limits
 from typedrpc.protocol import State
+from typedrpc.sync.calling import Calls
 from typedrpc.sync.room import Room
-from typedrpc.sync.tokens import CallWaiter, NotSent
+from typedrpc.sync.tokens import CallWaiter, NotSent, Pending
 
 
 class Core:
@@ -76,3 +77,39 @@ def test_who_led_takes_a_place_when_it_is_in_the_table() -> None:
         for call in (1001, 1003):
             assert calls.pop(call) is not None
         assert proxy.add(1, 2) == 3
+
+
+@pytest.mark.parametrize("way", ["cancelled", "late"])
+def test_a_call_that_is_given_up_makes_no_room_at_any_moment(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the peer it is in flight until it is answered: another one in between would be refused."""
+    looks: list[bool] = []
+    workshop = Workshop()
+    with Server(workshop, url="tcp://127.0.0.1:0", max_calls=2) as server, connect(server.url) as client:
+        connection = cast(Any, client.peer.link).connection
+        fail, give_up = Pending.fail, Calls.give_up
+
+        def look() -> None:
+            with connection._state:
+                looks.append(connection._room.has_place)
+
+        def failing(self: Pending, *args: Any) -> None:
+            look()
+            fail(self, *args)
+
+        def giving_up(self: Calls, call: int) -> None:
+            look()
+            give_up(self, call)
+
+        monkeypatch.setattr(Pending, "fail", failing)
+        monkeypatch.setattr(Calls, "give_up", giving_up)
+        wait = client.proxy(Workshop).wait
+        future = (wait.with_options(timeout=0.2) if way == "late" else wait).submit("a")
+        if way == "cancelled":
+            workshop.started["a"].wait()
+            assert future.cancel()
+        else:
+            assert isinstance(future.exception(PATIENCE), DeadlineExceeded)
+        workshop.gates["a"].open()
+        monkeypatch.undo()
+        assert client.proxy(Workshop).add(1, 2) == 3
+    assert looks == [False, False]

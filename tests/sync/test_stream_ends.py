@@ -14,7 +14,7 @@ from tests.support import PATIENCE, Gate, Program, RawPeer, Running
 from typedrpc import ConnectionLost, Server, connect
 from typedrpc.sync.loop import kept_loop
 
-pytestmark = pytest.mark.usefixtures("no_leaks", "loop_rests")
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 URL = "tcp://127.0.0.1:0"
 POINTS: Final = ["before the first item", "between two items", "while nobody takes", "after the last item"]
@@ -25,13 +25,6 @@ COUNT: Final = 5
 def loop() -> None:
     """The loop of async handlers is kept for as long as the process runs: it is no leak."""
     kept_loop()
-
-
-@pytest.fixture
-def loop_rests(no_leaks: None) -> Iterator[None]:
-    """What async handlers have sent last is sent before it is looked what they leave."""
-    yield
-    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), kept_loop()).result(PATIENCE)
 
 
 class Script:

@@ -13,7 +13,6 @@ import pytest
 from tests.streaming import AsyncGate, Joined, Pipes, Watched, connection_of, eventually, expect_empty, joined
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, agree, run_all
 from typedrpc import (
-    ArgumentTypeError,
     ArgumentValueError,
     CallCancelled,
     DeadlineExceeded,
@@ -27,7 +26,7 @@ from typedrpc import (
 )
 from typedrpc.sync.loop import kept_loop
 
-pytestmark = pytest.mark.usefixtures("no_leaks", "loop_rests")
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 URL = "tcp://127.0.0.1:0"
 
@@ -36,13 +35,6 @@ URL = "tcp://127.0.0.1:0"
 def loop() -> None:
     """The loop of async handlers is kept for as long as the process runs: it is no leak."""
     kept_loop()
-
-
-@pytest.fixture
-def loop_rests(no_leaks: None) -> Iterator[None]:
-    """What async handlers have sent last is sent before it is looked what they leave."""
-    yield
-    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), kept_loop()).result(PATIENCE)
 
 
 @pytest.fixture
@@ -194,6 +186,63 @@ def blob(number: int) -> bytes:
     return bytes([number % 251]) * SIZES[number % len(SIZES)]
 
 
+def reusing(size: int) -> Iterator[bytearray]:
+    """One buffer, again and again, with something else in it."""
+    buffer = bytearray(size)
+    for number in range(40):
+        buffer[:] = bytes([number]) * size
+        yield buffer
+    buffer[:] = b"\xff" * size
+
+
+class Bytearrays(Service):
+    """Streams of bytearrays that are used again."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    @rpc
+    def produce(self) -> Iterator[bytearray]:
+        return reusing(self._size)
+
+    @rpc
+    async def aproduce(self) -> AsyncIterator[bytearray]:
+        for item in reusing(self._size):
+            yield item
+
+    @rpc
+    def consume(self, items: Iterator[bytearray]) -> list[bytes]:
+        return [bytes(item) for item in items]
+
+    @rpc
+    async def aconsume(self, items: AsyncIterator[bytearray]) -> list[bytes]:
+        return [bytes(item) async for item in items]
+
+
+class Memoryviews(Service):
+    """Streams of memoryviews that are used again."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    @rpc
+    def produce(self) -> Iterator[memoryview]:
+        return map(memoryview, reusing(self._size))
+
+    @rpc
+    async def aproduce(self) -> AsyncIterator[memoryview]:
+        for item in reusing(self._size):
+            yield memoryview(item)
+
+    @rpc
+    def consume(self, items: Iterator[memoryview]) -> list[bytes]:
+        return [bytes(item) for item in items]
+
+    @rpc
+    async def aconsume(self, items: AsyncIterator[memoryview]) -> list[bytes]:
+        return [bytes(item) async for item in items]
+
+
 class TestSizes:
     def test_items_of_every_size_come_as_they_were_made(self, either: Joined) -> None:
         expected = [blob(number) for number in range(2 * len(SIZES))]
@@ -205,39 +254,18 @@ class TestSizes:
         assert either.pipes.aswallow.call("alist", awaited(expected)) == expected
 
     @pytest.mark.parametrize("size", [100, 65_536, 200_000])
-    @pytest.mark.parametrize("kind", [bytearray, memoryview])
-    def test_a_buffer_that_the_producer_uses_again_keeps_what_was_yielded(self, size: int, kind: Any) -> None:
-        def reusing() -> Iterator[Any]:
-            buffer = bytearray(size)
-            for number in range(40):
-                buffer[:] = bytes([number]) * size
-                yield buffer if kind is bytearray else memoryview(buffer)
-            buffer[:] = b"\xff" * size
-
-        class Buffers(Service):
-            @rpc
-            def produce(self) -> Iterator[kind]:
-                return reusing()
-
-            @rpc
-            async def aproduce(self) -> AsyncIterator[kind]:
-                for item in reusing():
-                    yield item
-
-            @rpc
-            def consume(self, items: Iterator[kind]) -> list[bytes]:
-                return [bytes(item) for item in items]
-
-            @rpc
-            async def aconsume(self, items: AsyncIterator[kind]) -> list[bytes]:
-                return [bytes(item) async for item in items]
-
+    def test_a_buffer_that_the_producer_uses_again_keeps_what_was_yielded(self, size: int) -> None:
         expected = [bytes([number]) * size for number in range(40)]
-        with Server(Buffers(), url=URL) as server, connect(Buffers, server.url) as buffers:
-            assert [bytes(item) for item in buffers.produce()] == expected
-            assert [bytes(item) for item in buffers.aproduce.call()] == expected
-            assert buffers.consume(reusing()) == expected
-            assert buffers.aconsume.call(awaited(reusing())) == expected
+        with Server(Bytearrays(size), Memoryviews(size), url=URL) as server, connect(server.url) as client:
+            arrays, views = client.proxy(Bytearrays), client.proxy(Memoryviews)
+            assert [bytes(item) for item in arrays.produce()] == expected
+            assert [bytes(item) for item in arrays.aproduce.call()] == expected
+            assert arrays.consume(reusing(size)) == expected
+            assert arrays.aconsume.call(awaited(reusing(size))) == expected
+            assert [bytes(item) for item in views.produce()] == expected
+            assert [bytes(item) for item in views.aproduce.call()] == expected
+            assert views.consume(map(memoryview, reusing(size))) == expected
+            assert views.aconsume.call(awaited(map(memoryview, reusing(size)))) == expected
 
 
 @dataclass
@@ -453,9 +481,9 @@ class TestErrorsOfItems:
             yield "two"
 
         pair.service.scripts["keep"] = keep
-        with pytest.raises((ArgumentTypeError, ArgumentValueError), match="expected int, got str"):
+        with pytest.raises(ArgumentValueError, match="expected int, got str"):
             pair.pipes.consume("keep", wrong())
-        assert seen == [ArgumentValueError] or seen[0] == 1
+        assert seen == [1, ArgumentValueError]
 
     def test_an_item_of_an_argument_that_is_too_large(self) -> None:
         with joined(server={"max_message_size": 100_000}) as pair:
@@ -513,9 +541,10 @@ class TestCredit:
         watched = Watched(item=BLOB)
         pair.service.scripts["blobs"] = watched.plain
         with pair.pipes.blobs("blobs") as stream:
-            for count in range(1, 20_000):
+            count = 20_000
+            for number in range(count):
                 assert next(stream) == BLOB
-                assert watched.made - count <= 1300 + AHEAD
+                assert watched.made - number <= 1300 + AHEAD
             waits_for_credit(pair.far, watched)
             assert AHEAD < watched.made - count <= 1300 + AHEAD
 
@@ -910,8 +939,8 @@ class TestStopping:
             else:
                 both = pipes.both.with_options(timeout=0.1) if way == "stream" else pipes.both
                 stream = both("any", watched.plain())
-                waits_for_credit(connection_of(client), watched)
                 if way == "close":
+                    waits_for_credit(connection_of(client), watched)
                     stream.close()
             watched.ended.wait()
             expect_empty(connection_of(client))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, final
 
@@ -24,6 +25,7 @@ from typedrpc.protocol import Outgoing, Request
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.loop import kept_loop
 from typedrpc.sync.streams import AsyncSender, Connection, Sender, Stopped, close_iterator
+from typedrpc.sync.workers import Workers
 from typedrpc.sync.writer import copied
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
@@ -133,19 +135,17 @@ class _PartEnd:
 class Apart:
     """Runs such handlers for one connection."""
 
-    def __init__(
-        self, connection: Connection, dispatcher: Dispatcher, start: Callable[[Callable[[], None]], None]
-    ) -> None:
+    def __init__(self, connection: Connection, dispatcher: Dispatcher, workers: Callable[[], Workers]) -> None:
         """
         Args:
             connection: Where the calls came, and where the answers go.
             dispatcher: Has begun the calls, and makes the answers.
-            start: Runs a function in a thread of its own.
+            workers: Gives the threads.
         """
         self._connection = connection
         self._core = connection.core
         self._dispatcher = dispatcher
-        self._start = start
+        self._workers = workers
 
     def run(
         self, request: Request, call: Call, done: Callable[[], None], settle: Callable[[Result], None] | None
@@ -171,8 +171,8 @@ class Apart:
             if call.row.is_async:
                 self._start_task(call, context, end)
             else:
-                self._start(lambda: context.run(self._run, call, end))
-        except RuntimeError as error:
+                self._workers().start(lambda: context.run(self._run, call, end))
+        except (RuntimeError, OSError) as error:  # no thread, or no descriptors for the event loop
             logger.warning("no thread could be started for %s: it was refused", call.command)
             self._dispatcher.refused(call, error)
             end.refused(pack_protocol_failure(ServerBusy(f"{call.command}: no thread could be started")))
@@ -213,14 +213,25 @@ class Apart:
     def _start_task(self, call: Call, context: Context, end: _End) -> None:
         loop = kept_loop()
 
+        workers = self._workers()
+        workers.task_began()
+
         def launch() -> None:
+            workers.loop_thread = get_ident()
             task = loop.create_task(self._run_task(call, end), context=context, name=call.command)
             if call.deadline is not None:
                 timer = loop.call_later(call.deadline - monotonic(), task.cancel)
                 task.add_done_callback(lambda task: timer.cancel())
+            task.add_done_callback(lambda task: workers.task_ended())
             call.on_cancel(task, partial(_cancel, task))
+            # The task knows its call by its context: it would be a cycle, and what a handler was given is to go.
+            task.add_done_callback(call.forget)
 
-        loop.call_soon_threadsafe(launch)
+        try:
+            loop.call_soon_threadsafe(launch)
+        except RuntimeError:
+            workers.task_ended()
+            raise
 
     async def _run_task(self, call: Call, end: _End) -> None:
         try:

@@ -27,7 +27,16 @@ from typedrpc.sync.connection import Connection
 from typedrpc.sync.loop import in_loop, kept_loop, running_loop
 from typedrpc.sync.mapping import Plan, mapped
 from typedrpc.sync.room import NoRoom
-from typedrpc.sync.streams import Argument, AsyncReceiver, AsyncSender, Receiver, Sender, Source, StreamToken
+from typedrpc.sync.streams import (
+    Argument,
+    AsyncReceiver,
+    AsyncSender,
+    Receiver,
+    Sender,
+    Source,
+    StreamInLine,
+    StreamToken,
+)
 from typedrpc.sync.tokens import Pending
 from typedrpc.wire import Frame, Kind
 
@@ -45,12 +54,20 @@ def _plan(connection: Connection, route: Route, options: CallOptions, what: str,
     within = get_call()
     parent = depth = 0
     if within is not None:
-        if within.why_cancelled:
+        if within.why_cancelled and not connection.ended:
             raise cancelled_with(within, what)
         deadline = nearest(deadline, within.deadline)
         parent, depth = nesting(connection)
     extension = route.extension(time_left(deadline, what), parent, depth, options.metadata)
     return Plan(deadline, extension, parent != 0, within)
+
+
+def _with_limit(deadline: float) -> float:
+    """The deadline of what is asked before a call: what limits the call limits it."""
+    limit, within = get_limit(), get_call()
+    if within is not None:
+        limit = nearest(limit, within.deadline)
+    return deadline if limit is None else min(deadline, limit)
 
 
 class _Calls:
@@ -179,25 +196,47 @@ class _Calls:
     def stream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> Stream[Any]:
-        stream: Stream[Any] = self._open(command, args, kwargs, options, Receiver)
+        stream: Stream[Any] = self._open(command, _pack(command, args, kwargs), options, Receiver)
         return stream
 
     def astream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> AsyncStream[Any]:
-        stream: AsyncStream[Any] = self._open(command, args, kwargs, options, AsyncReceiver)
+        packed = _pack(command, args, kwargs)
+        try:
+            stream: AsyncStream[Any] = self._open(command, packed, options, AsyncReceiver)
+        except NoRoom:
+            return StreamInLine(self._open_later(command, packed, options), command.qualified_name)
         return stream
+
+    async def _open_later(
+        self, command: Command[Any], packed: tuple[Payload, list[Any]], options: CallOptions
+    ) -> AsyncStream[Any]:
+        """Wait for room as `_submit_later` does, and start the call."""
+        connection, route = self._resolve(command, options.timeout)
+        what = command.qualified_name
+        end = _plan(connection, route, options, what, None).deadline
+        while True:
+            await connection.stand_in_line(what, end)
+            try:
+                rest = options if end is None else options._replace(timeout=max(0.0, end - monotonic()))
+                stream: AsyncStream[Any] = self._open(command, packed, rest, AsyncReceiver)
+                return stream
+            except NoRoom:  # somebody was quicker
+                continue
+            except BaseException:
+                connection.look_for_room()
+                raise
 
     def _open(
         self,
         command: Command[Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        packed: tuple[Payload, list[Any]],
         options: CallOptions,
         receiver: type[Receiver] | type[AsyncReceiver],
     ) -> Any:
-        """Start a call whose result is a stream."""
-        payload, things = _pack(command, args, kwargs)
+        """Start a call whose result is a stream. Raises ``NoRoom`` where one for a task would have to wait."""
+        payload, things = packed
         connection, route = self._resolve(command, options.timeout)
         what = command.qualified_name
         end, extension, nested, within = _plan(connection, route, options, what, None)
@@ -231,12 +270,12 @@ class _Calls:
                 connection, flow, call, 0, unpack, what, conclude=conclude, abandon=abandon, on_over=on_over
             )
             made.append(receiver(source, token))
-            if within is not None:
-                within.on_cancel(token, lambda: connection.abort(call, token, cancelled_with(within, what)))
+            if (outer := within) is not None:
+                outer.on_cancel(token, lambda: connection.abort(call, token, cancelled_with(outer, what)))
             return token
 
         try:
-            connection.open_stream(route.id, payload, what, make, end, extension, nested, going)
+            connection.open_stream(route.id, payload, what, make, end, extension, nested, going, patient=not on_loop)
         except BaseException:
             for one in made:
                 one.disown()
@@ -350,10 +389,15 @@ class RemoteCaller(_Calls):
     def make_proxy(self, contract: Any, deadline: float) -> Any:
         """A proxy of a contract, or a bound command; the peer is asked about it.
 
+        Args:
+            contract: The contract, or a command.
+            deadline: When to stop waiting; that of a ``with deadline`` block counts too.
+
         Raises:
             DefinitionError: It is no contract, or one that cannot be carried.
             ConnectionLost, DeadlineExceeded, ProtocolError: The peer did not tell.
         """
+        deadline = _with_limit(deadline)
         made = bind(contract, self) if isinstance(contract, Command) else make_proxy(contract, self)
         for commands in services_of(contract).values():
             self._contracts.update(dict.fromkeys(commands.values(), commands))
@@ -363,7 +407,7 @@ class RemoteCaller(_Calls):
         return made
 
     def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
-        deadline = monotonic() + (AGREE_TIME if timeout is None else min(timeout, AGREE_TIME))
+        deadline = _with_limit(monotonic() + (AGREE_TIME if timeout is None else min(timeout, AGREE_TIME)))
         link = self._link(deadline)
         agreement = link.about(self._contracts[command.declaration], deadline)
         return link.connection, agreement.route_of(command)
@@ -550,8 +594,10 @@ def _forgetting(
     """As ``finish``; then the call that is being handled has nothing to do with the future any more."""
 
     def finish_and_forget(outcome: Frame | RpcError) -> None:
-        within.forget(future)
-        finish(outcome)
+        try:
+            finish(outcome)
+        finally:  # in this order: who enters it looks afterwards whether the future is done
+            within.forget(future)
 
     return finish_and_forget
 
@@ -620,6 +666,8 @@ class _Going:
         rows: list[Row | None] = []
         for index, (codec, thing) in enumerate(things):
             if isinstance(codec, StreamCodec):
+                if codec.is_async and self._loop is None:
+                    self._loop = kept_loop()  # here, before anything of the call has begun: there may be no threads
                 self._streams.append((index + 1, codec, thing))
                 rows.append(None)
             else:
@@ -636,7 +684,7 @@ class _Going:
                 sender = AsyncSender(self._connection, flow, call, number, codec)
             else:
                 sender = Sender(self._connection, flow, call, number, codec)
-            loop = (self._loop or kept_loop()) if codec.is_async else None
+            loop = self._loop if codec.is_async else None
             self._arguments.append(Argument(sender, items, self._connection.start_thread, loop))
         return self._arguments
 

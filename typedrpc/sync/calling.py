@@ -271,7 +271,7 @@ class Calls:
         If it is not sent yet, it will not be.
         """
         token.aborted = error  # the flag first: who registers the call looks at it afterwards
-        if self._core.calls.pop(call) is None:
+        if not self._take_out(call):
             if self._room.waiting:
                 with self._state:
                     self._room.notify_all()
@@ -282,9 +282,16 @@ class Calls:
         if isinstance(token, Batch) or (isinstance(token, Waiter) and token.abortable):
             self._connection.wake_reader()
 
+    def _take_out(self, call: int) -> bool:
+        """Take a call that was not answered out of the in-flight table. Returns False if it is not there any more."""
+        with self._state:
+            if self._core.calls.pop(call) is None:
+                return False
+            self._room.give_up(1)
+            return True
+
     def give_up(self, call: int) -> None:
-        """Nobody waits for a call any more, which was taken out of the in-flight table: tell the peer."""
-        self._room.give_up(1)
+        """Nobody waits for a call any more, which was taken out of the in-flight table and counted: tell the peer."""
         if self._core.inflows or self._core.outflows:
             self._core.end_flows(call)
         if not self._connection.ended:
@@ -319,6 +326,8 @@ class Calls:
                     if buffer[0] != _POISON:
                         raise
                     # Nothing was read: the connection is as it was, only this call is given up.
+                    with self._state:
+                        self._room.give_up(1)
                     self._connection.stop_leading()
                     self.give_up(call)
                     raise Failed(error) from None
@@ -396,6 +405,8 @@ class Calls:
         extension: bytes,
         nested: bool,
         going: Going | None,
+        *,
+        patient: bool = True,
     ) -> None:
         """Start a call whose result is a stream. Raises as :meth:`call` does, if nothing was sent.
 
@@ -408,16 +419,21 @@ class Calls:
             extension: The packed extension map.
             nested: Whether the call is made by a handler of a call that came on this connection.
             going: The functions and streams that go with the call.
+            patient: Whether to wait for room at the peer; otherwise ``NoRoom`` is raised where there is none.
         """
         with self._state:
             call, data = self._core.start(command, payload, what, extension, nested)
         self._connection.prepare_watcher()
-        token = make(call, self._core.inflow(call, 0))
+        try:
+            token = make(call, self._core.inflow(call, 0))
+        except BaseException:
+            self._core.end_flows(call)
+            raise
         if going is not None and going.functions:
             self._callbacks.offer(call, going.functions)
         senders = going.prepare(call) if going is not None else ()
         try:
-            self._register(call, data, what, deadline, token, nested=nested)
+            self._register(call, data, what, deadline, token, nested=nested, patient=patient)
             if deadline is not None:
                 self._connection.watch()
             if going is not None and going.functions:
@@ -535,14 +551,14 @@ class Calls:
         if self._connection.forked:
             batch.end(self._core.lost())
             return
-        if not waiter.done and self._core.calls.pop(batch.call) is not None:
+        if not waiter.done and self._take_out(batch.call):
             self.give_up(batch.call)
             batch.end(DeadlineExceeded("no answer in time"))
 
     def give_up_all(self, batches: Iterable[Batch]) -> None:
         """Nobody wants the outcomes of these any more. They are in flight to the peer, until it has answered."""
         for batch in batches:
-            if self._core.calls.pop(batch.call) is not None:
+            if self._take_out(batch.call):
                 self.give_up(batch.call)
 
     def notify(
@@ -610,6 +626,7 @@ class Calls:
             if isinstance(token, Batch) and token.count > 1:
                 core.batches[call] = token.count
         if token.aborted is not None and core.calls.pop(call) is not None:
+            core.batches.pop(call, None)
             raise NotSent(token.aborted)
         if at_once:
             self._connection.post(data)
@@ -618,6 +635,9 @@ class Calls:
         elif not self._writer.write_whole(data, deadline):
             self._writer.queue.append(data)
             self._writer.flush(deadline, patient=False)
+        if token.aborted is not None:
+            # The cancel may have overtaken the call, and have meant nothing to the peer.
+            self._connection.post(core.cancel(call))
 
     def _register_leading(self, call: int) -> CallWaiter:
         """Enter the call of a thread that holds the role, which is given up if the connection has ended.
@@ -657,7 +677,7 @@ class Calls:
                 break
             interrupt = self._park(waiter, left)
             leading, waiter.leads = waiter.leads, False
-        if not waiter.done and self._core.calls.pop(call) is not None:
+        if not waiter.done and self._take_out(call):
             self.give_up(call)
             self._router.hand_back(waiter)
             raise Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))

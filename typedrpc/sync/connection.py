@@ -120,7 +120,7 @@ class Connection:
             peer=peer,
             attended=attended,
             callbacks=self.callbacks,
-            run_apart=Apart(self, dispatcher, lambda body: runtime()[0].start(body)).run,
+            run_apart=Apart(self, dispatcher, lambda: runtime()[0]).run,
         )
         self._room = Room(core, self._state, self.threads)
         self._router = Router(core, self.role, self.threads, self.callbacks)
@@ -523,6 +523,8 @@ class Connection:
             self.threads.stand_down()
         with self._state:
             expired = self.core.calls.expire(now)
+            if expired:
+                self._room.give_up(len(expired))
             next_deadline = self.core.calls.next_deadline()
         if self._dropped:
             self._dropped = False

@@ -870,7 +870,7 @@ class HandlerThreads:
         turns = self._turns
         if turns is not None and series is self._one_way and _of_a_service(work):
             turns.give_back()
-        again = type(work) is BatchRequest and not (work.progress.is_taken or self.ended)
+        again = isinstance(work, BatchRequest) and not (work.progress.is_taken or self.ended)
         with self._lock:
             if again:
                 series.waiting.appendleft(work)

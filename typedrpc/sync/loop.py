@@ -33,8 +33,13 @@ class _KeptLoop:
 
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=_run, args=(self._loop,), name="typedrpc-loop", daemon=True).start()
+                loop = asyncio.new_event_loop()
+                try:
+                    threading.Thread(target=_run, args=(loop,), name="typedrpc-loop", daemon=True).start()
+                except BaseException:  # nobody runs it: whoever comes next tries again
+                    loop.close()
+                    raise
+                self._loop = loop
             return self._loop
 
     def forsake(self) -> None:

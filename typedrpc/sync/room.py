@@ -162,11 +162,13 @@ class Room:
         return len(self._core.calls) >= self._core.peer_limits.max_calls
 
     def give_up(self, calls: int) -> None:
-        """So many calls have left the table without an answer; to the peer they are still in flight."""
-        with self._state:
-            self._given_up += calls
-            self.is_counted = True
-            self.notify_all()  # not that there is room: those who wait have to see to it that somebody reads
+        """So many calls leave the table without an answer; to the peer they are still in flight.
+
+        The state lock is held, since before they left: nobody may take them for room in between.
+        """
+        self._given_up += calls
+        self.is_counted = True
+        self.notify_all()  # not that there is room: those who wait have to see to it that somebody reads
 
     def notify_all(self) -> None:
         """Have all who wait look again. The state lock is held."""

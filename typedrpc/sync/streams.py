@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from time import monotonic
@@ -20,7 +20,7 @@ from typedrpc.codec import CodecError, Payload, Segmented
 from typedrpc.dispatch import get_call
 from typedrpc.errors import ArgumentValueError, CallCancelled, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import pack_handler_failure
-from typedrpc.flow import Inflow, ItemBatch, Outflow, alone, items_of
+from typedrpc.flow import MAX_GROWING, Inflow, ItemBatch, Outflow, alone, items_of
 from typedrpc.protocol import Outgoing
 from typedrpc.protocol import Protocol as Core
 from typedrpc.stream import AsyncStream, Stream
@@ -156,7 +156,7 @@ class Source:
                 finally:
                     del error
             return THE_END
-        if more := self.flow.grant():
+        if more := self.flow.grant(grows=len(self.connection.core.inflows) <= MAX_GROWING):
             self.connection.post(self.connection.core.credit(self.call, self.number, more))
         items = items_of(payload)
         if isinstance(items, str):
@@ -382,6 +382,56 @@ class AsyncReceiver(AsyncStream[Any]):
         return f"<stream of {self._source.what}>"
 
 
+@final
+class StreamInLine(AsyncStream[Any]):
+    """A stream of a call that waits for room at the peer: it is sent once somebody has asked for the first item."""
+
+    __slots__ = ("__weakref__", "_closed", "_lock", "_opening", "_stream", "_what")
+
+    def __init__(self, opening: Coroutine[Any, Any, AsyncStream[Any]], what: str) -> None:
+        """
+        Args:
+            opening: Starts the call.
+            what: Names the command.
+        """
+        self._opening: Coroutine[Any, Any, AsyncStream[Any]] | None = opening
+        self._stream: AsyncStream[Any] | None = None
+        self._closed = False
+        self._lock: asyncio.Lock | None = None
+        self._what = what
+
+    async def __anext__(self) -> Any:
+        import asyncio
+
+        if self._stream is None:
+            if self._lock is None:
+                self._lock = asyncio.Lock()
+            async with self._lock:
+                opening, self._opening = self._opening, None
+                if opening is not None:
+                    self._stream = await opening
+        if self._stream is None or self._closed:
+            raise StopAsyncIteration
+        return await anext(self._stream)
+
+    async def aclose(self) -> None:
+        """Stop the producer, or do not begin at all."""
+        self._closed = True
+        if self._opening is not None:
+            self._opening.close()
+            self._opening = None
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    def __del__(self) -> None:
+        opening: Coroutine[Any, Any, Any] | None = getattr(self, "_opening", None)
+        if opening is not None:
+            opening.close()
+
+    def __repr__(self) -> str:
+        return f"<stream of {self._what}>"
+
+
 class _Notice:
     """Completes the future that a task waits with, from any thread."""
 
@@ -526,12 +576,17 @@ class Sender(_Outlet):
         return True
 
     def _flush(self, is_cancelled: Callable[[], object]) -> None:
-        """Send what waits, as soon as the peer takes it."""
-        while self._batch:
+        """Send what waits, as soon as the peer takes it. Once this returns, all is sent, also what the watcher took."""
+        while self._has_items():
             self._await_credit(is_cancelled)
             with self._lock:
                 if self._batch and self.flow.may_send:
                     self._write(self._batch.take())
+
+    def _has_items(self) -> bool:
+        # With the lock: what the watcher has taken out is sent before it lets go of it.
+        with self._lock:
+            return bool(self._batch)
 
     def _write(self, payload: Payload) -> None:
         """Send a frame; the lock is held, which keeps the order."""
@@ -744,6 +799,8 @@ class Argument:
         assert isinstance(sender, AsyncSender)
         sender.task = asyncio.current_task()
         try:
+            if sender.flow.stopped:  # before there was a task to be cancelled
+                raise Stopped
             await sender.run(self._items)
             sender._end_argument(None)
         except Stopped:

@@ -72,6 +72,9 @@ class Workers:
         self._closed = False
         self._exhausted = False  # and the log says so
         self._threads: set[threading.Thread] = set()
+        self._tasks = 0
+        self.loop_thread: int | None = None
+        """The thread that runs tasks, by its ident."""
 
     def start(self, body: Callable[[], None]) -> None:
         """Run ``body`` in a thread of its own, beyond the limit.
@@ -155,8 +158,20 @@ class Workers:
             finally:
                 self._idle -= 1
 
+    def task_began(self) -> None:
+        """A task on an event loop works for a connection too."""
+        with self._lock:
+            self._tasks += 1
+
+    def task_ended(self) -> None:
+        """It has ended."""
+        with self._lock:
+            self._tasks -= 1
+            if self._closed:
+                self._work_or_end.notify_all()
+
     def close(self, timeout: float) -> int:
-        """Wait until all threads have ended, except the calling one.
+        """Wait until all threads have ended, except the calling one, and all tasks.
 
         Args:
             timeout: Seconds to wait at most.
@@ -171,7 +186,10 @@ class Workers:
         deadline = monotonic() + timeout
         for thread in threads:
             thread.join(max(0.0, deadline - monotonic()))
-        return sum(thread.is_alive() for thread in threads)
+        with self._lock:
+            if threading.get_ident() != self.loop_thread:  # otherwise one of them waits here
+                self._work_or_end.wait_for(lambda: not self._tasks, max(0.0, deadline - monotonic()))
+            return sum(thread.is_alive() for thread in threads) + self._tasks
 
 
 class Watched(Protocol):
@@ -207,13 +225,17 @@ class Watcher:
 
     def watch(self, connection: Watched) -> None:
         """Look at a connection from now on, until its ``look`` says that it is not needed."""
-        with self._lock:
-            if self._closed:
-                return
-            self._start()
-            connection.watched = True
-            self._arrived.append(connection)
-        self._rouse()
+        try:
+            with self._lock:
+                if self._closed:
+                    return
+                self._start()
+                connection.watched = True
+                self._arrived.append(connection)
+            self._rouse()
+        except BaseException:  # of a signal handler, perhaps: nobody may rely on a look that does not come
+            connection.watched = False
+            raise
 
     def start(self) -> None:
         """Start the thread, if it does not run."""
