@@ -116,9 +116,11 @@ class Workers:
             self._work_or_end.notify()
             return
 
+        first = [job]
+
         def run() -> None:
             try:
-                self._serve(job)
+                self._serve(first.pop())
             finally:
                 with self._lock:
                     self._threads.discard(thread)
@@ -132,21 +134,22 @@ class Workers:
             self._threads.discard(thread)
             raise
 
-    def _serve(self, first: "_Job") -> None:
-        job: _Job | None = first
+    def _serve(self, job: "_Job | None") -> None:
         while job is not None:
+            lent = job.lent
             try:
                 job.body()
             except BaseException:
                 with self._lock:
-                    self._lent -= job.lent
+                    self._lent -= lent
                 raise
-            job = self._next(job)
+            job = None  # what it has done is not kept while it waits for more
+            job = self._next(lent)
 
-    def _next(self, done: "_Job") -> "_Job | None":
+    def _next(self, lent: bool) -> "_Job | None":
         with self._lock:
             # Counted out and idle in one step: who lends in between would start a further thread.
-            self._lent -= done.lent
+            self._lent -= lent
             self._idle += 1
             try:
                 if not self._waiting and not self._closed:
