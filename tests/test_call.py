@@ -51,14 +51,14 @@ class TestCancellation:
         assert call.cancelled
         assert call.cancelled.wait()
         assert repr(call.cancelled) == "<cancelled>"
-        with pytest.raises(CallCancelled, match="^Desk.wait: its caller has left$"):
+        with pytest.raises(CallCancelled, match=r"^Desk\.wait: its caller has left$"):
             call.cancelled.check()
 
     def test_past_its_deadline(self) -> None:
         call = make_call(monotonic() - 1)
         assert call.cancelled
         assert call.cancelled.wait()
-        with pytest.raises(CallCancelled, match="^Desk.wait: its deadline has passed$"):
+        with pytest.raises(CallCancelled, match=r"^Desk\.wait: its deadline has passed$"):
             call.cancelled.check()
 
     def test_a_wait_ends_at_the_deadline(self) -> None:

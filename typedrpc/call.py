@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextvars import ContextVar
 from threading import Event
@@ -16,6 +17,8 @@ from typedrpc.options import NO_METADATA, Metadata
 from typedrpc.peer import Peer, PeerServer
 from typedrpc.protocol import Protocol, Request
 from typedrpc.service import Entry
+
+logger = logging.getLogger("typedrpc")
 
 LONGEST_SLEEP: Final = 86_400.0
 """Seconds that a thread sleeps at a time: what every system can take."""

@@ -33,7 +33,7 @@ def deadline(seconds: float) -> Iterator[None]:
     Raises:
         ValueError: They are negative or not finite.
     """
-    if not (math.isfinite(seconds) and seconds >= 0):
+    if not is_duration(seconds):
         raise ValueError(f"a deadline must be a number of seconds from 0 up, got {seconds!r}")
     end = nearest(monotonic() + seconds, get_limit())
     token = _limit.set(end)
@@ -41,6 +41,14 @@ def deadline(seconds: float) -> Iterator[None]:
         yield
     finally:
         _limit.reset(token)
+
+
+def is_duration(seconds: float) -> bool:
+    """Whether something can take so many seconds: a number from 0 up, and a finite one."""
+    try:
+        return math.isfinite(seconds) and seconds >= 0
+    except OverflowError:  # an int that no float can hold
+        return False
 
 
 def nearest(first: float | None, second: float | None) -> float | None:

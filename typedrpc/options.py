@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
+
+from typedrpc.deadlines import is_duration
 
 Metadata = Mapping[str, str | bytes]
 
@@ -43,7 +44,7 @@ def changed(options: CallOptions, *, timeout: Any, metadata: Any, on_metadata: A
         ValueError, TypeError: One cannot be so.
     """
     if timeout is not UNCHANGED:
-        if timeout is not None and not (math.isfinite(timeout) and timeout >= 0):
+        if timeout is not None and not is_duration(timeout):
             raise ValueError(f"timeout must be None or a number of seconds from 0 up, got {timeout!r}")
         options = options._replace(timeout=timeout)
     if metadata is not UNCHANGED:

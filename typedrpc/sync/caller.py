@@ -305,7 +305,8 @@ class _Calls:
         return_exceptions: bool = False,
         /,
     ) -> Iterator[Any]:
-        if command.codec.has_callbacks or command.is_async or options.on_metadata is not None:
+        is_timed = options.timeout is not None or self.default_timeout is not None  # each call by itself
+        if is_timed or command.codec.has_callbacks or command.is_async or options.on_metadata is not None:
             return self._map_singly(command, iterables, options, return_exceptions)
         resolve = partial(self._resolve, command, options.timeout)
         what = command.qualified_name
@@ -336,10 +337,14 @@ class _Calls:
                         args = next(inputs)
                     except StopIteration:
                         ended = True
+                        break
                     except Exception as error:  # of the inputs: told after the results before it
                         failed, ended = error, True
-                    else:
+                        break
+                    try:
                         futures.append(self._submit_in_order(command, args, options))
+                    except ConnectionLost as error:  # there will be no other, however many inputs there are
+                        failed, ended = error, True
                 if not futures:
                     break
                 try:
@@ -357,9 +362,15 @@ class _Calls:
                 future.cancel()
 
     def _submit_in_order(self, command: Command[Any], args: tuple[Any, ...], options: CallOptions) -> Future[Any]:
-        """As ``submit``; what cannot be sent fails in its turn, after the results before it."""
+        """As ``submit``; what cannot be sent fails in its turn, after the results before it.
+
+        Raises:
+            ConnectionLost: There is no connection any more.
+        """
         try:
             return self.submit(command, args, {}, options)
+        except ConnectionLost:
+            raise
         except RpcError as error:
             failed: Future[Any] = Future()
             failed.set_exception(error)

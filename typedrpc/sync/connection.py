@@ -378,6 +378,8 @@ class Connection:
         for part in (self._writer, self.threads, self._router, self.callbacks):
             part.forsake()
         self._sock.close()
+        if self._waker is not None:
+            self._waker.close()
         if self._on_forsaken is not None:
             self._on_forsaken()
 

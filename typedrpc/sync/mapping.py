@@ -30,7 +30,7 @@ _EXTENSION_ROOM: Final = 32
 
 
 class NotMade(NamedTuple):
-    """Calls that could not be sent. ``is_final`` where it is the inputs that failed: then it ends the map."""
+    """Calls that could not be sent. ``is_final`` where the inputs failed, or the connection has: that ends the map."""
 
     error: Exception
     calls: int = 1
@@ -183,7 +183,7 @@ class Mapping:
             self._line.append(batch)
             self._pace.sent()
         except RpcError as error:
-            self._line.append(NotMade(error, len(packed)))
+            self._line.append(NotMade(error, len(packed), is_final=isinstance(error, ConnectionLost)))
         self._ahead += len(packed)
         self._ahead_bytes += self._packed_bytes
         self._packed = []
