@@ -328,7 +328,6 @@ class Connection:
         if self._torn:
             self._failing.extend(self.core.leaving)
         self.callbacks.end()
-        self.core.end_all_flows()
         while self._failing:
             # Taken out only then: whoever is interrupted in between has it done again. Another thread may be at it too.
             try:
@@ -338,6 +337,7 @@ class Connection:
             token.fail(self, self.core.lost())
             with contextlib.suppress(ValueError):
                 self._failing.remove(token)
+        self.core.end_all_flows()  # after that: who takes from a stream is told what its call has ended with
         for handled in tuple(self.core.handled.values()):
             if handled is not None and not handled.why_cancelled:
                 handled.cancel("its caller has left")
@@ -376,6 +376,8 @@ class Connection:
         for part in (self._writer, self.threads, self._router, self.callbacks):
             part.forsake()
         self._sock.close()
+        if self._waker is not None:
+            self._waker.close()
         if self._on_forsaken is not None:
             self._on_forsaken()
 
