@@ -692,7 +692,7 @@ class Protocol(Generic[TokenT]):
         return encode(Kind.NOTIFY, command, origin, payload, extension)
 
     def begin(self, call: int, handling: Any) -> bool:
-        """A call of the peer's is about to be handled. Returns False where the peer has given it up already, or has left.
+        """A call of the peer's is about to be handled. Returns False where the peer has given it up, or has left.
 
         Args:
             call: The id.
