@@ -24,6 +24,7 @@ from typedrpc import (
     rpc,
 )
 from typedrpc.sync import loop
+from typedrpc.sync.streams import StreamInLine
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -589,3 +590,71 @@ def test_a_task_whose_time_is_over_in_line_makes_no_call(crowd: Crowd) -> None:
 
         asyncio.run(main())
         wait(held, PATIENCE)
+
+
+class Doubler(Service):
+    """An async stream over another."""
+
+    @rpc
+    async def double(self, items: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for item in items:
+            yield 2 * item
+
+
+async def counted(limit: int) -> AsyncIterator[int]:
+    for number in range(limit):
+        await asyncio.sleep(0)
+        yield number
+
+
+class TestStreamsInLine:
+    """Streams that are opened where the peer has no room: the loop goes on, which their arguments need."""
+
+    def test_all_get_their_turn(self) -> None:
+        async def one(proxy: Doubler) -> list[int]:
+            return [item async for item in proxy.double(counted(3))]
+
+        async def main(proxy: Doubler) -> list[list[int]]:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.gather(*(one(proxy) for _ in range(20)))
+
+        with Server(Doubler(), url=URL, max_calls=3) as server, connect(Doubler, server.url) as proxy:
+            assert asyncio.run(main(proxy)) == [[0, 2, 4]] * 20
+
+    def test_one_that_is_left_before_its_turn_is_not_sent(self) -> None:
+        async def main(proxy: Doubler) -> None:
+            endless = [proxy.double(counted(10**9)) for _ in range(2)]
+            assert [await anext(stream) for stream in endless] == [0, 0]
+            waiting = proxy.double(counted(3))
+            assert isinstance(waiting, StreamInLine)
+            await waiting.aclose()
+            await waiting.aclose()
+            with pytest.raises(StopAsyncIteration):
+                await anext(waiting)
+            dropped = proxy.double(counted(3))
+            assert "double" in repr(dropped)
+            del dropped
+            asked = proxy.double(counted(3))
+            task = asyncio.ensure_future(anext(asked))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            for stream in endless:
+                await stream.aclose()
+            assert [item async for item in proxy.double(counted(3))] == [0, 2, 4]
+
+        with Server(Doubler(), url=URL, max_calls=3) as server, connect(Doubler, server.url) as proxy:
+            asyncio.run(main(proxy))
+
+    def test_a_deadline_passes_in_line(self) -> None:
+        async def main(proxy: Doubler) -> None:
+            endless = [proxy.double(counted(10**9)) for _ in range(2)]
+            assert [await anext(stream) for stream in endless] == [0, 0]
+            with pytest.raises(DeadlineExceeded):
+                await anext(proxy.double.with_options(timeout=0.05)(counted(3)))
+            for stream in endless:
+                await stream.aclose()
+
+        with Server(Doubler(), url=URL, max_calls=3) as server, connect(Doubler, server.url) as proxy:
+            asyncio.run(main(proxy))

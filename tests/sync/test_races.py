@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.streaming import Pipes, connection_of, connections_of, eventually, expect_empty, joined
+from tests.streaming import AsyncGate, Pipes, connection_of, connections_of, eventually, expect_empty, joined
 from tests.support import PATIENCE, Gate, Log, Running
-from typedrpc import Server, ServerBusy, connect, current_call
+from typedrpc import Server, ServerBusy, Service, connect, current_call, rpc
 from typedrpc.sync import apart, caller, streams
 from typedrpc.sync import loop as loop_module
 from typedrpc.sync.connection import Connection
@@ -174,6 +174,7 @@ def test_an_async_argument_whose_call_is_over_before_its_task_begins() -> None:
 
 def test_a_kept_loop_that_could_not_be_started_is_started_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = loop_module._KeptLoop()
+    monkeypatch.setattr(loop_module, "_run", lambda loop: loop.run_forever())  # this one is to end with the test
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -290,3 +291,29 @@ def test_all_are_told_that_a_call_was_cancelled_also_after_one_that_fails(log: L
         assert pair.pipes.add(1, 2) == 3
     assert sorted(told) == ["fails", "first", "third"]
     assert "could not be told that Pipes.ask was cancelled" in log.line()
+
+
+def test_the_outcome_of_an_async_handler_in_a_batch_is_not_held_back_by_the_others() -> None:
+    """The caller's contract does not say that the handler is async, so that its calls share frames."""
+    gone = AsyncGate()
+
+    class There(Service, name="Steps"):
+        @rpc
+        async def step(self, number: int) -> int:
+            if number:
+                await gone.pass_through()
+            return number
+
+    class Here(Service, name="Steps"):
+        @rpc
+        def step(self, number: int) -> int:
+            raise NotImplementedError
+
+    with Server(There(), url=URL) as server, connect(server.url) as client:
+        results = client.proxy(Here).step.map([0, 0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1])
+        try:
+            found = Running(lambda: [next(results) for _ in range(4)])
+            eventually(lambda: found.done, "what is done")
+        finally:
+            gone.open()
+        assert [*found.result(), *results] == [0, 0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1]

@@ -219,6 +219,29 @@ class TestWorkers:
         assert pool.close(PATIENCE) == 0
 
 
+class TestTasks:
+    def test_they_are_waited_for(self) -> None:
+        pool = Workers("under-test", 1)
+        pool.task_began()
+        closing = Running(pool.close, PATIENCE)
+        until(lambda: pool._closed, "the pool to be closed")
+        assert not closing.done
+        pool.task_ended()
+        assert closing.result() == 0
+
+    def test_those_that_go_on_are_counted(self) -> None:
+        pool = Workers("under-test", 1)
+        pool.task_began()
+        assert pool.close(0) == 1
+
+    def test_nobody_waits_for_himself(self) -> None:
+        """One of them closes: the thread that would have to run it is this one."""
+        pool = Workers("under-test", 1)
+        pool.loop_thread = threading.get_ident()
+        pool.task_began()
+        assert pool.close(PATIENCE) == 1
+
+
 class Seen:
     """Something that is watched, and answers as it is told to."""
 

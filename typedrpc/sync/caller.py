@@ -324,6 +324,8 @@ class _Calls:
         return_exceptions: bool,
     ) -> Iterator[Any]:
         """Each call is a request of its own, as what goes with it is known by it, or it takes its time anyway."""
+        connection, _ = self._resolve(command, options.timeout)
+        connection.prepare_watcher()
         futures: deque[Future[Any]] = deque()
         inputs = zip(*iterables, strict=False)
         failed: Exception | None = None
@@ -358,8 +360,8 @@ class _Calls:
                 raise failed
         finally:
             failed = None
-            for future in futures:
-                future.cancel()
+            if futures:  # which may be in the garbage collector
+                connection.later(partial(_cancel_all, futures))
 
     def _submit_in_order(self, command: Command[Any], args: tuple[Any, ...], options: CallOptions) -> Future[Any]:
         """As ``submit``; what cannot be sent fails in its turn, after the results before it.
@@ -593,6 +595,11 @@ def completion(
             future.set_result(result)
 
     return finish
+
+
+def _cancel_all(futures: Iterable[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def _is_failure(outcome: Frame | RpcError) -> bool:

@@ -381,6 +381,8 @@ class HandlerThreads:
         if run.settle(index, result):
             self._reply(run)
             self._writer.flush(monotonic())
+        elif not self._watched.watched:
+            self._runtime()[1].watch(self._watched)  # which sends it, if no other ends soon
 
     def _result_of(self, call: Call, *, nested: bool) -> tuple[Result, BaseException | None]:
         dispatcher, core = self._dispatcher, self._core

@@ -5,7 +5,8 @@ The invariants, each of which a hang taught somebody:
 1. Only the holder gives the role up, and :meth:`ReadRole.release` is the only way.
 2. Parking: enter ``parked``, then look again whether there is still a reason to sleep, then sleep.
 3. Who wakes a parked thread must have won its removal from ``parked``; a thread that cannot remove itself any more is
-   being woken, and goes on when ``roused`` says that all was said. A bare wake, which says nothing, may come any time.
+   being woken, and goes on when ``roused`` says that all was said. A bare wake, which says nothing, may come at any
+   time.
 4. Releasing: put the role back, then look at ``parked``: whoever leaves the role free and somebody parked wakes one.
 5. The role is handed over locked: the thread that is woken with ``leads`` set already has it.
 """

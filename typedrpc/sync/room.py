@@ -80,8 +80,9 @@ class Room:
                     break
                 if not expecting and self._given_up > self._core.late_replies:
                     # Those who made the calls have gone. Somebody has to read the late replies.
-                    self._threads.expect()
-                    expecting = True
+                    with suppress(RuntimeError):  # there are no threads; others may read
+                        self._threads.expect()
+                        expecting = True
                 self._changed.wait(min(left, LONGEST_WAIT))
         finally:
             self.waiting -= 1

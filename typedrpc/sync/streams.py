@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from typedrpc.call import get_call
 from typedrpc.codec import CodecError, Payload, Segmented
-from typedrpc.errors import ArgumentValueError, CallCancelled, DeadlineExceeded, ProtocolError, RpcError
+from typedrpc.errors import (
+    ArgumentValueError,
+    CallCancelled,
+    DeadlineExceeded,
+    MessageTooLarge,
+    ProtocolError,
+    RpcError,
+)
 from typedrpc.failure import pack_handler_failure
 from typedrpc.flow import MAX_GROWING, Inflow, ItemBatch, Outflow, alone, items_of
 from typedrpc.protocol import Outgoing
@@ -510,6 +517,7 @@ class Sender(_Outlet):
         self._lock = threading.Lock()  # for the batch, which the watcher may send
         self._sent_at = 0.0
         self._waiting = _Waiting(connection, lambda: flow.stopped)
+        self._refused: MessageTooLarge | None = None  # what the watcher could not send
         self.deadline: float | None = None
         """When the call ends at the latest, on the monotonic clock."""
         self.interrupt = self._waiting.interrupt
@@ -535,10 +543,14 @@ class Sender(_Outlet):
                 item = next(items)
             except StopIteration:
                 self._flush(is_cancelled)
+                if self._refused is not None:
+                    raise self._refused from None
                 return
             except BaseException:
                 self._flush(is_cancelled)
                 raise
+            if self._refused is not None:
+                raise self._refused
             now = monotonic()
             try:
                 body = pack(item)
@@ -615,6 +627,9 @@ class Sender(_Outlet):
         try:
             if self._batch and self.flow.may_send and not self.flow.stopped:
                 self._post(self._batch.take())
+            return False
+        except MessageTooLarge as error:  # the peer accepts less than when they were gathered
+            self._refused = error
             return False
         finally:
             self._lock.release()

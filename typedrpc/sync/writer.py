@@ -201,9 +201,10 @@ class Writer:
             last: Whether the connection ends next, and the rest with it.
             held: Whether this thread has the pen already.
             patient: Whether this thread has time for large messages. One that has not leaves them to a thread of their
-                own too: they are not its own, and may take longer than what it waits for.
+                own too: they are not its own, and may take longer than what it waits for. Nor has one whose deadline
+                has passed, such as an event loop's.
         """
-        patient = patient and not leading
+        patient = patient and not leading and (deadline is None or monotonic() < deadline)
         while held or (self.queue and self.try_take_pen()):
             held = False
             rest: list[Buffer] = []
