@@ -18,7 +18,7 @@ from typedrpc.sync import loop as loop_module
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.loop import kept_loop
-from typedrpc.sync.streams import Sender
+from typedrpc.sync.sending import Sender
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import HEADER_SIZE, Kind, unpack_header
 

@@ -25,7 +25,7 @@ from typedrpc.failure import pack_protocol_failure
 from typedrpc.protocol import Outgoing, Request
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.loop import kept_loop
-from typedrpc.sync.streams import AsyncSender, Connection, Sender, Stopped, close_iterator
+from typedrpc.sync.sending import AsyncSender, Connection, Sender, Stopped, close_iterator
 from typedrpc.sync.workers import Workers
 from typedrpc.sync.writer import copied
 

@@ -27,16 +27,8 @@ from typedrpc.sync.connection import Connection
 from typedrpc.sync.loop import in_loop, kept_loop, running_loop
 from typedrpc.sync.mapping import Plan, mapped
 from typedrpc.sync.room import NoRoom
-from typedrpc.sync.streams import (
-    Argument,
-    AsyncReceiver,
-    AsyncSender,
-    Receiver,
-    Sender,
-    Source,
-    StreamInLine,
-    StreamToken,
-)
+from typedrpc.sync.sending import Argument, AsyncSender, Sender
+from typedrpc.sync.streams import AsyncReceiver, Receiver, Source, StreamInLine, StreamToken
 from typedrpc.sync.tokens import Pending
 from typedrpc.wire import Frame, Kind
 

@@ -66,7 +66,7 @@ class Connection(Protocol):
 
 
 class Sending(Protocol):
-    """An argument that is a stream, while it is sent; see :class:`typedrpc.sync.streams.Sender`."""
+    """An argument that is a stream, while it is sent; see :class:`typedrpc.sync.sending.Sender`."""
 
     @property
     def error(self) -> BaseException | None: ...

@@ -32,7 +32,7 @@ from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.room import Room
 from typedrpc.sync.router import Router
-from typedrpc.sync.streams import Streams
+from typedrpc.sync.sending import Streams
 from typedrpc.sync.tokens import Batch, CallWaiter, Token
 from typedrpc.sync.workers import QUICK_TICK, Watcher, Workers
 from typedrpc.sync.writer import Writer
