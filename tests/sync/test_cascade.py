@@ -30,7 +30,7 @@ from typedrpc.sync import loop
 from typedrpc.sync.agreements import AGREE_TIME
 from typedrpc.wire import Kind
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
 
 URL: Final = "tcp://127.0.0.1:0"
 LIMIT: Final = 0.3

@@ -31,7 +31,7 @@ from typedrpc import (
 )
 from typedrpc.sync import loop
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
 
 LARGE_REQUEST: Final = 271_828
 LARGE_RESPONSE: Final = 314_159

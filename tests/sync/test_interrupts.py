@@ -154,7 +154,7 @@ def call_in_time(proxy: Workshop) -> object:
 
 
 def call_much(proxy: Workshop) -> object:
-    return len(proxy.echo(bytes(300_000)))
+    return len(proxy.echo(bytes(140_000)))
 
 
 def submit(proxy: Workshop) -> object:
@@ -167,7 +167,7 @@ def notify(proxy: Workshop) -> object:
 
 
 def call_many(proxy: Workshop) -> object:
-    return list(proxy.add.map([1, 2, 3, 4]))
+    return list(proxy.add.map([1, 2, 3]))
 
 
 FORMS = [call, call_in_time, call_much, submit, notify, call_many]

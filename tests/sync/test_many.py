@@ -26,7 +26,7 @@ from typedrpc import (
 from typedrpc.sync import loop
 from typedrpc.sync.streams import StreamInLine
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
 
 URL: Final = "tcp://127.0.0.1:0"
 MANY: Final = 10_000

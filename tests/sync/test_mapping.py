@@ -474,7 +474,8 @@ class TestOneByOne:
             results.close()
         del results
         gc.collect()
-        workshop.gates.open_all()
+        for name in "bc":
+            workshop.gates[name].open()
         assert proxy.add(1) == 1
 
     def test_without_a_connection(self, server: Server) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.streaming import AsyncGate, Pipes, connection_of, connections_of, eventually, expect_empty, joined
 from tests.support import PATIENCE, Gate, Log, Running
 from typedrpc import Server, ServerBusy, Service, connect, current_call, rpc
-from typedrpc.sync import apart, caller, streams
+from typedrpc.sync import apart, caller, sending
 from typedrpc.sync import loop as loop_module
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.handling import HandlerThreads
@@ -75,7 +75,7 @@ def test_items_that_the_watcher_sends_come_before_the_end(shape: str, monkeypatc
             taken._event.wait(0.01)
 
     monkeypatch.setattr(Sender, "_post", held)
-    monkeypatch.setattr(streams, "threading", SimpleNamespace(Lock=lambda: TellingLock(go)))
+    monkeypatch.setattr(sending, "threading", SimpleNamespace(Lock=lambda: TellingLock(go)))
     with joined() as pair:
         made: list[int] = []
 

@@ -14,7 +14,7 @@ from tests.support import PATIENCE, Gate, Program, RawPeer, Running
 from typedrpc import ConnectionLost, Server, connect
 from typedrpc.sync.loop import kept_loop
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
 
 URL = "tcp://127.0.0.1:0"
 POINTS: Final = ["before the first item", "between two items", "while nobody takes", "after the last item"]
