@@ -25,14 +25,18 @@ test: check unit  ## Everything that must hold before a change lands: check, the
 check: $(VENV)/.dev  ## ruff (lint, format), mypy --strict, pyright.
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
-	@# Without --pythonpath it resolves imports in the first python on the PATH.
-	$(RUN) -m pyright --pythonpath $(RUN)
+	@# The two checkers take a core each; each prints its verdict at its end.
+	@# Without --pythonpath pyright resolves imports in the first python on the PATH.
+	$(RUN) -m mypy & mypy=$$!; \
+	$(RUN) -m pyright --pythonpath $(RUN); pyright=$$?; \
+	wait $$mypy && exit $$pyright
 
+# The tests start hundreds of interpreters; without bytecode each compiles the library again.
+unit: export PYTHONDONTWRITEBYTECODE :=
 unit: $(VENV)/.dev  ## pytest, with the coverage of the subprocesses that the tests start.
 	@rm -f .coverage .coverage.*
-	@# A worker takes whole files, for what the tests of a file share; the slowest come first. One that a time-out ends
-	@# is not replaced: its successors would run the test that hangs again and again.
+	@# A worker takes whole files, for what the tests of a file share; tests/conftest.py has the slowest come first. One
+	@# that a time-out ends is not replaced: its successors would run the test that hangs again and again.
 	$(RUN) -m pytest --cov -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
 prove: $(VENV)/.dev  ## Measure what is promised in milliseconds and megabytes, each figure beside its promise.

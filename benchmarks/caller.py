@@ -151,6 +151,55 @@ def crossing(url: str, bare_port: int, size: int, rounds: int) -> dict[str, floa
     return _compared(bare_times, typed_times)
 
 
+def beside(url: str, size: int, calls: int) -> dict[str, float]:
+    """Calls of 1 KiB alone, and while ``size`` bytes go there, or come back, in one message: medians, in seconds."""
+    data, blob = bytes(1024), bytes(size)
+    with connect(Workload, url, max_message_size=LARGE_MESSAGE) as workload:
+
+        def one() -> float:
+            return seconds(lambda: expect(workload.echo(data), data))
+
+        def upload() -> None:
+            expect(workload.take(blob), size)
+
+        def download() -> None:
+            expect(len(workload.give(size)), size)
+
+        for _ in range(calls):
+            one()
+        result = {"alone": median(one() for _ in range(calls))}
+        for transfer in (upload, download):
+            times = _beside(one, transfer, calls)
+            result |= {transfer.__name__: median(times), f"{transfer.__name__}_slowest": max(times)}
+    return result
+
+
+def _beside(one: Callable[[], float], transfer: Callable[[], None], calls: int) -> list[float]:
+    """The times of so many calls that were made while a transfer was on its way."""
+    times: list[float] = []
+    turns = [0]  # odd while a transfer is on its way
+    complete = threading.Event()
+
+    def go_on() -> None:
+        while not complete.is_set():
+            turns[0] += 1
+            transfer()
+            turns[0] += 1
+
+    def measure() -> None:
+        try:
+            while len(times) < calls:
+                before = turns[0]
+                time = one()
+                if before % 2 and before == turns[0]:
+                    times.append(time)
+        finally:
+            complete.set()
+
+    in_threads([go_on, measure])
+    return times
+
+
 def _compared(bare_times: list[float], typed_times: list[float]) -> dict[str, float]:
     """The first round has warmed both up, and does not count, except as the slowest."""
     return {
@@ -187,6 +236,7 @@ MEASURES: dict[str, tuple[Callable[..., dict[str, float]], list[str]]] = {
     "sequence": (sequence, ["bare_port", "calls", "slices", "inputs"]),
     "there_and_back": (there_and_back, ["bare_port", "size", "rounds"]),
     "crossing": (crossing, ["bare_port", "size", "rounds"]),
+    "beside": (beside, ["size", "calls"]),
     "steady": (steady, []),
 }
 

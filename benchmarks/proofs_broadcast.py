@@ -75,7 +75,7 @@ class _Progress:
 
 def broadcast(quick: bool) -> list[Figure]:
     """To 500 peers, of which 50 do not read and 50 are killed half way."""
-    lost = 6 if quick else 50
+    lost = 2 if quick else 50
     good = 8 * lost
     log = _CutOff()
     library = logging.getLogger("typedrpc")

@@ -4,6 +4,9 @@ Where a process lies in memory moves such a ratio by tens of per cent, so each f
 processes.
 """
 
+import socket
+import tempfile
+from pathlib import Path
 from statistics import median
 
 from figures import Figure
@@ -12,6 +15,7 @@ from workload import cores
 
 SEQUENCE_BUDGET = 0.60
 BULK_BUDGET = 0.60
+BESIDE_LIMIT = 5.0
 MIB = 1024 * 1024
 PAIRS = 10
 
@@ -92,6 +96,34 @@ def crossing(quick: bool) -> list[Figure]:
             note=_spread(ratios),
         ),
     ]
+
+
+def beside(quick: bool) -> list[Figure]:
+    """A small call passes a large message on the same connection."""
+    size, calls = (8 * MIB, 20) if quick else (256 * MIB, 200)
+    first, second = cores()
+    at_client = [] if first is None else ["--cpu", first]
+    at_server = ["--large"] if second is None else ["--large", "--cpu", second]
+    figures = []
+    with tempfile.TemporaryDirectory() as folder:
+        urls = {"tcp": "tcp://127.0.0.1:0"}
+        if hasattr(socket, "AF_UNIX"):
+            urls["unix"] = f"unix://{Path(folder) / 'socket'}"
+        for kind, url in urls.items():
+            with serve_workload(*at_server, "--url", url) as server:
+                result = run_caller(*at_client, "beside", server.first_line, size, calls)
+            for name, words in (("upload", "an upload"), ("download", "a download")):
+                times = f"{1e6 * result[name]:.0f} us, alone {1e6 * result['alone']:.0f} us"
+                figures.append(
+                    Figure(
+                        promise=f"a call of 1 KiB beside {words} of {size // MIB} MiB, {kind}: ratio to alone",
+                        measured=result[name] / result["alone"],
+                        unit="x",
+                        limit=BESIDE_LIMIT,
+                        note=f"median of {calls}: {times}; the slowest {1000 * result[f'{name}_slowest']:.1f} ms",
+                    )
+                )
+    return figures
 
 
 def bulk(quick: bool) -> list[Figure]:

@@ -26,9 +26,11 @@ from typing import NamedTuple
 
 import proofs_bad_input
 import proofs_broadcast
+import proofs_cascade
 import proofs_nested
 import proofs_resources
 import proofs_speed
+import proofs_streams
 import proofs_waiting
 from figures import Figure, heading
 from machine import machine, machine_line
@@ -45,12 +47,15 @@ PARTS = {
     "parallel": Part(proofs_waiting.parallel, 30),
     "slow-handler": Part(proofs_waiting.slow_handler, 30),
     "killed": Part(proofs_waiting.killed, 30),
+    "cascade": Part(proofs_cascade.cascade, 60),
     "nested": Part(proofs_nested.nested, 150),
     "unrelated": Part(proofs_nested.unrelated, 30),
     "no-server": Part(proofs_waiting.no_server, 20),
     "bad-input": Part(proofs_bad_input.bad_input, 90),
     "reconnect": Part(proofs_resources.reconnect, 60),
     "callbacks": Part(proofs_resources.callbacks, 180),
+    "stalled": Part(proofs_streams.stalled, 120),
+    "breakoff": Part(proofs_streams.breakoff, 60),
     "fork": Part(proofs_resources.fork, 30),
     "broadcast": Part(proofs_broadcast.broadcast, 150),
     "all-ids": Part(proofs_broadcast.all_ids, 60),
@@ -58,6 +63,7 @@ PARTS = {
     "import": Part(proofs_resources.import_time, 60),
     "crossing": Part(proofs_speed.crossing, 60),
     "bulk": Part(proofs_speed.bulk, 60),
+    "beside": Part(proofs_speed.beside, 150),
     "sequence": Part(proofs_speed.sequence, 120),
 }
 

@@ -12,7 +12,8 @@ from typedrpc import Server
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cpu", type=int)
-    parser.add_argument("--large", action="store_true", help="accept messages of 64 MiB and more")
+    parser.add_argument("--large", action="store_true", help="accept messages of 256 MiB")
+    parser.add_argument("--url", default="tcp://127.0.0.1:0")
     parser.add_argument("--handshake-timeout", type=float, default=10.0)
     parser.add_argument("--max-workers", type=int, default=64)
     arguments = parser.parse_args()
@@ -24,7 +25,7 @@ def main() -> None:
     library.propagate = False
     server = Server(
         Workload(),
-        url="tcp://127.0.0.1:0",
+        url=arguments.url,
         max_message_size=LARGE_MESSAGE if arguments.large else 16 * 1024 * 1024,
         handshake_timeout=arguments.handshake_timeout,
         max_workers=arguments.max_workers,

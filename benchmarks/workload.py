@@ -5,14 +5,18 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from typedrpc import Service, rpc
 
-LARGE_MESSAGE = 256 * 1024 * 1024
-"""The limit of a message where 64 MiB travel in one."""
+LARGE_MESSAGE = 257 * 1024 * 1024
+"""The limit of a message where 256 MiB travel in one."""
+
+ITEM_SIZE = 1000
+"""Bytes of an item of an endless stream."""
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Workload(Service, name="workload"):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held = 0
+        self._producing = 0
         self._for_ever = threading.Event()
 
     @rpc(id=1)
@@ -79,6 +84,43 @@ class Workload(Service, name="workload"):
     @rpc(id=10)
     def call_none(self, use: Callable[[int], int]) -> None:
         """Leave a callback alone."""
+
+    @rpc(id=11)
+    def endless(self) -> Iterator[bytes]:
+        with self._counted():
+            while True:
+                yield bytes(ITEM_SIZE)
+
+    @rpc(id=12)
+    async def aendless(self) -> AsyncIterator[bytes]:
+        with self._counted():
+            while True:
+                yield bytes(ITEM_SIZE)
+
+    @rpc(id=13)
+    def producing(self) -> int:
+        """How many producers of endless streams have not stopped."""
+        with self._lock:
+            return self._producing
+
+    @rpc(id=14)
+    def take_slowly(self, items: Iterator[bytes], count: int, pause: float) -> int:
+        """Take so many items, one after each pause, and leave."""
+        taken = 0
+        for _ in zip(range(count), items, strict=False):
+            taken += 1
+            time.sleep(pause)
+        return taken
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._lock:
+            self._producing += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._producing -= 1
 
 
 class WarningCounter(logging.Handler):

@@ -1,14 +1,77 @@
 """Fixtures that all tests share. A test that hangs is killed, and the stacks of all threads printed."""
 
+import contextlib
 import logging
+import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
+
+SLOWEST: Final = [
+    "benchmarks/test_prove.py",
+    "typing/test_verdicts.py",
+    "sync/test_interrupts.py",
+    "sync/test_hostile.py",
+    "sync/test_connection.py",
+    "codec/test_properties.py",
+    "sync/test_nested.py",
+    "sync/test_callbacks.py",
+    "sync/test_streams.py",
+    "sync/test_many.py",
+    "sync/test_cascade.py",
+    "sync/test_apart.py",
+    "sync/test_broadcast.py",
+    "sync/test_fork.py",
+    "examples/test_codesearch.py",
+    "examples/test_progress.py",
+    "examples/test_chat.py",
+]
+"""The files that take long come first, so that the workers, who take whole files, end at about the same time."""
+
+
+# Machines are shared, and how long it takes to invent an example is no test of anything.
+settings.register_profile("shared machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    place = {tests / name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run what is marked as unmeasured without coverage, its fixtures too: coverage doubles what a test takes.
+
+    So do tests whose examples hypothesis invents: what they happen to execute is no measure of anything.
+    """
+    aside = any(item.get_closest_marker(name) for name in ("unmeasured", "hypothesis"))
+    with unmeasured() if aside else contextlib.nullcontext():
+        return (yield)
+
+
+@contextlib.contextmanager
+def unmeasured() -> Iterator[None]:
+    """Trace neither this thread nor the threads and processes that are started meanwhile."""
+    trace, trace_of_threads = sys.gettrace(), threading.gettrace()
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("COVERAGE_")}
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        yield
+    finally:
+        threading.settrace(trace_of_threads)
+        sys.settrace(trace)
+        os.environ.update(hidden)
 
 
 @pytest.fixture

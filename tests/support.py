@@ -12,10 +12,12 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
+from time import monotonic
+from types import FrameType, TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
 from typedrpc import Service, rpc
@@ -27,6 +29,9 @@ T = TypeVar("T")
 
 PATIENCE: Final = 30.0
 """Seconds after which what was to happen is held not to happen any more. No test gets near it unless it fails."""
+
+TICK: Final = 0.2
+"""Seconds after which a thread that waits for a signal is interrupted once more, see :func:`handling`."""
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -66,6 +71,48 @@ class Gates:
             gate.open()
 
 
+class Tally:
+    """Counts by name, in any thread; who waits for a number that does not come fails the test."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str, number: int = 1) -> None:
+        with self._changed:
+            self._counts[name] += number
+            self._changed.notify_all()
+
+    def __getitem__(self, name: str) -> int:
+        with self._changed:
+            return self._counts[name]
+
+    def wait_for(self, name: str, number: int) -> None:
+        with self._changed:
+            reached = self._changed.wait_for(lambda: self._counts[name] == number, PATIENCE)
+            assert reached, f"{name}: {self._counts[name]} instead of {number}"
+
+    @contextlib.contextmanager
+    def running(self, name: str = "running") -> Iterator[None]:
+        """Count what runs, for as long as it does; and what has begun, under ``"<name>, begun"``."""
+        with self._changed:
+            self._counts[name] += 1
+            self._counts[f"{name}, begun"] += 1
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            self.add(name, -1)
+
+
+def until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for what nobody tells: state of the library's own. Looks every millisecond."""
+    end = monotonic() + PATIENCE
+    while not condition():
+        assert monotonic() < end, f"it did not come about: {what}"
+        threading.Event().wait(0.001)
+
+
 class Running(Generic[T]):
     """A function in a thread of its own; :meth:`result` gives what it returned or raises what it raised."""
 
@@ -100,6 +147,25 @@ def run_all(functions: Iterable[Callable[[], T]]) -> list[T]:
     """Run functions at once, a thread each; their results in order."""
     running = [Running(function) for function in functions]
     return [one.result() for one in running]
+
+
+@contextlib.contextmanager
+def handling(number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handle a signal, in the main thread.
+
+    The interpreter does not see a signal that comes after its last look and before the system call in which the thread
+    then waits, until something interrupts that call. So a second signal, of which nothing is done, comes again and
+    again.
+    """
+    before = signal.signal(number, handler)
+    before_tick = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before_tick)
+        signal.signal(number, before)
 
 
 class Workshop(Service):

@@ -9,14 +9,16 @@ import pytest
 from tests.back_to_back import Pair, frames, joined
 from tests.support import StubLink
 from typedrpc.agreement import MAX_SIGNATURE, agree
+from typedrpc.call import Call, current_call, enter_call, leave_call
 from typedrpc.codec import Payload, pack_plain, unpack_plain
 from typedrpc.codec.arguments import AdaptedArgumentsCoder
 from typedrpc.command import rpc
-from typedrpc.dispatch import MAX_NESTING, Call, Dispatcher, current_call, enter_call, leave_call
+from typedrpc.dispatch import MAX_NESTING, Dispatcher
 from typedrpc.errors import (
     ArgumentMissing,
     ArgumentTypeError,
     ArgumentValueError,
+    ConnectionLost,
     DeadlineExceeded,
     MessageTooLarge,
     NestedTooDeep,
@@ -492,3 +494,13 @@ def test_a_version_that_turns_out_to_nest_too_deep_is_an_error_for_its_call(monk
     with pytest.raises(ArgumentValueError, match=r"Shop\.add: the types of the caller nest too deep"):
         counter.ask(COMMANDS["add"].id, b"\x91\x01", extension=pack_extension(schema=0))
     assert counter.call("add", 1) == 1
+
+
+def test_a_call_that_is_begun_just_after_its_caller_has_left_is_not_run() -> None:
+    counter = Counter()
+    add = COMMANDS["add"]
+    data = counter.pair.client.request(1, add.id, add.codec.pack_arguments(1, 2), "what")
+    (request,) = counter.pair.to_server(data)
+    assert isinstance(request, Request)
+    counter.pair.server.close(ConnectionLost("gone"))
+    assert not isinstance(counter.dispatcher.begin(counter.pair.server, request, counter.peer), Call)

@@ -115,7 +115,7 @@ def test_the_types_are_those_of_the_code() -> None:
     assert constraints == nodes.CONSTRAINTS.keys()
     assert f"cut after {constraint_text} characters" in PROTOCOL
     heads = {re.findall(r"\w+", kind)[0] for kind in rows if kind.startswith("`[")}
-    assert heads == {"list", "fixed", "dict", "Literal", "Union", "Annotated", "as", "callback", "ref"}
+    assert heads == {"list", "fixed", "dict", "Literal", "Union", "Annotated", "as", "callback", "stream", "ref"}
 
 
 def test_the_definitions_are_those_of_the_code() -> None:
@@ -183,10 +183,13 @@ def test_the_page_names_the_sizes_of_the_code(phrase: str) -> None:
 
 
 UNITS: Final = {"": 1, "s": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+EXPONENTS: Final = {"ms": "e-3", "µs": "e-6"}
 
 
 def number(text: str) -> float:
     value, _, unit = text.partition(" ")
+    if unit in EXPONENTS:
+        return float(value + EXPONENTS[unit])  # as Python reads the literal
     return int(value, 8) if value.startswith("0") else int(value) * UNITS[unit]
 
 
@@ -195,7 +198,7 @@ def limits() -> Iterator[tuple[str, str, str]]:
     for rows in tables(LIMITS):
         for row in rows[1:]:
             constants = re.findall(r"`([\w.]+)`", row[-1]) if row[-1].startswith("`") else []
-            values = re.findall(r"\d+(?: (?:[KMG]iB|s)\b)?", row[1])
+            values = re.findall(r"\d+(?: (?:[KMG]iB|[mµ]?s)\b)?", row[1])
             for value, constant in zip(values, constants, strict=bool(constants)):
                 yield row[0], value, constant
 

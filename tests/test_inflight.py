@@ -74,9 +74,9 @@ def test_deadlines_expire_in_order() -> None:
         calls.insert(call, f"call {call}", deadline)
     assert calls.next_deadline() == 1.0
     assert calls.expire(0.9) == []
-    assert calls.expire(2.0) == ["call 3", "call 7"]
+    assert calls.expire(2.0) == [(3, "call 3"), (7, "call 7")]
     assert calls.next_deadline() == 3.0
-    assert calls.expire(99.0) == ["call 1"]
+    assert calls.expire(99.0) == [(1, "call 1")]
     assert calls.next_deadline() is None
     assert len(calls) == 1
 
@@ -87,7 +87,7 @@ def test_a_call_that_is_done_does_not_expire() -> None:
     calls.insert(3, "b", 2.0)
     calls.pop(1)
     assert calls.next_deadline() == 2.0
-    assert calls.expire(5.0) == ["b"]
+    assert calls.expire(5.0) == [(3, "b")]
 
 
 def test_the_heap_does_not_grow_with_calls_that_are_done() -> None:
@@ -97,7 +97,7 @@ def test_the_heap_does_not_grow_with_calls_that_are_done() -> None:
         calls.insert(call, "goes", 1e8)
         calls.pop(call)
         assert len(calls._deadlines) < 100
-    assert calls.expire(2e9) == ["stays"]
+    assert calls.expire(2e9) == [(1, "stays")]
 
 
 class InFlightMachine(RuleBasedStateMachine):
@@ -126,7 +126,7 @@ class InFlightMachine(RuleBasedStateMachine):
     @rule(now=st.floats(0, 100))
     def expire(self, now: float) -> None:
         due = {call for call, deadline in self.model.items() if deadline is not None and deadline <= now}
-        assert sorted(self.calls.expire(now)) == sorted(f"call {call}" for call in due)
+        assert sorted(self.calls.expire(now)) == sorted((call, f"call {call}") for call in due)
         for call in due:
             del self.model[call]
 

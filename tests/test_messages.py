@@ -91,7 +91,7 @@ def test_a_schema_that_is_no_number(number: object) -> None:
 
 def test_an_extension_without_a_deadline() -> None:
     assert read_extension(pack_plain({})) == Extras()
-    assert read_extension(pack_plain({Extension.METADATA: {"a": "b"}, 77: None})) == Extras()
+    assert read_extension(pack_plain({Extension.TRACE: {"a": "b"}, 77: None})) == Extras()
 
 
 def test_where_a_call_is_nested_comes_back() -> None:

@@ -12,28 +12,32 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.unmeasured
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import from the layers above its own and, where it is a package, from itself; nothing else.
 LAYERS = [
     {"errors"},
-    {"schema"},
+    {"deadlines", "schema"},
     {"codec"},
     {"failure"},
     {"declared"},
-    {"definition"},
+    {"definition", "options", "stream"},
     {"command"},
     {"service"},
     {"wire"},
-    {"inflight"},
-    {"messages"},
+    {"inflight", "parts"},
+    {"flow", "messages"},
     {"callbacks"},
     {"protocol"},
+    {"lanes"},
     {"agreement"},
     {"peer"},
     {"turns"},
+    {"call"},
     {"dispatch"},
-    {"admission", "factories", "hooks"},
+    {"admission", "batches", "factories", "hooks"},
     {"transport"},
     {"sync", "aio"},
     {"testing"},
@@ -316,7 +320,15 @@ def examples_of(document: str) -> list[str]:
 README_EXAMPLES = examples_of("README.md")
 EXAMPLES = [
     example
-    for document in ("README.md", "docs/broadcast.md", "docs/callbacks.md", "docs/errors.md", "docs/peers.md")
+    for document in (
+        "README.md",
+        "docs/broadcast.md",
+        "docs/callbacks.md",
+        "docs/deadlines.md",
+        "docs/errors.md",
+        "docs/peers.md",
+        "docs/streams.md",
+    )
     for example in examples_of(document)
 ]
 

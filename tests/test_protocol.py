@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -11,9 +12,12 @@ from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, Remo
 from typedrpc.failure import Code, unpack_failure
 from typedrpc.inflight import MAX_CALL
 from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, Leave, Limits, pack_extension
+from typedrpc.parts import pack_outcomes, pack_parts, split_outcomes
 from typedrpc.protocol import (
     HELLO_LIMIT,
+    MAX_BATCH,
     MAX_PING,
+    BatchRequest,
     Closed,
     Event,
     Greeted,
@@ -481,6 +485,25 @@ def test_a_call_within_a_call_within_a_call(size: int) -> None:
 
 @pytest.mark.parametrize("client", [True, False])
 @pytest.mark.parametrize("max_calls", [1, 3])
+def test_nested_calls_do_not_take_the_room_of_others(client: bool, max_calls: int) -> None:
+    """Whoever makes one of those has counted only their like, and was told that there is room."""
+    core = opened(client=client, limits=Limits(max_calls=max_calls))
+    parent = core.new_call()
+    core.calls.insert(parent, "parent")
+    first = call_of(client)
+    calls = [first + 2 * number for number in range(2 * max_calls)]
+    nested = [only_request(feed(core, within(parent, call))) for call in calls[:max_calls]]
+    for call in calls[max_calls:]:
+        only_request(feed(core, frame(Kind.REQUEST, NONE, command=7, call=call)))
+    further = first + 2 * len(calls)
+    core.response(nested[0], NONE, "what")
+    assert feed(core, frame(Kind.REQUEST, NONE, command=7, call=further)) == []
+    assert isinstance(error_of(said(core)[0]), ServerBusy)
+    only_request(feed(core, within(parent, further)))
+
+
+@pytest.mark.parametrize("client", [True, False])
+@pytest.mark.parametrize("max_calls", [1, 3])
 def test_nested_calls_have_as_much_room_again(client: bool, max_calls: int) -> None:
     core = opened(client=client, limits=Limits(max_calls=max_calls))
     parent = core.new_call()
@@ -661,7 +684,7 @@ def test_a_second_hello(client: bool) -> None:
     assert cause(core) == "a second hello"
 
 
-RESERVED: Final = [Kind.AUTHENTICATE, Kind.BATCH, Kind.CANCEL, Kind.ITEM, Kind.END, Kind.CREDIT]
+RESERVED: Final = [Kind.AUTHENTICATE]
 
 
 @pytest.mark.parametrize("kind", [*RESERVED, 0x00, 0x02, 0x1A, 0x23, 0x7F])
@@ -1095,3 +1118,182 @@ def test_what_a_client_must_not_say_before_it_is_let_in(kind: Kind) -> None:
     core = greeted(client=False)
     assert feed(core, frame(kind, b"\x90", call=1)) == [Closed()]
     assert isinstance(core.error and core.error.__cause__, ProtocolError)
+
+
+def test_a_failure_of_a_stream_that_is_too_large_is_a_failure_all_the_same() -> None:
+    core = opened(client=True, max_message_size=MIN_MESSAGE_SIZE)
+    (end,) = frames(joined(core.end_of_stream(1, 1, bytes(MIN_MESSAGE_SIZE + 1))))
+    error = unpack_failure(end.payload, "Store.put")
+    assert isinstance(error, MessageTooLarge)
+    assert (error.size, error.limit) == (MIN_MESSAGE_SIZE + 1, MIN_MESSAGE_SIZE)
+    (whole,) = frames(joined(core.end_of_stream(1, 1, bytes(MIN_MESSAGE_SIZE))))
+    assert whole.payload == bytes(MIN_MESSAGE_SIZE)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("client", [True, False])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_batch_is_one_call(client: bool, size: int) -> None:
+    core = opened(client=client)
+    call = call_of(client)
+    (event,) = feed(core, frame(Kind.BATCH, pack_parts([b"\x90", b"", b"\x91\x01"]), command=7, call=call), size)
+    assert isinstance(event, BatchRequest)
+    assert (event.command, event.call, event.origin) == (7, call, call)
+    assert event.parts == [b"\x90", b"", b"\x91\x01"]
+    assert core.running == 1
+    assert core.last_accepted == call
+
+
+@pytest.mark.parametrize(
+    ("payload", "text"),
+    [
+        (b"", "a table of parts in 0 bytes"),
+        (pack_parts([]), "a batch of no calls"),
+        (pack_parts([b"\x90"]) + b"x", "1 parts that end at 9 of 10 bytes"),
+        (pack_parts([b""] * (MAX_BATCH + 1)), "a batch of 1025 calls, the limit is 1024"),
+        (Segmented(pack_parts([b"\x90"]), [b"x"]), "a batch with segments"),
+    ],
+)
+def test_a_batch_that_makes_no_sense_is_refused(payload: Any, text: str) -> None:
+    core = opened(client=False)
+    assert feed(core, frame(Kind.BATCH, payload, command=7, call=1)) == []
+    (answer,) = said(core)
+    assert answer.call == 1
+    assert text in str(error_of(answer))
+    assert core.running == 0
+    assert only_request(feed(core, frame(Kind.REQUEST, b"\x90", call=3))).call == 3
+
+
+def test_the_largest_batch() -> None:
+    core = opened(client=False)
+    (event,) = feed(core, frame(Kind.BATCH, pack_parts([b"\x90"] * MAX_BATCH), command=7, call=1))
+    assert isinstance(event, BatchRequest)
+    assert len(event.parts) == MAX_BATCH
+
+
+def test_a_batch_needs_room_as_a_request_does() -> None:
+    core = opened(client=False, limits=Limits(max_calls=1))
+    batch = pack_parts([b"\x90"] * 5)
+    assert len(feed(core, frame(Kind.BATCH, batch, call=1))) == 1
+    assert feed(core, frame(Kind.BATCH, batch, call=3)) == []
+    (answer,) = said(core)
+    assert isinstance(error_of(answer), ServerBusy)
+
+
+def test_a_batch_under_an_id_in_use_is_a_fault() -> None:
+    core = opened(client=False)
+    data = frame(Kind.BATCH, pack_parts([b"\x90"]), call=1)
+    assert feed(core, data + data)[1:] == [Closed()]
+    assert cause(core) == "a second request with the call id 1 while the first is running"
+
+
+def test_a_batch_to_a_server_that_drains_is_dropped() -> None:
+    core = opened(client=False)
+    core.drain("enough")
+    assert feed(core, frame(Kind.BATCH, pack_parts([b"\x90"]), call=1)) == []
+    assert core.last_accepted == 0
+
+
+def sent_batch(core: Protocol[str], count: int) -> int:
+    """A batch that this side has sent, and waits for as "token"."""
+    call = core.new_call()
+    (sent,) = frames(joined(core.batch(call, 7, [b"\x90"] * count, "Store.put", pack_extension(depth=3))))
+    assert (sent.kind, sent.command, sent.call) == (Kind.BATCH, 7, call)
+    assert sent.payload == pack_parts([b"\x90"] * count)
+    assert sent.extension == pack_extension(depth=3)
+    core.calls.insert(call, "token")
+    core.batches[call] = count
+    return call
+
+
+def answer_to(call: int, *bodies: bytes) -> bytes:
+    return frame(Kind.BATCH, pack_outcomes([(False, body) for body in bodies]), call=call)
+
+
+@pytest.mark.parametrize("client", [True, False])
+def test_the_token_of_a_batch_stays_until_the_last_outcome(client: bool) -> None:
+    core = opened(client=client)
+    call = sent_batch(core, 3)
+    for data, left in [(answer_to(call, b"1", b"2"), 1), (answer_to(call, b"3"), 0)]:
+        (event,) = feed(core, data)
+        assert isinstance(event, Outcome)
+        assert (event.token, event.frame.kind) == ("token", Kind.BATCH)
+        assert (len(core.calls), core.batches.get(call, 0)) == (left, left)
+        assert core.leaving == ["token"]
+    assert core.late_replies == 0
+
+
+def test_an_error_ends_a_batch() -> None:
+    core = opened(client=True)
+    call = sent_batch(core, 3)
+    feed(core, answer_to(call, b"1"))
+    (event,) = feed(core, frame(Kind.ERROR, b"", call=call))
+    assert isinstance(event, Outcome)
+    assert event.frame.kind == Kind.ERROR
+    assert (len(core.calls), core.batches) == (0, {})
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_more_outcomes_than_calls_or_none_is_a_fault(count: int) -> None:
+    core = opened(client=True)
+    call = sent_batch(core, 2)
+    assert feed(core, answer_to(call, *[b"1"] * count)) == [Closed()]
+    assert cause(core) == f"{count} outcomes of a batch that has 2 calls without one"
+
+
+def test_outcomes_too_short_to_be_any_are_a_fault() -> None:
+    core = opened(client=True)
+    call = sent_batch(core, 2)
+    assert feed(core, frame(Kind.BATCH, b"ab", call=call)) == [Closed()]
+
+
+def test_a_batch_that_was_given_up_is_one_late_reply() -> None:
+    core = opened(client=True)
+    call = sent_batch(core, 3)
+    core.calls.pop(call)
+    assert feed(core, answer_to(call, b"1")) == []
+    assert core.late_replies == 0
+    assert feed(core, answer_to(call, b"1", b"2")) == []
+    assert (core.late_replies, core.batches) == (1, {})
+
+
+def test_outcomes_of_what_was_never_sent_are_ignored() -> None:
+    core = opened(client=True)
+    assert feed(core, answer_to(9, b"1")) == []
+    assert core.late_replies == 1
+
+
+def test_outcomes_sent_before_a_limit_was_lowered_count_as_errors() -> None:
+    core = opened(client=True)
+    call = sent_batch(core, 3)
+    core.set_limit(2000)
+    (event,) = feed(core, answer_to(call, bytes(1500), bytes(1500)))
+    assert isinstance(event, Outcome)
+    assert not isinstance(event.frame.payload, Segmented)
+    told = split_outcomes(event.frame.payload)
+    assert not isinstance(told, str)
+    assert [is_error for is_error, _ in told] == [True, True]
+    (event,) = feed(core, answer_to(call, bytes(3000)))
+    assert isinstance(event, Outcome)
+    assert isinstance(error_of(event.frame), MessageTooLarge)
+
+
+def test_a_batch_that_the_peer_would_not_accept() -> None:
+    core = opened(client=True, max_message_size=2000)
+    with pytest.raises(MessageTooLarge, match=re.escape("Store.put")):
+        core.batch(core.new_call(), 7, [bytes(1000), bytes(1000)], "Store.put")
+
+
+def test_outcomes_go_out_until_the_last() -> None:
+    pair = Pair().open()
+    call = sent_batch(pair.client, 2)
+    (event,) = feed(pair.server, joined(pair.client.batch(call, 7, [b"\x90"] * 2, "Store.put")))
+    assert isinstance(event, BatchRequest)
+    for body, last in [(b"1", False), (b"2", True)]:
+        data = joined(pair.server.outcomes(event, pack_outcomes([(False, body)]), last=last))
+        assert pair.server.is_running(call) is not last
+        (outcome,) = feed(pair.client, data)
+        assert isinstance(outcome, Outcome)
+    assert len(pair.client.calls) == 0

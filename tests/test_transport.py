@@ -468,6 +468,18 @@ def fixture_pair(listening: Listen) -> Iterator[tuple[socket.socket, socket.sock
         yield client, server
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_buffers_are_sent_at_once_where_the_system_can(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[socket.socket, socket.socket], at_once: bool
+) -> None:
+    if at_once and not hasattr(socket.socket, "sendmsg"):
+        pytest.skip("the system cannot")
+    monkeypatch.setattr(transport, "_HAS_SENDMSG", at_once)
+    client, server = pair
+    assert transport.send(client, [b"one", memoryview(b"two")]) == (6 if at_once else 3)
+    assert server.recv(3, socket.MSG_WAITALL) == b"one"
+
+
 def test_a_dialled_socket_is_prepared(pair: tuple[socket.socket, socket.socket]) -> None:
     for sock in pair:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -24,11 +24,12 @@ from typing_extensions import TypeAliasType
 from tests.back_to_back import feed, frames, joined, said
 from tests.support import StubLink
 from typedrpc import errors
+from typedrpc.call import Call
 from typedrpc.codec import CommandCodec, Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.command import rpc
 from typedrpc.declared import DeclaredErrors
 from typedrpc.definition import derived_id
-from typedrpc.dispatch import Call, Dispatcher
+from typedrpc.dispatch import Dispatcher
 from typedrpc.failure import PUBLIC_BUILTINS, DeclaredFailure, unpack_failure
 from typedrpc.messages import Limits
 from typedrpc.peer import Peer
@@ -36,7 +37,7 @@ from typedrpc.protocol import Greeted, Protocol, Request, State
 from typedrpc.schema import Schema, compatible, nodes, schema_of
 from typedrpc.schema.conversions import STANDARD
 from typedrpc.service import Service, Table, contract_digest
-from typedrpc.wire import PREAMBLE, Flag, Frame, Kind, encode
+from typedrpc.wire import PREAMBLE, Flag, Frame, FrameReader, Kind, encode
 
 FOLDER: Final = Path(__file__).parent / "vectors"
 
@@ -133,6 +134,8 @@ NAMES: Final[dict[str, Any]] = {
     "UUID": uuid.UUID,
     "ZoneInfo": zoneinfo.ZoneInfo,
     "inf": float("inf"),
+    "numbers": iter([1]),
+    "texts": iter(["a"]),
 }
 
 
@@ -215,6 +218,21 @@ def test_frames(vector: dict[str, Any]) -> None:
     assert (plain(frame.payload), bytes(frame.extension)) == (plain(payload), extension)
     flags = (Flag.EXTENSION if extension else 0) | (Flag.SEGMENTS if "segments" in vector else 0)
     assert flags == vector["flags"] == data[5]
+
+
+@each("pieces")
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_pieces(vector: dict[str, Any], size: int) -> None:
+    data = bytes.fromhex(vector["hex"])
+    reader = FrameReader(1 << 20, preamble=False)
+    found = [frame for at in range(0, len(data), size) for frame in reader.feed(data[at : at + size])]
+    assert reader.fault is None
+    assert not reader.in_frame
+    for frame, expected in zip(found, vector["frames"], strict=True):
+        assert (frame.kind, frame.command, frame.call) == (expected["kind"], expected["command"], expected["call"])
+        assert bytes(frame.extension).hex() == expected.get("extension", "")
+        parts = [expected["body"], *expected["segments"]] if "segments" in expected else [expected["payload"]]
+        assert plain(frame.payload) == tuple(map(bytes.fromhex, parts))
 
 
 OPENING: Final = bytes.fromhex(vectors("conversation")[0]["hex"])
@@ -304,7 +322,8 @@ def test_the_values_are_of_every_type() -> None:
     # A path of this system is none of others.
     assert named >= {*nodes.SCALARS.values()} | nodes.COLLECTIONS | nodes.MAPPINGS | (STANDARD - {"Path", "PosixPath"})
     kinds = {cls for cls in vars(nodes).values() if isinstance(cls, type) and issubclass(cls, nodes.Node)}
-    abstract = {nodes.Node, nodes.IgnoredNode, nodes.CallbackNode}  # a callback is no value of a result
+    # Callbacks and streams are no values of a result.
+    abstract = {nodes.Node, nodes.IgnoredNode, nodes.CallbackNode, nodes.StreamNode}
     assert {type(node) for node in found} == {cls for cls in kinds if not cls.__name__.startswith("_")} - abstract
 
 

@@ -10,10 +10,15 @@ from hypothesis import strategies as st
 from tests.back_to_back import joined
 from typedrpc.codec import MAX_SEGMENTS, Payload, Segmented
 from typedrpc.wire import (
+    CHUNK_SIZE,
+    FEW_PARTIAL,
     HEADER,
     HEADER_SIZE,
     KNOWN_FLAGS,
     MAGIC,
+    MAX_PARTIAL,
+    MAY_BE_SPLIT,
+    PARTIAL_BYTES,
     PREAMBLE,
     RECEIVE_SIZE,
     TRUSTED_GROWTH,
@@ -24,7 +29,9 @@ from typedrpc.wire import (
     Frame,
     FrameReader,
     Kind,
+    Pieces,
     encode,
+    may_begin,
     pack_header,
     payload_size,
 )
@@ -192,12 +199,149 @@ def test_a_payload_is_not_overwritten_by_what_comes_next() -> None:
     assert plain(second.payload) == b"other"
 
 
+# Messages in pieces
+
+
+def cut(frame: bytes, sizes: list[int]) -> list[bytes]:
+    """A whole frame as pieces: so many bytes of the payload in each, the last one has the rest."""
+    size, kind, flags, command, call = HEADER.unpack_from(frame)
+    payload, pieces = frame[HEADER_SIZE:], []
+    for number, count in enumerate([*sizes, size - sum(sizes)]):
+        part, payload = payload[:count], payload[count:]
+        start = struct.pack(">I", size) if not number else b""
+        more = (flags if not number else 0) | (Flag.MORE if payload else 0)
+        pieces.append(header(len(start) + len(part), kind, more, command, call) + start + part)
+    assert not payload
+    return pieces
+
+
+MORE: Final = Flag.MORE
+SPLIT: Final[dict[str, tuple[bytes, list[Plain]]]] = {
+    "two pieces": (
+        bytes.fromhex("00000006 10 02 0007 00000001 00000003 9261 00000001 10 00 0007 00000001 62"),
+        [(Kind.REQUEST, 7, 1, b"\x92ab", b"")],
+    ),
+    "an extension and segments": (
+        b"".join(cut(wire(Kind.REQUEST, 1, 1, Segmented(b"body", [b"", b"abc", b"de"]), b"\x80"), [18, 3, 2])),
+        [(Kind.REQUEST, 1, 1, (b"body", b"", b"abc", b"de"), b"\x80")],
+    ),
+    "nothing behind the table": (
+        b"".join(cut(wire(Kind.ERROR, 0, 1, Segmented(b"", [b"a"])), [6])),
+        [(Kind.ERROR, 0, 1, (b"", b"a"), b"")],
+    ),
+    "others in between": (
+        b"".join(
+            part
+            for pieces in zip(
+                cut(wire(Kind.RESPONSE, 0, 1, b"first"), [1, 1, 1]),
+                cut(wire(Kind.RESPONSE, 0, 3, b"other"), [2, 1, 1]),
+                [wire(Kind.PING, 0, 1, b""), wire(Kind.REQUEST, 0, 1, b"x"), b"", b""],
+                strict=True,
+            )
+            for part in pieces
+        ),
+        [
+            (Kind.PING, 0, 1, b"", b""),
+            (Kind.REQUEST, 0, 1, b"x", b""),
+            (Kind.RESPONSE, 0, 1, b"first", b""),
+            (Kind.RESPONSE, 0, 3, b"other", b""),
+        ],
+    ),
+    "one after another under the same id": (
+        b"".join(cut(wire(Kind.NOTIFY, 7, 0, b"first"), [2]) + cut(wire(Kind.NOTIFY, 7, 0, b"other"), [3])),
+        [(Kind.NOTIFY, 7, 0, b"first", b""), (Kind.NOTIFY, 7, 0, b"other", b"")],
+    ),
+    "more pieces than calls may be nested": (
+        b"".join(cut(wire(Kind.NOTIFY, 7, 0, bytes(2000)), [1] * 1999)),
+        [(Kind.NOTIFY, 7, 0, bytes(2000), b"")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_pieces_are_read_whole_byte_by_byte_and_with_trailing_data(name: str) -> None:
+    check_three_ways(*SPLIT[name])
+
+
+def test_the_last_piece_is_no_sole_frame() -> None:
+    reader = FrameReader(LIMIT, preamble=False)
+    first, last = cut(wire(Kind.RESPONSE, 0, 7, b"abc"), [2])
+    assert list(reader.feed(first)) == []
+    assert (reader.idle, reader.in_frame) == (True, True)
+    other = wire(Kind.RESPONSE, 0, 9, b"")
+    assert sole(reader, other) == (Kind.RESPONSE, 0, 9, b"")
+    reader.buffer[: len(last)] = last
+    assert reader.sole_frame(len(last)) is None
+    (frame,) = reader.feed(last)
+    assert comparable(frame) == (Kind.RESPONSE, 0, 7, b"abc", b"")
+    assert (reader.idle, reader.in_frame) == (True, False)
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, CHUNK_SIZE - 5, CHUNK_SIZE - 4, CHUNK_SIZE - 3, 3 * CHUNK_SIZE])
+@pytest.mark.parametrize("extension", [b"", b"\x80"])
+def test_a_message_is_cut_and_put_together(more: int, extension: bytes) -> None:
+    payload = Segmented(b"body", [bytes(range(256)) * 400, bytearray(CHUNK_SIZE - 102_400 + more)])
+    frame = encode(Kind.REQUEST, 5, 7, payload, extension)
+    assert isinstance(frame, tuple)
+    pieces = Pieces(frame)
+    parts = []
+    while pieces.left:
+        parts.append(joined(tuple(pieces.take())))
+    assert all(len(part) == HEADER_SIZE + CHUNK_SIZE for part in parts[:-1])
+    assert [part[5] & MORE for part in parts] == [MORE] * (len(parts) - 1) + [0]
+    assert read(b"".join(parts)) == ([comparable(Frame(Kind.REQUEST, 5, 7, payload, extension))], None)
+
+
+def test_pieces_are_not_copied_until_they_are_to_be_owned() -> None:
+    buffer = bytearray(2 * CHUNK_SIZE)
+    pieces = Pieces((header(len(buffer)), memoryview(buffer)))
+    pieces.take()
+    pieces.own()
+    buffer[-1] = 7
+    buffer.clear()
+    assert joined(tuple(pieces.take()))[-CHUNK_SIZE:] == bytes(CHUNK_SIZE)
+
+
+def first_piece(size: int, call: int = 1, kind: int = Kind.REQUEST) -> bytes:
+    return header(5, kind, MORE, 1, call) + struct.pack(">I", size) + b"a"
+
+
+def test_so_many_messages_may_be_on_their_way() -> None:
+    small = b"".join(first_piece(2, call) for call in range(MAX_PARTIAL))
+    assert read(small) == ([], None)
+    found, fault = read(small + first_piece(2, MAX_PARTIAL))
+    assert (found, fault) == ([], f"{MAX_PARTIAL + 1} messages in pieces at a time, with {2 * MAX_PARTIAL + 2} bytes")
+    large = b"".join(first_piece(PARTIAL_BYTES, call) for call in range(FEW_PARTIAL))
+    assert read(large, limit=PARTIAL_BYTES) == ([], None)
+    assert read(large + first_piece(2, FEW_PARTIAL), limit=PARTIAL_BYTES)[1] is not None
+
+
+def test_what_is_complete_makes_room_for_others() -> None:
+    pieces = [cut(wire(Kind.REQUEST, 1, call, b"ab"), [1]) for call in range(2 * MAX_PARTIAL)]
+    data = b"".join(first + last for first, last in pieces) + b"".join(first for first, _ in pieces[:MAX_PARTIAL])
+    found, fault = read(data)
+    assert (len(found), fault) == (2 * MAX_PARTIAL, None)
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "announced", "expected"),
+    [
+        (0x7FFF_FFFF, FEW_PARTIAL - 1, 3 * 0x7FFF_FFFF, True),
+        (1, FEW_PARTIAL, PARTIAL_BYTES - 1, True),
+        (2, FEW_PARTIAL, PARTIAL_BYTES - 1, False),
+        (1, MAX_PARTIAL - 1, 100, True),
+        (1, MAX_PARTIAL, 100, False),
+    ],
+)
+def test_which_messages_may_be_begun(size: int, count: int, announced: int, expected: bool) -> None:
+    assert may_begin(size, count, announced) is expected
+
+
 # Faults
 
 BAD: Final[dict[str, tuple[bytes, str]]] = {
     "unknown flag": (header(1, flags=0x10) + b"a", "a frame of kind 0x10 has unknown flags 0x10"),
     "every flag": (header(1, flags=0xFF) + b"a", "a frame of kind 0x10 has unknown flags 0xff"),
-    "more": (header(1, flags=Flag.MORE) + b"a", "a frame of kind 0x10 has unknown flags 0x02"),
     "compressed": (header(1, flags=Flag.COMPRESSED) + b"a", "a frame of kind 0x10 has unknown flags 0x04"),
     "one byte over the limit": (
         header(LIMIT + 1),
@@ -236,6 +380,62 @@ BAD: Final[dict[str, tuple[bytes, str]]] = {
         header(2, flags=Flag.SEGMENTS) + struct.pack(">H", MAX_SEGMENTS + 1),
         f"{MAX_SEGMENTS + 1} segments in a frame, the limit is {MAX_SEGMENTS}",
     ),
+    "pieces of a kind that has none": (
+        header(5, Kind.PING, MORE) + struct.pack(">I", 2) + b"a",
+        "a frame of kind 0x20, which does not come in pieces, has more",
+    ),
+    "pieces of a kind that is not known": (
+        header(5, 0xF0, MORE) + struct.pack(">I", 2) + b"a",
+        "a frame of kind 0xf0, which does not come in pieces, has more",
+    ),
+    "a first piece without a size": (
+        header(3, flags=MORE) + b"abc",
+        "a first piece that is too short to say anything",
+    ),
+    "a first piece with nothing but a size": (
+        header(4, flags=MORE) + struct.pack(">I", 2),
+        "a first piece that is too short to say anything",
+    ),
+    "a first piece that is all of it": (
+        header(6, flags=MORE) + struct.pack(">I", 2) + b"ab",
+        "a first piece of 2 bytes, of a message of 2",
+    ),
+    "pieces of a message over the limit": (
+        first_piece(LIMIT + 1),
+        f"a frame of kind 0x10 announces {LIMIT + 1} bytes, the limit is {LIMIT}",
+    ),
+    "a first piece over the limit": (
+        header(LIMIT + 1, flags=MORE),
+        f"a frame of kind 0x10 announces {LIMIT + 1} bytes, the limit is {LIMIT}",
+    ),
+    "pieces with an unknown flag": (
+        header(5, flags=MORE | Flag.COMPRESSED) + struct.pack(">I", 2) + b"a",
+        "a frame of kind 0x10 has unknown flags 0x06",
+    ),
+    "an extension that is cut": (
+        header(7, flags=MORE | Flag.EXTENSION) + struct.pack(">IH", 20, 2) + b"a",
+        "an extension or a table of segments that is longer than its frame",
+    ),
+    "an extension in pieces that is longer than the message": (
+        header(7, flags=MORE | Flag.EXTENSION) + struct.pack(">IH", 20, 30) + b"a",
+        "an extension that is longer than its frame",
+    ),
+    "a later piece with flags": (
+        first_piece(9) + header(2, flags=MORE | Flag.SEGMENTS) + b"ab",
+        "a later piece has flags 0x08",
+    ),
+    "an empty piece": (first_piece(9) + header(0, flags=MORE), "an empty piece"),
+    "an empty last piece": (first_piece(9) + header(0), "an empty piece"),
+    "more than was announced": (first_piece(3) + header(3) + b"abc", "a piece of 3 bytes, where 2 are left"),
+    "more behind all of it": (
+        first_piece(3) + header(2, flags=MORE) + b"ab",
+        "a piece of 2 bytes and more, where 2 are left",
+    ),
+    "less than was announced": (first_piece(9) + header(2) + b"ab", "the last piece has 2 bytes, where 8 are left"),
+    "another message under the same id": (
+        first_piece(9) + header(6, flags=MORE) + struct.pack(">I", 3) + b"ab" + header(6) + bytes(6),
+        "a piece of 6 bytes, where 2 are left",
+    ),
     "an extension that leaves no room for the table": (
         header(4, flags=Flag.EXTENSION | Flag.SEGMENTS) + b"\0\1\x80\0",
         "a table of segments that is longer than its frame",
@@ -268,6 +468,12 @@ BAD_LARGE: Final[dict[str, tuple[bytes, str]]] = {
     ),
     "an extension that fills the buffer": (
         header(LARGE, flags=Flag.EXTENSION) + struct.pack(">H", 65_523) + bytes(LARGE - 2),
+        "an extension and a table of segments that fill the whole buffer",
+    ),
+    "pieces whose extension and table fill the buffer": (
+        header(LARGE, flags=MORE | Flag.EXTENSION | Flag.SEGMENTS)
+        + struct.pack(">IH", LARGE, 65_520)
+        + bytes(LARGE - 6),
         "an extension and a table of segments that fill the whole buffer",
     ),
     "a table that does not fit behind the extension": (
@@ -507,8 +713,9 @@ ANNOUNCED: Final = 0x7FFF_FFFF
         header(ANNOUNCED, flags=Flag.SEGMENTS) + struct.pack(">HI", 1, ANNOUNCED - 6),
         header(ANNOUNCED, flags=Flag.SEGMENTS) + struct.pack(">H4096I", 4096, *[500_000] * 4096),
         header(ANNOUNCED, flags=Flag.EXTENSION) + b"\0\1\x80",
+        header(ANNOUNCED, flags=MORE) + struct.pack(">I", ANNOUNCED),
     ],
-    ids=["plain", "one segment", "many segments", "extension"],
+    ids=["plain", "one segment", "many segments", "extension", "pieces"],
 )
 def test_an_announcement_alone_costs_no_more_than_the_trusted_size(head: bytes) -> None:
     assert held_after(head) < TRUSTED_SIZE + 256 * 1024
@@ -542,7 +749,7 @@ PAYLOADS = st.one_of(
 SEGMENTED = st.builds(Segmented, st.binary(max_size=40), st.lists(PAYLOADS, max_size=4))
 FRAMES = st.builds(
     Frame,
-    st.integers(0, 255),
+    st.integers(0, 255) | st.sampled_from(sorted(MAY_BE_SPLIT)),
     st.integers(0, 0xFFFF),
     st.integers(0, 0xFFFF_FFFF),
     st.one_of(PAYLOADS, SEGMENTED),
@@ -558,6 +765,35 @@ def test_what_is_encoded_is_read_again_wherever_it_is_cut(frames: list[Frame], d
     assert read_cut(encoded, cuts) == ([comparable(frame) for frame in frames], None)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(FRAMES, max_size=6), st.data())
+def test_pieces_that_take_turns_are_put_together_again(frames: list[Frame], data: st.DataObject) -> None:
+    """Messages in pieces of any size, in any turns, with whole frames between them, wherever the bytes are cut."""
+    waiting: list[tuple[Plain, list[bytes]]] = []
+    for call, frame in enumerate(frames):
+        sent = joined(encode(frame.kind, frame.command, call, frame.payload, bytes(frame.extension)))
+        size, head = len(sent) - HEADER_SIZE, 2 + len(frame.extension) if frame.extension else 0
+        if isinstance(frame.payload, Segmented):
+            head += 2 + 4 * len(frame.payload.segments)
+        pieces = [sent]
+        if frame.kind in MAY_BE_SPLIT and size > head + 1:
+            places = st.integers(max(head, 1), size - 1)
+            cuts = sorted(data.draw(st.sets(places, max_size=4)))
+            if cuts:
+                pieces = cut(sent, [stop - start for start, stop in zip([0, *cuts], cuts, strict=False)])
+        waiting.append((comparable(frame._replace(call=call)), pieces))
+    encoded, expected = b"", []
+    while waiting:
+        index = data.draw(st.integers(0, len(waiting) - 1))
+        plain_frame, pieces = waiting[index]
+        encoded += pieces.pop(0)
+        if not pieces:
+            expected.append(plain_frame)
+            del waiting[index]
+    stops = sorted(data.draw(st.lists(st.integers(0, len(encoded)), max_size=12)))
+    assert read_cut(encoded, stops) == (expected, None)
+
+
 HEADERS = st.builds(
     header,
     st.one_of(st.integers(0, 64), st.integers(0, 0xFFFF_FFFF)),
@@ -567,7 +803,18 @@ HEADERS = st.builds(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.one_of(HEADERS, st.binary(max_size=64), st.just(bytes(5000))), max_size=12), st.booleans())
+@given(
+    st.lists(
+        st.one_of(
+            HEADERS,
+            st.builds(first_piece, st.integers(0, 300) | st.just(LIMIT), st.integers(1, 3)),
+            st.binary(max_size=64),
+            st.just(bytes(5000)),
+        ),
+        max_size=12,
+    ),
+    st.booleans(),
+)
 def test_no_bytes_make_the_reader_raise(parts: list[bytes], preamble: bool) -> None:
     reader = FrameReader(LIMIT, preamble=preamble)
     for part in [PREAMBLE, *parts]:

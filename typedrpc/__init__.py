@@ -15,8 +15,9 @@
 """
 
 from typedrpc import codec
+from typedrpc.call import Call, Cancellation, current_call
 from typedrpc.command import BoundCommand, Command, remote, rpc
-from typedrpc.dispatch import Call, current_call
+from typedrpc.deadlines import deadline
 from typedrpc.errors import (
     ArgumentError,
     ArgumentMissing,
@@ -42,6 +43,7 @@ from typedrpc.hooks import CallOutcome
 from typedrpc.peer import Peer, PeerServer
 from typedrpc.schema import Difference, Schema, compatible
 from typedrpc.service import FunctionService, Service
+from typedrpc.stream import AsyncStream, Stream
 from typedrpc.sync import Client, Server, connect, serve
 
 __version__ = "0.1.0"
@@ -51,10 +53,12 @@ __all__ = [
     "ArgumentMissing",
     "ArgumentTypeError",
     "ArgumentValueError",
+    "AsyncStream",
     "BoundCommand",
     "Call",
     "CallCancelled",
     "CallOutcome",
+    "Cancellation",
     "Client",
     "Command",
     "ConnectFailed",
@@ -77,11 +81,13 @@ __all__ = [
     "Server",
     "ServerBusy",
     "Service",
+    "Stream",
     "UnknownCommand",
     "codec",
     "compatible",
     "connect",
     "current_call",
+    "deadline",
     "remote",
     "rpc",
     "serve",

@@ -16,6 +16,7 @@ from typedrpc.command import Command
 from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.errors import ArgumentTypeError, ContractMismatch, MessageTooLarge, ProtocolError, UnknownCommand
 from typedrpc.messages import ProtocolCommand, pack_extension
+from typedrpc.options import NO_METADATA, Metadata
 from typedrpc.schema import Schema, compatible
 from typedrpc.service import Table, contract_digest
 
@@ -114,15 +115,25 @@ class Route(NamedTuple):
     unpack_adapted: Callable[[Payload], Any] | None = None
     target: tuple[int, int] | None = None
 
-    def extension(self, time_left: float | None, parent: int = 0, depth: int = 0) -> bytes:
+    def extension(
+        self, time_left: float | None, parent: int = 0, depth: int = 0, metadata: Metadata = NO_METADATA
+    ) -> bytes:
         """The packed extension map of a call; empty where none is needed.
 
         Args:
             time_left: Seconds that the call has.
             parent: The peer's call in which it is made, if any.
             depth: Calls that it is nested in.
+            metadata: What goes beside the arguments.
         """
-        return pack_extension(time_left=time_left, schema=self.schema, parent=parent, depth=depth, target=self.target)
+        return pack_extension(
+            time_left=time_left,
+            schema=self.schema,
+            parent=parent,
+            depth=depth,
+            target=self.target,
+            metadata=metadata,
+        )
 
 
 @final

@@ -28,7 +28,7 @@ class Group:
     __slots__ = ("offers", "series", "waiter")
 
     def __init__(self, offers: Offers, waiter: Any) -> None:
-        self.offers: Final[dict[int, Any]] = dict(enumerate(offers))
+        self.offers: Final[dict[int, Any]] = {index: offer for index, offer in enumerate(offers) if offer is not None}
         self.waiter = waiter
         self.series: Any = None
 

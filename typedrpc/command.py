@@ -13,9 +13,17 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import math
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import (
@@ -24,7 +32,8 @@ from typing import (
     ClassVar,
     Concatenate,
     Generic,
-    NamedTuple,
+    Literal,
+    Never,
     ParamSpec,
     Protocol,
     Self,
@@ -35,49 +44,69 @@ from typing import (
 
 from typedrpc.codec import CommandCodec
 from typedrpc.declared import NO_ERRORS, DeclaredErrors
-from typedrpc.definition import bound_signature, derived_id, fault_of_function, fault_of_id, takes_instance
+from typedrpc.definition import (
+    bound_signature,
+    derived_id,
+    fault_of_function,
+    fault_of_id,
+    is_coroutine_command,
+    takes_instance,
+)
 from typedrpc.errors import DefinitionError
-from typedrpc.schema import LocalNames, Schema, SignatureFaults, UnresolvedNames, is_local, running_around, schema_of
+from typedrpc.options import DEFAULT_OPTIONS, UNCHANGED, Metadata, changed
+from typedrpc.options import CallOptions as CallOptions
+from typedrpc.schema import (
+    LocalNames,
+    Schema,
+    SignatureFaults,
+    StreamNode,
+    UnresolvedNames,
+    is_local,
+    running_around,
+    schema_of,
+)
+from typedrpc.stream import AsyncStream, LocalAsyncStream, LocalStream, Stream, wait_for
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
 A1 = TypeVar("A1")
+A1_contra = TypeVar("A1_contra", contravariant=True)
 A2 = TypeVar("A2")
+A2_contra = TypeVar("A2_contra", contravariant=True)
 A3 = TypeVar("A3")
+A3_contra = TypeVar("A3_contra", contravariant=True)
 A4 = TypeVar("A4")
+A4_contra = TypeVar("A4_contra", contravariant=True)
 A5 = TypeVar("A5")
+A5_contra = TypeVar("A5_contra", contravariant=True)
 CallableT_co = TypeVar("CallableT_co", bound=Callable[..., Any], covariant=True)
 
-_UNCHANGED: Any = object()
-
 logger = logging.getLogger("typedrpc")
-
-
-class CallOptions(NamedTuple):
-    """What ``with_options`` sets for the calls of one bound command.
-
-    Attributes:
-        timeout: Seconds until a call ends with ``DeadlineExceeded``; None leaves it to the connection's default.
-    """
-
-    timeout: float | None = None
-
-
-DEFAULT_OPTIONS = CallOptions()
 
 
 class Caller(Protocol):
     """How bound commands reach the side that runs them.
 
-    ``invoker`` gives the function that makes a blocking call: ``invoker(command, options)(*args, **kwargs) -> result``.
-    It is asked once for each bound command, when that is first called; if it raises, the next call asks again.
-    ``submit`` starts a call and returns its future, ``notify`` sends a one-way call. ``map`` calls once for each tuple
-    of items and yields the results in order; there is at least one iterable.
+    A bound command asks for what its command needs: ``stream`` and ``astream`` are for commands that stream their
+    result, in whichever colour it is declared; the others are for all others.
+
+    ``invoker`` gives the function that makes a blocking call: ``invoker(command, options)(*args, **kwargs) -> result``,
+    also of a coroutine command. It is asked once for each bound command, when that is first called; if it raises, the
+    next call asks again. ``aio`` gives the coroutine of a call, which starts when it is awaited, on whatever event loop
+    runs. ``submit`` starts a call and returns its future, ``notify`` sends a one-way call. ``map`` calls once for each
+    tuple of items and yields the results in order; there is at least one iterable; the last argument asks for the
+    ``Exception`` of a call that fails in its place. ``stream`` and ``astream`` start a call and return its stream, for
+    threads and for whatever event loop runs.
     """
 
     def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]: ...
+
+    def aio(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> Coroutine[Any, Any, Any]: ...
 
     def submit(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
@@ -88,8 +117,21 @@ class Caller(Protocol):
     ) -> None: ...
 
     def map(
-        self, command: Command[Any], iterables: tuple[Iterable[Any], ...], options: CallOptions, /
+        self,
+        command: Command[Any],
+        iterables: tuple[Iterable[Any], ...],
+        options: CallOptions,
+        return_exceptions: bool,
+        /,
     ) -> Iterator[Any]: ...
+
+    def stream(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> Stream[Any]: ...
+
+    def astream(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> AsyncStream[Any]: ...
 
 
 class Command(Generic[CallableT_co]):
@@ -133,6 +175,7 @@ class Command(Generic[CallableT_co]):
         self._names: LocalNames | None = None
         self._schema: Schema | None = None
         self._codec: CommandCodec | None = None
+        self._colour: tuple[bool, bool] | None = None  # whether it streams, whether it is async
 
     def __set_name__(self, owner: type[Any], name: str) -> None:
         self._owner = owner
@@ -146,13 +189,30 @@ class Command(Generic[CallableT_co]):
             return self
         return BoundCommand(self, LocalCaller(instance))
 
-    def __call__(self: Command[Callable[P, R]], instance: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    # The first overload is for a result of any type: it alone fits what the next ones would fit by chance.
+    @overload
+    def __call__(self: Command[Callable[P, Never]], instance: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    @overload
+    def __call__(
+        self: Command[Callable[P, AsyncIterator[T]]], instance: Any, /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncStream[T]: ...
+    @overload
+    def __call__(
+        self: Command[Callable[P, Iterator[T]]], instance: Any, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    @overload
+    def __call__(self: Command[Callable[P, R]], instance: Any, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, instance: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call the command of an instance or of a proxy, as ``Greeter.hello(greeter, "Robert")``."""
         if isinstance(instance, Proxy):
-            remote: R = getattr(instance, self.name)(*args, **kwargs)
-            return remote
-        result: R = self.function(instance, *args, **kwargs)
-        return result
+            return getattr(instance, self.name)(*args, **kwargs)
+        return self._as_declared(self.function(instance, *args, **kwargs))
+
+    def _as_declared(self, result: Any) -> Any:
+        """What the function here has returned, as a proxy would give it."""
+        if not self.streams:
+            return result
+        return LocalAsyncStream(result) if self.is_async else LocalStream(result)
 
     def __repr__(self) -> str:
         return f"<command {self.qualified_name}, id {self.id}>"
@@ -190,6 +250,29 @@ class Command(Generic[CallableT_co]):
         if not declaration._errors.is_read and (faults := declaration.find_faults(final=True)):
             raise DefinitionError(declaration.qualified_name, faults)
         return declaration._errors
+
+    @property
+    def streams(self) -> bool:
+        """Whether the declaration streams its result. Does not raise: no, where its signature cannot be read."""
+        declaration = self.declaration
+        return (declaration._colour or declaration._read_colour())[0]
+
+    @property
+    def is_async(self) -> bool:
+        """Whether a call as declared gives what is awaited, or iterated over with ``async for``."""
+        declaration = self.declaration
+        return (declaration._colour or declaration._read_colour())[1]
+
+    def _read_colour(self) -> tuple[bool, bool]:
+        try:
+            result = self.schema.result
+        except DefinitionError:  # which does not keep a plain instance from its function; its names may come yet
+            return False, is_coroutine_command(self.function)
+        if isinstance(result, StreamNode):
+            self._colour = True, result.is_async
+        else:
+            self._colour = False, is_coroutine_command(self.function)
+        return self._colour
 
     @property
     def is_resolved(self) -> bool:
@@ -306,9 +389,20 @@ class FunctionCommand(Command[CallableT_co]):
 
     _is_method = False
 
-    def __call__(self: FunctionCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        result: R = self.function(*args, **kwargs)
-        return result
+    @overload
+    def __call__(self: FunctionCommand[Callable[P, Never]], /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    @overload
+    def __call__(
+        self: FunctionCommand[Callable[P, AsyncIterator[T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncStream[T]: ...
+    @overload
+    def __call__(
+        self: FunctionCommand[Callable[P, Iterator[T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    @overload
+    def __call__(self: FunctionCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self._as_declared(self.function(*args, **kwargs))
 
     # There is no instance to bind to, also where the command is an attribute of some class.
     def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Self:  # type: ignore[override]
@@ -320,7 +414,7 @@ class CallbackCommand(Command[CallableT_co]):
 
     _is_method = False
 
-    def __init__(self, name: str, codec: CommandCodec) -> None:
+    def __init__(self, name: str, codec: CommandCodec, *, is_async: bool) -> None:
         def callback(*args: Any) -> Any:
             """A function of the caller, which runs there."""
 
@@ -328,6 +422,16 @@ class CallbackCommand(Command[CallableT_co]):
         self.name = name
         self._schema = codec.schema
         self._codec = codec
+        self._colour = False, is_async
+
+
+@final
+class _GivenFunction(FunctionCommand[CallableT_co]):
+    """A function that ``remote`` was given, with or without annotations."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._colour = False, True  # it may be async: what it returns will tell
 
 
 class _FunctionDocs:
@@ -340,8 +444,30 @@ class _FunctionDocs:
         return self.text if instance is None else instance.command.function.__doc__
 
 
+class _Call1(Protocol[A1_contra, S_co]):
+    """What ``map`` asks of the bound command: that its blocking form takes one argument by position."""
+
+    def call(self, a: A1_contra, /) -> S_co: ...
+
+
+class _Call2(Protocol[A1_contra, A2_contra, S_co]):
+    def call(self, a: A1_contra, b: A2_contra, /) -> S_co: ...
+
+
+class _Call3(Protocol[A1_contra, A2_contra, A3_contra, S_co]):
+    def call(self, a: A1_contra, b: A2_contra, c: A3_contra, /) -> S_co: ...
+
+
+class _Call4(Protocol[A1_contra, A2_contra, A3_contra, A4_contra, S_co]):
+    def call(self, a: A1_contra, b: A2_contra, c: A3_contra, d: A4_contra, /) -> S_co: ...
+
+
+class _Call5(Protocol[A1_contra, A2_contra, A3_contra, A4_contra, A5_contra, S_co]):
+    def call(self, a: A1_contra, b: A2_contra, c: A3_contra, d: A4_contra, e: A5_contra, /) -> S_co: ...
+
+
 class BoundCommand(Generic[CallableT_co]):
-    __slots__ = ("__weakref__", "_caller", "_invoke", "_options", "command")
+    __slots__ = ("__weakref__", "_block", "_caller", "_invoke", "_options", "_streams", "command")
     __doc__ = _FunctionDocs(  # pyright: ignore[reportAssignmentType]  # a descriptor, where the checker knows only str
         "A command of one instance or one proxy: call it as its function, or in its other forms."
     )
@@ -352,135 +478,238 @@ class BoundCommand(Generic[CallableT_co]):
         self._options = options
 
     if not TYPE_CHECKING:  # pragma: no branch
-        # `_invoke` is an empty slot until the first call, which ends up here: later calls find the slot filled and
-        # branch on nothing. Hidden from type checkers, for which any attribute would exist otherwise.
+        # These are empty slots until the first call, which ends up here: later calls find them filled, and branch on
+        # nothing where they go by `_invoke` or `_block`. Hidden from type checkers, for which any attribute would exist
+        # otherwise.
         def __getattr__(self, name: str) -> Any:
-            if name != "_invoke":
+            if name == "_invoke":
+                self._invoke = found = self._coloured()
+            elif name == "_block":
+                self._block = found = self._blocking()
+            elif name == "_streams":
+                self._streams = found = self.command.streams
+            else:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            self._invoke = invoke = self._caller.invoker(self.command, self._options)
-            return invoke
+            return found
 
     _invoke: Callable[..., Any]
+    _block: Callable[..., Any]
+    _streams: bool
 
-    def __call__(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the command and wait for its result."""
-        return self._invoke(*args, **kwargs)  # type: ignore[no-any-return]
+    def _coloured(self) -> Callable[..., Any]:
+        """What calls the command in the colour in which it is declared."""
+        command, caller, options = self.command, self._caller, self._options
+        if command.streams:
+            start = caller.astream if command.is_async else caller.stream
+            return lambda *args, **kwargs: start(command, args, kwargs, options)
+        if command.is_async:
+            return lambda *args, **kwargs: caller.aio(command, args, kwargs, options)
+        return caller.invoker(command, options)
+
+    def _blocking(self) -> Callable[..., Any]:
+        """What calls the command and waits, whatever its colour."""
+        command, caller, options = self.command, self._caller, self._options
+        if command.streams:
+            return lambda *args, **kwargs: caller.stream(command, args, kwargs, options)
+        return caller.invoker(command, options) if command.is_async else self._invoke
+
+    # The first overload is for a result of any type: it alone fits what the next ones would fit by chance.
+    @overload
+    def __call__(self: BoundCommand[Callable[P, Never]], /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    @overload
+    def __call__(
+        self: BoundCommand[Callable[P, AsyncIterator[T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncStream[T]: ...
+    @overload
+    def __call__(self: BoundCommand[Callable[P, Iterator[T]]], /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]: ...
+    @overload
+    def __call__(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the command as its function: wait for its result, or get the coroutine or the stream of it."""
+        return self._invoke(*args, **kwargs)
 
     @overload
     def call(self: BoundCommand[Callable[P, Coroutine[Any, Any, T]]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     @overload
+    def call(self: BoundCommand[Callable[P, AsyncIterator[T]]], /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]: ...
+    @overload
+    def call(self: BoundCommand[Callable[P, Iterator[T]]], /, *args: P.args, **kwargs: P.kwargs) -> Stream[T]: ...
+    @overload
     def call(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def call(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the command and wait for its result, whether it is declared with ``def`` or ``async def``."""
-        return self._invoke(*args, **kwargs)
+        """Call the command and wait for its result, whether it is declared with ``def`` or ``async def``.
+
+        A stream of either colour comes as one for ``for``.
+        """
+        return self._block(*args, **kwargs)
 
     @overload
     def submit(
         self: BoundCommand[Callable[P, Coroutine[Any, Any, T]]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]: ...
     @overload
+    def submit(
+        self: BoundCommand[Callable[P, AsyncIterator[T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Stream[T]]: ...
+    @overload
+    def submit(
+        self: BoundCommand[Callable[P, Iterator[T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[Stream[T]]: ...
+    @overload
     def submit(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start a call and return its future. On a local instance the future is done when this returns."""
-        return self._caller.submit(self.command, args, kwargs, self._options)
+        """Start a call and return its future. On a local instance the future is done when this returns.
+
+        So it is with a stream, whose items come to whoever takes it from the future.
+        """
+        if not self._streams:
+            return self._caller.submit(self.command, args, kwargs, self._options)
+        future: Future[Any] = Future()
+        future.set_result(self._caller.stream(self.command, args, kwargs, self._options))
+        return future
 
     @overload
-    async def aio(
+    def aio(
         self: BoundCommand[Callable[P, Coroutine[Any, Any, T]]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T: ...
+    ) -> Coroutine[Any, Any, T]: ...
+    # What returns a stream returns something else than what does not, though one is a case of the other.
     @overload
-    async def aio(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    async def aio(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the command and await its result, on whatever event loop runs."""
-        import asyncio  # whoever awaits has it
+    def aio(  # type: ignore[overload-overlap]
+        self: BoundCommand[Callable[P, AsyncIterator[T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncStream[T]: ...
+    @overload
+    def aio(  # type: ignore[overload-overlap]
+        self: BoundCommand[Callable[P, Iterator[T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncStream[T]: ...
+    @overload
+    def aio(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...
+    def aio(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the command and await its result, on whatever event loop runs; it starts when it is awaited.
 
-        return await asyncio.wrap_future(self._caller.submit(self.command, args, kwargs, self._options))
+        A stream of either colour comes as one for ``async for``.
+        """
+        if self._streams:
+            return self._caller.astream(self.command, args, kwargs, self._options)
+        return self._caller.aio(self.command, args, kwargs, self._options)
 
     def notify(self: BoundCommand[Callable[P, Any]], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call one-way: no result and no error of the handler comes back. A local instance logs the error."""
+        """Call one-way: no result and no error of the handler comes back. A local instance logs the error.
+
+        Raises:
+            TypeError: The command streams its result, which would go nowhere.
+        """
+        if self._streams:
+            raise TypeError(f"{self.command.qualified_name} streams its result and cannot be called one-way")
         self._caller.notify(self.command, args, kwargs, self._options)
 
     @overload
-    def map(self: BoundCommand[Callable[[A1], Coroutine[Any, Any, S]]], a: Iterable[A1], /) -> Iterator[S]: ...
+    def map(self: _Call1[A1, S], a: Iterable[A1], /, *, return_exceptions: Literal[False] = False) -> Iterator[S]: ...
     @overload
     def map(
-        self: BoundCommand[Callable[[A1, A2], Coroutine[Any, Any, S]]], a: Iterable[A1], b: Iterable[A2], /
+        self: _Call2[A1, A2, S], a: Iterable[A1], b: Iterable[A2], /, *, return_exceptions: Literal[False] = False
     ) -> Iterator[S]: ...
     @overload
     def map(
-        self: BoundCommand[Callable[[A1, A2, A3], Coroutine[Any, Any, S]]],
+        self: _Call3[A1, A2, A3, S],
         a: Iterable[A1],
         b: Iterable[A2],
         c: Iterable[A3],
         /,
+        *,
+        return_exceptions: Literal[False] = False,
     ) -> Iterator[S]: ...
     @overload
     def map(
-        self: BoundCommand[Callable[[A1, A2, A3, A4], Coroutine[Any, Any, S]]],
-        a: Iterable[A1],
-        b: Iterable[A2],
-        c: Iterable[A3],
-        d: Iterable[A4],
-        /,
-    ) -> Iterator[S]: ...
-    @overload
-    def map(
-        self: BoundCommand[Callable[[A1, A2, A3, A4, A5], Coroutine[Any, Any, S]]],
-        a: Iterable[A1],
-        b: Iterable[A2],
-        c: Iterable[A3],
-        d: Iterable[A4],
-        e: Iterable[A5],
-        /,
-    ) -> Iterator[S]: ...
-    @overload
-    def map(self: BoundCommand[Callable[[A1], S]], a: Iterable[A1], /) -> Iterator[S]: ...
-    @overload
-    def map(self: BoundCommand[Callable[[A1, A2], S]], a: Iterable[A1], b: Iterable[A2], /) -> Iterator[S]: ...
-    @overload
-    def map(
-        self: BoundCommand[Callable[[A1, A2, A3], S]], a: Iterable[A1], b: Iterable[A2], c: Iterable[A3], /
-    ) -> Iterator[S]: ...
-    @overload
-    def map(
-        self: BoundCommand[Callable[[A1, A2, A3, A4], S]],
+        self: _Call4[A1, A2, A3, A4, S],
         a: Iterable[A1],
         b: Iterable[A2],
         c: Iterable[A3],
         d: Iterable[A4],
         /,
+        *,
+        return_exceptions: Literal[False] = False,
     ) -> Iterator[S]: ...
     @overload
     def map(
-        self: BoundCommand[Callable[[A1, A2, A3, A4, A5], S]],
+        self: _Call5[A1, A2, A3, A4, A5, S],
         a: Iterable[A1],
         b: Iterable[A2],
         c: Iterable[A3],
         d: Iterable[A4],
         e: Iterable[A5],
         /,
+        *,
+        return_exceptions: Literal[False] = False,
     ) -> Iterator[S]: ...
-    def map(self, *iterables: Iterable[Any]) -> Iterator[Any]:
-        """Call once for each tuple of items, as the builtin ``map`` does; results in order, ends with the shortest."""
+    @overload
+    def map(self: _Call1[A1, S], a: Iterable[A1], /, *, return_exceptions: bool) -> Iterator[S | Exception]: ...
+    @overload
+    def map(
+        self: _Call2[A1, A2, S], a: Iterable[A1], b: Iterable[A2], /, *, return_exceptions: bool
+    ) -> Iterator[S | Exception]: ...
+    @overload
+    def map(
+        self: _Call3[A1, A2, A3, S], a: Iterable[A1], b: Iterable[A2], c: Iterable[A3], /, *, return_exceptions: bool
+    ) -> Iterator[S | Exception]: ...
+    @overload
+    def map(
+        self: _Call4[A1, A2, A3, A4, S],
+        a: Iterable[A1],
+        b: Iterable[A2],
+        c: Iterable[A3],
+        d: Iterable[A4],
+        /,
+        *,
+        return_exceptions: bool,
+    ) -> Iterator[S | Exception]: ...
+    @overload
+    def map(
+        self: _Call5[A1, A2, A3, A4, A5, S],
+        a: Iterable[A1],
+        b: Iterable[A2],
+        c: Iterable[A3],
+        d: Iterable[A4],
+        e: Iterable[A5],
+        /,
+        *,
+        return_exceptions: bool,
+    ) -> Iterator[S | Exception]: ...
+    def map(self, *iterables: Iterable[Any], return_exceptions: bool = False) -> Iterator[Any]:
+        """Call once for each tuple of items, as the builtin ``map`` does; results in order, ends with the shortest.
+
+        Of a command that streams, each call starts when its stream is asked for.
+
+        Args:
+            iterables: One to five, for as many arguments by position.
+            return_exceptions: Yield the exception of a call that fails in place of its result, and go on.
+        """
         if not iterables:
             raise TypeError("map() takes at least one iterable")
-        return self._caller.map(self.command, iterables, self._options)
+        if self._streams:
+            return map_outcomes(self._block, iterables, return_exceptions)
+        return self._caller.map(self.command, iterables, self._options, return_exceptions)
 
-    def with_options(self, *, timeout: float | None = _UNCHANGED) -> Self:
+    def with_options(
+        self,
+        *,
+        timeout: float | None = UNCHANGED,
+        metadata: Metadata = UNCHANGED,
+        on_metadata: Callable[[Metadata], object] | None = UNCHANGED,
+    ) -> Self:
         """The same command with other options; those that are not given stay as they are.
 
         Args:
             timeout: Seconds until a call ends with ``DeadlineExceeded``; None for the connection's default. Calls on a
                 local instance are not timed.
+            metadata: What goes with each call, for the handler's ``current_call().metadata``; copied at once.
+            on_metadata: Called, before a call returns or raises, with what the handler left in
+                ``current_call().reply_metadata``. Calls on a local instance have neither.
 
         Raises:
-            ValueError: The time-out is negative or not finite.
+            ValueError: The time-out is negative or not finite; the metadata is larger than 8192 bytes or 64 entries.
+            TypeError: Something is of another type; metadata is of str to str or bytes.
         """
-        options = self._options
-        if timeout is not _UNCHANGED:
-            if timeout is not None and not (math.isfinite(timeout) and timeout >= 0):
-                raise ValueError(f"timeout must be None or a number of seconds from 0 up, got {timeout!r}")
-            options = options._replace(timeout=timeout)
+        options = changed(self._options, timeout=timeout, metadata=metadata, on_metadata=on_metadata)
         return type(self)(self.command, self._caller, options)
 
     def __repr__(self) -> str:
@@ -500,17 +729,53 @@ class BoundCommand(Generic[CallableT_co]):
         return bound_signature(command.function) if command._is_method else inspect.signature(command.function)
 
 
+def map_outcomes(
+    invoke: Callable[..., Any], iterables: tuple[Iterable[Any], ...], return_exceptions: bool
+) -> Iterator[Any]:
+    """As the builtin ``map``, if asked with the exceptions of calls that fail in place of their results."""
+    if not return_exceptions:
+        return map(invoke, *iterables)
+
+    def outcome(*args: Any) -> Any:
+        try:
+            return invoke(*args)
+        except Exception as problem:
+            return problem
+
+    return map(outcome, *iterables)
+
+
 class LocalCaller:
-    """The caller of a plain instance: its commands run the function itself, in the calling thread."""
+    """The caller of a plain instance: its commands run the function itself, in the calling thread.
+
+    A coroutine that is to be waited for runs on an event loop of its own.
+    """
 
     __slots__ = ("_instance",)
 
     def __init__(self, instance: object) -> None:
         self._instance = instance
 
-    def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
+    def _function_of(self, command: Command[Any]) -> Callable[..., Any]:
         bound: Callable[..., Any] = command.function.__get__(self._instance)
         return bound
+
+    def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
+        function = self._function_of(command)
+        if not command.is_async:
+            return function
+
+        def wait(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            return wait_for(result) if inspect.isawaitable(result) else result
+
+        return wait
+
+    async def aio(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> Any:
+        result = self._function_of(command)(*args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
 
     def submit(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
@@ -532,9 +797,24 @@ class LocalCaller:
             logger.exception("%s failed in a one-way call", command.qualified_name)
 
     def map(
-        self, command: Command[Any], iterables: tuple[Iterable[Any], ...], options: CallOptions, /
+        self,
+        command: Command[Any],
+        iterables: tuple[Iterable[Any], ...],
+        options: CallOptions,
+        return_exceptions: bool,
+        /,
     ) -> Iterator[Any]:
-        return map(self.invoker(command, options), *iterables)
+        return map_outcomes(self.invoker(command, options), iterables, return_exceptions)
+
+    def stream(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> Stream[Any]:
+        return LocalStream(self._function_of(command)(*args, **kwargs))
+
+    def astream(
+        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
+    ) -> AsyncStream[Any]:
+        return LocalAsyncStream(self._function_of(command)(*args, **kwargs))
 
     def __repr__(self) -> str:
         return repr(self._instance)
@@ -546,8 +826,18 @@ class _FunctionCaller(LocalCaller):
 
     __slots__ = ()
 
-    def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
+    def _function_of(self, command: Command[Any]) -> Callable[..., Any]:
         return command.function
+
+
+@final
+class _BoundFunction(BoundCommand[CallableT_co]):
+    """A function that is here, of which nobody has said whether what it returns is awaited."""
+
+    __slots__ = ()
+
+    def _coloured(self) -> Callable[..., Any]:
+        return self.command.function
 
 
 @overload
@@ -568,7 +858,7 @@ def remote(callback: Callable[..., Any], /) -> BoundCommand[Any]:
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, BoundCommand) and getattr(callback, "__name__", "") == "aio":
         return owner
-    return BoundCommand(FunctionCommand(callback), _FunctionCaller(callback))
+    return _BoundFunction(_GivenFunction(callback), _FunctionCaller(callback))
 
 
 def find_in_class(cls: type[Any], name: str) -> object:

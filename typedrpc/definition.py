@@ -7,6 +7,8 @@ from collections.abc import Callable, Container
 from types import FunctionType
 from typing import Any
 
+from typedrpc.schema import Node, fault_of_colour
+
 # Ids from here on are the protocol's own.
 FIRST_RESERVED_ID = 0xFF00
 
@@ -66,11 +68,14 @@ def fault_of_function(function: object, *, method: bool) -> str | None:
         if isinstance(function, staticmethod | classmethod | property):
             return f"a {kind} cannot be a command: write a plain method"
         return f"@rpc goes above a function made with def, not above an object of type {kind}"
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        return "async def commands are not supported yet: write a plain def"
     if method and not takes_instance(function):
         return "it has no 'self': a command of a class is a method"
     return None
+
+
+def is_coroutine_command(function: Callable[..., Any]) -> bool:
+    """Whether a function is ``async def`` without ``yield``, so that a call of it is awaited."""
+    return inspect.iscoroutinefunction(function)
 
 
 def takes_instance(function: Callable[..., Any]) -> bool:
@@ -104,6 +109,29 @@ def fault_of_implementation(contract: inspect.Signature, implementation: inspect
             words = ", ".join([*args, *(f"{name}=..." for name in kwargs)])
             return f"the contract allows the call ({words}), the implementation does not: {problem}"
     return None
+
+
+def fault_of_changed_colour(
+    contract: Callable[..., Any], implementation: Callable[..., Any], result: Node | None
+) -> str | None:
+    """Why a function has not the colour of its contract, or None: those who call either of them await both, or none.
+
+    Args:
+        contract: The function that declares the command.
+        implementation: The one that implements it.
+        result: The declared result, which says what the implementation may yield; None where it is not known yet.
+    """
+    is_awaited = is_coroutine_command(contract)
+    if is_awaited is not is_coroutine_command(implementation):
+        if is_awaited and inspect.isasyncgenfunction(implementation):
+            return "the contract is async def without yield, the implementation yields: leave the yield out"
+        if is_awaited:
+            return "the contract is async def, the implementation is def: write async def"
+        if inspect.isasyncgenfunction(contract):
+            return "the contract yields, the implementation is async def without yield: yield in it, or write def"
+        return "the contract is def, the implementation is async def without yield: write def"
+    fault = None if result is None else fault_of_colour(implementation, result)
+    return None if fault is None else f"the implementation is another kind of function: {fault[0]}"
 
 
 def _has(signature: inspect.Signature, kind: object) -> bool:

@@ -7,19 +7,21 @@ import logging
 import os
 import traceback
 from collections.abc import Callable
-from contextvars import ContextVar
+from concurrent.futures import CancelledError
 from functools import lru_cache, partial
 from time import monotonic
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
+from typedrpc.call import Call, Row, current_call
 from typedrpc.callbacks import ALL_CALLBACKS
-from typedrpc.codec import CodecError, CommandCodec, Payload, pack_plain, unpack_plain
-from typedrpc.declared import NO_ERRORS, DeclaredErrors
+from typedrpc.codec import CodecError, CommandCodec, Payload, StreamCodec, pack_plain, unpack_plain
+from typedrpc.command import Command
 from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.errors import (
     ArgumentValueError,
+    CallCancelled,
     ConnectionLost,
     DeadlineExceeded,
     MessageTooLarge,
@@ -30,8 +32,8 @@ from typedrpc.errors import (
     UnknownCommand,
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
-from typedrpc.messages import NO_EXTRAS, ProtocolCommand
-from typedrpc.peer import Peer, PeerServer, Versions
+from typedrpc.messages import NO_EXTRAS, ProtocolCommand, fault_of_metadata, pack_extension
+from typedrpc.peer import Peer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request
 from typedrpc.schema import Schema, compatible
 from typedrpc.service import Entry, Table, function_for
@@ -43,119 +45,17 @@ MAX_NESTING: Final = 64
 """Calls that may be nested in each other, unless a side is told another number."""
 
 
-@final
-class Call:
-    """A call as its handler sees it; :func:`current_call` gives the one that is being handled.
+class Opened(NamedTuple):
+    """What the calls of a batch have in common, with everything looked up that they need."""
 
-    Attributes:
-        peer: Who called.
-        function: The handler.
-        args: What it is called with, by position.
-        kwargs: What it is called with, by name.
-        deadline: When the caller stops waiting, on the clock of ``time.monotonic()``; None for never.
-        depth: Calls that it is nested in: 0 where the caller was not handling a call itself.
-    """
-
-    __slots__ = ("args", "deadline", "depth", "function", "id", "kwargs", "peer", "protocol", "row", "started")
-
-    def __init__(
-        self,
-        row: "Row",
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        peer: Peer,
-        protocol: Protocol[Any],
-        request: Request,
-    ) -> None:
-        self.row = row
-        self.started: float  # set where somebody observes
-        self.id = request.call
-        self.protocol = protocol
-        self.depth = 0
-        self.deadline: float | None = None
-        self.function = row.function
-        self.args = args
-        self.kwargs = kwargs
-        self.peer = peer
-
-    @property
-    def command(self) -> str:
-        """Its name, ``"Service.command"``."""
-        return self.row.name
-
-    @property
-    def server(self) -> PeerServer:
-        """The server that handles the call.
-
-        Raises:
-            RuntimeError: A client does, which exposes the command.
-        """
-        server = self.peer.server
-        if server is None:
-            raise RuntimeError(f"{self.command} is handled by a client, there is no server")
-        return server
-
-    def __repr__(self) -> str:
-        return f"<call of {self.command} from {self.peer!r}>"
-
-
-_current: Final[ContextVar[Call | None]] = ContextVar("typedrpc.current_call", default=None)
-get_call = _current.get
-enter_call = _current.set
-leave_call = _current.reset
-
-
-def current_call() -> Call:
-    """The call that this thread or task is handling.
-
-    Raises:
-        RuntimeError: It handles none.
-    """
-    call = _current.get()
-    if call is None:
-        raise RuntimeError("current_call() works inside a handler only")
-    return call
-
-
-def handled_by(server: object) -> bool:
-    """Whether this thread or task is handling a call of this server."""
-    call = _current.get()
-    return call is not None and call.peer.server is server
-
-
-@final
-class Row:
-    """What one command id leads to, with everything looked up that the way of a call needs."""
-
-    __slots__ = ("entry", "errors", "function", "has_callbacks", "name", "pack", "result_name", "unpack")
-
-    def __init__(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        unpack: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]],
-        pack: Callable[[Any], Payload],
-        errors: DeclaredErrors = NO_ERRORS,
-        has_callbacks: bool = False,
-        entry: Entry | None = None,
-    ) -> None:
-        """
-        Args:
-            name: The command's, ``"Service.command"``.
-            function: The handler.
-            unpack: Gives its arguments.
-            pack: Packs its result.
-            has_callbacks: Whether functions of the caller are among its arguments.
-            entry: The command's entry, where the handler is another one for each peer.
-        """
-        self.name = name
-        self.entry = entry
-        self.result_name = f"the result of {name}"
-        self.function = function
-        self.unpack = unpack
-        self.pack = pack
-        self.errors = errors
-        self.has_callbacks = has_callbacks
+    row: Row
+    function: Callable[..., Any]
+    peer: Peer
+    protocol: Protocol[Any]
+    request: Request
+    depth: int
+    deadline: float | None
+    is_observed: bool
 
 
 class Observer(TypingProtocol):
@@ -215,8 +115,13 @@ class Dispatcher:
                 row = self._rows.get(request.command) or self._make_row(request.command)
             if extras.schema is not None:
                 row = self._row_of_version(row, extras.schema, peer)
+            if not request.call and row.stream is not None:
+                raise ProtocolError(f"{row.name} streams its result, and cannot be called one-way")
             if row.has_callbacks:
-                args, kwargs = row.unpack(request.payload, partial(peer.link.receive_callback, request.origin))
+                receive = partial(peer.link.receive_callback, request.origin)
+                if not request.call:
+                    receive = partial(_receive_no_stream, receive)
+                args, kwargs = row.unpack(request.payload, receive)
             else:
                 args, kwargs = row.unpack(request.payload)
         except RpcError as error:
@@ -232,14 +137,107 @@ class Dispatcher:
             if extras.depth >= self._max_depth:
                 text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
                 return self._refuse(protocol, request, row, NestedTooDeep(text))
+            call.metadata = extras.metadata
             if extras.time_left is not None:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:
                     return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
+        if request.call and not protocol.begin(request.call, call):
+            return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
+        if request.call and protocol.error is not None:
+            # Who ends a connection cancels what is handled then, and may just have looked.
+            call.cancel("its caller has left")
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()
             self.observer.begins(call)
         return call
+
+    # The same for the calls of a batch, whose outcomes are collected
+
+    def open_batch(self, protocol: Protocol[Any], request: Request, peer: Peer, since: float) -> Opened | bytes:
+        """What all the calls of a batch have in common, or the failure that all of them come to.
+
+        Args:
+            protocol: Of the connection.
+            request: The batch.
+            peer: Who calls.
+            since: When it came, on the monotonic clock.
+        """
+        extras = request.extras
+        try:
+            if request.command == ProtocolCommand.CALLBACK:
+                row = self._row_of_callback(request)
+            else:
+                row = self._rows.get(request.command) or self._make_row(request.command)
+            if extras.schema is not None:
+                row = self._row_of_version(row, extras.schema, peer)
+            if row.has_callbacks or row.stream is not None:
+                raise ProtocolError(
+                    f"{row.name}: its calls cannot travel in a batch, as functions or streams go with them"
+                )
+            function = row.function
+            if row.entry is not None:
+                if not peer.instances:
+                    raise ServerBusy(f"{row.name}: the service of this client is not made yet")
+                function = function_for(row.entry.command, peer.instances[row.entry.place or 0])
+            if extras.depth >= self._max_depth:
+                text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
+                raise NestedTooDeep(text)
+        except RpcError as error:
+            return pack_protocol_failure(error)
+        deadline = None if extras.time_left is None else since + extras.time_left
+        is_observed = request.command < FIRST_RESERVED_ID or extras.target is not None
+        return Opened(row, function, peer, protocol, request, extras.depth, deadline, is_observed)
+
+    def begin_part(self, opened: Opened | bytes, payload: Payload) -> Call | bytes:
+        """The half before the handler: the call to run, or the failure that it comes to.
+
+        Args:
+            opened: What :meth:`open_batch` gave.
+            payload: The packed arguments of this call.
+        """
+        if isinstance(opened, bytes):
+            return opened
+        row, function, peer, protocol, request, depth, deadline, is_observed = opened
+        try:
+            args, kwargs = row.unpack(payload)
+        except RpcError as error:
+            return pack_protocol_failure(error)
+        call = Call(row, args, kwargs, peer, protocol, request)
+        call.function = function
+        call.depth = depth
+        call.metadata = request.extras.metadata
+        if deadline is not None:
+            call.deadline = deadline
+            if deadline <= monotonic():
+                return pack_protocol_failure(DeadlineExceeded(f"{row.name}: no time was left"))
+        if self.observer is not None and is_observed:
+            call.started = monotonic()
+            self.observer.begins(call)
+        return call
+
+    def finish_part(self, protocol: Protocol[Any], call: Call, result: Any) -> tuple[bool, Payload]:
+        """The half after a handler that returned: whether the call came to an error, and the packed outcome."""
+        if (call.why_cancelled or call.deadline is not None) and call.cancelled:
+            return self.fail_part(protocol, call, call.cancelled.error())
+        try:
+            payload = call.row.pack(result)
+        except CodecError as error:
+            return True, self._misfit(call, error)
+        except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
+            return self.fail_part(protocol, call, error)
+        if self.observer is not None:
+            self._tell(call, result, None)
+        return False, payload
+
+    def fail_part(
+        self, protocol: Protocol[Any], call: Call, error: BaseException, *, raised_here: bool = False
+    ) -> tuple[bool, Payload]:
+        """The half after a handler that raised; see :meth:`fail`."""
+        if self.observer is not None:
+            self._tell(call, None, error)
+        payload = self._failure_of(protocol, call, error, raised_here=raised_here)
+        return True, payload or b""  # which nobody is told
 
     def finish(self, protocol: Protocol[Any], request: Request, call: Call, result: Any) -> Outgoing | None:
         """The half after a handler that returned: the answer."""
@@ -248,19 +246,19 @@ class Dispatcher:
                 self._tell(call, result, None)
             return None
         row = call.row
+        if (call.why_cancelled or call.deadline is not None) and call.cancelled:
+            return self.fail(protocol, request, call, call.cancelled.error())
         try:
             payload = row.pack(result)
         except CodecError as error:
-            logger.error("the handler of %s does not keep to its annotations: %s", row.name, error)
-            if self.observer is not None:
-                self._tell(call, None, error)
-            return protocol.failure(request, pack_protocol_failure(error))
+            return protocol.failure(request, self._misfit(call, error))
         except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
             return self.fail(protocol, request, call, error)
         if self.observer is not None:
             self._tell(call, result, None)
         try:
-            return protocol.response(request, payload, row.result_name)
+            extension = _reply_extension(call) if call._reply_metadata else b""
+            return protocol.response(request, payload, row.result_name, extension)
         except MessageTooLarge as error:
             logger.warning("%s", error)
             return protocol.failure(request, pack_protocol_failure(error))
@@ -279,22 +277,53 @@ class Dispatcher:
         """
         if self.observer is not None:
             self._tell(call, None, error)
+        payload = self._failure_of(protocol, call, error, raised_here=raised_here)
+        if payload is None:
+            protocol.forget(request.call)
+            return None
+        return protocol.failure(request, payload, _reply_extension(call))
+
+    def _failure_of(
+        self, protocol: Protocol[Any], call: Call, error: BaseException, *, raised_here: bool
+    ) -> bytes | None:
+        """What a caller is told of what a handler raised, and a line in the log; None where nobody is to be told."""
         name = call.row.name
-        if request.call and (payload := _pack_declared(call.row, error)) is not None:
-            return protocol.failure(request, payload)
+        if call.id and call.cancelled and _is_of_cancellation(error):
+            # The caller knows, and asks for nothing.
+            logger.debug("%s was cancelled: %s", name, call.cancelled.error())
+            return pack_protocol_failure(_why_unanswered(call))
+        if call.id and (payload := _pack_declared(call.row, error)) is not None:
+            return payload
         if protocol.error is not None and isinstance(error, ConnectionLost):
             # Its own call back told it, and there is nobody to be told anything.
             logger.info("%s ended, as its caller has left: %s", name, error)
             return None
         error_id = ""
-        if not raised_here and (not is_public(error) or not request.call):
+        if not raised_here and (not is_public(error) or not call.id):
             error_id = os.urandom(4).hex()
-            kind = "call" if request.call else "one-way call"
+            kind = "call" if call.id else "one-way call"
             logger.error("%s failed in a %s, error id %s", name, kind, error_id, exc_info=error)
-        if not request.call:
+        if not call.id:
             return None
         trace = "".join(traceback.format_exception(error)) if self._debug and not is_public(error) else ""
-        return protocol.failure(request, pack_handler_failure(error, error_id=error_id, trace=trace))
+        return pack_handler_failure(error, error_id=error_id, trace=trace)
+
+    def _misfit(self, call: Call, error: CodecError | MessageTooLarge) -> bytes:
+        logger.error("the handler of %s does not keep to its annotations: %s", call.row.name, error)
+        if self.observer is not None:
+            self._tell(call, None, error)
+        return pack_protocol_failure(error)
+
+    def unfit(
+        self, protocol: Protocol[Any], request: Request, call: Call, error: CodecError | MessageTooLarge
+    ) -> Outgoing:
+        """The half after a handler that yielded what does not fit its annotation, or is too large."""
+        return protocol.failure(request, self._misfit(call, error))
+
+    def refused(self, call: Call, error: BaseException) -> None:
+        """A call that was begun is not run."""
+        if self.observer is not None:
+            self._tell(call, None, error)
 
     def _tell(self, call: Call, result: object, error: BaseException | None) -> None:
         """A call is over that may have begun before anybody wanted to know."""
@@ -333,6 +362,7 @@ class Dispatcher:
             command.errors,
             codec.has_callbacks,
             None if entry.place is None else entry,
+            *_how_to_run(command),
         )
         self._rows[id] = row
         return row
@@ -373,8 +403,44 @@ def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:
     pack = partial(_pack_result, command.codec)
     own = None if entry.place is None else entry
     name, has_callbacks = command.qualified_name, caller.has_callbacks
-    make = partial(Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own)
+    make = partial(Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own, *_how_to_run(command))
     return versions.number_of(entry.id, packed, make)
+
+
+def _how_to_run(command: Command[Any]) -> tuple[StreamCodec | None, bool, bool]:
+    """What a row says of it: the codec of a stream, whether the handler is async, and whether it runs apart."""
+    stream = command.codec.result_stream
+    return stream, command.is_async, command.is_async or stream is not None or command.schema.has_streams
+
+
+def _receive_no_stream(receive: Callable[[int, Any], Any], index: int, callback: Any) -> Any:
+    """What goes with a one-way call: nothing would ever end a stream."""
+    if isinstance(callback, StreamCodec):
+        raise ProtocolError(f"{callback.name} is a stream, which cannot go with a one-way call")
+    return receive(index, callback)
+
+
+def _why_unanswered(call: Call) -> RpcError:
+    """What a call is answered with that was cancelled, or was not done in time."""
+    if call.why_cancelled:
+        return call.cancelled.error()
+    return DeadlineExceeded(f"{call.command}: it was not done in time")
+
+
+def _is_of_cancellation(error: BaseException) -> bool:
+    """Whether a handler that was cancelled, or out of time, has ended for this reason."""
+    return isinstance(error, CancelledError | DeadlineExceeded) or type(error).__name__ == "CancelledError"
+
+
+def _reply_extension(call: Call) -> bytes:
+    """The extension map of the answer to a call; empty where it needs none."""
+    metadata = call._reply_metadata
+    if not metadata:
+        return b""
+    if (fault := fault_of_metadata(metadata)) is not None:
+        logger.error("the handler of %s has set %s: it was not sent", call.command, fault)
+        return b""
+    return pack_extension(metadata=metadata)
 
 
 def _pack_declared(row: Row, error: BaseException) -> bytes | None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any, Final, TypeVar, final
 
-from typedrpc.dispatch import Call, Dispatcher
+from typedrpc.call import Call
+from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.peer import Peer
 

@@ -83,11 +83,12 @@ class InFlight(Generic[TokenT]):
             heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
-    def expire(self, now: float) -> list[TokenT]:
-        """Remove the calls whose deadline has passed."""
-        tokens = []
+    def expire(self, now: float) -> list[tuple[int, TokenT]]:
+        """Remove the calls whose deadline has passed; each with its token."""
+        expired = []
         while self._deadlines and self._deadlines[0][0] <= now:
-            token = self.pop(heappop(self._deadlines)[1])
+            call = heappop(self._deadlines)[1]
+            token = self.pop(call)
             if token is not None:
-                tokens.append(token)
-        return tokens
+                expired.append((call, token))
+        return expired

@@ -5,10 +5,11 @@ Reading trusts nothing and never raises: what is wrong with a message comes back
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from typedrpc.codec import CodecError, Payload, pack_plain, unpack_plain
 from typedrpc.failure import cut
+from typedrpc.options import MAX_METADATA, MAX_METADATA_ENTRIES, NO_METADATA, Metadata
 from typedrpc.wire import MAX_FRAME_SIZE, Buffer
 
 MIN_MESSAGE_SIZE: Final = 1024
@@ -24,6 +25,23 @@ MAX_CALLS: Final = 1024
 
 MAX_TIME_LEFT: Final = 2**32
 """Seconds that a deadline may be away: more than a century."""
+
+
+def fault_of_metadata(metadata: object) -> str | None:
+    """Why this cannot be the metadata of a call, or None."""
+    if not isinstance(metadata, Mapping):
+        return "metadata that is no map"
+    if len(metadata) > MAX_METADATA_ENTRIES:
+        return f"metadata of {len(metadata)} entries, the limit is {MAX_METADATA_ENTRIES}"
+    size = 0
+    for key, value in metadata.items():
+        if type(key) is not str or not isinstance(value, str | bytes):
+            return "metadata whose keys are not all str, or whose values are not all str or bytes"
+        try:
+            size += len(key.encode()) + len(value.encode() if isinstance(value, str) else value)
+        except UnicodeEncodeError:
+            return "metadata with a text that is no Unicode"
+    return f"metadata of {size} bytes, the limit is {MAX_METADATA}" if size > MAX_METADATA else None
 
 
 class ProtocolCommand:
@@ -58,7 +76,9 @@ class Extension:
     PARENT: Final = 2
     """The call of the receiver, in flight, whose handler makes this call."""
 
-    METADATA: Final = 3  # reserved
+    METADATA: Final = 3
+    """What the caller wants the handler to know beside the arguments, or the handler the caller beside the result."""
+
     TRACE: Final = 4  # reserved
     KEY: Final = 5  # reserved: names a call that may be sent again
 
@@ -211,6 +231,7 @@ def pack_extension(
     parent: int = 0,
     depth: int = 0,
     target: tuple[int, int] | None = None,
+    metadata: Metadata = NO_METADATA,
 ) -> bytes:
     """The extension map of a request; empty where it would be.
 
@@ -221,8 +242,9 @@ def pack_extension(
         parent: The call of the receiver in which this one is made; 0 for none.
         depth: Calls that this one is nested in.
         target: The callback to run, as the receiver's call that it went with and its index there.
+        metadata: What goes beside the arguments, or beside a result.
     """
-    extension: dict[int, int | tuple[int, int]] = {}
+    extension: dict[int, Any] = {}
     if schema is not None:
         extension[Extension.SCHEMA] = schema
     if time_left is not None:
@@ -233,6 +255,8 @@ def pack_extension(
         extension[Extension.TARGET] = target
     if depth:
         extension[Extension.DEPTH] = depth
+    if metadata:
+        extension[Extension.METADATA] = dict(metadata)
     return pack_plain(extension) if extension else b""
 
 
@@ -244,9 +268,36 @@ class Extras(NamedTuple):
     parent: int = 0
     depth: int = 0
     target: tuple[int, int] | None = None
+    metadata: Metadata = NO_METADATA
 
 
 NO_EXTRAS: Final = Extras()
+
+
+def pack_credit(more: int) -> bytes:
+    """The payload that lets the producer of a stream send so many bytes more."""
+    return pack_plain(more)
+
+
+def read_credit(payload: Payload) -> int | str:
+    """How many bytes more may be sent; a sentence where that cannot be read."""
+    try:
+        more = unpack_plain(payload)
+    except CodecError as error:
+        return f"a credit that cannot be read: {error}"
+    return more if type(more) is int and 0 < more <= MAX_FRAME_SIZE else "a credit that is no number of bytes"
+
+
+def read_reply_metadata(packed: Buffer) -> Metadata:
+    """What an answer's extension map holds of metadata; nothing where it cannot be read."""
+    if not packed:
+        return NO_METADATA
+    try:
+        extension = unpack_plain(packed)
+    except CodecError:
+        return NO_METADATA
+    metadata = extension.get(Extension.METADATA, NO_METADATA) if isinstance(extension, dict) else NO_METADATA
+    return NO_METADATA if fault_of_metadata(metadata) is not None else MappingProxyType(dict(metadata))
 
 
 def read_extension(packed: Buffer) -> Extras | str:
@@ -278,4 +329,7 @@ def read_extension(packed: Buffer) -> Extras | str:
             target = (call, index)
         case _:
             return "a target that is no callback"
-    return Extras(None if left is None else left / 1_000_000, schema, parent, depth, target)
+    metadata = extension.get(Extension.METADATA, NO_METADATA)
+    if metadata is not NO_METADATA and (fault := fault_of_metadata(metadata)) is not None:
+        return fault
+    return Extras(None if left is None else left / 1_000_000, schema, parent, depth, target, metadata)

@@ -20,31 +20,35 @@ A fault of the peer is never raised: the protocol queues a goodbye that says wha
 event is :class:`Closed`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from typedrpc.callbacks import ALL_CALLBACKS
-from typedrpc.codec import Payload
+from typedrpc.codec import Payload, Segmented
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
 from typedrpc.failure import pack_protocol_failure
+from typedrpc.flow import Inflow, Outflow
 from typedrpc.inflight import InFlight
 from typedrpc.messages import (
     NO_EXTRAS,
     Extras,
     Leave,
     Limits,
+    pack_credit,
     pack_goodbye,
     pack_hello,
     pack_limits,
     pack_queued,
+    read_credit,
     read_extension,
     read_goodbye,
     read_hello,
     read_limits,
     read_queued,
 )
+from typedrpc.parts import count_parts, pack_outcomes, pack_parts, split_parts
 from typedrpc.wire import (
     HEADER_SIZE,
     IGNORABLE,
@@ -62,11 +66,27 @@ from typedrpc.wire import (
 TokenT = TypeVar("TokenT")
 Outgoing: TypeAlias = bytes | tuple[Buffer, ...]
 
+MAX_STREAMS: Final = 4096
+"""Streams that the peer may send at a time with calls of its own."""
+
+MAX_HELD: Final = 64 * 1024 * 1024
+MESSAGES_HELD: Final = 16
+"""Bytes of such streams that may have come and not been taken yet; so many messages of the largest size, if that is
+more."""
+
+HELD_STEP: Final = 1024 * 1024
+"""Bytes of streams after which it is looked how many are held."""
+
+_NO_FLOWS: Final[Mapping[int, Any]] = MappingProxyType({})
+
 HELLO_LIMIT: Final = 64 * 1024
 """Bytes a frame may have before the peer is let in."""
 
 MAX_PING: Final = 64
 """Bytes that a ping may carry: its pong is queued before the peer reads anything."""
+
+MAX_BATCH: Final = 1024
+"""Calls that a batch may hold. It counts as one call in flight."""
 
 # For the paths that run for each call: to look a member up in its enumeration costs more than the rest of a line.
 _REQUEST: Final = int(Kind.REQUEST)
@@ -106,8 +126,26 @@ class Request:
         self.callback: Any = None
 
 
+class BatchRequest(Request):
+    """Event: the peer calls a command several times. ``parts`` are the arguments of each call, in order.
+
+    ``progress`` is for the I/O layer: what it knows of how far they have come.
+    """
+
+    __slots__ = ("parts", "progress")
+
+    def __init__(self, request: Request, parts: list[Buffer]) -> None:
+        super().__init__(request.command, request.call, request.payload, request.extras)
+        self.parts = parts
+        self.progress: Any = None
+
+
 class Outcome(Generic[TokenT]):
-    """Event: a call of this side is over. ``frame`` is its response or error frame."""
+    """Event: a call of this side is over. ``frame`` is its response or error frame.
+
+    A batch may have several, of which each is the next of its calls: frames of the kind BATCH, whose payload is
+    outcomes, one at least; and at last perhaps an error frame, which is what all the rest came to.
+    """
 
     __slots__ = ("frame", "token")
 
@@ -150,13 +188,22 @@ class Released:
         self.index = index
 
 
+class GivenUp:
+    """Event: the caller does not wait for a call any more. It is answered all the same."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: int) -> None:
+        self.call = call
+
+
 class Closed(_Turn):
     """Event, always the last: the connection is over, because of ``Protocol.error``."""
 
     __slots__ = ()
 
 
-Event: TypeAlias = Request | Outcome[TokenT] | Greeted | Opened | Released | Closed
+Event: TypeAlias = Request | Outcome[TokenT] | Greeted | Opened | Released | GivenUp | Closed
 
 
 class Protocol(Generic[TokenT]):
@@ -197,7 +244,18 @@ class Protocol(Generic[TokenT]):
         self.dropped_notifies = 0
         """One-way calls of the peer with an extension that this side does not know and may not ignore, or too large."""
         self.last_accepted = 0
+        self.handled: dict[int, Any] = {}
+        """Calls of the peer that are being handled, by id: for the dispatcher, see :meth:`begin`."""
+        self.inflows: dict[int, dict[int, Inflow]] = {}
+        """Streams that the peer sends, or may: call and number of the stream to each."""
+        self.outflows: dict[int, dict[int, Outflow]] = {}
+        """Streams that this side sends, likewise."""
+        self._opened = 0  # streams of the peer, at least since they were counted
+        self._unlooked = 0  # bytes of streams since it was looked how many are held
+        self.batches: dict[int, int] = {}
+        """Outcomes that are still to come of the batches of this side, whether or not anybody waits for them."""
         self._running: set[int] = set()
+        self._nested: set[int] = set()  # of these, the ones that are nested in a call of this side
         self._lowered = False  # the limit of sizes: messages that were on their way may be larger, and do no harm
         self._farewell = "the connection is being closed"
         self._small = 0  # payloads up to this size need no look at limits and make one buffer with their header
@@ -206,12 +264,17 @@ class Protocol(Generic[TokenT]):
             Kind.NOTIFY: self._on_notify,
             Kind.RESPONSE: self._on_outcome,
             Kind.ERROR: self._on_outcome,
+            Kind.BATCH: self._on_batch,
             Kind.PING: self._on_ping,
             Kind.PONG: self._on_nothing,
             Kind.GOODBYE: self._on_goodbye,
             Kind.WELCOME: self._on_welcome,
             Kind.LIMITS: self._on_limits,
             Kind.RELEASE: self._on_release,
+            Kind.CANCEL: self._on_cancel,
+            Kind.ITEM: self._on_item,
+            Kind.END: self._on_end,
+            Kind.CREDIT: self._on_credit,
             Kind.QUEUED: self._on_queued,
         }
         if client:
@@ -324,6 +387,71 @@ class Protocol(Generic[TokenT]):
     def _on_release(self, frame: Frame) -> Event[TokenT]:
         return Released(frame.call, frame.command)
 
+    def _on_cancel(self, frame: Frame) -> Event[TokenT] | None:
+        if frame.command:
+            outflow = self.outflows.get(frame.call, _NO_FLOWS).get(frame.command)
+            if outflow is not None:
+                outflow.stop()
+            return None
+        return GivenUp(frame.call) if frame.call in self._running else None
+
+    def _on_item(self, frame: Frame) -> Event[TokenT] | None:
+        inflow = self._inflow_of(frame)
+        if inflow is None:
+            return None
+        if not inflow.receive(frame.payload):
+            return self._break(f"items of stream {frame.command} of call {frame.call} beyond what was asked for")
+        if frame.call & 1 == self.client:
+            return None  # this side has asked for as many results as it likes: each is limited by its credit
+        self._unlooked += payload_size(frame.payload)
+        if self._unlooked >= HELD_STEP:
+            self._unlooked = 0
+            inflows = tuple(self.inflows.items())
+            of_peer = [tuple(flows.values()) for call, flows in inflows if call & 1 != self.client]
+            held = sum(flow.held for flows in of_peer for flow in flows)
+            limit = max(MAX_HELD, MESSAGES_HELD * self.limits.max_message_size)
+            if held > limit:
+                return self._break(f"streams of which {held} bytes were not taken yet, the limit is {limit}")
+        return self._check_streams()
+
+    def _on_end(self, frame: Frame) -> Event[TokenT] | None:
+        inflow = self._inflow_of(frame) if frame.command else None
+        if inflow is not None and not inflow.ended:
+            inflow.end(frame.payload if payload_size(frame.payload) else None)
+        return self._check_streams()
+
+    def _inflow_of(self, frame: Frame) -> Inflow | None:
+        """The stream that a frame is of; None where nobody wants it any more."""
+        call, number = frame.call, frame.command
+        flows = self.inflows.get(call)
+        inflow = None if flows is None else flows.get(number)
+        if inflow is None and number and call in self._running:
+            # It may come before anybody has looked at the call's arguments.
+            inflow = self.inflow(call, number)
+            self._opened += 1
+            if call not in self._running:  # answered meanwhile, and perhaps not seen there
+                self.inflows.pop(call, None)
+        return inflow
+
+    def _check_streams(self) -> Event[TokenT] | None:
+        """Counts the peer's streams, when it has opened so many since the last time that it may be too many."""
+        if self._opened <= MAX_STREAMS:
+            return None
+        flows = tuple(self.inflows.items())
+        self._opened = sum(len(numbers) for call, numbers in flows if call & 1 != self.client)
+        if self._opened <= MAX_STREAMS:
+            return None
+        return self._break(f"{self._opened} streams at a time, the limit is {MAX_STREAMS}")
+
+    def _on_credit(self, frame: Frame) -> Event[TokenT] | None:
+        more = read_credit(frame.payload)
+        if isinstance(more, str):
+            return self._break(more)
+        outflow = self.outflows.get(frame.call, _NO_FLOWS).get(frame.command)
+        if outflow is not None:
+            outflow.grant(more)
+        return None
+
     def _greet(self) -> None:
         hello = pack_hello(self.limits, self.services)
         self.outgoing.append(PREAMBLE + pack_header(len(hello), Kind.HELLO, 0, 0, 0) + hello)
@@ -349,7 +477,8 @@ class Protocol(Generic[TokenT]):
         if self.state is _GREETED and not self.client and not nested:
             return self._break("a call before the welcome")
         # Nested calls do not wait for room at the caller, who waits for nothing else: so they have room of their own.
-        if len(self._running) >= self.limits.max_calls * (2 if nested else 1):
+        # Those do not take that of others, who have counted only their own.
+        if len(self._running) >= self.limits.max_calls and self._is_full(nested=bool(nested)):
             error = ServerBusy(f"{self.limits.max_calls} calls are in flight on this connection, which is the limit")
             self.outgoing.append(self._failure(call, error))
             return None
@@ -357,9 +486,49 @@ class Protocol(Generic[TokenT]):
             self.outgoing += (self.release(call, ALL_CALLBACKS), self._failure(call, too_large))
             return None
         self._running.add(call)
+        if nested:
+            self._nested.add(call)
         if call > self.last_accepted:
             self.last_accepted = call
         return Request(command, call, payload, extras)
+
+    def _on_batch(self, frame: Frame) -> Event[TokenT] | None:
+        if frame.call & 1 == self.client:
+            return self._on_outcomes(frame)
+        request = self._accept(frame.command, frame.call, frame.payload, frame.extension)
+        if not isinstance(request, Request):
+            return request
+        parts = _read_batch(frame.payload)
+        if isinstance(parts, str):
+            self.outgoing.append(self.failure(request, pack_protocol_failure(ProtocolError(parts))))
+            return None
+        return BatchRequest(request, parts)
+
+    def _on_outcomes(self, frame: Frame) -> Event[TokenT] | None:
+        """Some calls of a batch of this side are over."""
+        left = self.batches.get(frame.call)
+        if left is None:
+            return self._on_outcome(frame)  # of a call that is no batch, or over
+        payload = frame.payload
+        count = count_parts(payload.body if isinstance(payload, Segmented) else payload)
+        if not 0 < count <= left:
+            return self._break(f"{count} outcomes of a batch that has {left} calls without one")
+        if count == left:
+            return self._on_outcome(frame)
+        self.batches[frame.call] = left - count
+        token = self.calls.get(frame.call)
+        if token is None:
+            return None
+        self.leaving.append(token)
+        if self._lowered and (too_large := self._too_large(payload)) is not None:
+            frame = frame._replace(payload=pack_outcomes([(True, pack_protocol_failure(too_large))] * count))
+        return Outcome(token, frame)
+
+    def _is_full(self, *, nested: bool) -> bool:
+        """Whether there is no room for a further call of the peer."""
+        if nested:
+            return len(self._running) >= 2 * self.limits.max_calls
+        return len(self._running) - len(self._nested) >= self.limits.max_calls
 
     def _too_large(self, payload: Payload) -> MessageTooLarge | None:
         """What a payload is that was sent before its sender knew of a lower limit."""
@@ -391,6 +560,10 @@ class Protocol(Generic[TokenT]):
         if token is not None:
             self.leaving.append(token)
             token = self.calls.pop(frame.call)
+        if self.outflows or self.inflows:
+            self.end_flows(frame.call)
+        if self.batches:
+            self.batches.pop(frame.call, None)
         if token is None:
             self.late_replies += 1
             return None
@@ -494,6 +667,32 @@ class Protocol(Generic[TokenT]):
         self._check_size(payload, what, len(extension))
         return encode(Kind.REQUEST, command, call, payload, extension)
 
+    def batch(self, call: int, command: int, bodies: Sequence[Buffer], what: str, extension: bytes = b"") -> Outgoing:
+        """The bytes of several calls of a command; raises and takes what :meth:`request` does.
+
+        Args:
+            call: An id from :meth:`new_call`. Whoever enters it into ``calls`` enters it into ``batches`` too.
+            command: The peer's id of the command.
+            bodies: The packed arguments of each, ``MAX_BATCH`` at most, without segments.
+            what: Names the command in errors.
+            extension: From :func:`~typedrpc.messages.pack_extension`; it holds for all of them.
+        """
+        payload = pack_parts(bodies)
+        self._check_size(payload, what, len(extension))
+        return encode(Kind.BATCH, command, call, payload, extension)
+
+    def outcomes(self, request: BatchRequest, payload: Payload, *, last: bool) -> Outgoing:
+        """The bytes that answer the next calls of a batch.
+
+        Args:
+            request: The batch.
+            payload: From :func:`~typedrpc.parts.pack_outcomes`; not more than the peer accepts. With segments, one.
+            last: Whether they are the last ones.
+        """
+        if last:
+            self._answered(request.call)
+        return encode(Kind.BATCH, 0, request.call, payload)
+
     def notify(self, command: int, payload: Payload, what: str, extension: bytes = b"", origin: int = 0) -> Outgoing:
         """The bytes of a one-way call; raises and takes what :meth:`request` does.
 
@@ -507,30 +706,155 @@ class Protocol(Generic[TokenT]):
         self._check_size(payload, what, len(extension))
         return encode(Kind.NOTIFY, command, origin, payload, extension)
 
-    def response(self, request: Request, payload: Payload, what: str) -> Outgoing:
+    def begin(self, call: int, handling: Any) -> bool:
+        """A call of the peer's is about to be handled. Returns False where the peer has given it up, or has left.
+
+        Args:
+            call: The id.
+            handling: What :class:`GivenUp` events of the call are for, to be found in :attr:`handled`.
+        """
+        # Entered first, looked at the state then: who ends the connection does it the other way round.
+        return self.handled.setdefault(call, handling) is handling and self.state is not State.CLOSED
+
+    def give_up(self, call: int) -> Any:
+        """What handles a call that the peer has given up; None if nothing does, and nothing will."""
+        found = self.handled.setdefault(call, None)
+        if found is None and call not in self._running:
+            self.handled.pop(call, None)  # answered meanwhile
+        return found
+
+    def forget(self, call: int) -> None:
+        """A call of the peer's is over, and nobody is left to be answered."""
+        self._answered(call)
+
+    def _answered(self, call: int) -> None:
+        # In this order, for `give_up`.
+        self._running.discard(call)
+        self.handled.pop(call, None)
+        if self._nested:
+            self._nested.discard(call)
+        if self.inflows:
+            for inflow in tuple(self.inflows.pop(call, _NO_FLOWS).values()):  # who reads may just add one
+                if not inflow.ended:
+                    inflow.end(lost=True)
+        if self.outflows:
+            self.outflows.pop(call, None)
+
+    def response(self, request: Request, payload: Payload, what: str, extension: bytes = b"") -> Outgoing:
         """The bytes that answer a call with its result.
+
+        Args:
+            request: The call.
+            payload: The packed result.
+            what: Names the result in errors.
+            extension: From :func:`~typedrpc.messages.pack_extension`.
 
         Raises:
             MessageTooLarge: The peer would not accept it; the call still waits for an answer.
         """
         call = request.call
-        if type(payload) is bytes and len(payload) <= self._small:
-            self._running.discard(call)
+        if type(payload) is bytes and len(payload) <= self._small and not extension:
+            self._answered(call)
             return pack_header(len(payload), _RESPONSE, 0, 0, call) + payload
-        self._check_size(payload, what)
-        self._running.discard(call)
-        return encode(Kind.RESPONSE, 0, call, payload)
+        self._check_size(payload, what, len(extension))
+        self._answered(call)
+        return encode(Kind.RESPONSE, 0, call, payload, extension)
 
-    def failure(self, request: Request, payload: bytes) -> bytes:
+    def failure(self, request: Request, payload: bytes, extension: bytes = b"") -> bytes:
         """The bytes that answer a call with a failure (see :mod:`typedrpc.failure`).
 
         One that the peer would not accept is replaced by one that says so.
         """
-        self._running.discard(request.call)
+        self._answered(request.call)
         limit = self.peer_limits.max_message_size
-        if len(payload) > limit:
-            payload = pack_protocol_failure(MessageTooLarge("the error that a call ended with", len(payload), limit))
-        return pack_header(len(payload), Kind.ERROR, 0, 0, request.call) + payload
+        if len(payload) + len(extension) + 2 > limit:
+            error = MessageTooLarge("the error that a call ended with", len(payload) + len(extension), limit)
+            payload, extension = pack_protocol_failure(error), b""
+        data = encode(Kind.ERROR, 0, request.call, payload, extension)
+        return data if isinstance(data, bytes) else b"".join(data)
+
+    # Streams and calls that are given up
+
+    def inflow(self, call: int, number: int) -> Inflow:
+        """The stream of this number that the peer sends with a call: 0 is the result, from 1 up an argument.
+
+        Of a call of the peer's it may be asked for by the thread that reads and by one that handles the call.
+        """
+        flow = self.inflows.setdefault(call, {}).setdefault(number, Inflow())
+        if self.state is State.CLOSED and not flow.ended:  # perhaps nobody will end it any more
+            flow.end(lost=True)
+        return flow
+
+    def outflow(self, call: int, number: int) -> Outflow:
+        """A stream that this side is about to send with a call."""
+        flow = Outflow()
+        self.outflows.setdefault(call, {})[number] = flow
+        if self.state is State.CLOSED:
+            flow.stop()
+        return flow
+
+    def end_flows(self, call: int) -> None:
+        """A call of this side is over: its streams are."""
+        for outflow in self.outflows.pop(call, _NO_FLOWS).values():
+            outflow.stop()
+        self.inflows.pop(call, None)
+
+    def end_all_flows(self) -> None:
+        """The connection has ended."""
+        for outflows in tuple(self.outflows.values()):
+            for outflow in tuple(outflows.values()):
+                outflow.stop()
+        for inflows in tuple(self.inflows.values()):
+            for inflow in tuple(inflows.values()):
+                if not inflow.ended:
+                    inflow.end(lost=True)
+        for call in (*self.inflows, *self.outflows):
+            if call & 1 == self.client:  # those of the peer's calls go when their handlers have ended
+                self.end_flows(call)
+
+    def forsake_flows(self) -> None:
+        """In a forked child: nobody else is here to be told."""
+        for inflows in self.inflows.values():
+            for inflow in inflows.values():
+                inflow.lost = inflow.ended = True
+        for outflows in self.outflows.values():
+            for outflow in outflows.values():
+                outflow.stopped = True
+
+    def item(self, call: int, number: int, payload: Payload, what: str) -> Outgoing:
+        """The bytes of some items of a stream.
+
+        Args:
+            call: The call that it belongs to.
+            number: Of the stream.
+            payload: The items, as :mod:`typedrpc.parts`.
+            what: Names the stream in errors.
+
+        Raises:
+            MessageTooLarge: The peer would not accept it.
+        """
+        self._check_size(payload, what)
+        return encode(Kind.ITEM, number, call, payload)
+
+    def end_of_stream(self, call: int, number: int, failure: bytes = b"") -> Outgoing:
+        """The bytes that end an argument's stream, with the payload of an error frame where its producer failed.
+
+        One that the peer would not accept is replaced by one that says so: no failure looks like the end.
+        """
+        limit = self.peer_limits.max_message_size
+        if len(failure) > limit:
+            error = MessageTooLarge("the error that a stream ended with", len(failure), limit)
+            failure = pack_protocol_failure(error)
+        return encode(Kind.END, number, call, failure)
+
+    def credit(self, call: int, number: int, more: int) -> bytes:
+        """The bytes that let the peer send more of a stream."""
+        payload = pack_credit(more)
+        return pack_header(len(payload), Kind.CREDIT, 0, number, call) + payload
+
+    def cancel(self, call: int, number: int = 0) -> bytes:
+        """The bytes that give up a call of this side; or, of a call of the peer's, the stream of this number."""
+        return pack_header(0, Kind.CANCEL, 0, number, call)
 
     def drain(self, reason: str) -> Outgoing | None:
         """Stop accepting calls; what was accepted is still answered.
@@ -593,3 +917,12 @@ class Protocol(Generic[TokenT]):
         size = payload_size(payload) + (more + 2 if more else 0)
         if size > limit:
             raise MessageTooLarge(what, size, limit)
+
+
+def _read_batch(payload: Payload) -> list[Buffer] | str:
+    """The arguments of the calls of a batch; a sentence where it is none."""
+    if isinstance(payload, Segmented):
+        return "a batch with segments"
+    if (count := count_parts(payload)) > MAX_BATCH:
+        return f"a batch of {count} calls, the limit is {MAX_BATCH}"
+    return split_parts(payload) or "a batch of no calls"

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, cast, final, overload
 from typedrpc.command import BoundCommand, Caller, Command, FunctionCommand, Proxy, find_in_class
 from typedrpc.definition import (
     bound_signature,
+    fault_of_changed_colour,
     fault_of_command_name,
     fault_of_id,
     fault_of_implementation,
@@ -173,6 +174,7 @@ class _ClassContract(_Contract):
         given_name: The service name that stands in the class statement, if any.
         declared: The commands that the class declares itself.
         implementations: Declared command to the command that implements it, where that is another one.
+        unread: Declared commands whose signature was not known yet when an implementation was compared with it.
     """
 
     def __init__(self, cls: type[Service], name: str | None) -> None:
@@ -182,6 +184,7 @@ class _ClassContract(_Contract):
         self.given_name = name
         self.declared: dict[str, Command[Any]] = {}
         self.implementations: dict[Command[Any], Command[Any]] = {}
+        self.unread: dict[Command[Any], None] = {}
         self.bases = [base.__dict__["__typedrpc__"] for base in cls.__mro__[1:] if "__typedrpc__" in base.__dict__]
 
     def collect(self) -> list[str]:
@@ -196,6 +199,7 @@ class _ClassContract(_Contract):
         ]
         for base in self.bases:
             faults += self._merge(base.declared)
+            self.unread.update(base.unread)
         for name, value in list(self.cls.__dict__.items()):
             if isinstance(value, Command):
                 faults += [f"{name}: {fault}" for fault in self._add(name, value)]
@@ -256,8 +260,24 @@ class _ClassContract(_Contract):
         self.implementations[declaration] = found
         if any(base.implementations.get(declaration) is found for base in self.bases) or found.find_form_faults():
             return []
-        fault = fault_of_implementation(bound_signature(declaration.function), bound_signature(found.function))
-        return [] if fault is None else [f"it does not fit its contract {declaration.qualified_name}: {fault}"]
+        result = declaration.schema.result if declaration.is_resolved else None
+        if result is None:
+            self.unread[declaration] = None
+        fault = fault_of_changed_colour(declaration.function, found.function, result) or fault_of_implementation(
+            bound_signature(declaration.function), bound_signature(found.function)
+        )
+        return [] if fault is None else [_misfit(declaration, fault)]
+
+    def resolve(self) -> None:
+        super().resolve()
+        faults = []
+        for declaration in list(self.unread):  # another thread may clear it
+            found = self.implementation_of(declaration)
+            fault = fault_of_changed_colour(declaration.function, found.function, declaration.schema.result)
+            faults += [] if fault is None else [f"{found.name}: {_misfit(declaration, fault)}"]
+        if faults:
+            raise DefinitionError(self.cls.__qualname__, faults)
+        self.unread.clear()
 
     def _find_clashes(self) -> list[str]:
         by_id: dict[int, Command[Any]] = {}
@@ -286,6 +306,10 @@ class _ClassContract(_Contract):
         # Not self.cls.register, which may be a command.
         ABCMeta.register(self.cls, proxy_class)
         return proxy_class
+
+
+def _misfit(declaration: Command[Any], fault: str) -> str:
+    return f"it does not fit its contract {declaration.qualified_name}: {fault}"
 
 
 def _covers_command(value: object) -> bool:

@@ -7,7 +7,7 @@ import socket
 import stat
 import struct
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, final
 
 from typedrpc.errors import ConnectFailed, ListenFailed
 
@@ -20,11 +20,15 @@ DONT_WAIT: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
 LONGEST_WAIT: Final = 86_400.0
 """Seconds that :func:`wait` waits at most, whatever it is asked for: systems refuse to wait for weeks."""
 
+MOST_BUFFERS: Final = 64
+"""Buffers that are sent at once; systems have a limit too."""
+
 BACKLOG: Final = 1024
 UNIX_MODE: Final = 0o600
 
 _HAS_UNIX: Final = hasattr(socket, "AF_UNIX")
 _HAS_POLL: Final = hasattr(select, "poll")
+_HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
 
 class Address(NamedTuple):
@@ -253,21 +257,81 @@ def prepare(sock: socket.socket) -> None:
         sock.setblocking(False)
 
 
-def wait(sock: socket.socket, *, read: bool = False, write: bool = False, timeout: float | None = None) -> bool:
+def send(sock: socket.socket, buffers: list[bytes | bytearray | memoryview], flags: int = 0) -> int:
+    """Send what there is room for of some buffers, at once where the system can do that: how many bytes."""
+    if len(buffers) == 1 or not _HAS_SENDMSG:
+        return sock.send(buffers[0], flags)
+    return sock.sendmsg(buffers[:MOST_BUFFERS], (), flags)
+
+
+@final
+class Waker:
+    """Ends the :func:`wait` of another thread, as often as it is :meth:`set`."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def set(self) -> None:
+        """Have the wait that goes on end, or the next one."""
+        with contextlib.suppress(OSError):  # set often enough already, or closed
+            self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        """The wait has ended."""
+        with contextlib.suppress(OSError):
+            self._reader.recv(4096)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+def wait(
+    sock: socket.socket,
+    *,
+    read: bool = False,
+    write: bool = False,
+    timeout: float | None = None,
+    waker: Waker | None = None,
+) -> bool:
     """Wait until a socket can be read or written, whichever is asked for; a broken one can be both.
+
+    Args:
+        sock: The socket.
+        read: Whether to wait until it can be read.
+        write: Whether to wait until it can be written.
+        timeout: Seconds to wait at most.
+        waker: Ends the wait too.
 
     Returns:
         Whether it can be *read* (asked for or not: False when only writing was asked for).
     """
     if _HAS_POLL:
         poller = select.poll()
-        poller.register(sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+        number = sock.fileno()
+        poller.register(number, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+        if waker is not None:
+            poller.register(waker, select.POLLIN)
         events = poller.poll(None if timeout is None else min(max(0.0, timeout), LONGEST_WAIT) * 1000)
-        return read and any(event & ~select.POLLOUT for _, event in events)
-    readable, _, _ = select.select(  # pragma: no cover  # systems without poll
-        [sock] if read else [], [sock] if write else [], [], None if timeout is None else max(0.0, timeout)
+        readable = read and any(event & ~select.POLLOUT for which, event in events if which == number)
+        if waker is not None and any(which != number for which, _ in events):
+            waker.clear()
+        return readable
+    waiting: list[Any] = [*([sock] if read else []), *([waker] if waker is not None else [])]  # pragma: no cover
+    found, _, _ = select.select(  # pragma: no cover  # systems without poll
+        waiting,
+        [sock] if write else [],
+        [],
+        None if timeout is None else max(0.0, timeout),
     )
-    return bool(readable)  # pragma: no cover
+    if waker is not None and waker in found:  # pragma: no cover
+        waker.clear()
+    return sock in found  # pragma: no cover
 
 
 def is_of_socket(error: BaseException) -> bool:

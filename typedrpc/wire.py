@@ -21,9 +21,18 @@ The payload, with what its flags announce, in this order::
     SEGMENTS    u16 count | count x u32 size     | body | segment 1 | segment 2 ...
 
 Without SEGMENTS the rest of the payload is the body. The size of the body is what the segments leave.
+
+A message may travel in pieces, frames of the same kind, command and call, between which others may stand. All but the
+last have the flag MORE; the first one's payload begins with the size of the whole, before everything else, and has the
+message's other flags::
+
+    MORE                    u32 size of the whole | EXTENSION | SEGMENTS | as much of the rest as there is room for
+    MORE, or without it     what comes next
+
 The normative text, which also says what each kind means, is ``docs/protocol.md``.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from struct import Struct
@@ -53,6 +62,16 @@ TRUSTED_SIZE: Final = 128 * 1024
 TRUSTED_GROWTH: Final = 8
 """A buffer for a larger announcement begins with so many bytes, and grows to so many times what has come."""
 
+CHUNK_SIZE: Final = 128 * 1024
+"""Messages with a larger payload are sent in pieces, whose frames have payloads of so many bytes."""
+
+MAX_PARTIAL: Final = 32
+"""Messages of one direction that may be on their way in pieces at a time."""
+
+FEW_PARTIAL: Final = 4
+PARTIAL_BYTES: Final = 64 * 1024 * 1024
+"""So many may be on their way whatever their size; more only while they have no more than so many bytes together."""
+
 
 class Kind(IntEnum):
     """What a frame is. Kinds from 0x80 up may be ignored by who does not know them, the rest may not."""
@@ -65,11 +84,11 @@ class Kind(IntEnum):
     NOTIFY = 0x11
     RESPONSE = 0x12
     ERROR = 0x13
-    BATCH = 0x14  # reserved
-    CANCEL = 0x15  # reserved
-    ITEM = 0x16  # reserved
-    END = 0x17  # reserved
-    CREDIT = 0x18  # reserved
+    BATCH = 0x14
+    CANCEL = 0x15
+    ITEM = 0x16
+    END = 0x17
+    CREDIT = 0x18
     RELEASE = 0x19
     PING = 0x20
     PONG = 0x21
@@ -84,14 +103,21 @@ class Flag:
     """Bits of the header's flags."""
 
     EXTENSION: Final = 0x01
-    MORE: Final = 0x02  # reserved: the message goes on in a later frame
+    MORE: Final = 0x02
     COMPRESSED: Final = 0x04  # reserved
     SEGMENTS: Final = 0x08
 
 
-KNOWN_FLAGS: Final = Flag.EXTENSION | Flag.SEGMENTS
+KNOWN_FLAGS: Final = Flag.EXTENSION | Flag.MORE | Flag.SEGMENTS
 
+MAY_BE_SPLIT: Final = frozenset(
+    map(int, (Kind.REQUEST, Kind.NOTIFY, Kind.RESPONSE, Kind.ERROR, Kind.BATCH, Kind.ITEM, Kind.END))
+)
+"""The kinds that may travel in pieces."""
+
+_MORE: Final = Flag.MORE
 _U16: Final = Struct(">H")
+_U32: Final = Struct(">I")
 
 
 class Frame(NamedTuple):
@@ -141,8 +167,65 @@ def encode(kind: int, command: int, call: int, payload: Payload, extension: byte
     return start + payload if size <= RECEIVE_SIZE else (start, payload)
 
 
+def may_begin(size: int, count: int, announced: int) -> bool:
+    """Whether a message of ``size`` bytes may be begun while ``count`` with ``announced`` bytes are on their way.
+
+    Both sides go by this: one must not begin such a message, the other holds no more of them.
+    """
+    return count < FEW_PARTIAL or (count < MAX_PARTIAL and announced + size <= PARTIAL_BYTES)
+
+
+class Pieces:
+    """A message on its way out, of which one piece after another is taken.
+
+    Attributes:
+        size: Bytes of its whole payload.
+        left: Those that have not been taken yet.
+    """
+
+    __slots__ = ("_buffers", "_call", "_command", "_flags", "_kind", "left", "size")
+
+    def __init__(self, frame: Sequence[Buffer]) -> None:
+        """
+        Args:
+            frame: The message as one frame, in buffers of which the first has the header. They are not copied.
+        """
+        self.size, self._kind, self._flags, self._command, self._call = unpack_header(frame[0])
+        self.left = self.size
+        self._buffers = deque(memoryview(buffer) for buffer in frame if len(buffer))
+        self._buffers[0] = self._buffers[0][HEADER_SIZE:]
+
+    def take(self) -> list[Buffer]:
+        """The next piece as a frame, in buffers of which the first has the header. There must be something left."""
+        start, flags, room = b"", 0, CHUNK_SIZE
+        if self.left == self.size:
+            start, flags = _U32.pack(self.size), self._flags
+            room -= len(start)
+        count = min(self.left, room)
+        self.left -= count
+        if self.left:
+            flags |= _MORE
+        piece: list[Buffer] = [
+            pack_header(len(start) + count, self._kind, flags, self._command, self._call) + start,
+        ]
+        while count:
+            view = self._buffers.popleft()
+            if len(view) > count:
+                self._buffers.appendleft(view[count:])
+                view = view[:count]
+            count -= len(view)
+            piece.append(view)
+        return piece
+
+    def own(self) -> None:
+        """Copy what is left, but for bytes: nobody can change it then."""
+        self._buffers = deque(view if type(view.obj) is bytes else memoryview(bytes(view)) for view in self._buffers)
+
+
 class FrameReader:
     """Cuts the bytes of one direction of a connection into frames, with as few copies as there can be.
+
+    A message that comes in pieces is one frame, which is given when its last piece has come.
 
     The I/O layer reads into :meth:`get_buffer` and reports with :meth:`received`; then :meth:`next_frame` gives frame
     after frame until it gives None. It never raises on what a peer sends: a fault is recorded in ``fault``, and no
@@ -151,7 +234,19 @@ class FrameReader:
     Not thread-safe: whoever holds the connection's read role uses it.
     """
 
-    __slots__ = ("_end", "_preamble", "_start", "_waiting", "buffer", "fault", "limit", "view")
+    __slots__ = (
+        "_announced",
+        "_end",
+        "_left",
+        "_partial",
+        "_preamble",
+        "_start",
+        "_waiting",
+        "buffer",
+        "fault",
+        "limit",
+        "view",
+    )
 
     def __init__(self, limit: int, *, preamble: bool = True) -> None:
         """
@@ -166,14 +261,19 @@ class FrameReader:
         self._preamble = preamble
         self._start = 0
         self._end = 0
-        # A frame larger than the buffer is read straight into its final buffers.
+        # A frame larger than the buffer is read straight into its final buffers: what it belongs to, and bytes left.
         self._waiting: _Large | None = None
+        self._left = 0
+        # Messages of which pieces have come, by kind, command and call, and their bytes together.
+        self._partial: dict[tuple[int, int, int], _Large] = {}
+        self._announced = 0
 
     def discard(self) -> None:
         """Nothing is read any more: let go of the buffers, which may be all that a dead connection weighs."""
         self.buffer = bytearray()
         self.view = memoryview(self.buffer)
         self._waiting = None
+        self._partial = {}
 
     @property
     def idle(self) -> bool:
@@ -182,19 +282,20 @@ class FrameReader:
 
     @property
     def in_frame(self) -> bool:
-        """The stream stands within a frame (or the preamble): its end here would be a truncation."""
-        return self._end > self._start or self._waiting is not None
+        """The stream stands within a message (or the preamble): its end here would be a truncation."""
+        return self._end > self._start or self._waiting is not None or bool(self._partial)
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes belong; never empty."""
         if self._waiting is not None:
-            return self._waiting.get_buffer()
+            return self._waiting.get_buffer()[: self._left]
         return self.view[self._end :] if self._end else self.view
 
     def received(self, count: int) -> None:
         """``count`` bytes were read into the buffer that :meth:`get_buffer` gave."""
         if self._waiting is not None:
             self._waiting.received(count)
+            self._left -= count
         else:
             self._end += count
 
@@ -208,6 +309,8 @@ class FrameReader:
             return None
         length, kind, flags, command, call = unpack_header(self.buffer)
         if flags or length + HEADER_SIZE != count or length > self.limit:
+            return None
+        if self._partial and (kind, command, call) in self._partial:
             return None
         return kind, command, call, self.buffer[HEADER_SIZE:count]
 
@@ -233,26 +336,34 @@ class FrameReader:
             return None
         if self._preamble and not self._check_preamble():
             return None
-        start, end = self._start, self._end
-        available = end - start
-        if available < HEADER_SIZE:
-            self._compact()
-            return None
-        length, kind, flags, command, call = HEADER.unpack_from(self.buffer, start)
-        if available < HEADER_SIZE + length:
-            return self._begin_partial(length, kind, flags, command, call)
-        stop = start + HEADER_SIZE + length
-        if length > self.limit or (flags and flags & ~KNOWN_FLAGS):
-            self._refuse(length, kind, flags)
-            return None
-        if stop == end:
-            self._start = self._end = 0
-        else:
-            self._start = stop
-        payload = self.buffer[start + HEADER_SIZE : stop]
-        if not flags:
-            return Frame(kind, command, call, payload)
-        return self._split(kind, flags, command, call, payload)
+        while True:
+            start, end = self._start, self._end
+            available = end - start
+            if available < HEADER_SIZE:
+                self._compact()
+                return None
+            length, kind, flags, command, call = HEADER.unpack_from(self.buffer, start)
+            if flags & _MORE or (self._partial and (kind, command, call) in self._partial):
+                large = self._begin_piece(length, kind, flags, command, call)
+                if large is None:
+                    return None
+                if (frame := self._end_piece(large)) is not None:
+                    return frame
+                continue
+            if available < HEADER_SIZE + length:
+                return self._begin_partial(length, kind, flags, command, call)
+            stop = start + HEADER_SIZE + length
+            if length > self.limit or (flags and flags & ~KNOWN_FLAGS):
+                self._refuse(length, kind, flags)
+                return None
+            if stop == end:
+                self._start = self._end = 0
+            else:
+                self._start = stop
+            payload = self.buffer[start + HEADER_SIZE : stop]
+            if not flags:
+                return Frame(kind, command, call, payload)
+            return self._split(kind, flags, command, call, payload)
 
     def _check_preamble(self) -> bool:
         got = bytes(self.buffer[: min(self._end, len(PREAMBLE))])
@@ -289,29 +400,104 @@ class FrameReader:
         self._compact()
         if HEADER_SIZE + length <= len(self.buffer):
             return None
-        # The layout of a large frame is known once its extension and its table of segments have come.
-        layout = _layout(self.buffer, HEADER_SIZE, self._end, length, flags)
+        large = self._lay_out(length, kind, flags, command, call, HEADER_SIZE, length)
+        if large is not None:
+            self._waiting, self._left = large, large.left
+        return None
+
+    def _lay_out(
+        self, size: int, kind: int, flags: int, command: int, call: int, at: int, length: int
+    ) -> "_Large | None":
+        """A message whose payload of ``size`` bytes begins at ``at``, with the ``length`` bytes that are in this frame.
+
+        What the buffer has of them is taken out of it, which has the frame's header in front. None when more bytes are
+        needed, or when it is a fault.
+        """
+        # The layout is known once the extension and the table of segments have come.
+        stop = min(self._end, at + length)
+        layout = _layout(self.buffer, at, stop, size, flags)
         if layout is None:
-            if self._end == len(self.buffer):
+            if stop == at + length:
+                self.fault = ProtocolError("an extension or a table of segments that is longer than its frame")
+            elif self._end == len(self.buffer):
                 self.fault = ProtocolError("an extension and a table of segments that fill the whole buffer")
             return None
         if isinstance(layout, str):
             self.fault = ProtocolError(layout)
             return None
         extension, body_at, sizes = layout
-        large = _Large(kind, command, call, bytes(self.buffer[extension]), sizes, bool(flags & Flag.SEGMENTS))
-        large.preload(self.view[body_at : self._end])
-        self._waiting = large
-        self._start = self._end = 0
+        large = _Large(kind, command, call, bytes(self.buffer[extension]), sizes, bool(flags & Flag.SEGMENTS), size)
+        large.left -= body_at - at
+        large.preload(self.view[body_at:stop])
+        self._start, self._end = (stop, self._end) if stop < self._end else (0, 0)
+        return large
+
+    def _begin_piece(self, length: int, kind: int, flags: int, command: int, call: int) -> "_Large | None":
+        """The header of a piece is there. What it belongs to, if all of the piece is there."""
+        large = self._partial.get((kind, command, call))
+        if length > self.limit or flags & ~KNOWN_FLAGS:
+            self._refuse(length, kind, flags)
+            return None
+        more = bool(flags & _MORE)
+        if large is None:
+            self._compact()
+            if (large := self._begin_message(length, kind, flags, command, call)) is None:
+                return None
+            self._left = length - _U32.size - (large.size - large.left)
+        elif (fault := large.check_piece(length, more, flags & ~_MORE)) is not None:
+            self.fault = ProtocolError(fault)
+            return None
+        else:
+            at = self._start + HEADER_SIZE
+            stop = min(self._end, at + length)
+            large.preload(self.view[at:stop])
+            self._left = length - (stop - at)
+            self._start, self._end = (stop, self._end) if stop < self._end else (0, 0)
+        if self._left:
+            self._waiting = large
+            return None
+        return large
+
+    def _begin_message(self, length: int, kind: int, flags: int, command: int, call: int) -> "_Large | None":
+        """A first piece stands at the front of the buffer. None when more bytes are needed, or when it is a fault."""
+        if kind not in MAY_BE_SPLIT:
+            self.fault = ProtocolError(f"a frame of kind {kind:#04x}, which does not come in pieces, has more")
+        elif length <= _U32.size:
+            self.fault = ProtocolError("a first piece that is too short to say anything")
+        elif self._end >= HEADER_SIZE + _U32.size:
+            (size,) = _U32.unpack_from(self.buffer, HEADER_SIZE)
+            length -= _U32.size
+            if size > self.limit:
+                self._refuse(size, kind, 0)
+            elif length >= size:
+                self.fault = ProtocolError(f"a first piece of {length} bytes, of a message of {size}")
+            elif not may_begin(size, len(self._partial), self._announced):
+                self.fault = ProtocolError(
+                    f"{len(self._partial) + 1} messages in pieces at a time, with {self._announced + size} bytes"
+                )
+            else:
+                large = self._lay_out(size, kind, flags, command, call, HEADER_SIZE + _U32.size, length)
+                if large is not None:
+                    self._partial[kind, command, call] = large
+                    self._announced += size
+                return large
         return None
+
+    def _end_piece(self, large: "_Large") -> Frame | None:
+        """All of a piece has come: the frame, if it was the last one."""
+        if large.left:
+            return None
+        if self._partial.pop((large.kind, large.command, large.call), None) is not None:
+            self._announced -= large.size
+        return large.frame()
 
     def _finish_large(self) -> Frame | None:
         large = self._waiting
         assert large is not None
-        if not large.complete:
+        if self._left:
             return None
         self._waiting = None
-        return large.frame()
+        return self._end_piece(large)
 
     def _split(self, kind: int, flags: int, command: int, call: int, payload: bytearray) -> Frame | None:
         """A whole frame with an extension or segments, from one buffer."""
@@ -366,18 +552,33 @@ def _layout(
 
 
 class _Large:
-    """A frame larger than the reader's buffer, on its way into its final buffers."""
+    """A message larger than the reader's buffer, or in pieces, on its way into its final buffers."""
 
-    __slots__ = ("_filled", "_index", "_parts", "_sizes", "_view", "call", "command", "extension", "kind", "segmented")
+    __slots__ = (
+        "_filled",
+        "_index",
+        "_parts",
+        "_sizes",
+        "_view",
+        "call",
+        "command",
+        "extension",
+        "kind",
+        "left",
+        "segmented",
+        "size",
+    )
 
     def __init__(
-        self, kind: int, command: int, call: int, extension: bytes, sizes: Sequence[int], segmented: bool
+        self, kind: int, command: int, call: int, extension: bytes, sizes: Sequence[int], segmented: bool, size: int
     ) -> None:
         self.kind = kind
         self.command = command
         self.call = call
         self.extension = extension
         self.segmented = segmented
+        self.size = size  # of the whole payload
+        self.left = size  # of it, what has not come yet
         self._sizes = sizes
         self._parts: list[bytearray] = []
         self._index = -1
@@ -385,9 +586,17 @@ class _Large:
         self._view = memoryview(b"")
         self._advance()
 
-    @property
-    def complete(self) -> bool:
-        return self._index == len(self._sizes)
+    def check_piece(self, length: int, more: bool, flags: int) -> str | None:
+        """What is wrong with a further piece, if anything is."""
+        if flags:
+            return f"a later piece has flags {flags:#04x}"
+        if not length:
+            return "an empty piece"
+        if length > self.left or (more and length == self.left):
+            return f"a piece of {length} bytes{' and more' if more else ''}, where {self.left} are left"
+        if length < self.left and not more:
+            return f"the last piece has {length} bytes, where {self.left} are left"
+        return None
 
     def _advance(self) -> None:
         """Go on to where there is room: the rest of a part that came as far as was trusted, or the next part."""
@@ -401,7 +610,7 @@ class _Large:
                 self._parts.append(bytearray())
                 self._index += 1
             self._filled = 0
-            if self.complete:
+            if self._index == len(self._sizes):
                 self._view = memoryview(b"")
                 return
             self._parts.append(bytearray(min(self._sizes[self._index], TRUSTED_SIZE)))
@@ -411,6 +620,7 @@ class _Large:
         return self._view[self._filled :]
 
     def received(self, count: int) -> None:
+        self.left -= count
         self._filled += count
         if self._filled == len(self._view):
             self._advance()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from progress_contract import Primes, Progress, Stopped
 from sieve import primes_below
 
-from typedrpc import ConnectionLost, RemoteError, Server, current_call, rpc, serve
+from typedrpc import CallCancelled, ConnectionLost, RemoteError, Server, current_call, rpc, serve
 
 logger = logging.getLogger("primes")
 
@@ -32,9 +32,9 @@ class SievedPrimes(Primes):
             try:
                 # A call back to the caller, who is waiting for this one: it returns when his function has.
                 report(Progress(below, primes))
-            except (ConnectionLost, RemoteError) as error:
-                # He is gone, or his function fails, as it does when Ctrl-C hits it: nobody wants the rest. Or this
-                # server is closing, and he is still there to be told.
+            except (CallCancelled, ConnectionLost, RemoteError) as error:
+                # He has given the call up, as Ctrl-C does, or is gone, or his function fails: nobody wants the rest. Or
+                # this server is closing, and he is still there to be told.
                 stopped = Stopped(below, str(error))
                 logger.info("%s: %s", peer, stopped)
                 raise stopped from error
@@ -45,6 +45,9 @@ class SievedPrimes(Primes):
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve counting of primes until Ctrl-C or SIGTERM.")
     parser.add_argument("--url", default="tcp://127.0.0.1:9030", help="where to listen (%(default)s)")
+    parser.add_argument(
+        "--grace", type=float, default=5.0, help="seconds that counting may go on when the server stops (%(default)g)"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("typedrpc").setLevel(logging.WARNING)
@@ -52,7 +55,7 @@ def main() -> None:
     def on_start(server: Server) -> None:
         print(f"serving Primes at {server.url}", flush=True)
 
-    serve(SievedPrimes(), url=arguments.url, on_start=on_start)
+    serve(SievedPrimes(), url=arguments.url, on_start=on_start, grace=arguments.grace)
     print("stopped", flush=True)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.unmeasured
+
 CODEC = Path(__file__).resolve().parents[2] / "benchmarks" / "codec.py"
 LIBRARIES = {
     "msgspec": "msgspec",

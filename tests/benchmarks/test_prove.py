@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.unmeasured
+
 PROVE = Path(__file__).resolve().parents[2] / "benchmarks" / "prove.py"
 
 PROMISES = [
@@ -19,6 +21,8 @@ PROMISES = [
     "beside a handler that takes 1 s",
     "server killed while 100 threads wait",
     "server killed while 100 futures wait",
+    "300 ms at A: B and C have stopped, in threads",
+    "300 ms at A: B and C have stopped, in tasks",
     "calls nested 1 to 60 deep",
     "the most threads in a process",
     "a reply of 100 ms, while a request takes",
@@ -48,6 +52,11 @@ PROMISES = [
     "callback called 2,000 times: growth of the server",
     "calls with a callback each: growth of the client",
     "calls with a callback each: growth of the server",
+    "taken one by one: growth of the client",
+    "taken one by one: growth of the server",
+    "a producer in a thread stops",
+    "a producer in a task stops",
+    "a producer in a thread of the caller stops",
     "parent and forked child",
     "others that missed anything",
     "growth of the broadcasting process",
@@ -61,6 +70,10 @@ PROMISES = [
     "import typedrpc",
     "MiB each way at the same time",
     "MiB of bytes there and back",
+    "beside an upload of 8 MiB, tcp",
+    "beside a download of 8 MiB, tcp",
+    "beside an upload of 8 MiB, unix",
+    "beside a download of 8 MiB, unix",
     "one after another",
     "from 8 threads over one connection: ratio",
     "map over",

@@ -11,7 +11,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
-from typedrpc.codec import MAX_CALLBACKS, CallbackCodec, CommandCodec, Segmented
+from typedrpc.codec import MAX_CALLBACKS, CallbackCodec, CommandCodec, CompanionCodec, Segmented
 from typedrpc.codec.arguments import ArgumentsCoder
 from typedrpc.codec.body import EXT_CALLBACK, CallbackReader
 from typedrpc.codec.faults import Fault
@@ -69,7 +69,7 @@ CALLS: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any, list[tuple[str, Any
 class Stub:
     """What the handler gets, for this test."""
 
-    def __init__(self, index: int, callback: CallbackCodec) -> None:
+    def __init__(self, index: int, callback: CompanionCodec) -> None:
         self.index = index
         self.callback = callback
 
@@ -86,7 +86,7 @@ def test_numbers_travel_and_functions_stay(
     assert [callback.name for callback, _ in callbacks] == [f"Chat.train: callback {name!r}" for name, _ in given]
     stubs: list[Stub] = []
 
-    def make(index: int, callback: CallbackCodec) -> Stub:
+    def make(index: int, callback: CompanionCodec) -> Stub:
         stubs.append(Stub(index, callback))
         return stubs[-1]
 
@@ -139,6 +139,7 @@ def test_a_command_without_callbacks_has_nothing_of_them() -> None:
 
 def test_a_callback_has_a_codec_of_its_own() -> None:
     (callback, _), *_ = codec_of(train).pack_with_callbacks((1, f), {})[1]
+    assert isinstance(callback, CallbackCodec)
     assert str(callback.codec.schema) == "(arg1: float, /) -> None"
     assert callback.codec.unpack_arguments(callback.codec.pack_arguments(1)) == ((1.0,), {})
     assert not callback.is_async
@@ -150,6 +151,7 @@ def test_a_callback_has_a_codec_of_its_own() -> None:
     with pytest.raises(ArgumentTypeError, match="is positional-only"):
         callback.codec.pack_arguments(arg1=1)
     (asked, _), *_ = codec_of(later).pack_with_callbacks((f,), {})[1]
+    assert isinstance(asked, CallbackCodec)
     assert asked.is_async
     assert asked.codec.unpack_result(asked.codec.pack_result(True)) is True
     with pytest.raises(ValueError, match=r"Chat\.train: callback 'ask': result: expected bool, got int"):
@@ -358,7 +360,7 @@ def test_a_call_has_so_many_callbacks_at_most() -> None:
     assert args == (*range(MAX_CALLBACKS),)
     with pytest.raises(ArgumentValueError) as caught:
         codec.pack_with_callbacks((f,) * (MAX_CALLBACKS + 1), {})
-    text = "Chat.train: argument 'progress'[65535]: expected at most 65535 callbacks in a call, got more"
+    text = "Chat.train: argument 'progress'[65535]: expected at most 65535 callbacks and streams in a call, got more"
     assert str(caught.value) == text
 
 
@@ -374,9 +376,9 @@ def test_without_being_told_what_to_do_callbacks_are_not_taken() -> None:
     codec = codec_of(maybe)
     assert codec.pack_arguments() == packb([])
     assert codec.unpack_arguments(packb([None])) == ((None,), {})
-    with pytest.raises(AssertionError, match=r"Chat\.train was given functions"):
+    with pytest.raises(AssertionError, match=r"Chat\.train was given functions or streams"):
         codec.pack_arguments(f)
-    with pytest.raises(ArgumentValueError, match="argument 'progress': expected no callback, got one"):
+    with pytest.raises(ArgumentValueError, match="argument 'progress': expected no callback or stream, got one"):
         codec.unpack_arguments(packb([mark(0)]))
 
 
@@ -393,8 +395,8 @@ BAD: list[tuple[Any, Any, str]] = [
     (either, [[0]], "got list"),
     (tagged, [mark(0)], "got CallbackIndex without the index of a member"),
     (tagged, [[1, mark(0)]], "got CallbackIndex"),
-    (two, [mark(7), mark(7)], "argument 'failed': expected a callback of its own, got callback 7"),
-    (each, [[mark(0), mark(0)]], "argument 'progress'[1]: expected a callback of its own, got callback 0"),
+    (two, [mark(7), mark(7)], "argument 'failed': expected a callback or stream of its own, got number 7"),
+    (each, [[mark(0), mark(0)]], "argument 'progress'[1]: expected a callback or stream of its own, got number 0"),
     (each, [[mark(0), mark(1), 5]], "Chat.train: argument 'progress'[2]: expected Callable[[float], None], got int"),
     (each, [mark(0)], "argument 'progress'"),
     (train, {0: 1, 1: mark(0), 2: mark(1)}, "got a parameter 2"),
@@ -406,7 +408,7 @@ BAD: list[tuple[Any, Any, str]] = [
 def test_payloads_that_hold_no_callbacks_of_this_command(function: Any, data: Any, text: str) -> None:
     made: list[int] = []
 
-    def make(index: int, callback: CallbackCodec) -> object:
+    def make(index: int, callback: CompanionCodec) -> object:
         made.append(index)
         return object()
 
@@ -428,7 +430,7 @@ def test_what_the_source_has_made_is_not_made_again_by_the_walk() -> None:
 
     made: list[int] = []
 
-    def make(index: int, callback: CallbackCodec) -> object:
+    def make(index: int, callback: CompanionCodec) -> object:
         made.append(index)
         return index
 
@@ -441,14 +443,14 @@ def test_what_the_source_has_made_is_not_made_again_by_the_walk() -> None:
 
 
 def test_what_make_raises_comes_through() -> None:
-    def make(index: int, callback: CallbackCodec) -> object:
+    def make(index: int, callback: CompanionCodec) -> object:
         raise RuntimeError("no room")
 
     with pytest.raises(RuntimeError, match="no room"):
         codec_of(train).unpack_with_callbacks(packb([1, mark(0)]), make)
 
 
-def take_from(given: list[Any], index: int, callback: CallbackCodec) -> Any:
+def take_from(given: list[Any], index: int, callback: CompanionCodec) -> Any:
     return given[index]
 
 
@@ -477,11 +479,11 @@ def test_a_codec_with_callbacks_serves_many_threads() -> None:
 # Another version of the command at the caller.
 
 
-def told() -> tuple[list[int], Callable[[int, CallbackCodec], Any], list[int], Callable[[int], object]]:
+def told() -> tuple[list[int], Callable[[int, CompanionCodec], Any], list[int], Callable[[int], object]]:
     made: list[int] = []
     dropped: list[int] = []
 
-    def make(index: int, callback: CallbackCodec) -> object:
+    def make(index: int, callback: CompanionCodec) -> object:
         made.append(index)
         return index, callback
 
@@ -510,7 +512,7 @@ def test_callbacks_of_another_version() -> None:
         "Chat.train: callback 'others'",
         "Chat.train: callback 'others'",
     ]
-    with pytest.raises(ArgumentValueError, match="got callback 0, which was given before"):
+    with pytest.raises(ArgumentValueError, match="got number 0, which was given before"):
         reader.unpack_with_callbacks_of(writer.schema)(packb([mark(0), 1, [mark(0)]]), make, drop)
     with pytest.raises(ArgumentValueError, match="expected no callback"):
         reader.unpack_arguments_of(writer.schema)(payload)

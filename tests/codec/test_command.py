@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from typedrpc.codec import CommandCodec
+from typedrpc.codec.records import RecordCoder
 from typedrpc.schema import schema_of
 
 
@@ -38,6 +39,31 @@ def test_one_codec_serves_many_threads_from_its_first_use() -> None:
     for thread in threads:
         thread.join()
     assert outcomes == [(((hits, 2), {}), {"a": hits[0]})] * 4
+
+
+def test_results_do_not_wait_for_arguments_that_another_thread_prepares(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(a: Hit) -> Hit:
+        raise NotImplementedError
+
+    codec = CommandCodec("Store.get", schema_of(command, method=False))
+    hit, begun, go_on = Hit("a", 1, 0.5), threading.Event(), threading.Event()
+    make, packed = RecordCoder.__init__, []
+
+    def make_slowly(*args: Any) -> None:
+        if threading.current_thread() is thread:
+            begun.set()
+            assert go_on.wait(10)
+        make(*args)
+
+    monkeypatch.setattr(RecordCoder, "__init__", make_slowly)
+    thread = threading.Thread(target=lambda: packed.append(codec.pack_arguments(hit)))
+    thread.start()
+    assert begun.wait(10)
+    result = codec.pack_result(hit)
+    assert codec.unpack_result(result) == hit
+    go_on.set()
+    thread.join(10)
+    assert codec.unpack_arguments(*packed) == ((hit,), {})
 
 
 def test_a_codec_that_is_not_used_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

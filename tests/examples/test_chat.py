@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.unmeasured
+
 Start = Callable[..., Any]
 Visit = Callable[[str], Any]
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.unmeasured
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Client = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -4,6 +4,10 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.unmeasured
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

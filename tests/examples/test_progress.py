@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.unmeasured
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., Any]
 
@@ -17,7 +19,7 @@ FOREVER = str(10**12)
 
 @pytest.fixture
 def server(start: Start) -> Any:
-    return start("progress/progress_server.py", "--url", "tcp://127.0.0.1:0")
+    return start("progress/progress_server.py", "--url", "tcp://127.0.0.1:0", "--grace", "0.5")
 
 
 @pytest.fixture

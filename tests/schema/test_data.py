@@ -4,7 +4,7 @@ import enum
 import json
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, make_dataclass
 from decimal import Decimal
@@ -65,6 +65,8 @@ def every_type(
     other: Any,
     done: Callable[[Coordinates, int], bool],
     failed: Callable[[], Awaitable[None]] | None,
+    points: Iterator[Coordinates],
+    counts: AsyncIterator[int] | None,
     *buffers: bytearray | memoryview,
     literal: Literal["a", 1, True, b"x"] = "a",
     **mappings: OrderedDict[str, defaultdict[str, Counter[str]]],
@@ -83,6 +85,8 @@ FORMS = [
     "Any",
     ["callback", [["ref", 2], "int"], "bool", False],
     ["Union", [["callback", [], "None", True], "None"]],
+    ["stream", ["ref", 2], False],
+    ["Union", [["stream", "int", True], "None"]],
     ["Union", ["bytearray", "memoryview"]],
     ["Literal", [["bool", "True"], ["bytes", "78"], ["int", "1"], ["str", "a"]]],
     ["OrderedDict", "str", ["defaultdict", "str", ["Counter", "str", "int"]]],
@@ -116,6 +120,7 @@ def test_the_forms_of_the_docstring() -> None:
 
 
 CALLBACK = ["callback", ["int"], "None", False]
+STREAM = ["stream", "int", False]
 
 
 def taking(node: Any, *definitions: Any) -> Any:
@@ -151,6 +156,24 @@ BAD: list[tuple[Any, str]] = [
     (taking(["Annotated", CALLBACK, [["gt", "0"]]]), "a callback stands within a type"),
     ([[], CALLBACK, []], "a callback stands in a result"),
     ([[], ["Union", [CALLBACK, "None"]], []], "a callback stands in a result"),
+    (taking(["stream", "int"]), "no known form"),
+    (taking(["stream", "int", 0]), "no known form"),
+    (taking(["stream", ["int"], False]), "no known form"),
+    (taking(["stream", "integer", False]), "no type is named 'integer'"),
+    (taking(["list", STREAM]), "a stream stands within a type, or beside another"),
+    (taking(["Union", [STREAM, ["list", STREAM]]]), "a stream stands within a type, or beside another"),
+    (taking(["Union", [STREAM, ["stream", "str", True]]]), "a stream stands within a type"),
+    (taking(["Union", [CALLBACK, STREAM]]), "a stream stands within a type"),
+    (taking(["Union", [STREAM, CALLBACK]]), "a callback stands within a type"),
+    (taking(["stream", STREAM, False]), "a stream stands within a type"),
+    (taking(["stream", CALLBACK, False]), "a callback stands within a type"),
+    (taking(["callback", [STREAM], "None", False]), "a stream stands within a type"),
+    (taking(["ref", 0], ["alias", "A", STREAM]), "a stream stands within a type"),
+    (taking(["Annotated", STREAM, [["gt", "0"]]]), "a stream stands within a type"),
+    ([[], ["Union", [STREAM, "None"]], []], "a stream stands in a result"),
+    ([[], ["list", STREAM], []], "a stream stands in a result"),
+    ([[], ["stream", STREAM, False], []], "a stream stands in a result"),
+    ([[], ["stream", ["ref", 0], True], [["record", "A", [["x", CALLBACK, True]], False]]], "a callback stands in a"),
     ([[], ["Annotated", "int"], []], "no known form"),
     ([[], ["Annotated", "int", [["gt"]]], []], "a constraint is in no known form"),
     ([[], ["Annotated", "int", [["gt", 0]]], []], "a constraint is in no known form"),
@@ -281,7 +304,22 @@ JUNK = st.recursive(
         st.booleans(),
         st.integers(-1, 5),
         st.sampled_from(
-            ["int", "list", "dict", "Union", "ref", "Literal", "fixed", "Annotated", "gt", "as", "callback", "x", "str"]
+            [
+                "int",
+                "list",
+                "dict",
+                "Union",
+                "ref",
+                "Literal",
+                "fixed",
+                "Annotated",
+                "gt",
+                "as",
+                "callback",
+                "stream",
+                "x",
+                "str",
+            ]
         ),
         st.sampled_from(["enum", "flag", "record", "alias", "1"]),
     ),

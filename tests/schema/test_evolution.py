@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import (
+    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -204,6 +205,7 @@ NAMES: dict[str, Any] = {
     "deque": collections.deque,
     "Annotated": Annotated,
     "Any": Any,
+    "AsyncIterator": AsyncIterator,
     "Awaitable": Awaitable,
     "Callable": Callable,
     "Literal": Literal,
@@ -213,6 +215,7 @@ NAMES: dict[str, Any] = {
     "MutableSequence": MutableSequence,
     "Collection": Collection,
     "Iterable": Iterable,
+    "Iterator": Iterator,
     "AbstractSet": AbstractSet,
     "MutableSet": AbstractMutableSet,
     "Mapping": Mapping,
@@ -455,6 +458,38 @@ BECOME_ONE = "the reader does not have it, and values that differ in it alone wo
         ),
         ("Callable[[int], int]", "Any", ["parameter 'a': Callable[[int], int] cannot be read as Any (breaking)"]),
         ("Callable[[int], int]", "int", ["parameter 'a': Callable[[int], int] cannot be read as int (breaking)"]),
+        ("Iterator[int]", "Iterator[int]", []),
+        ("Iterator[int]", "Iterator[float]", ["parameter 'a'[...]: int is now float (safe)"]),
+        ("Iterator[float]", "Iterator[int]", ["parameter 'a'[...]: float cannot be read as int (breaking)"]),
+        ("Iterator[int]", "AsyncIterator[int]", ["parameter 'a': Iterator[int] is now AsyncIterator[int] (safe)"]),
+        (
+            "AsyncIterator[OldPoint]",
+            "Iterator[NewPoint]",
+            [
+                "parameter 'a': AsyncIterator[Point] is now Iterator[Point] (safe)",
+                "parameter 'a'[...]: the fields of Point stand in another order (safe)",
+            ],
+        ),
+        ("Iterator[OldTree]", "Iterator[OldTree]", []),
+        (
+            "Iterator[int]",
+            "AsyncIterator[float] | None",
+            [
+                "parameter 'a': Iterator[int] is now AsyncIterator[float] (safe)",
+                "parameter 'a'[...]: int is now float (safe)",
+            ],
+        ),
+        ("Iterator[int] | None", "Iterator[int]", ["parameter 'a': None cannot be read as Iterator[int] (breaking)"]),
+        ("Iterator[int]", "list[int]", ["parameter 'a': Iterator[int] cannot be read as list[int] (breaking)"]),
+        ("Iterator[int]", "Iterable[int]", ["parameter 'a': Iterator[int] cannot be read as Iterable[int] (breaking)"]),
+        ("list[int]", "Iterator[int]", ["parameter 'a': list[int] cannot be read as Iterator[int] (breaking)"]),
+        ("Iterator[int]", "Any", ["parameter 'a': Iterator[int] cannot be read as Any (breaking)"]),
+        ("int", "Iterator[int]", ["parameter 'a': int cannot be read as Iterator[int] (breaking)"]),
+        (
+            "Iterator[int]",
+            "Callable[[int], None]",
+            ["parameter 'a': Iterator[int] cannot be read as Callable[[int], None] (breaking)"],
+        ),
         ("int", "str | None", ["parameter 'a': int cannot be read as str | None (breaking)"]),
         ("int | str", "int", ["parameter 'a': str cannot be read as int (breaking)"]),
         ("int", "int | None", ["parameter 'a': int is now int | None (safe)"]),

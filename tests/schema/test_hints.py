@@ -25,9 +25,10 @@ from typedrpc.schema import (
     RecordNode,
     Schema,
     SignatureFaults,
+    StreamNode,
     UnresolvedNames,
-    callback_of,
     children,
+    companion_of,
     node_of,
     schema_of,
 )
@@ -179,10 +180,15 @@ REFUSED: list[tuple[Any, str]] = [
     (Callable[[int], int], "a function goes with a call; make it a parameter of a command"),
     (collections.abc.Callable, "as in Callable[[int], None]"),
     (typing.Callable, "as in Callable[[int], None]"),
-    (Iterator[int], "streams cannot travel yet; use list[...] or Iterable[...]"),
-    (collections.abc.Generator[int, None, None], "streams cannot travel yet"),
-    (typing.AsyncIterator[int], "streams cannot travel yet"),
-    (typing.AsyncIterator, "streams cannot travel yet"),
+    (Iterator[int], "a stream goes with a call; make it the result of a command, or a parameter"),
+    (typing.AsyncIterator[int], "a stream goes with a call; make it the result of a command, or a parameter"),
+    (Iterator, "it does not say what it gives; give the type in brackets, as in Iterator[int]"),
+    (typing.Iterator, "give the type in brackets, as in Iterator[int]"),
+    (typing.AsyncIterator, "give the type in brackets, as in AsyncIterator[int]"),
+    (collections.abc.Generator[int, None, None], "declared by what it gives alone; write Iterator[...] of that"),
+    (typing.Generator, "write Iterator[...] of that"),
+    (typing.AsyncGenerator[int, None], "declared by what it gives alone; write AsyncIterator[...] of that"),
+    (collections.abc.AsyncIterable[int], "write AsyncIterator[...] of that"),
     (T, "the type has to be known; write a concrete type"),
     (collections.deque, "as in deque[int]"),
     (collections.OrderedDict, "as in OrderedDict[str, int]"),
@@ -537,7 +543,7 @@ def test_a_parameter_may_be_a_callback(hint: Any, text: str) -> None:
     node = schema.parameters[1].node
     assert str(node) == text
     assert schema.has_callbacks
-    callback = callback_of(node)
+    callback = companion_of(node)
     assert callback is not None
     assert callback.is_async is ("Awaitable" in text)
     copy = Schema.from_data(schema.to_data())
@@ -550,7 +556,7 @@ def test_every_kind_of_parameter_may_be_a_callback() -> None:
     def function(a: Report, /, b: Report, *c: Report, d: Report | None = None, **e: Report) -> None: ...
 
     schema = schema_of(function, method=False)
-    assert all(callback_of(parameter.node) for parameter in schema.parameters)
+    assert all(companion_of(parameter.node) for parameter in schema.parameters)
     assert not schema_of(taking(list[int]), method=False).has_callbacks
 
 
@@ -593,7 +599,10 @@ NO_CALLBACKS: list[tuple[Any, str]] = [
     (Annotated[Report | None, MaxLen(3)], "nothing is asked of a function"),
     (Callable[[Unpack[tuple[int, ...]]], None], "an unpacked tuple has no place of its own"),
     (Callable[[object], None], UNTYPED),
-    (Callable[[int], Iterator[int]], "streams cannot travel yet"),
+    (Callable[[int], Iterator[int]], PLAIN),
+    (Callable[[typing.AsyncIterator[int]], None], PLAIN),
+    (Callable[[int], collections.abc.Awaitable[Iterator[int]]], PLAIN),
+    (Report | list[Iterator[int]], "a stream has to be the whole of an argument"),
     (Callable[[int], collections.abc.Awaitable], "Awaitable cannot travel: this type is not supported"),
     (collections.abc.Awaitable[int], "this type is not supported"),
     (print, "a function is no type; write the type of one, as in Callable[[int], None]"),
@@ -621,7 +630,165 @@ def test_a_result_is_no_callback(hint: Any) -> None:
     ]
 
 
+def test_a_result_is_no_callback_whatever_that_takes() -> None:
+    with pytest.raises(SignatureFaults, match="a function goes with a call; make it a parameter of a command"):
+        schema_of(giving(Callable[[Report], None]), method=False)
+
+
 @pytest.mark.parametrize("hint", ["Callable[[int], 'Nowhere']", "Callable[['Nowhere'], None]"])
 def test_names_within_a_callback_are_looked_up_and_missed(hint: str) -> None:
+    with pytest.raises(UnresolvedNames, match="name 'Nowhere' is not defined"):
+        schema_of(taking(eval(hint)), method=False)
+
+
+Rows = Iterator[int]
+AsyncRows = collections.abc.AsyncIterator[int]
+NamedRows = TypeAliasType("NamedRows", Rows)
+GenericRows = TypeAliasType("GenericRows", Iterator[T], type_params=(T,))
+OwnRows = typing.NewType("OwnRows", Rows)  # type: ignore[misc]  # at run time it may be of anything
+Loops = TypeAliasType("Loops", "Iterator[Loops]")
+OrRows = TypeAliasType("OrRows", "int | list[OrRows] | Iterator[int]")
+
+
+@dataclass
+class HoldsRows:
+    rows: Rows
+
+
+def giving(hint: Any) -> Callable[..., None]:
+    def function(a: int) -> Any: ...
+
+    function.__annotations__["return"] = hint
+    return function
+
+
+STREAMS: list[tuple[Any, str]] = [
+    (Iterator[int], "Iterator[int]"),
+    (typing.Iterator[Point], "Iterator[Point]"),
+    (collections.abc.AsyncIterator[list[str]], "AsyncIterator[list[str]]"),
+    (typing.AsyncIterator["int | None"], "AsyncIterator[int | None]"),
+    (Iterator[Annotated[int, Gt(0)]], "Iterator[Annotated[int, Gt(0)]]"),
+    (Iterator[Any], "Iterator[Any]"),
+    (Iterator[None], "Iterator[None]"),
+    (NamedRows, "Iterator[int]"),
+    (GenericRows[str], "Iterator[str]"),
+    (OwnRows, "Iterator[int]"),
+    ("Rows", "Iterator[int]"),
+    (Annotated[Rows, "said to whom"], "Iterator[int]"),
+]
+STREAMS_OR_ELSE: list[tuple[Any, str]] = [
+    (Rows | None, "Iterator[int] | None"),
+    (typing.Optional[typing.AsyncIterator[int]], "AsyncIterator[int] | None"),  # noqa: UP045
+    (int | NamedRows | str, "Iterator[int] | int | str"),
+    (Rows | NamedRows, "Iterator[int]"),
+    (list[int] | Rows, "Iterator[int] | list[int]"),
+    (AsyncRows | collections.abc.Iterable[int], "AsyncIterator[int] | Iterable[int]"),
+    (Annotated[Rows | None, "said to whom"], "Iterator[int] | None"),
+]
+
+
+@pytest.mark.parametrize(
+    ("hint", "text"), STREAMS + STREAMS_OR_ELSE, ids=[text for _, text in STREAMS + STREAMS_OR_ELSE]
+)
+def test_a_parameter_may_be_a_stream(hint: Any, text: str) -> None:
+    schema = schema_of(taking(hint), method=False)
+    node = schema.parameters[1].node
+    assert str(node) == text
+    assert schema.has_callbacks
+    stream = companion_of(node)
+    assert stream is not None
+    assert stream.is_async is ("Async" in text)
+    copy = Schema.from_data(schema.to_data())
+    assert copy == schema
+    assert copy.fingerprint == schema.fingerprint
+    assert copy.has_callbacks
+
+
+@pytest.mark.parametrize(("hint", "text"), STREAMS, ids=[text for _, text in STREAMS])
+def test_a_result_may_be_a_stream(hint: Any, text: str) -> None:
+    schema = schema_of(giving(hint), method=False)
+    assert str(schema.result) == text
+    assert isinstance(schema.result, StreamNode)
+    assert not schema.has_callbacks
+    copy = Schema.from_data(schema.to_data())
+    assert copy == schema
+    assert copy.fingerprint == schema.fingerprint
+
+
+def test_every_kind_of_parameter_may_be_a_stream_and_the_result_too() -> None:
+    def function(a: Rows, /, b: AsyncRows, *c: Rows, d: Rows | None = None, **e: AsyncRows) -> Rows:
+        return a
+
+    schema = schema_of(function, method=False)
+    assert all(companion_of(parameter.node) for parameter in schema.parameters)
+    assert Schema.from_data(schema.to_data()) == schema
+
+
+WHOLE_STREAM = "a stream has to be the whole of an argument; give it a parameter of its own, or *args"
+WHOLE_RESULT = "a stream has to be the whole of a result; use list[...] or Iterable[...], which travel whole"
+SAME = ""
+PLAIN_ITEMS = "what a stream gives is plain data; use the types of values"
+
+NO_STREAMS: list[tuple[Any, str, str]] = [
+    (list[Rows], WHOLE_STREAM, WHOLE_RESULT),
+    (dict[str, Rows | None], WHOLE_STREAM, WHOLE_RESULT),
+    (tuple[AsyncRows, int], WHOLE_STREAM, WHOLE_RESULT),
+    (HoldsRows, WHOLE_STREAM, WHOLE_RESULT),
+    (HoldsRows | None, WHOLE_STREAM, WHOLE_RESULT),
+    (OrRows, WHOLE_STREAM, WHOLE_RESULT),
+    (Loops, WHOLE_STREAM, WHOLE_RESULT),
+    (Rows | list[NamedRows], WHOLE_STREAM, WHOLE_RESULT),
+    (Iterator[Rows], PLAIN_ITEMS, PLAIN_ITEMS),
+    (Iterator[list[AsyncRows]], PLAIN_ITEMS, PLAIN_ITEMS),
+    (Iterator[Report], PLAIN_ITEMS, PLAIN_ITEMS),
+    (Iterator[HoldsRows], PLAIN_ITEMS, PLAIN_ITEMS),
+    (Iterator[Holds], PLAIN_ITEMS, PLAIN_ITEMS),
+    (Iterator[object], UNTYPED, UNTYPED),
+    (Rows | Iterator[str], "streams cannot be told apart; give each a parameter of its own", SAME),
+    (Rows | AsyncRows | None, "streams cannot be told apart; give each a parameter of its own", SAME),
+    (Rows | Report, "functions and streams cannot be told apart; give each a parameter of its own", SAME),
+    (
+        Rows | collections.abc.Iterable[str],
+        "Iterator[int] cannot be told from Iterable[str]; give each a parameter",
+        SAME,
+    ),
+    (
+        Rows | Annotated[collections.abc.Iterable[str], MaxLen(3)],
+        "Iterator[int] cannot be told from Annotated[Iterable[str], MaxLen(3)]",
+        SAME,
+    ),
+    (
+        Annotated[Rows, MaxLen(3)],
+        "nothing is asked of a stream as a whole; put the constraints at the type within it",
+        SAME,
+    ),
+    (Annotated[Rows | None, MaxLen(3)], "nothing is asked of a stream as a whole", SAME),
+]
+
+
+@pytest.mark.parametrize(
+    ("hint", "as_parameter", "as_result"), NO_STREAMS, ids=[str(hint)[:60] for hint, _, _ in NO_STREAMS]
+)
+def test_what_is_no_stream_says_why(hint: Any, as_parameter: str, as_result: str) -> None:
+    for function, where, reason in (
+        (taking(hint), "parameter 'b'", as_parameter),
+        (giving(hint), "the result", as_result or as_parameter),
+    ):
+        with pytest.raises(SignatureFaults) as caught:
+            schema_of(function, method=False)
+        (fault,) = caught.value.faults
+        assert fault.startswith(where)
+        assert reason in fault
+
+
+def test_a_result_is_a_stream_or_none_and_nothing_beside_it() -> None:
+    for hint in (Rows | None, list[int] | Rows):
+        with pytest.raises(SignatureFaults) as caught:
+            schema_of(giving(hint), method=False)
+        assert caught.value.faults == [f"the result: Iterator[int] cannot travel: {WHOLE_RESULT}"]
+
+
+@pytest.mark.parametrize("hint", ["Iterator['Nowhere']", "AsyncRows | list['Nowhere']"])
+def test_names_within_a_stream_are_looked_up_and_missed(hint: str) -> None:
     with pytest.raises(UnresolvedNames, match="name 'Nowhere' is not defined"):
         schema_of(taking(eval(hint)), method=False)

@@ -37,15 +37,16 @@ from typedrpc.schema import (
     ScalarNode,
     Schema,
     SignatureFaults,
+    StreamNode,
     TupleNode,
     UnionNode,
-    callback_of,
     children,
+    companion_of,
     hashable,
     node_of,
 )
 from typedrpc.schema.data import NodeWriter
-from typedrpc.schema.graphs import bare, misplaced_callback, stands_within
+from typedrpc.schema.graphs import bare, misplaced_companion, stands_within
 
 
 class Colour(enum.Enum):
@@ -495,12 +496,51 @@ def test_callbacks_print_compare_and_hash_by_what_they_take_and_give() -> None:
 def test_where_a_callback_may_stand() -> None:
     callback, other = CallbackNode((node_of(int),), NONE), CallbackNode((), NONE)
     for node in (callback, UnionNode((callback, NONE))):
-        assert callback_of(node) is callback
-        assert misplaced_callback(node, parameter=True) is None
-        assert misplaced_callback(node, parameter=False) is callback
+        assert companion_of(node) is callback
+        assert misplaced_companion(node, parameter=True) is None
+        assert misplaced_companion(node) is callback
     for wrong in (CollectionNode("list", callback), UnionNode((other, callback)), AliasNode("A", callback)):
-        assert misplaced_callback(wrong, parameter=True) is callback
+        assert misplaced_companion(wrong, parameter=True) is callback
     # The same node at the right place and at a wrong one.
-    assert misplaced_callback(UnionNode((callback, CollectionNode("list", callback))), parameter=True) is callback
-    assert callback_of(node_of(int | None)) is None
-    assert misplaced_callback(node_of(list[Point]), parameter=True) is None
+    assert misplaced_companion(UnionNode((callback, CollectionNode("list", callback))), parameter=True) is callback
+    assert companion_of(node_of(int | None)) is None
+    assert misplaced_companion(node_of(list[Point]), parameter=True) is None
+
+
+def test_streams_print_compare_and_hash_by_what_they_give() -> None:
+    int_, str_ = node_of(int), node_of(str)
+    nodes: list[Node] = [
+        StreamNode(int_),
+        StreamNode(str_),
+        StreamNode(int_, is_async=True),
+        CollectionNode("list", int_),
+    ]
+    assert [str(node) for node in nodes[:3]] == ["Iterator[int]", "Iterator[str]", "AsyncIterator[int]"]
+    assert len(set(nodes)) == len(nodes)
+    assert all((one == other) is (one is other) for one in nodes for other in nodes)
+    again = StreamNode(node_of(int))
+    assert again == nodes[0]
+    assert hash(again) == hash(nodes[0])
+    assert children(again) == (int_,)
+    assert not hashable(again)
+    assert repr(again) == "StreamNode(item=ScalarNode(name='int'), is_async=False)"
+
+
+def test_where_a_stream_may_stand() -> None:
+    stream, callback = StreamNode(node_of(int)), CallbackNode((), NONE)
+    for node in (stream, UnionNode((stream, NONE))):
+        assert companion_of(node) is stream
+        assert misplaced_companion(node, parameter=True) is None
+        assert misplaced_companion(node) is stream
+    assert misplaced_companion(stream, result=True) is None
+    assert misplaced_companion(UnionNode((stream, NONE)), result=True) is stream
+    for wrong in (
+        CollectionNode("list", stream),
+        AliasNode("A", stream),
+        CallbackNode((stream,), NONE),
+        StreamNode(stream),
+    ):
+        assert misplaced_companion(wrong, parameter=True) is stream
+    assert misplaced_companion(StreamNode(stream), result=True) is stream
+    assert misplaced_companion(StreamNode(callback), result=True) is callback
+    assert misplaced_companion(UnionNode((stream, callback)), parameter=True) is callback

@@ -3,10 +3,13 @@
 import functools
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, make_dataclass
-from typing import Any
+from types import FunctionType
+from typing import Annotated, Any
 
 import pytest
+from annotated_types import MaxLen
 
 from typedrpc.schema import (
     Field,
@@ -199,3 +202,86 @@ def test_a_bound_method_and_its_class() -> None:
     with pytest.raises(UnresolvedNames, match="'Inner'"):
         schema_of(Holder.list, method=True)
     assert str(schema_of(Holder.list, method=True, owner=Holder)) == "(inner: Point) -> list[Point]"
+
+
+def plain() -> Any: ...
+
+
+def generator() -> Iterator[int]:
+    yield 1
+
+
+async def coroutine() -> Any: ...
+
+
+async def async_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+def giving(function: Callable[..., Any], hint: Any) -> Callable[..., Any]:
+    copy = FunctionType(function.__code__, globals())
+    copy.__annotations__ = {"return": hint}
+    return copy
+
+
+AN_ITERATOR = "def with yield gives an Iterator, not"
+AN_ASYNC_ITERATOR = "async def with yield gives an AsyncIterator, not"
+COLOURS: list[tuple[Callable[..., Any], Any, str | None]] = [
+    (plain, int, None),
+    (plain, Iterator[int], None),
+    (plain, AsyncIterator[int], None),
+    (generator, Iterator[int], None),
+    (generator, Annotated[Iterator[int], "rows"], None),
+    (generator, Iterable[int], None),
+    (generator, Iterable[int] | None, None),
+    (generator, Annotated[Iterable[int], MaxLen(3)], None),
+    (generator, AsyncIterator[int], f"{AN_ITERATOR} AsyncIterator[int]: write async def"),
+    (generator, int, f"{AN_ITERATOR} int: annotate Iterator[...]"),
+    (generator, list[int], f"{AN_ITERATOR} list[int]: annotate Iterator[...]"),
+    (generator, None, f"{AN_ITERATOR} None: annotate Iterator[...]"),
+    (coroutine, int, None),
+    (coroutine, Iterable[int], None),
+    (coroutine, Iterator[int], "async def without yield gives a coroutine, not Iterator[int]: write def"),
+    (
+        coroutine,
+        AsyncIterator[int],
+        "async def without yield gives a coroutine, not AsyncIterator[int]: write def, or yield in it",
+    ),
+    (async_generator, AsyncIterator[int], None),
+    (async_generator, Iterator[int], f"{AN_ASYNC_ITERATOR} Iterator[int]: annotate AsyncIterator[...]"),
+    (async_generator, Iterable[int], f"{AN_ASYNC_ITERATOR} Iterable[int]: annotate AsyncIterator[...]"),
+    (async_generator, int, f"{AN_ASYNC_ITERATOR} int: annotate AsyncIterator[...]"),
+]
+
+
+@pytest.mark.parametrize(("function", "hint", "fault"), COLOURS)
+def test_what_a_function_is_fits_what_it_declares(function: Callable[..., Any], hint: Any, fault: str | None) -> None:
+    command = giving(function, hint)
+    if fault is None:
+        assert schema_of(command, method=False).result == node_of_result(hint)
+    else:
+        with pytest.raises(SignatureFaults) as caught:
+            schema_of(command, method=False)
+        assert caught.value.faults == [fault]
+
+
+def node_of_result(hint: Any) -> Any:
+    return schema_of(giving(plain, hint), method=False).result
+
+
+@pytest.mark.parametrize("function", [coroutine, async_generator, generator])
+def test_a_result_that_is_refused_says_nothing_of_the_colour(function: Callable[..., Any]) -> None:
+    with pytest.raises(SignatureFaults) as caught:
+        schema_of(giving(function, object), method=False)
+    assert len(caught.value.faults) == 1
+    with pytest.raises(UnresolvedNames):
+        schema_of(giving(function, "Nowhere"), method=False)
+
+
+def test_a_function_without_a_declared_result_is_told_of_that() -> None:
+    async def rows():  # type: ignore[no-untyped-def]  # that is the test
+        yield 1
+
+    with pytest.raises(SignatureFaults) as caught:
+        schema_of(rows, method=False)
+    assert caught.value.faults[0] == "the result has no annotation; write '-> None' where there is none"

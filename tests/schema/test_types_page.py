@@ -22,8 +22,8 @@ ALSO: Final = """
 import array, asyncio, collections, datetime, decimal, enum, fractions, ipaddress, pathlib, typing, uuid, zoneinfo
 from collections import ChainMap, Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import (
-    AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Iterator, KeysView, Mapping, MutableMapping,
-    MutableSequence, MutableSet, Sequence, Sized, Set as AbstractSet,
+    AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Iterator,
+    KeysView, Mapping, MutableMapping, MutableSequence, MutableSet, Sequence, Sized, Set as AbstractSet,
 )
 from dataclasses import InitVar
 from datetime import date, datetime, time, timedelta
@@ -69,6 +69,10 @@ class Own:
 class Rest:
     a: int
     b: InitVar[int]
+
+
+async def rows():
+    yield 1
 
 
 Loose = namedtuple("Loose", "a b")
@@ -150,16 +154,19 @@ def test_each_type_has_one_row() -> None:
     assert all(any(name in NODES for name in quoted(row[0])) for row in TABLE)
 
 
-CALLBACKS: Final = {
+COMPANIONS: Final = {
     "Callable[[A, B], T]": ["lambda a, b: 1"],
     "Callable[[A], Awaitable[T]]": ["asyncio.sleep"],
     "Callable[[A], T] | None": ["lambda a: 1", "print", "None"],
+    "Iterator[T]": ["iter([1])", "(x for x in [1])", "zip([1])"],
+    "AsyncIterator[T]": ["rows()"],
+    "Iterator[T] | None": ["map(int, [1])", "None"],
 }
-"""Values of the callbacks of the table. They have no row in the corpus, whose values are results, too."""
+"""Values of the callbacks and streams of the table. They have no row in the corpus, whose values are plain results."""
 
 
-class CallbackSample:
-    """The values of a callback, packed as an argument."""
+class CompanionSample:
+    """The values of a callback or a stream, packed as an argument."""
 
     def __init__(self, annotation: str) -> None:
         codec = CommandCodec(
@@ -167,7 +174,7 @@ class CallbackSample:
         )
         self.packed: list[object] = []
         self.arrived: list[object] = []
-        for text in CALLBACKS[annotation]:
+        for text in COMPANIONS[annotation]:
             payload, callbacks = codec.pack_with_callbacks((eval(text, NAMES),), {})
             (packed,) = msgpack.unpackb(payload)
             self.packed.append(packed)
@@ -193,10 +200,10 @@ class Sample:
             self.arrived.append(codec.unpack_result(payload))
 
 
-def samples_of(annotation: str) -> Sample | CallbackSample:
+def samples_of(annotation: str) -> Sample | CompanionSample:
     """Values of a row of the table, by the row of the corpus with the same type."""
-    if annotation in CALLBACKS:
-        return CallbackSample(annotation)
+    if annotation in COMPANIONS:
+        return CompanionSample(annotation)
     found = [row for row in corpus.ROWS if CORPUS_NODES[row.annotation] == NODES[annotation]]
     assert found, f"the corpus has no row for {annotation}"
     return Sample(found[0], CORPUS)

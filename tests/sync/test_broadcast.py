@@ -686,6 +686,7 @@ KILLED = """
 """
 
 
+@pytest.mark.unmeasured
 class TestManyPeers:
     def test_some_do_not_read_and_some_are_killed_half_way(
         self, server: Server, log: Log, monkeypatch: pytest.MonkeyPatch
@@ -888,7 +889,9 @@ class TestGather:
             for number in range(20):
                 outcomes = server.gather(Listener.ask, timeout=0.01)("hi")
                 assert isinstance(only(outcomes), DeadlineExceeded)
-                raw.send_frame(Kind.RESPONSE, 0, raw.question().call, pack_plain(f"late {number}"))
+                question, given_up = raw.question(), raw.read_frame()
+                assert (given_up.kind, given_up.call) == (Kind.CANCEL, question.call)
+                raw.send_frame(Kind.RESPONSE, 0, question.call, pack_plain(f"late {number}"))
             asking = Running(server.gather(Listener.ask), "hi")
             raw.send_frame(Kind.RESPONSE, 0, raw.question().call, pack_plain("in time"))
             assert list(asking.result().values()) == ["in time"]

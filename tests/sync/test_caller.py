@@ -120,6 +120,7 @@ def test_errors_are_raised_where_it_is_awaited(proxy: Workshop, workshop: Worksh
             await waiting
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
+    workshop.gates.open_all()  # or the server waits for its handlers
 
 
 def test_on_a_plain_instance(workshop: Workshop) -> None:
@@ -159,6 +160,29 @@ def test_remote_of_a_plain_function() -> None:
     with pytest.raises(ValueError, match="negative"):
         other(-1)
     assert remote(other) is other
+
+
+def test_remote_of_functions_that_are_awaited() -> None:
+    async def use(number: int) -> int:
+        return number + 1
+
+    for function in (use, lambda number: use(number)):
+        other = remote(function)
+        assert asyncio.run(other(1)) == asyncio.run(other.with_options(timeout=1)(1)) == 2
+        assert asyncio.run(other.aio(1)) == other.call(1) == other.submit(1).result(PATIENCE) == 2
+        assert list(other.map([1, 2])) == [2, 3]
+
+
+def test_map_gives_exceptions_in_place_of_results(proxy: Workshop) -> None:
+    wrong: Any = ["one"]
+    numbers: Any = [1, *wrong, 3]
+    first, second, third = proxy.add.map(numbers, return_exceptions=True)
+    assert (first, third) == (1, 3)
+    assert isinstance(second, ArgumentTypeError)
+    results = proxy.add.map(numbers)
+    assert next(results) == 1
+    with pytest.raises(ArgumentTypeError):
+        next(results)
 
 
 def test_remote_logs_what_a_one_way_call_raises(log: Log) -> None:

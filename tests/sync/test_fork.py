@@ -100,6 +100,7 @@ def test_every_form_of_a_call_in_the_child(url: str) -> None:
         body()
 
 
+@pytest.mark.unmeasured
 def test_a_fork_while_other_threads_are_in_calls(url: str) -> None:
     with connect(Workshop, url) as proxy:
         stop = Gate()

@@ -320,6 +320,7 @@ class Bare:
             peer=cast(Any, None),
             attended=wanted,
             callbacks=Callbacks(),
+            run_apart=nothing,
         )
 
     def look(self, now: float) -> float | None:

@@ -134,7 +134,7 @@ BREACHES = {
     "4 GiB": (HEADER.pack(GIBIBYTES_4, Kind.REQUEST, 0, ADD, 1), "announces 4294967295 bytes"),
     "above the limit": (HEADER.pack((16 << 20) + 1, Kind.REQUEST, 0, ADD, 1), "the limit is 16777216"),
     "unknown kind": (HEADER.pack(0, 0x7F, 0, 0, 0), "unknown kind 0x7f"),
-    "reserved kind": (HEADER.pack(0, Kind.BATCH, 0, ADD, 1), "unknown kind 0x14"),
+    "reserved kind": (HEADER.pack(0, Kind.AUTHENTICATE, 0, ADD, 1), "unknown kind 0x02"),
     "second hello": (hello(), "a second hello"),
     "unknown flags": (HEADER.pack(0, Kind.REQUEST, 0x80, ADD, 1), "unknown flags 0x80"),
     "even call id": (HEADER.pack(1, Kind.REQUEST, 0, ADD, 2) + b"\x90", "the call id 2"),
@@ -304,8 +304,8 @@ def test_a_peer_that_resets(server: Server, good: Workshop) -> None:
 
 
 MEMORY = """
-    import resource, tracemalloc
-    from tests.support import Workshop
+    import faulthandler, resource, tracemalloc
+    from tests.support import PATIENCE, Workshop
     from typedrpc import Server, connect
     with Server(Workshop(), url="tcp://127.0.0.1:0"{options}) as server:
         with connect(Workshop, server.url) as own:
@@ -313,12 +313,14 @@ MEMORY = """
             tracemalloc.start()
             say(server.url)
             while hear():
+                faulthandler.dump_traceback_later(PATIENCE, exit=True)  # anew: many tests share this process
                 tracemalloc.reset_peak()
                 before = tracemalloc.get_traced_memory()[0]
                 say("ready")
                 hear()
                 assert own.add(1) == 1
                 say(tracemalloc.get_traced_memory()[1] - before)
+                faulthandler.cancel_dump_traceback_later()
 """
 
 
@@ -886,6 +888,7 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
 }
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood(name: str) -> None:
     """What a client makes the server hold is bounded, and it does not hold up others."""

@@ -11,16 +11,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any, Final
 
 import pytest
 
 import typedrpc
-from tests.support import Gate, Program, Running, Workshop, serving_process
+from tests.support import Gate, Program, Running, Workshop, handling, serving_process
 from typedrpc import Client, ConnectionLost, Server, connect
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -89,7 +88,7 @@ def sweep(test: Callable[..., None]) -> Callable[..., None]:
         reason="this interpreter does not trace opcodes reliably, which is how an exception is put at every point; the "
         "tests that send real signals run on every interpreter",
     )
-    marked: Callable[..., None] = reliable(in_a_thread)
+    marked: Callable[..., None] = pytest.mark.unmeasured(reliable(in_a_thread))
     return marked
 
 
@@ -155,7 +154,7 @@ def call_in_time(proxy: Workshop) -> object:
 
 
 def call_much(proxy: Workshop) -> object:
-    return len(proxy.echo(bytes(300_000)))
+    return len(proxy.echo(bytes(140_000)))
 
 
 def submit(proxy: Workshop) -> object:
@@ -167,7 +166,11 @@ def notify(proxy: Workshop) -> object:
     return None
 
 
-FORMS = [call, call_in_time, call_much, submit, notify]
+def call_many(proxy: Workshop) -> object:
+    return list(proxy.add.map([1, 2, 3]))
+
+
+FORMS = [call, call_in_time, call_much, submit, notify, call_many]
 
 
 def check_use(proxy: Workshop) -> bool:
@@ -345,15 +348,6 @@ def test_an_interrupt_anywhere_while_connecting(first: int) -> None:
             assert proxy.add(1) == 1
 
 
-@contextmanager
-def handling(number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
 def raise_interruption(number: int, frame: FrameType | None) -> None:
     raise Interruption
 
@@ -441,9 +435,8 @@ def test_a_signal_handler_that_raises_nothing_disturbs_nothing() -> None:
 
 CTRL_C = """
     import signal, threading
-    from tests.support import Running, Workshop
+    from tests.support import Running, Workshop, handling
     from typedrpc import ConnectionLost, connect
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     url = hear()
     def ask(proxy, stop):
         count = 0
@@ -455,26 +448,27 @@ CTRL_C = """
             count += 1
         return count
     survived = 0
-    for _ in range(20):
-        with connect(Workshop, url) as proxy:
-            stop = threading.Event()
-            asking = [Running(ask, proxy, stop) for _ in range(3)]
-            try:
-                say("waiting")
-                proxy.stay()
-            except KeyboardInterrupt:
-                pass
-            stop.set()
-            if -1 in [one.result() for one in asking]:
+    with handling(signal.SIGINT, signal.default_int_handler):
+        for _ in range(20):
+            with connect(Workshop, url) as proxy:
+                stop = threading.Event()
+                asking = [Running(ask, proxy, stop) for _ in range(3)]
                 try:
-                    proxy.add(1)
-                except ConnectionLost as lost:
-                    assert isinstance(lost.__cause__, KeyboardInterrupt), lost
+                    say("waiting")
+                    proxy.stay()
+                except KeyboardInterrupt:
+                    pass
+                stop.set()
+                if -1 in [one.result() for one in asking]:
+                    try:
+                        proxy.add(1)
+                    except ConnectionLost as lost:
+                        assert isinstance(lost.__cause__, KeyboardInterrupt), lost
+                    else:
+                        raise AssertionError("the connection was lost for some")
                 else:
-                    raise AssertionError("the connection was lost for some")
-            else:
-                assert proxy.add(1) == 1
-                survived += 1
+                    assert proxy.add(1) == 1
+                    survived += 1
     say(survived)
 """
 

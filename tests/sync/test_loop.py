@@ -177,3 +177,24 @@ def test_the_kept_loop_is_one_for_all_threads() -> None:
         return _kept.get()
 
     assert len(set(run_all([get] * 8))) == 1
+
+
+def test_no_task_ends_the_kept_loop() -> None:
+    """A task that would end a program, or stops the loop, would leave all other handlers waiting for ever."""
+    ended = threading.Event()
+
+    async def end() -> None:
+        async def leave() -> None:
+            raise SystemExit(3)
+
+        task = asyncio.create_task(leave())
+        task.add_done_callback(lambda task: ended.set() if isinstance(task.exception(), SystemExit) else None)
+
+    async def stop() -> None:
+        asyncio.get_running_loop().stop()
+
+    in_loop(end, None)()
+    assert ended.wait(10)
+    assert in_loop(double, None)(2) == 4
+    in_loop(stop, None)()
+    assert in_loop(double, None)(3) == 6

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import PATIENCE, Running
+from tests.support import PATIENCE, Gate, Running, handling
 from typedrpc.sync.role import ReadRole, Waiter
 
 
@@ -133,6 +133,103 @@ def test_a_waiter_may_park_again() -> None:
         waiter.leads = False
 
 
+class Wake:
+    """The lock that a waiter sleeps with; tells when the thread comes back to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self.release = self._lock.release
+        self.again = Gate()
+        self._times = 0
+
+    def acquire(self, timeout: float = -1) -> bool:
+        self._times += 1
+        if self._times > 1:
+            self.again.open()
+        return self._lock.acquire(timeout=timeout)
+
+
+class Interjecting(Parked):
+    """Has something happen just after a waiter was taken out."""
+
+    then: Callable[[], None] | None = None
+
+    def pop(self, waiter: Waiter, default: bool = False) -> bool:  # type: ignore[override]
+        found = super().pop(waiter, default)
+        then, self.then = self.then, None
+        if found and then is not None:
+            then()
+        return found
+
+
+@pytest.mark.parametrize("form", ["handed over", "roused"])
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+def test_a_bare_wake_does_not_overtake_what_is_being_said(form: str, timeout: float | None) -> None:
+    """One thread is about to hand the role over when another, which aborts the wait, wakes the waiter."""
+    role, parked = ReadRole(), Interjecting()
+    role.parked = parked  # type: ignore[misc]
+    assert role.try_take()
+    waiter = Waiter()
+    waiter.wake = wake = Wake()  # type: ignore[assignment]
+
+    def park() -> tuple[bool, bool]:
+        try:
+            role.park(waiter, timeout)
+            return waiter.leads, waiter.roused
+        finally:
+            wake.again.open()
+
+    def abort() -> None:
+        waiter.done = True
+        role.rouse_for_good(waiter)
+        wake.again.wait()
+
+    thread = Running(park)
+    parked.wait_until(lambda: waiter in parked)
+    parked.then = abort
+    if form == "roused":
+        role.rouse(waiter)
+    else:
+        role.release()
+    assert thread.result() == (form == "handed over", True)
+    assert not parked
+
+
+def test_who_wakes_does_not_mind_a_bare_wake_that_was_not_taken_yet() -> None:
+    role, parked = ReadRole(), Interjecting()
+    role.parked = parked  # type: ignore[misc]
+    assert role.try_take()
+    waiter = Waiter()
+    dict.__setitem__(parked, waiter, True)  # as if it were about to sleep
+    parked.then = lambda: role.rouse_for_good(waiter)
+    role.release()
+    assert waiter.leads
+
+
+def test_a_bare_wake_leaves_nothing_parked() -> None:
+    """One that came while the thread was awake ends its next sleep, for no reason."""
+    role, parked = role_and_parked()
+    waiter = Waiter()
+    role.rouse_for_good(waiter)
+    assert role.park(waiter, PATIENCE) is True
+    assert not parked
+    role.release()
+    assert role.free
+
+
+def test_a_waiter_that_nobody_goes_on_to_wake_goes_on_itself() -> None:
+    """Who has taken it out of those that are parked was interrupted then."""
+    role, parked = role_and_parked()
+    waiter = Waiter()
+    thread = Running(role.park, waiter, None)
+    parked.wait_until(lambda: waiter in parked)
+    assert parked.pop(waiter)
+    role.rouse_for_good(waiter)
+    assert thread.result() is True
+    assert not waiter.leads
+
+
 def test_a_signal_leaves_nothing_parked() -> None:
     role, parked = role_and_parked()
     waiter = Waiter()
@@ -145,14 +242,11 @@ def test_a_signal_leaves_nothing_parked() -> None:
     def handle(number: int, frame: object) -> None:
         raise InterruptedError("by a signal")
 
-    before = signal.signal(signal.SIGUSR1, handle)
-    try:
+    with handling(signal.SIGUSR1, handle):
         thread = Running(interrupt)
         with pytest.raises(InterruptedError):
             role.park(waiter, PATIENCE)
         thread.result()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
     assert not role.parked
     role.release()
     assert role.free

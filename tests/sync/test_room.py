@@ -6,11 +6,14 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support import PATIENCE, Workshop
+from typedrpc import Server, connect
 from typedrpc.errors import DeadlineExceeded
 from typedrpc.messages import Limits
 from typedrpc.protocol import State
+from typedrpc.sync.calling import Calls
 from typedrpc.sync.room import Room
-from typedrpc.sync.tokens import NotSent
+from typedrpc.sync.tokens import CallWaiter, NotSent, Pending
 
 
 class Core:
@@ -42,7 +45,7 @@ def test_who_waits_is_counted_before_the_look_that_decides() -> None:
     core = Core()
     room, lock = make_room(core)
     with lock, pytest.raises(NotSent) as caught:
-        room.await_place("Store.put", monotonic())
+        room.await_place("Store.put", monotonic(), CallWaiter())
     assert isinstance(caught.value.error, DeadlineExceeded)
     assert core.looks[:2] == [0, 1]
     assert room.waiting == 0
@@ -53,5 +56,60 @@ def test_nobody_waits_where_there_is_room() -> None:
     core.in_flight = 1
     room, lock = make_room(core)
     with lock:
-        room.await_place("Store.put", None)
+        room.await_place("Store.put", None, CallWaiter())
     assert core.looks == [0]
+
+
+def test_who_led_takes_a_place_when_it_is_in_the_table() -> None:
+    """Two calls are in the table, one of a thread that led and gave the role up: nobody may lead beside them."""
+    with Server(Workshop(), url="tcp://127.0.0.1:0", max_calls=2) as server, connect(server.url) as client:
+        proxy = client.proxy(Workshop)
+        assert proxy.add(1, 2) == 3
+        link: Any = client.peer.link
+        connection = link.connection
+        calls = connection.core.calls
+        for call in (1001, 1003):
+            calls.insert(call, CallWaiter())
+        assert connection.role.free
+        with pytest.raises(DeadlineExceeded, match="the peer had no room for another call in time"):
+            proxy.add.with_options(timeout=0.05)(1, 2)
+        assert connection.role.free
+        for call in (1001, 1003):
+            assert calls.pop(call) is not None
+        assert proxy.add(1, 2) == 3
+
+
+@pytest.mark.parametrize("way", ["cancelled", "late"])
+def test_a_call_that_is_given_up_makes_no_room_at_any_moment(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the peer it is in flight until it is answered: another one in between would be refused."""
+    looks: list[bool] = []
+    workshop = Workshop()
+    with Server(workshop, url="tcp://127.0.0.1:0", max_calls=2) as server, connect(server.url) as client:
+        connection = cast(Any, client.peer.link).connection
+        fail, give_up = Pending.fail, Calls.give_up
+
+        def look() -> None:
+            with connection._state:
+                looks.append(connection._room.has_place)
+
+        def failing(self: Pending, *args: Any) -> None:
+            look()
+            fail(self, *args)
+
+        def giving_up(self: Calls, call: int) -> None:
+            look()
+            give_up(self, call)
+
+        monkeypatch.setattr(Pending, "fail", failing)
+        monkeypatch.setattr(Calls, "give_up", giving_up)
+        wait = client.proxy(Workshop).wait
+        future = (wait.with_options(timeout=0.2) if way == "late" else wait).submit("a")
+        if way == "cancelled":
+            workshop.started["a"].wait()
+            assert future.cancel()
+        else:
+            assert isinstance(future.exception(PATIENCE), DeadlineExceeded)
+        workshop.gates["a"].open()
+        monkeypatch.undo()
+        assert client.proxy(Workshop).add(1, 2) == 3
+    assert looks == [False, False]

@@ -152,6 +152,7 @@ class TestServersHooks:
                 workshop.started["job"].wait()
             assert diary.lines(1) == ["one: the peer closed the connection"]
             assert isinstance(working.error(), ConnectionLost)
+            workshop.gates["job"].open()
 
     def test_on_disconnect_may_call_the_others(self, workshop: Workshop, diary: Diary) -> None:
         with Server(workshop, url=URL) as server:

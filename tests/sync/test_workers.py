@@ -1,11 +1,12 @@
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 
-from tests.support import PATIENCE, Gate, Gates, Log, Running
+from tests.support import PATIENCE, Gate, Gates, Log, Running, until
 from typedrpc.sync import workers
 from typedrpc.sync.workers import QUICK_TICK, TICK, Watcher, Workers
 
@@ -37,6 +38,33 @@ class TestWorkers:
         assert pool.close(PATIENCE) == 0
         assert sorted(done) == [1, 2, 3]
         assert names() == []
+
+    def test_a_thread_that_waits_for_work_keeps_nothing_of_what_it_has_done(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(workers, "LINGER", 10 * PATIENCE)
+        pool = Workers("under-test", 1)
+
+        def start() -> weakref.ref[Gates]:
+            kept = Gates()
+
+            def body() -> None:
+                kept["ran"].open()
+
+            pool.start(body)
+            return weakref.ref(kept)
+
+        def is_idle() -> bool:
+            return pool._idle == 1
+
+        try:
+            for _ in range(2):  # in a new thread, and in one that has waited
+                kept = start()
+                until(lambda kept=kept: kept() is None)  # type: ignore[misc]
+                until(is_idle)
+            assert len(names()) == 1
+        finally:
+            assert pool.close(PATIENCE) == 0
 
     def test_no_more_are_lent_than_the_limit(self, caplog: pytest.LogCaptureFixture) -> None:
         pool = Workers("under-test", 2)
@@ -189,6 +217,29 @@ class TestWorkers:
         assert pool.lend(ran.open)  # the attempt did not use the limit up
         ran.wait()
         assert pool.close(PATIENCE) == 0
+
+
+class TestTasks:
+    def test_they_are_waited_for(self) -> None:
+        pool = Workers("under-test", 1)
+        pool.task_began()
+        closing = Running(pool.close, PATIENCE)
+        until(lambda: pool._closed, "the pool to be closed")
+        assert not closing.done
+        pool.task_ended()
+        assert closing.result() == 0
+
+    def test_those_that_go_on_are_counted(self) -> None:
+        pool = Workers("under-test", 1)
+        pool.task_began()
+        assert pool.close(0) == 1
+
+    def test_nobody_waits_for_himself(self) -> None:
+        """One of them closes: the thread that would have to run it is this one."""
+        pool = Workers("under-test", 1)
+        pool.loop_thread = threading.get_ident()
+        pool.task_began()
+        assert pool.close(PATIENCE) == 1
 
 
 class Seen:

@@ -9,12 +9,13 @@ import pytest
 
 from tests.support import PATIENCE, Gate, Log, Running
 from typedrpc import transport
+from typedrpc.codec import Segmented
 from typedrpc.errors import ConnectionLost
 from typedrpc.protocol import Outgoing
 from typedrpc.sync import writer as module
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import Buffer
+from typedrpc.wire import CHUNK_SIZE, Buffer, Frame, FrameReader, Kind, encode, pack_header
 
 
 class Rig:
@@ -85,7 +86,11 @@ def rig() -> Iterator[Rig]:
     rig.close()
 
 
-BIG = bytes(range(256)) * 8192  # 2 MiB: more than the pipe holds
+# 2 MiB: more than the pipe holds; of a kind that does not travel in pieces.
+BODY = bytes(range(256)) * 8192
+HEAD = pack_header(len(BODY), Kind.LIMITS, 0, 0, 0)
+BIG = HEAD + BODY
+TWO = pack_header(2 * len(BODY), Kind.LIMITS, 0, 0, 0)
 
 
 def test_frames_leave_in_order(rig: Rig) -> None:
@@ -95,16 +100,20 @@ def test_frames_leave_in_order(rig: Rig) -> None:
 
 
 def test_small_frames_leave_in_one_write(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[int] = []
+    sent: list[list[int]] = []
 
     class Counting:
         def send(self, data: bytes, flags: int = 0) -> int:
-            sent.append(len(data))
+            sent.append([len(data)])
             return rig.sock.send(data)
+
+        def sendmsg(self, buffers: list[bytes], ancillary: tuple[()], flags: int) -> int:
+            sent.append([len(buffer) for buffer in buffers])
+            return rig.sock.sendmsg(buffers)
 
     monkeypatch.setattr(rig.writer, "_sock", Counting())
     rig.send(*[b"x" * 10] * 100, (b"head", b"large"), *[b"y"] * 3)
-    assert sent == [1004, 5, 3]
+    assert sent == [[1004, 5], [3]]
     assert rig.receive(1012) == b"x" * 1000 + b"headlarge" + b"yyy"
 
 
@@ -131,8 +140,9 @@ class TestWriteWhole:
 
     def test_what_does_not_fit_is_written_as_room_comes(self, rig: Rig) -> None:
         assert rig.role.try_take()  # another thread reads
-        writing = Running(rig.writer.write_whole, BIG)
-        assert rig.receive(len(BIG)) == BIG
+        data = BODY[:CHUNK_SIZE]
+        writing = Running(rig.writer.write_whole, data)
+        assert rig.receive(len(data)) == data
         assert writing.result() is True
         assert rig.writer.idle
 
@@ -252,10 +262,10 @@ class TestFullPipe:
         assert not rig.read_ahead.is_open
 
     def test_past_the_deadline_another_thread_writes_the_rest(self, rig: Rig) -> None:
-        rig.writer.queue.extend([(b"head", BIG), b"tail"])
+        rig.writer.queue.extend([(HEAD, BODY), b"tail"])
         rig.writer.flush(monotonic())
         assert len(rig.helped) == 1
-        assert rig.receive(len(BIG) + 8) == b"head" + BIG + b"tail"
+        assert rig.receive(len(BIG) + 4) == BIG + b"tail"
 
     def test_at_the_end_the_rest_is_let_go(self, rig: Rig) -> None:
         rig.writer.queue.append(BIG)
@@ -279,27 +289,28 @@ class TestBuffersThatChange:
     """Parts of a frame may be those of a bytearray, which its owner changes as soon as he has control again."""
 
     def test_nothing_is_copied_while_the_owner_waits(self, rig: Rig) -> None:
-        buffer = bytearray(BIG)
-        writing = Running(lambda: rig.writer.write_parts((b"head", memoryview(buffer))))
-        assert rig.receive(4) == b"head"
+        buffer = bytearray(BODY)
+        writing = Running(lambda: rig.writer.write_parts((HEAD, memoryview(buffer))))
+        assert rig.receive(len(HEAD)) == HEAD
         buffer[-1] = 7  # far beyond what the pipe holds, so it is not written yet
-        assert rig.receive(len(BIG)) == BIG[:-1] + b"\7"
+        assert rig.receive(len(BODY)) == BODY[:-1] + b"\7"
         writing.result()
         assert rig.writer.idle
 
     def test_what_is_left_past_the_deadline(self, rig: Rig) -> None:
-        buffer = bytearray(BIG)
-        rig.writer.queue.append((b"before", BIG))
-        rig.writer.write_parts((b"head", memoryview(buffer), memoryview(buffer)), monotonic())
+        buffer = bytearray(BODY)
+        rig.writer.queue.append((HEAD, BODY))
+        rig.writer.write_parts((TWO, memoryview(buffer), memoryview(buffer)), monotonic())
         buffer.clear()  # which could not be while anybody looked at it
         assert len(rig.helped) == 1
-        assert rig.receive(3 * len(BIG) + 10) == b"before" + BIG + b"head" + BIG + BIG
+        expected = BIG + TWO + BODY + BODY
+        assert rig.receive(len(expected)) == expected
 
     def test_what_is_left_of_the_frame_that_was_begun(self, rig: Rig) -> None:
-        buffer = bytearray(BIG)
-        rig.writer.write_parts((b"head", memoryview(buffer)), monotonic())
+        buffer = bytearray(BODY)
+        rig.writer.write_parts((HEAD, memoryview(buffer)), monotonic())
         buffer.clear()
-        assert rig.receive(len(BIG) + 4) == b"head" + BIG
+        assert rig.receive(len(BIG)) == BIG
 
     def test_what_waits_behind_another_threads_pen(self, rig: Rig) -> None:
         buffer = bytearray(b"old")
@@ -331,7 +342,7 @@ class TestBuffersThatChange:
                 rig.writer.queue.clear()
             return copied(buffers)
 
-        rig.writer.queue.extend([(b"head", BIG), *waiting])
+        rig.writer.queue.extend([(HEAD, BODY), *waiting])
         monkeypatch.setattr(module, "copied", copy_and_end)
         rig.writer.flush(monotonic())
         assert rig.writer.idle
@@ -343,7 +354,7 @@ class TestBuffersThatChange:
 
         monkeypatch.setattr(module, "copied", fail)
         with pytest.raises(MemoryError):
-            rig.writer.write_parts((b"head", BIG), monotonic())
+            rig.writer.write_parts((HEAD, BODY), monotonic())
         assert rig.ends
         assert rig.writer.pen
 
@@ -398,3 +409,121 @@ def test_an_interrupted_write_ends_the_connection(rig: Rig, monkeypatch: pytest.
     assert isinstance(error.__cause__, Interrupt)
     assert rig.writer.pen
     assert rig.left == 1
+
+
+class TestLargeMessages:
+    """They leave in pieces, and what is queued meanwhile goes in between."""
+
+    @staticmethod
+    def request(call: int, size: int = len(BODY)) -> Outgoing:
+        return encode(Kind.REQUEST, 1, call, memoryview(BODY)[:size])
+
+    @staticmethod
+    def read_frames(rig: Rig, count: int) -> list[int]:
+        """The call ids of so many messages, in the order in which they are complete."""
+        reader, calls = FrameReader(len(BODY), preamble=False), list[int]()
+        while len(calls) < count and (data := rig.far.recv(65536)):
+            for frame in reader.feed(data):
+                assert bytes(payload_of(frame)) == BODY[: len(payload_of(frame))]
+                calls.append(frame.call)
+        assert reader.fault is None
+        assert not reader.in_frame
+        return calls
+
+    def test_a_small_frame_goes_in_between(self, rig: Rig) -> None:
+        assert rig.role.try_take()  # another thread reads
+        writing = Running(rig.send, self.request(1))
+        assert rig.far.recv(1, socket.MSG_PEEK)  # it has begun, and cannot end
+        rig.writer.queue.append(self.request(3, 10))
+        assert self.read_frames(rig, 2) == [3, 1]
+        writing.result()
+        assert rig.writer.idle
+
+    def test_large_ones_take_turns(self, rig: Rig) -> None:
+        rig.writer.queue.extend([self.request(1), self.request(3, len(BODY) // 2), self.request(5, 9)])
+        writing = Running(rig.writer.flush)
+        assert self.read_frames(rig, 3) == [5, 3, 1]
+        writing.result()
+
+    @pytest.mark.parametrize("leading", [True, False])
+    def test_who_has_no_time_leaves_them_to_a_thread_of_their_own(self, rig: Rig, leading: bool) -> None:
+        assert rig.role.try_take()
+        rig.writer.queue.append(self.request(1))
+        rig.writer.queue.append(self.request(3, 9))
+        far = Running(self.read_frames, rig, 2)
+        rig.writer.flush(leading=leading, patient=False)
+        assert len(rig.helped) == 1
+        assert far.result() == [3, 1]
+
+    def test_where_there_is_no_such_thread_it_writes_all_the_same(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(body: Callable[[], None]) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(rig.writer, "_helper", refuse)
+        assert rig.role.try_take()
+        rig.writer.queue.append(self.request(1))
+        far = Running(self.read_frames, rig, 1)
+        rig.writer.flush(patient=False)
+        assert far.result() == [1]
+        assert not rig.ends
+
+    def test_past_the_deadline_nothing_is_lost(self, rig: Rig) -> None:
+        buffers = [bytearray(BODY), bytearray(BODY)]
+        rig.writer.queue.append(encode(Kind.NOTIFY, 1, 1, memoryview(buffers[0])))
+        rig.writer.queue.append(encode(Kind.NOTIFY, 1, 3, memoryview(buffers[1])))
+        rig.writer.queue.append(encode(Kind.REQUEST, 1, 5, BODY[:9]))
+        assert rig.role.try_take()
+        rig.writer.flush(monotonic())
+        for buffer in buffers:
+            buffer.clear()  # which could not be while anybody looked at it
+        assert self.read_frames(rig, 3) == [5, 1, 3]
+
+    def test_what_is_held_back_counts_as_waiting(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert rig.role.try_take()
+        rig.writer.queue.append(encode(Kind.NOTIFY, 1, 0, BODY))
+        rig.writer.queue.append(encode(Kind.NOTIFY, 1, 0, BODY))
+        rig.writer.flush(monotonic(), last=True)
+        assert rig.writer.frames == 2  # the rest of the first, and the second
+        assert rig.writer.size() > len(BODY)
+        full = [rig.writer.full]
+        monkeypatch.setattr(module, "QUEUED_BYTES", len(BODY))
+        full.append(rig.writer.full)
+        rig.writer.discard()
+        full.append(rig.writer.full)
+        assert full == [False, True, False]
+        assert (rig.writer.frames, rig.writer.size()) == (0, 0)
+
+    def test_nothing_is_left_when_the_connection_ends(self, rig: Rig) -> None:
+        assert rig.role.try_take()
+        buffer = bytearray(BODY)
+        frame = encode(Kind.REQUEST, 1, 1, memoryview(buffer))
+        assert isinstance(frame, tuple)
+        writing = Running(rig.writer.write_parts, frame)
+        del frame
+        assert rig.far.recv(1, socket.MSG_PEEK)
+        rig.writer.queue.append(encode(Kind.REQUEST, 1, 3, b""))
+        rig.writer.ended = True
+        rig.far.close()
+        writing.result()
+        buffer.clear()
+        assert rig.writer.idle
+        assert (rig.writer.frames, rig.writer.size()) == (0, 0)
+
+    def test_the_rest_of_a_frame_is_never_overtaken(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who finds the pen free may find the rest of another's frame in the queue only then."""
+
+        class Pen(list[bool]):
+            def pop(self, index: object = -1) -> bool:
+                rig.writer.queue.append(b"rest")
+                return super().pop()
+
+        monkeypatch.setattr(rig.writer, "pen", Pen([True]))
+        assert not rig.writer.write_whole(b"frame")
+        assert rig.writer.pen
+
+
+def payload_of(frame: Frame) -> bytes:
+    assert not isinstance(frame.payload, Segmented)
+    return bytes(frame.payload)

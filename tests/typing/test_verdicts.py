@@ -30,7 +30,7 @@ from typedrpc import ArgumentError, ArgumentMissing, ArgumentTypeError, RemoteEr
 from typedrpc.codec import CommandCodec
 from typedrpc.schema import schema_of
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.unmeasured]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -14,7 +14,8 @@ An argument that is not given is not sent; the callee's default counts. The argu
 for ``**kwargs`` a map from names, none of which may be the name of another parameter that can be given by name. Both
 are left out when they are empty. What was given by position or by name is not told apart.
 
-**Result.** The payload is the value.
+**Result.** The payload is the value; of a command that gives a stream, nil. Each item of a stream is a payload of its
+own, as a result of its type is.
 
 **Values**, by their type in the schema:
 
@@ -39,7 +40,7 @@ record that is keyed            map from the names of its fields; those that are
 Annotated, alias                as the type within
 converted                       as the type that it is converted to: `typedrpc.schema.conversions` has those of the
                                 standard library
-callback                        extension 4
+callback, stream                extension 4
 union                           the value alone where no two members have a form in common; otherwise an array
                                 ``[index, value]``. The index counts the members as they stand in the schema
 ==============================  ==================================================================================
@@ -60,17 +61,18 @@ more than 1000 ints beyond 64 bits that have the same one, anywhere in a payload
       wall clock; followed, where it has an offset from UTC, by that offset in microseconds i64 (20 bytes); and
       that, where its time zone is one of ``zoneinfo``, by the name of the zone, UTF-8 to the end
 3     segment: the index u32 of a segment of the frame, whose bytes are the value. Each segment is used exactly once
-4     callback: the number u16 of a function that stays with the caller, 0, 1, 2, ... in the order of packing. Each is
-      used at most once
+4     callback or stream: the number u16 of what goes with the call, a function that stays with the caller or a stream
+      of the caller's items: 0, 1, 2, ... in the order of packing, both together. Each is used at most once
 ====  ===============================================================================================================
 """
 
 # Importing the modules of coders registers them.
-from typedrpc.codec import anything, buffers, callbacks, containers, records, scalars, unions, wrapped  # noqa: F401
+from typedrpc.codec import anything, buffers, callbacks, containers, records, scalars, streams, unions, wrapped  # noqa: F401
 from typedrpc.codec.body import MAX_CALLBACKS, MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
-from typedrpc.codec.command import CallbackCodec, CommandCodec, Make
+from typedrpc.codec.command import CallbackCodec, CommandCodec, CompanionCodec, Make
 from typedrpc.codec.plain import pack_plain, unpack_plain
 from typedrpc.codec.raised import ErrorCodec
+from typedrpc.codec.streams import StreamCodec
 from typedrpc.schema import Conversion, Record, RecordField, Refused, Shape, register, register_finder
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "CallbackCodec",
     "CodecError",
     "CommandCodec",
+    "CompanionCodec",
     "Conversion",
     "ErrorCodec",
     "Make",
@@ -89,6 +92,7 @@ __all__ = [
     "Refused",
     "Segmented",
     "Shape",
+    "StreamCodec",
     "pack_plain",
     "register",
     "register_finder",

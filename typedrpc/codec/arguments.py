@@ -26,14 +26,14 @@ from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, A
 from typedrpc.schema import (
     NONE,
     Adaptation,
-    CallbackNode,
     CollectionNode,
+    Companion,
     MappingNode,
     Parameter,
     ParameterKind,
     ScalarNode,
     Schema,
-    callback_of,
+    companion_of,
 )
 
 MAX_FAULTS = 20
@@ -55,8 +55,9 @@ class ArgumentsCoder:
         command: Its name for error texts.
         schema: Its schema.
         coders: Makes the coders.
-        callback: Gives what is handed out with the functions of a parameter with this name. Where there is one, the
-            functions that are compiled take what they need for callbacks besides.
+        companion: Gives what is handed out with the functions or iterators of a parameter with this name. Where there
+            is one, the functions that are compiled take what they need for callbacks besides, and for streams, which
+            go the same way.
     """
 
     def __init__(
@@ -64,12 +65,12 @@ class ArgumentsCoder:
         command: str,
         schema: Schema,
         coders: Coders,
-        callback: Callable[[str, CallbackNode], Any] | None = None,
+        companion: Callable[[str, Companion], Any] | None = None,
     ) -> None:
         self._command = command
         self._parameters = schema.parameters
-        self._callbacks = callback is not None
-        self._coders = [_coder(parameter, coders, callback) for parameter in self._parameters]
+        self._callbacks = companion is not None
+        self._coders = [_coder(parameter, coders, companion) for parameter in self._parameters]
         kinds = [parameter.kind for parameter in self._parameters]
         self._positional = sum(kind <= ParameterKind.POSITIONAL_OR_KEYWORD for kind in kinds)
         self._star = _index(kinds, ParameterKind.VAR_POSITIONAL)
@@ -174,7 +175,7 @@ class ArgumentsCoder:
         values: list[object],
         star: tuple[object, ...],
         named: dict[str, object],
-        callbacks: list[tuple[Any, Callable[..., Any]]] | None = None,
+        callbacks: list[tuple[Any, Any]] | None = None,
     ) -> Payload:
         """The walk over the arguments: finds all that is wrong with them, or packs what the source left to it."""
         if self._star is not None:
@@ -385,7 +386,7 @@ class AdaptedArgumentsCoder(ArgumentsCoder):
         adaptation: What is different; nothing breaking.
         parameters: The parameters that the handler has.
         coders: Makes the coders.
-        callback: As with others; of a parameter by the handler's name.
+        companion: As with others; of a parameter by the handler's name.
     """
 
     def __init__(
@@ -394,13 +395,13 @@ class AdaptedArgumentsCoder(ArgumentsCoder):
         adaptation: Adaptation,
         parameters: tuple[Parameter, ...],
         coders: Coders,
-        callback: Callable[[str, CallbackNode], Any] | None = None,
+        companion: Callable[[str, Companion], Any] | None = None,
     ) -> None:
         read = [
             parameter if place is None else parameter._replace(name=parameters[place].name)
             for parameter, place in zip(adaptation.parameters, adaptation.places, strict=True)
         ]
-        super().__init__(command, Schema(tuple(read), NONE), coders, callback)
+        super().__init__(command, Schema(tuple(read), NONE), coders, companion)
         self._places = adaptation.places
         self._own = parameters
 
@@ -503,10 +504,10 @@ def _unpack_again(segments: SegmentReader, coder: Coder, data: object) -> object
     return coder.unpack(data, segments)
 
 
-def _coder(parameter: Parameter, coders: Coders, callback: Callable[[str, CallbackNode], Any] | None) -> Coder:
+def _coder(parameter: Parameter, coders: Coders, companion: Callable[[str, Companion], Any] | None) -> Coder:
     """The coder of what travels for a parameter: all of it for a variadic one."""
-    if callback is not None and callback_of(parameter.node):
-        coders = Coders(partial(callback, parameter.name))  # types may be shared between parameters
+    if companion is not None and companion_of(parameter.node):
+        coders = Coders(partial(companion, parameter.name))  # types may be shared between parameters
     if parameter.kind is ParameterKind.VAR_POSITIONAL:
         return coders.of(CollectionNode("tuple", parameter.node))
     if parameter.kind is ParameterKind.VAR_KEYWORD:

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar, cast
 from typedrpc.codec.body import Packing, SegmentReader
 from typedrpc.codec.faults import Fault, type_name
 from typedrpc.codec.source import Source, Way
-from typedrpc.schema import CallbackNode, Node
+from typedrpc.schema import Companion, Node
 
 NO_TYPES: frozenset[type] = frozenset()
 
@@ -214,11 +214,12 @@ class Coders:
     """Makes coders, one for each node: a record that occurs twice has one.
 
     Attributes:
-        callback: Gives what the coder of a callback hands out with each function; None where none may stand.
+        companion: Gives what the coder of a callback or a stream hands out with each function or iterator; None where
+            none may stand.
     """
 
-    def __init__(self, callback: Callable[[CallbackNode], Any] | None = None) -> None:
-        self.callback: Final = callback
+    def __init__(self, companion: Callable[[Companion], Any] | None = None) -> None:
+        self.companion: Final = companion
         self._made: dict[int, tuple[Node, Coder]] = {}
 
     def of(self, node: Node) -> Coder:

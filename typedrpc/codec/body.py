@@ -26,7 +26,7 @@ MAX_SEGMENTS: Final = 4096
 """Segments that a payload may have; further large values travel in the body."""
 
 MAX_CALLBACKS: Final = 65535
-"""Callbacks that a call may have."""
+"""Callbacks and streams that may go with a call as arguments."""
 
 EXT_INT: Final = 1
 EXT_DATETIME: Final = 2
@@ -88,7 +88,7 @@ class Segment(NamedTuple):
 
 
 class CallbackIndex(NamedTuple):
-    """Stands in an unpacked body for the callback with this number."""
+    """Stands in an unpacked body for the callback, or the stream, with this number."""
 
     number: int
 
@@ -189,7 +189,7 @@ def segment(value: Buffer, segments: list[Buffer]) -> object:
 
 
 def callback_mark(index: int) -> object:
-    """What stands in the body for the callback with this index."""
+    """What stands in the body for the callback, or the stream, with this index."""
     return msgpack.ExtType(EXT_CALLBACK, _CALLBACK.pack(index))
 
 
@@ -198,13 +198,13 @@ class Packing:
 
     Attributes:
         segments: The values that travel beside the body, so far.
-        callbacks: The functions that stay here, so far, each with the codec for calling it.
+        callbacks: The functions that stay here, so far, each with the codec for calling it; streams among them.
         adapted: How many values did not have just the type that they travel as: ints for floats, subclasses.
     """
 
     __slots__ = ("_read", "_remembered", "adapted", "callbacks", "segments")
 
-    def __init__(self, callbacks: list[tuple[Any, Callable[..., Any]]] | None = None) -> None:
+    def __init__(self, callbacks: list[tuple[Any, Any]] | None = None) -> None:
         self.segments: list[Buffer] = []
         self.callbacks = [] if callbacks is None else callbacks
         self.adapted = 0
@@ -253,7 +253,7 @@ class Packing:
 
 
 class CallbackReader:
-    """The callbacks of one payload, each to be used once.
+    """The callbacks and streams of one payload, each to be used once.
 
     Args:
         make: ``make(number, callback)`` gives what the handler gets, where `callback` is whatever the coder has for it.
@@ -279,7 +279,7 @@ class CallbackReader:
             Fault: It was used before, or nothing here takes callbacks.
         """
         if self._make is None:
-            raise Fault("no callback", "one, which nothing here takes", is_type=False)
+            raise Fault("no callback or stream", "one, which nothing here takes", is_type=False)
         self._use(data.number)
         if data.number not in self._made:
             self._made[data.number] = self._make(data.number, callback)
@@ -308,7 +308,7 @@ class CallbackReader:
 
     def _use(self, number: int) -> None:
         if number in self._taken:
-            raise Fault("a callback of its own", f"callback {number}, which was given before", is_type=False)
+            raise Fault("a callback or stream of its own", f"number {number}, which was given before", is_type=False)
         self._taken.add(number)
 
 

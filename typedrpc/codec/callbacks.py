@@ -29,8 +29,8 @@ class CallbackCoder(Coder):
 
     def __init__(self, node: CallbackNode, coders: Coders) -> None:
         super().__init__(node, coders)
-        assert coders.callback is not None, f"{node} is no part of an argument"
-        self._callback = coders.callback(node)
+        assert coders.companion is not None, f"{node} is no part of an argument"
+        self._callback = coders.companion(node)
         self._count = len(node.parameters)
         self._awaited = None if node.is_async else CallbackNode(node.parameters, node.result, is_async=True)
 
@@ -59,7 +59,7 @@ class CallbackCoder(Coder):
         """Adds a function to those of the call. Returns what stands for it in the body."""
         self._check(value)
         if len(callbacks) >= MAX_CALLBACKS:
-            raise Fault(f"at most {MAX_CALLBACKS} callbacks in a call", "more", is_type=False)
+            raise Fault(f"at most {MAX_CALLBACKS} callbacks and streams in a call", "more", is_type=False)
         callbacks.append((self._callback, value))
         return callback_mark(len(callbacks) - 1)
 

@@ -11,8 +11,18 @@ from typedrpc.codec.arguments import AdaptedArgumentsCoder, ArgumentsCoder
 from typedrpc.codec.base import Coders
 from typedrpc.codec.body import CallbackReader, CodecError, Payload
 from typedrpc.codec.result import ResultCoder
+from typedrpc.codec.streams import StreamCodec
 from typedrpc.errors import ArgumentValueError
-from typedrpc.schema import Adaptation, CallbackNode, Parameter, ParameterKind, Schema, adapt_result
+from typedrpc.schema import (
+    NONE,
+    Adaptation,
+    Companion,
+    Parameter,
+    ParameterKind,
+    Schema,
+    StreamNode,
+    adapt_result,
+)
 
 
 class CallbackCodec(NamedTuple):
@@ -29,7 +39,8 @@ class CallbackCodec(NamedTuple):
     is_async: bool
 
 
-Make: TypeAlias = Callable[[int, CallbackCodec], Any]
+CompanionCodec: TypeAlias = CallbackCodec | StreamCodec
+Make: TypeAlias = Callable[[int, CompanionCodec], Any]
 Bound: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -47,20 +58,20 @@ class CommandCodec:
         self.command = command
         self.schema = schema
 
-    @cached_property
-    def _coders(self) -> Coders:
-        return Coders()
+    # Each has coders of its own: those that one thread is making are not ready to be used by another.
 
     @cached_property
     def _arguments(self) -> ArgumentsCoder:
-        return ArgumentsCoder(self.command, self.schema, self._coders, self._callback if self.has_callbacks else None)
+        return ArgumentsCoder(self.command, self.schema, Coders(), self._companion if self.has_callbacks else None)
 
     @cached_property
     def _callbacks(self) -> dict[str, CallbackCodec]:
         return {}
 
-    def _callback(self, parameter: str, node: CallbackNode) -> CallbackCodec:
-        """The codec of the callback that a parameter takes, always the same."""
+    def _companion(self, parameter: str, node: Companion) -> CompanionCodec:
+        """The codec of the callback that a parameter takes, always the same; or of the stream."""
+        if isinstance(node, StreamNode):
+            return StreamCodec(f"{self.command}: argument {parameter!r}", node)
         name = f"{self.command}: callback {parameter!r}"
         parameters = tuple(
             Parameter(f"arg{number}", ParameterKind.POSITIONAL_ONLY, taken, True)
@@ -71,12 +82,20 @@ class CommandCodec:
 
     @property
     def has_callbacks(self) -> bool:
-        """Whether a parameter takes a function that the handler can call."""
+        """Whether a parameter takes what goes with a call: a function that the handler can call, or a stream."""
         return self.schema.has_callbacks
 
     @cached_property
     def _result(self) -> ResultCoder:
-        return ResultCoder(self.command, self.schema, self._coders)
+        # What ends a stream is an empty result.
+        schema = self.schema if self.result_stream is None else Schema((), NONE)
+        return ResultCoder(self.command, schema, Coders())
+
+    @cached_property
+    def result_stream(self) -> StreamCodec | None:
+        """The codec of the items that the command gives, None where its result is a value."""
+        node = self.schema.result
+        return StreamCodec(f"{self.command}: result", node) if isinstance(node, StreamNode) else None
 
     def unpack_arguments_of(self, caller: Schema) -> Callable[[Payload], Bound]:
         """``unpack_arguments`` for a caller that has another version of the command.
@@ -94,8 +113,9 @@ class CommandCodec:
     def unpack_with_callbacks_of(self, caller: Schema) -> Callable[[Payload, Make, Callable[[int], object]], Bound]:
         """``unpack_with_callbacks`` for a caller that has another version of the command.
 
-        What is returned is called with a third argument, ``drop(index)``, which is told of each callback that the
-        command has not here: it will never be called. Neither is asked for anything where the caller has no callbacks.
+        What is returned is called with a third argument, ``drop(index)``, which is told of each callback or stream that
+        the command has not here: nobody will call it, or take its items. Neither is asked for anything where the caller
+        has none.
 
         Args:
             caller: The caller's schema; nothing in it may break, see `typedrpc.schema.compatible`.
@@ -113,13 +133,13 @@ class CommandCodec:
         # It was safe when it was admitted; here there may be less of the stack left to compare and to compile on.
         if all(difference.safe for difference in adaptation.differences):
             with suppress(RecursionError, SyntaxError, MemoryError):
-                callback = self._callback if caller.has_callbacks else None
+                companion = self._companion if caller.has_callbacks else None
                 own = self.schema.parameters
-                return AdaptedArgumentsCoder(self.command, adaptation, own, Coders(), callback).compile_unpack()
+                return AdaptedArgumentsCoder(self.command, adaptation, own, Coders(), companion).compile_unpack()
         raise ArgumentValueError(f"{self.command}: the types of the caller nest too deep to be read here")
 
     def unpack_result_of(self, callee: Schema) -> Callable[[Payload], Any]:
-        """``unpack_result`` for a callee that has another version of the command.
+        """``unpack_result`` for a callee that has another version of the command; of a stream, its ``unpack_item``.
 
         Args:
             callee: The callee's schema; nothing in it may break, see `typedrpc.schema.compatible`.
@@ -130,6 +150,8 @@ class CommandCodec:
         node, differences = adapt_result(callee.result, self.schema.result)
         if all(difference.safe for difference in differences):
             with suppress(RecursionError, SyntaxError, MemoryError):
+                if isinstance(node, StreamNode):
+                    return StreamCodec(f"{self.command}: result", node).unpack_item
                 return ResultCoder(self.command, Schema((), node), Coders()).compile_unpack()
         raise CodecError(self.command, "result", str(self.schema.result), "types that nest too deep to be read here")
 
@@ -157,25 +179,26 @@ class CommandCodec:
 
     def pack_with_callbacks(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Payload, list[tuple[CallbackCodec, Callable[..., Any]]]]:
-        """Packs the arguments of a call of a command that has callbacks.
+    ) -> tuple[Payload, list[tuple[CompanionCodec, Any]]]:
+        """Packs the arguments of a call of a command that has callbacks, or streams among its parameters.
 
         Returns:
-            The payload; and the functions by their index in it, each with the codec for the calls of it.
+            The payload; and the functions and iterators by their index in it, each with the codec for the calls or the
+            items of it. An iterator has not been looked into.
 
         Raises:
             ArgumentTypeError, ArgumentValueError, ArgumentMissing: As `pack_arguments`.
         """
-        callbacks: list[tuple[CallbackCodec, Callable[..., Any]]] = []
+        callbacks: list[tuple[CompanionCodec, Any]] = []
         return self._pack(callbacks, *args, **kwargs), callbacks
 
     def unpack_with_callbacks(self, payload: Payload, make: Make) -> Bound:
-        """``args, kwargs`` for the handler of a command that has callbacks.
+        """``args, kwargs`` for the handler of a command that has callbacks, or streams among its parameters.
 
         Args:
             payload: The arguments.
-            make: ``make(index, callback)`` gives what the handler gets for a callback. It is asked at most once for an
-                index, in no order that counts, and also for callbacks of a payload that is refused in the end.
+            make: ``make(index, codec)`` gives what the handler gets for a callback or a stream. It is asked at most
+                once for an index, in no order that counts, and also for those of a payload that is refused in the end.
 
         Raises:
             ArgumentError: The payload holds no arguments of this command, or one callback twice. Nothing else is
@@ -185,7 +208,7 @@ class CommandCodec:
 
     def _pack_without_callbacks(self, *args: Any, **kwargs: Any) -> Payload:
         payload, callbacks = self.pack_with_callbacks(args, kwargs)
-        assert not callbacks, f"{self.command} was given functions, which pack_with_callbacks has to be told"
+        assert not callbacks, f"{self.command} was given functions or streams, which pack_with_callbacks has to be told"
         return payload
 
     # Of a command with callbacks.
@@ -203,7 +226,7 @@ class CommandCodec:
         """``pack_result(value)``.
 
         Raises:
-            CodecError: The value does not fit the annotation of the result.
+            CodecError: The value does not fit the annotation of the result. Of a stream it is None, which ends it.
         """
         return self._result.compile_pack()
 

@@ -1,4 +1,4 @@
-"""The result of a call: checked and packed, and back. Its payload is the value alone."""
+"""The result of a call, or an item of a stream: checked and packed, and back. Its payload is the value alone."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ from typedrpc.schema import NONE, Schema
 
 
 class ResultCoder:
-    """Packs and unpacks the results of one command."""
+    """Packs and unpacks the results of one command.
 
-    def __init__(self, command: str, schema: Schema, coders: Coders) -> None:
+    Args:
+        command: Its name for error texts.
+        schema: Its schema; the result is no stream.
+        coders: Makes the coders.
+        what: What the values are called in error texts.
+    """
+
+    def __init__(self, command: str, schema: Schema, coders: Coders, what: str = "result") -> None:
         self._command = command
+        self._what = what
         self._is_none = schema.result == NONE
         self._coder = coders.of(schema.result)
 
     def compile_pack(self) -> Callable[[Any], Payload]:
         """``pack(value)``, which raises CodecError where the value does not fit the annotation."""
-        out = Source(f"pack the result of {self._command}")
+        out = Source(f"pack the {self._what} of {self._command}")
         with out.block("def pack(value):"):
             if self._is_none:
                 with out.block("if value is None:"):
@@ -43,7 +51,7 @@ class ResultCoder:
 
     def compile_unpack(self) -> Callable[[Payload], Any]:
         """``unpack(payload)``, which raises CodecError where the payload holds no such value."""
-        out = Source(f"unpack the result of {self._command}")
+        out = Source(f"unpack the {self._what} of {self._command}")
         with out.block("def unpack(payload):"):
             if self._is_none:
                 with out.block(r"if payload == b'\xc0':"):
@@ -82,4 +90,4 @@ class ResultCoder:
         return value
 
     def _error(self, fault: Fault) -> CodecError:
-        return CodecError(self._command, f"result{cut(fault.path)}", fault.expected, fault.got)
+        return CodecError(self._command, f"{self._what}{cut(fault.path)}", fault.expected, fault.got)

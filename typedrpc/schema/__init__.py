@@ -11,7 +11,7 @@ from typedrpc.schema.conversions import (
     register_finder,
 )
 from typedrpc.schema.evolution import Adaptation, adapt_result, compatible
-from typedrpc.schema.graphs import callback_of, hashable
+from typedrpc.schema.graphs import Companion, companion_of, hashable
 from typedrpc.schema.hints import SignatureFaults, UnresolvedNames, node_of
 from typedrpc.schema.local import LocalNames, is_local, running_around
 from typedrpc.schema.nodes import (
@@ -38,13 +38,14 @@ from typedrpc.schema.nodes import (
     Node,
     RecordNode,
     ScalarNode,
+    StreamNode,
     TupleNode,
     UnionNode,
     children,
 )
 from typedrpc.schema.raised import errors_of
 from typedrpc.schema.resolution import Difference
-from typedrpc.schema.signature import Parameter, ParameterKind, Schema, schema_of
+from typedrpc.schema.signature import Parameter, ParameterKind, Schema, fault_of_colour, schema_of
 
 __all__ = [
     "ANY",
@@ -58,6 +59,7 @@ __all__ = [
     "AliasNode",
     "CallbackNode",
     "CollectionNode",
+    "Companion",
     "ConstrainedNode",
     "Constraint",
     "Conversion",
@@ -83,14 +85,16 @@ __all__ = [
     "Schema",
     "Shape",
     "SignatureFaults",
+    "StreamNode",
     "TupleNode",
     "UnionNode",
     "UnresolvedNames",
     "adapt_result",
-    "callback_of",
     "children",
+    "companion_of",
     "compatible",
     "errors_of",
+    "fault_of_colour",
     "hashable",
     "is_local",
     "node_of",

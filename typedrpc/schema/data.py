@@ -10,6 +10,7 @@ A node is a string (a scalar, by name) or a list whose first item says what it i
     ["Annotated", node, [[constraint, argument as text], ...]]      constraint: gt, ge, lt, ... predicate, shape
     ["as", name, node]           a type by its name and what its values travel as
     ["callback", [node, ...], node, is_async]     what it takes, what it gives; only as the type of a parameter
+    ["stream", node, is_async]   what it gives one by one; only as a result or as the type of a parameter
     ["ref", index]               the definition with that index
 
 and definitions, which are named and may be referred to many times and from within themselves, are ::
@@ -47,6 +48,7 @@ from typedrpc.schema.nodes import (
     Node,
     RecordNode,
     ScalarNode,
+    StreamNode,
     TupleNode,
     UnionNode,
     children,
@@ -99,6 +101,8 @@ class NodeWriter:
             case CallbackNode():
                 taken: list[Data] = [self._write(parameter) for parameter in node.parameters]
                 return ["callback", taken, self._write(node.result), node.is_async]
+            case StreamNode():
+                return ["stream", self._write(node.item), node.is_async]
             case EnumNode() | FlagNode() | RecordNode() | AliasNode():
                 return ["ref", self._define(node)]
             case _:
@@ -128,11 +132,11 @@ class NodeReader:
     """Turns data of a peer into nodes. Trusts nothing; ValueError is all that it raises.
 
     Attributes:
-        has_callbacks: Some node that was read is a callback.
+        has_companions: Some node that was read is a callback or a stream.
     """
 
     def __init__(self, definitions: object) -> None:
-        self.has_callbacks = False
+        self.has_companions = False
         self._definitions = as_list(definitions, "definitions")
         self._nodes: dict[int, Node] = {}
         self._depth = 0
@@ -173,8 +177,11 @@ class NodeReader:
             case ["as", str(name), node]:
                 return ConvertedNode(as_text(name, "a type"), self.read(node))
             case ["callback", list(parameters), result, bool(is_async)]:
-                self.has_callbacks = True
+                self.has_companions = True
                 return CallbackNode(tuple(map(self.read, parameters)), self.read(result), is_async)
+            case ["stream", item, bool(is_async)]:
+                self.has_companions = True
+                return StreamNode(self.read(item), is_async)
             case [str(kind), item] if kind in COLLECTIONS:
                 return CollectionNode(kind, self.read(item))
             case [str(kind), key, value] if kind in MAPPINGS:

@@ -6,6 +6,7 @@ None of them recurses, or visits a node twice: a peer's types may be graphs of a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from typedrpc.schema.nodes import (
     NONE,
@@ -21,9 +22,13 @@ from typedrpc.schema.nodes import (
     Node,
     RecordNode,
     ScalarNode,
+    StreamNode,
     UnionNode,
     children,
 )
+
+Companion: TypeAlias = CallbackNode | StreamNode
+"""What goes with a call by a number instead of in it: a function that stays with the caller, a stream."""
 
 
 def bare(node: Node) -> Node:
@@ -89,7 +94,7 @@ def _may_be_hashed(node: Node) -> bool:
             return node.name not in _UNHASHABLE
         case CollectionNode():
             return node.kind in ("tuple", "frozenset")
-        case MappingNode() | CallbackNode():
+        case MappingNode() | CallbackNode() | StreamNode():
             return False
         case RecordNode():
             return not node.keyed and (node.cls is None or node.cls.__hash__ is not None)
@@ -99,28 +104,31 @@ def _may_be_hashed(node: Node) -> bool:
             return True
 
 
-def callback_of(node: Node) -> CallbackNode | None:
-    """The callback that a parameter of this type takes: the type itself, or a member of the union that it is."""
+def companion_of(node: Node) -> Companion | None:
+    """What goes with a call for a parameter of this type: the type itself, or a member of the union that it is."""
     members = node.members if isinstance(node, UnionNode) else (node,)
-    return next((member for member in members if isinstance(member, CallbackNode)), None)
+    return next((member for member in members if isinstance(member, CallbackNode | StreamNode)), None)
 
 
-def misplaced_callback(node: Node, *, parameter: bool, seen: set[int] | None = None) -> CallbackNode | None:
-    """A callback that stands where none may, somewhere in `node`; None where all stand right.
+def misplaced_companion(
+    node: Node, *, parameter: bool = False, result: bool = False, seen: set[int] | None = None
+) -> Companion | None:
+    """A function or a stream that stands where none may, somewhere in `node`; None where all stand right.
 
     Args:
         node: A type that has been read whole.
-        parameter: It is that of a parameter, which may be a callback, or a union with one.
+        parameter: It is that of a parameter, which may be a function or a stream, or a union with one.
+        result: It is that of a result, which may be a stream.
         seen: The ids of nodes that hold none; those that are found to are added. All of them have to be kept.
     """
     seen = set() if seen is None else seen
-    taken = callback_of(node) if parameter else None
+    taken = companion_of(node) if parameter else node if result and isinstance(node, StreamNode) else None
     left = [*node.members] if isinstance(node, UnionNode) else [node]
     if taken is not None:
         left = [*children(taken), *(member for member in left if member is not taken)]
     while left:
         node = left.pop()
-        if isinstance(node, CallbackNode):
+        if isinstance(node, CallbackNode | StreamNode):
             return node
         if id(node) not in seen:
             seen.add(id(node))

@@ -15,7 +15,15 @@ import typing_extensions
 
 from typedrpc.schema.constraints import check_fits, constrained
 from typedrpc.schema.conversions import Conversion, Record, Refused, conversion_of, find
-from typedrpc.schema.graphs import bare, callback_of, hashable, literal_of, misplaced_callback, stands_within, union_of
+from typedrpc.schema.graphs import (
+    bare,
+    companion_of,
+    hashable,
+    literal_of,
+    misplaced_companion,
+    stands_within,
+    union_of,
+)
 from typedrpc.schema.local import LocalNames
 from typedrpc.schema.nodes import (
     IGNORED,
@@ -35,6 +43,7 @@ from typedrpc.schema.nodes import (
     Node,
     RecordNode,
     ScalarNode,
+    StreamNode,
     TupleNode,
     UnionNode,
     children,
@@ -72,6 +81,7 @@ _MAPPINGS: Mapping[object, str] = {
     collections.abc.Mapping: "Mapping",
     collections.abc.MutableMapping: "MutableMapping",
 }
+_STREAMS: Mapping[object, bool] = {collections.abc.Iterator: False, collections.abc.AsyncIterator: True}
 KINDS: Mapping[object, str] = {**_COLLECTIONS, **_MAPPINGS, tuple: "tuple"}
 """Every collection and mapping that can travel, with the name that it has in a schema."""
 
@@ -146,16 +156,17 @@ class HintReader:
         self._records: dict[object, Node] = {}
         self._aliases: dict[object, Node] = {}
         self._recursive: set[object] = set()
-        self._has_callbacks = False
+        self._has_companions = False
         self._depth = 0
 
-    def read(self, hint: object, where: str, *, parameter: bool = False) -> Node:
+    def read(self, hint: object, where: str, *, parameter: bool = False, result: bool = False) -> Node:
         """The node of `hint`. A fault goes to `faults`, with `where` as its place.
 
         Args:
             hint: What an annotation evaluates to.
             where: The place.
-            parameter: It is the whole type of a parameter, which may be a callback.
+            parameter: It is the whole type of a parameter, which may be a callback or a stream.
+            result: It is the whole type of a command's result, which may be a stream.
         """
         if self._depth >= MAX_DEPTH:
             return self._fault(where, hint, f"types nest deeper than {MAX_DEPTH} here; make a part of it a class")
@@ -165,8 +176,8 @@ class HintReader:
         finally:
             self._depth -= 1
         # When all has been read, since an alias may be right at one place and wrong at another.
-        if self._depth == 0 and self._has_callbacks:
-            self._check_callbacks(node, where, parameter=parameter)
+        if self._depth == 0 and self._has_companions:
+            self._check_companions(node, where, parameter=parameter, result=result)
         return node
 
     def read_class(self, cls: type[Any], record: Callable[[], Record], where: str) -> Node:
@@ -273,6 +284,9 @@ class HintReader:
             return self._tuple(args, inside)
         if origin is collections.abc.Callable:
             return self._callback(hint, args, where)
+        if origin in _STREAMS:
+            self._has_companions = True
+            return StreamNode(self.read(args[0], inside), _STREAMS[origin])
         if origin in _COLLECTIONS:
             kind = _COLLECTIONS[origin]
             item = self.read(args[0], inside)
@@ -301,9 +315,8 @@ class HintReader:
             if not _same_classes(seen.setdefault(member, member), member):
                 return self._fault(where, hint, f"{member} stands for two classes that look the same; rename one")
         union = union_of(members)
-        if isinstance(union, UnionNode) and sum(isinstance(member, CallbackNode) for member in union.members) > 1:
-            return self._fault(where, hint, "functions cannot be told apart; give each a parameter of its own")
-        return union
+        rivals = _rivals(union) if self._has_companions else ""
+        return self._fault(where, hint, f"{rivals}; give each a parameter of its own") if rivals else union
 
     def _callback(self, hint: object, args: tuple[Any, ...], where: str) -> Node:
         taken, given = args
@@ -318,20 +331,27 @@ class HintReader:
             given = self.evaluate(given if isinstance(given, str) else given.__forward_arg__, where)
         last = get_args(given)[-1:]
         is_async = bool(last) and get_origin(given) in (collections.abc.Awaitable, collections.abc.Coroutine)
-        self._has_callbacks = True
+        self._has_companions = True
         return CallbackNode(parameters, self.read(last[0] if is_async else given, inside), is_async)
 
-    def _check_callbacks(self, node: Node, where: str, *, parameter: bool) -> None:
-        wrong = misplaced_callback(node, parameter=parameter)
+    def _check_companions(self, node: Node, where: str, *, parameter: bool, result: bool) -> None:
+        wrong = misplaced_companion(node, parameter=parameter, result=result)
         if wrong is None:
             return
-        taken = callback_of(node)
-        if not parameter:
+        what = "a stream" if isinstance(wrong, StreamNode) else "a function"
+        taken = companion_of(node)
+        may_be = parameter or (result and isinstance(taken, StreamNode))
+        if taken and may_be and any(map(misplaced_companion, children(taken))):
+            whose = "what a stream gives" if isinstance(taken, StreamNode) else "what a function takes and gives"
+            reason = f"{whose} is plain data; use the types of values"
+        elif parameter:
+            reason = f"{what} has to be the whole of an argument; give it a parameter of its own, or *args"
+        elif isinstance(wrong, CallbackNode):
             reason = "a function goes with a call; make it a parameter of a command"
-        elif taken and any(misplaced_callback(child, parameter=False) for child in children(taken)):
-            reason = "what a function takes and gives is plain data; use the types of values"
+        elif result:
+            reason = "a stream has to be the whole of a result; use list[...] or Iterable[...], which travel whole"
         else:
-            reason = "a function has to be the whole of an argument; give it a parameter of its own, or *args"
+            reason = "a stream goes with a call; make it the result of a command, or a parameter"
         self.faults.append(f"{where}: {wrong} cannot travel: {reason}")
 
     def _annotated(self, hint: object, args: tuple[Any, ...], where: str) -> Node:
@@ -343,8 +363,11 @@ class HintReader:
             node = constrained(base, args[1:])
         except ValueError as error:
             return self._fault(where, hint, str(error))
-        if isinstance(node, ConstrainedNode) and callback_of(base):
-            return self._fault(where, hint, "nothing is asked of a function; leave the constraints out")
+        if isinstance(node, ConstrainedNode) and (taken := companion_of(base)):
+            reason = "nothing is asked of a function; leave the constraints out"
+            if isinstance(taken, StreamNode):
+                reason = "nothing is asked of a stream as a whole; put the constraints at the type within it"
+            return self._fault(where, hint, reason)
         if isinstance(node, ConstrainedNode):
             self._late.append(partial(self._check_fits, hint, node, where))
         return node
@@ -508,6 +531,21 @@ def _same_classes(first: Node, second: Node, seen: frozenset[int] = frozenset())
         return first.cls is second.cls
     seen |= {id(first)}
     return all(_same_classes(a, b, seen) for a, b in zip(children(first), children(second), strict=True))
+
+
+def _rivals(union: Node) -> str:
+    """Which members of a union nobody could tell apart, in words, since one goes with a call; "" if there are none."""
+    members = union.members if isinstance(union, UnionNode) else ()
+    streams = [member for member in members if isinstance(member, StreamNode)]
+    functions = sum(isinstance(member, CallbackNode) for member in members)
+    if functions + len(streams) > 1:
+        sorts = ["functions"] * bool(functions) + ["streams"] * bool(streams)
+        return f"{' and '.join(sorts)} cannot be told apart"
+    for member in members:
+        core = bare(member)
+        if isinstance(core, CollectionNode) and core.kind == "Iterable" and any(not node.is_async for node in streams):
+            return f"{streams[0]} cannot be told from {member}"
+    return ""
 
 
 def _key(args: tuple[Any, ...]) -> object:

@@ -414,6 +414,27 @@ class CallbackNode(Node):
         return f"Callable[[{', '.join(map(str, self.parameters))}], {result}]"
 
 
+class StreamNode(Node):
+    """Values of one type that travel one by one while the call lasts. Only a result or a parameter may be one.
+
+    Attributes:
+        item: The type of each.
+        is_async: They are iterated over with ``async for``.
+    """
+
+    __slots__ = _compared = ("item", "is_async")
+
+    def __init__(self, item: Node, is_async: bool = False) -> None:
+        self.item: Final = item
+        self.is_async: Final = is_async
+
+    def _own(self) -> object:
+        return self.is_async
+
+    def __str__(self) -> str:
+        return f"{'AsyncIterator' if self.is_async else 'Iterator'}[{self.item}]"
+
+
 class IgnoredNode(Node):
     """What stands for a field or a parameter that a peer sends and nobody here takes."""
 
@@ -431,7 +452,7 @@ IGNORED = IgnoredNode()
 def children(node: Node) -> tuple[Node, ...]:
     """The nodes directly below `node`; none yet where it is being read."""
     match node:
-        case CollectionNode():
+        case CollectionNode() | StreamNode():
             return (node.item,)
         case TupleNode():
             return node.items

@@ -14,13 +14,14 @@ import typing_extensions
 from typedrpc.schema.nodes import COLLECTIONS, MAPPINGS, SCALARS
 from typedrpc.schema.records import is_record
 
-_STREAMS = (
-    collections.abc.Iterator,
-    collections.abc.Generator,
-    collections.abc.AsyncIterable,
-    collections.abc.AsyncIterator,
-    collections.abc.AsyncGenerator,
-)
+_STREAMS: Mapping[Any, str] = {
+    collections.abc.Iterator: "Iterator",
+    collections.abc.Generator: "Iterator",
+    collections.abc.AsyncIterator: "AsyncIterator",
+    collections.abc.AsyncIterable: "AsyncIterator",
+    collections.abc.AsyncGenerator: "AsyncIterator",
+}
+"""What somebody may write for a stream, with the name by which it is declared."""
 _UNKNOWN = (
     f"no type of this kind is known; use one of {', '.join(SCALARS.values())}, a collection, a dataclass, or "
     "codec.register a class of your own"
@@ -48,7 +49,10 @@ def refusal(hint: object, kinds: Mapping[Any, str]) -> str:
     if isinstance(hint, types.FunctionType | types.BuiltinFunctionType):
         return "a function is no type; write the type of one, as in Callable[[int], None]"
     if origin in _STREAMS:
-        return "streams cannot travel yet; use list[...] or Iterable[...], which travel whole"
+        name = _STREAMS[origin]
+        if origin is collections.abc.Iterator or origin is collections.abc.AsyncIterator:
+            return f"it does not say what it gives; give the type in brackets, as in {name}[int]"
+        return f"a stream is declared by what it gives alone; write {name}[...] of that"
     if isinstance(hint, TypeVar | typing.ParamSpec | typing.TypeVarTuple | typing_extensions.TypeVar):
         return "the type has to be known; write a concrete type"
     if isinstance(hint, str | typing.ForwardRef):

@@ -30,6 +30,7 @@ from typedrpc.schema.nodes import (
     Node,
     RecordNode,
     ScalarNode,
+    StreamNode,
     TupleNode,
     UnionNode,
     children,
@@ -175,6 +176,8 @@ class Resolution:
             case ConvertedNode(), ConvertedNode():
                 alike = first.name == second.name
             case CallbackNode(), CallbackNode():
+                alike = first.is_async == second.is_async
+            case StreamNode(), StreamNode():
                 alike = first.is_async == second.is_async
             case (TupleNode(), TupleNode()) | (UnionNode(), UnionNode()):
                 alike = True
@@ -330,6 +333,11 @@ class Resolution:
                 if writer.keyed != reader.keyed:
                     return self.break_(where, cut(f"{writer.name} is a TypedDict on one side only"))
                 return self._record(writer, reader, where)
+            case StreamNode(), StreamNode():
+                # How it is iterated over is each side's own business.
+                if writer.is_async != reader.is_async:
+                    self.note(where, f"{short(writer)} is now {short(reader)}")
+                return StreamNode(self.read(writer.item, reader.item, f"{where}[...]"), reader.is_async)
             case CallbackNode(), CallbackNode():
                 # Who writes and who reads change sides with each call of it: one version would have to read the other
                 # both ways.

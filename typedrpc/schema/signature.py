@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from typedrpc.schema.data import Data, NodeReader, NodeWriter, as_text
-from typedrpc.schema.graphs import callback_of, misplaced_callback
+from typedrpc.schema.graphs import Companion, bare, companion_of, misplaced_companion
 from typedrpc.schema.hints import HintReader, SignatureFaults
 from typedrpc.schema.local import LocalNames
-from typedrpc.schema.nodes import Node, same_graphs
+from typedrpc.schema.nodes import CollectionNode, IgnoredNode, Node, StreamNode, UnionNode, same_graphs
 from typedrpc.schema.records import Scope
 
 
@@ -134,8 +134,8 @@ class Schema:
                 try:
                     signature = cls(tuple(_parameter(item, reader) for item in parameters), reader.read(result))
                     reader.check()
-                    if reader.has_callbacks:
-                        _check_callbacks(signature)
+                    if reader.has_companions:
+                        _check_companions(signature)
                 except RecursionError:  # how much of the stack is left depends on who calls
                     raise ValueError("a type nests too deep") from None
             case _:
@@ -145,8 +145,13 @@ class Schema:
 
     @cached_property
     def has_callbacks(self) -> bool:
-        """Whether some parameter takes a function that the handler can call."""
-        return any(callback_of(parameter.node) for parameter in self.parameters)
+        """Whether some parameter takes what goes with a call: a function that the handler can call, or a stream."""
+        return any(companion_of(parameter.node) for parameter in self.parameters)
+
+    @cached_property
+    def has_streams(self) -> bool:
+        """Whether some parameter takes a stream."""
+        return any(isinstance(companion_of(parameter.node), StreamNode) for parameter in self.parameters)
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -205,9 +210,48 @@ def schema_of(
         read.append(Parameter(parameter.name, kind, node, required))
     if "return" not in hints:
         reader.faults.append("the result has no annotation; write '-> None' where there is none")
-    result = reader.read(hints.get("return"), "the result")
+    result = reader.read(hints.get("return"), "the result", result=True)
+    if (fault := fault_of_colour(function, result)) is not None:
+        reader.faults.append(f"{fault[0]}: {fault[1]}")
     reader.check()
     return Schema(tuple(read), result)
+
+
+def fault_of_colour(function: Callable[..., object], result: Node) -> tuple[str, str] | None:
+    """Why a function gives something else than its result is declared to be, since it is async or yields.
+
+    Args:
+        function: The function.
+        result: The declared result, its own or that of its contract.
+
+    Returns:
+        What is wrong, and what to write instead; None where nothing is.
+    """
+    core = bare(result)
+    if isinstance(core, IgnoredNode):
+        return None  # it was refused
+    if inspect.iscoroutinefunction(function):
+        if not isinstance(core, StreamNode):
+            return None
+        remedy = "write def, or yield in it" if core.is_async else "write def"
+        return f"async def without yield gives a coroutine, not {core}", remedy
+    if inspect.isasyncgenfunction(function):
+        if isinstance(core, StreamNode) and core.is_async:
+            return None
+        return f"async def with yield gives an AsyncIterator, not {result}", "annotate AsyncIterator[...]"
+    if inspect.isgeneratorfunction(function):
+        members = core.members if isinstance(core, UnionNode) else (core,)
+        if any(_takes_generator(bare(member)) for member in members):
+            return None
+        remedy = "write async def" if isinstance(core, StreamNode) else "annotate Iterator[...]"
+        return f"def with yield gives an Iterator, not {result}", remedy
+    return None
+
+
+def _takes_generator(node: Node) -> bool:
+    if isinstance(node, StreamNode):
+        return not node.is_async
+    return isinstance(node, CollectionNode) and node.kind == "Iterable"  # which travels whole
 
 
 def _parameter(data: object, reader: NodeReader) -> Parameter:
@@ -221,14 +265,18 @@ def _parameter(data: object, reader: NodeReader) -> Parameter:
             raise ValueError("a parameter is in no known form")
 
 
-def _check_callbacks(signature: Schema) -> None:
-    """Raises ValueError where a callback stands elsewhere than as the type of a parameter, or beside another."""
+def _check_companions(signature: Schema) -> None:
+    """Raises ValueError where a callback or a stream stands where none may: within a type, beside another."""
     seen: set[int] = set()  # parameters may share what they are made of
     for parameter in signature.parameters:
-        if misplaced_callback(parameter.node, parameter=True, seen=seen):
-            raise ValueError("a callback stands within a type, or beside another")
-    if misplaced_callback(signature.result, parameter=False, seen=seen):
-        raise ValueError("a callback stands in a result")
+        if found := misplaced_companion(parameter.node, parameter=True, seen=seen):
+            raise ValueError(f"{_sort(found)} stands within a type, or beside another")
+    if found := misplaced_companion(signature.result, result=True, seen=seen):
+        raise ValueError(f"{_sort(found)} stands in a result")
+
+
+def _sort(node: Companion) -> str:
+    return "a stream" if isinstance(node, StreamNode) else "a callback"
 
 
 def _check_order(parameters: tuple[Parameter, ...]) -> None:

@@ -8,9 +8,9 @@ from time import monotonic
 from typing import Any, Final, NamedTuple, final
 
 from typedrpc.agreement import Agreement, Question, Route, agree, agreement_of_equals, digest_of, proceed
+from typedrpc.call import get_call
 from typedrpc.codec import Payload
 from typedrpc.command import Command
-from typedrpc.dispatch import get_call
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, RpcError, UnknownCommand
 from typedrpc.failure import unpack_failure
 from typedrpc.peer import Peer

@@ -6,7 +6,6 @@ takes the time.
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
 from functools import partial
@@ -14,9 +13,10 @@ from time import monotonic
 from typing import Any, Final, final
 
 from typedrpc.agreement import Agreement, Route
+from typedrpc.call import get_call
 from typedrpc.codec import Payload, Segmented
 from typedrpc.command import Command
-from typedrpc.dispatch import get_call
+from typedrpc.deadlines import is_duration
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, DefinitionError, RpcError
 from typedrpc.peer import Peer
 from typedrpc.protocol import Outgoing, State
@@ -183,7 +183,7 @@ def check_timeout(timeout: float | None) -> None:
     Raises:
         ValueError: It is no number of seconds.
     """
-    if timeout is not None and not (math.isfinite(timeout) and 0 <= timeout <= LONGEST_WAIT):
+    if timeout is not None and not (is_duration(timeout) and timeout <= LONGEST_WAIT):
         raise ValueError(f"timeout must be None or a number of seconds from 0 up to a day, not {timeout!r}")
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar, cast,
 from typing_extensions import Unpack
 
 from typedrpc import transport
+from typedrpc.call import Call
 from typedrpc.command import BoundCommand, Command
-from typedrpc.dispatch import MAX_NESTING, Call, Dispatcher
+from typedrpc.dispatch import MAX_NESTING, Dispatcher
 from typedrpc.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -66,6 +67,7 @@ class Client(Hooked, Generic[EnteredT_co]):
         expose: Sequence[Service | FunctionService],
         max_depth: int,
         max_workers: int,
+        call_timeout: float | None,
         on_connect: Callable[[Peer], object] | None,
         on_disconnect: Callable[[Peer, ConnectionLost], object] | None,
         on_connect_failed: Callable[[RpcError], object] | None,
@@ -90,7 +92,7 @@ class Client(Hooked, Generic[EnteredT_co]):
         self._closed = False
         self._exposes = bool(expose)
         self._services = table.digests()
-        self._caller = RemoteCaller(repr(self), lambda deadline: self._current_link(deadline).agreements)
+        self._caller = RemoteCaller(repr(self), lambda deadline: self._current_link(deadline).agreements, call_timeout)
         self._entered: Any = self
         deadline = monotonic() + (CONNECT_TIME if timeout is None else timeout)
         try:
@@ -310,6 +312,7 @@ class ConnectOptions(TypedDict, total=False):
     max_calls: int
     max_depth: int
     max_workers: int
+    call_timeout: float | None
     on_connect: Callable[[Peer], object] | None
     on_disconnect: Callable[[Peer, ConnectionLost], object] | None
     on_connect_failed: Callable[[RpcError], object] | None
@@ -332,6 +335,7 @@ def connect(
     max_calls: int = MAX_CALLS,
     max_depth: int = MAX_NESTING,
     max_workers: int = MAX_WORKERS,
+    call_timeout: float | None = None,
     on_connect: Callable[[Peer], object] | None = None,
     on_disconnect: Callable[[Peer, ConnectionLost], object] | None = None,
     on_connect_failed: Callable[[RpcError], object] | None = None,
@@ -356,6 +360,8 @@ def connect(
         max_calls: Calls of the server that may be in flight at a time.
         max_depth: Calls that may be nested in each other; further ones are refused with ``NestedTooDeep``.
         max_workers: Threads that may be lent where handlers, and callbacks of futures, take their time.
+        call_timeout: Seconds that a call may take where ``with_options(timeout=...)`` does not say; None for as long as
+            it takes. Calls whose result is a stream are not timed by it.
         on_connect: Called with the server as a ``Peer`` when the connection is made, before this returns. It may end
             the connection with ``peer.close(reason)``; then this raises ``ConnectFailed``.
         on_disconnect: Called with the peer, and the cause, when the connection is lost or closed.
@@ -371,6 +377,8 @@ def connect(
     """
     if timeout is not None and not 0 <= timeout <= transport.LONGEST_WAIT:
         raise ValueError(f"timeout must be None or a number of seconds from 0 up to a day, not {timeout!r}")
+    if call_timeout is not None and not 0 <= call_timeout <= transport.LONGEST_WAIT:
+        raise ValueError(f"call_timeout must be None or a number of seconds from 0 up to a day, not {call_timeout!r}")
     check_counts(max_depth=max_depth, max_workers=max_workers)
     return Client(
         contract if url is None else url,
@@ -380,6 +388,7 @@ def connect(
         expose=expose,
         max_depth=max_depth,
         max_workers=max_workers,
+        call_timeout=call_timeout,
         on_connect=on_connect,
         on_disconnect=on_disconnect,
         on_connect_failed=on_connect_failed,

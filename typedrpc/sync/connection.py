@@ -10,27 +10,31 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
+from typedrpc.batches import BatchRun
 from typedrpc.callbacks import ALL_CALLBACKS, Callbacks
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Closed, Event, Outcome, Outgoing, Released, Request, State
+from typedrpc.protocol import BatchRequest, Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
+from typedrpc.sync.apart import Apart
 from typedrpc.sync.calling import Calls
 from typedrpc.sync.fork import forsake_after_fork
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.room import Room
 from typedrpc.sync.router import Router
-from typedrpc.sync.tokens import CallWaiter, Token
-from typedrpc.sync.workers import Watcher, Workers
+from typedrpc.sync.sending import Streams
+from typedrpc.sync.tokens import Batch, CallWaiter, Token
+from typedrpc.sync.workers import QUICK_TICK, Watcher, Workers
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import Frame, Kind
 
@@ -81,9 +85,12 @@ class Connection:
         self._sock = sock
         self._state = threading.Lock()
         self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
+        self._abandoned: deque[Sequence[Batch]] = deque()  # of maps that nobody goes on with
         self._dropped = False  # a callback, which the peer is to be told
         self._failing: list[Token] = []
         self._torn = False
+        self._waker: transport.Waker | None = None
+        self._left_behind: deque[Callable[[], None]] = deque()
         self.callbacks = Callbacks()
         core.calls.kept = self.callbacks.groups
         self._on_end = on_end
@@ -98,7 +105,8 @@ class Connection:
             leave=self._dispose,
             helper=lambda body: runtime()[0].start(body),
         )
-        self.threads = HandlerThreads(
+        self.streams = Streams(self)
+        self.threads: HandlerThreads = HandlerThreads(
             core,
             self.role,
             self._writer,
@@ -112,6 +120,7 @@ class Connection:
             peer=peer,
             attended=attended,
             callbacks=self.callbacks,
+            run_apart=Apart(self, dispatcher, lambda: runtime()[0]).run,
         )
         self._room = Room(core, self._state, self.threads)
         self._router = Router(core, self.role, self.threads, self.callbacks)
@@ -129,7 +138,14 @@ class Connection:
         )
         self.call = self._calls.call
         self.submit = self._calls.submit
+        self.stand_in_line = self._room.stand_in_line
+        self.look_for_room = self._room.look_again
         self.notify = self._calls.notify
+        self.abort = self._calls.abort
+        self.open_stream = self._calls.open_stream
+        self.wait = self._calls.wait
+        self.send_batch = self._calls.send_batch
+        self.fetch = self._calls.fetch
         self._runtime = runtime
         forsake_after_fork(self)
 
@@ -181,6 +197,19 @@ class Connection:
                 self.interrupted(error)
             raise
 
+    def send(self, data: Outgoing) -> None:
+        """Send a frame, waiting for room in the pipe. Its buffers may change once this returns."""
+        try:
+            if not isinstance(data, bytes):
+                self._writer.write_parts(data)
+            elif not self._writer.write_whole(data):
+                self._writer.queue.append(data)
+                self._writer.flush()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self.interrupted(error)
+            raise
+
     def set_limit(self, max_message_size: int) -> None:
         """Change the size of the messages that are accepted, and tell the peer.
 
@@ -207,6 +236,30 @@ class Connection:
             self._dropped = True
             self._runtime()[1].poke(self)
 
+    def start_thread(self, body: Callable[[], None]) -> None:
+        """Run a function in a thread of its own. Raises ``RuntimeError`` where the system has no more."""
+        self._runtime()[0].start(body)
+
+    def prepare_watcher(self) -> None:
+        """Something may be left to the watcher within a finalizer, which cannot start it."""
+        self._runtime()[1].start()
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Have something done soon in the watcher's thread. May be called anywhere, as :meth:`drop_callback`."""
+        if not self.ended:
+            self._left_behind.append(action)
+            self._runtime()[1].poke(self)
+
+    def abandon(self, batches: Sequence[Batch]) -> None:
+        """A map is given up, after :meth:`HandlerThreads.stand_by`, with what is in flight of it.
+
+        May be called anywhere, within the garbage collector too.
+        """
+        # As above. The watcher does what has to be done.
+        if not self.ended:
+            self._abandoned.append(batches)
+            self._runtime()[1].poke(self)
+
     def watch(self) -> None:
         """Have the watcher look: calls have deadlines."""
         self._runtime()[1].watch(self)
@@ -214,7 +267,7 @@ class Connection:
     @property
     def waiting_frames(self) -> int:
         """Frames that wait to be written."""
-        return len(self._writer.queue)
+        return self._writer.frames
 
     @property
     def waiting_bytes(self) -> int:
@@ -286,6 +339,10 @@ class Connection:
             token.fail(self, self.core.lost())
             with contextlib.suppress(ValueError):
                 self._failing.remove(token)
+        self.core.end_all_flows()  # only now: who takes from one is to find why
+        for handled in tuple(self.core.handled.values()):
+            if handled is not None and not handled.why_cancelled:
+                handled.cancel("its caller has left")
         self.threads.end()
         if (on_end := self._on_end) is not None:
             on_end(self)
@@ -297,7 +354,10 @@ class Connection:
         if self.role.try_take():
             if self._writer.try_take_pen():
                 self._sock.close()
+                if self._waker is not None:
+                    self._waker.close()
                 self.core.reader.discard()
+                self._writer.discard()
             else:
                 self.role.token.append(True)
 
@@ -309,12 +369,17 @@ class Connection:
         self._calls.forsake(self._state)
         self.core.close(ConnectionLost("the connection was made before a fork, and is the parent's"))
         self.role.token.clear()
+        self.core.forsake_flows()
         for token in self.core.calls.calls.values():
             if isinstance(token, CallWaiter):  # perhaps the very thread that forked, in what its call called back
                 token.error, token.done = self.core.lost(), True
+            elif isinstance(token, Batch):
+                token.end(self.core.lost())
         for part in (self._writer, self.threads, self._router, self.callbacks):
             part.forsake()
         self._sock.close()
+        if self._waker is not None:
+            self._waker.close()
         if self._on_forsaken is not None:
             self._on_forsaken()
 
@@ -348,12 +413,29 @@ class Connection:
             # The watcher sleeps while somebody reads. Now it may be that nobody does although somebody has to.
             self._runtime()[1].watch(self)
 
-    def read(self, deadline: float | None = None) -> list[Event[Token]]:
-        """Read once; the role is held. Empty when the deadline passed first."""
+    def get_waker(self) -> transport.Waker | None:
+        """What ends the wait of a thread that reads and may be told to stop; None if there are no descriptors.
+
+        The role is held: who gives it up last closes the waker with the socket.
+        """
+        if self._waker is None:
+            with contextlib.suppress(OSError):
+                self._waker = transport.Waker()
+        return self._waker
+
+    def wake_reader(self) -> None:
+        """A thread that waits for something of its own, and may read meanwhile, is to look at once."""
+        if self._waker is not None:  # where it is made only now, its maker looks afterwards
+            self._waker.set()
+
+    def read(self, deadline: float | None = None, waker: transport.Waker | None = None) -> list[Event[Token]]:
+        """Read once; the role is held. Empty when the deadline passed first, or the waker was set."""
         core, sock = self.core, self._sock
         try:
-            if deadline is not None and not transport.wait(sock, read=True, timeout=deadline - monotonic()):
-                return []
+            if deadline is not None or waker is not None:
+                left = None if deadline is None else deadline - monotonic()
+                if not transport.wait(sock, read=True, timeout=left, waker=waker):
+                    return []
             count = sock.recv_into(core.reader.get_buffer())
         except BlockingIOError:  # pragma: no cover  # where sockets do not block
             transport.wait(sock, read=True)
@@ -390,6 +472,8 @@ class Connection:
                     self._withdraw_unseen(event.frame)
                 event.token.complete(self, event.frame)
             elif isinstance(event, Request):
+                if type(event) is BatchRequest:
+                    event.progress = BatchRun(core, event)
                 if event.extras is not NO_EXTRAS and self._router.deliver(event):
                     continue
                 if self.threads.attended:
@@ -398,6 +482,8 @@ class Connection:
                     queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
                 elif event.origin:
                     queue.append(core.release(event.origin, ALL_CALLBACKS))
+            elif isinstance(event, GivenUp):
+                self._cancel(event.call)
             elif isinstance(event, Released):
                 self.callbacks.release(event.call, event.index)
             elif isinstance(event, Closed):
@@ -414,6 +500,15 @@ class Connection:
                 logger.warning("a peer that calls without reading the answers was cut off")
                 self.end(ConnectionLost("the peer calls without reading the answers"))
 
+    def _cancel(self, call: int) -> None:
+        """The peer has given up a call: stop what runs for it."""
+        handled = self.core.give_up(call)
+        if handled is not None and not handled.why_cancelled:
+            handled.cancel("its caller has given it up")
+        for inflow in tuple(self.core.inflows.get(call, {}).values()):
+            if not inflow.ended:
+                inflow.end(lost=True)
+
     def _withdraw_unseen(self, frame: Frame) -> None:
         """The peer says by these answers that it has not looked at the arguments, and has no callbacks of the call."""
         if frame.call in self.callbacks.groups and isinstance(
@@ -425,8 +520,13 @@ class Connection:
 
     def look(self, now: float) -> float | None:
         """See :class:`typedrpc.sync.workers.Watched`."""
+        while self._abandoned:
+            self._calls.give_up_all(self._abandoned.popleft())
+            self.threads.stand_down()
         with self._state:
             expired = self.core.calls.expire(now)
+            if expired:
+                self._room.give_up(len(expired))
             next_deadline = self.core.calls.next_deadline()
         if self._dropped:
             self._dropped = False
@@ -434,12 +534,17 @@ class Connection:
             if self.waiting_frames > MAX_UNASKED:
                 logger.warning("a peer that gives callbacks without reading that they are dropped was cut off")
                 self.end(ConnectionLost("the peer gives callbacks without reading that they are dropped"))
-        for token in expired:
+        for call, token in expired:
             token.fail(self, DeadlineExceeded("no answer in time"))
+            self._calls.give_up(call)
         if expired:
-            self._room.give_up(len(expired))
             self.threads.call_for_help()
+        while self._left_behind:
+            self._left_behind.popleft()()
+        due = self.streams.flush()
         pause = self.threads.look_for_stall()
+        if due:
+            pause = QUICK_TICK
         if next_deadline is None:
             return pause
         left = max(0.0, next_deadline - now)

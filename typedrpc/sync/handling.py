@@ -20,13 +20,15 @@ from threading import get_ident
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
 
+from typedrpc.batches import BatchRun, Result
+from typedrpc.call import Call, enter_call, leave_call
 from typedrpc.callbacks import Callbacks
 from typedrpc.definition import FIRST_RESERVED_ID
-from typedrpc.dispatch import Call, Dispatcher, enter_call, leave_call
-from typedrpc.errors import ServerBusy
+from typedrpc.dispatch import Dispatcher
+from typedrpc.errors import CallCancelled, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
-from typedrpc.protocol import Outgoing, Protocol, Request
+from typedrpc.protocol import BatchRequest, Outgoing, Protocol, Request
 from typedrpc.sync.role import ReadRole
 from typedrpc.sync.workers import QUICK_TICK, QUICK_TICKS, TICK, Watched, Watcher, Workers
 from typedrpc.sync.writer import BATCH_SIZE, Writer, copied
@@ -36,6 +38,11 @@ from typedrpc.wire import payload_size
 logger = logging.getLogger("typedrpc")
 
 Work: TypeAlias = Request | Callable[[], None]
+
+RunApart: TypeAlias = Callable[[Request, Call, Callable[[], None], Callable[[Result], None] | None], None]
+
+LATER: Final[tuple[bytes, ...]] = ()
+"""In place of an answer: it will be sent by the handler's own thread or task."""
 
 HELD_BYTES: Final = 64 * 1024 * 1024
 """Bytes of requests, or four messages if that is more, that may come before those that came are handled."""
@@ -89,6 +96,7 @@ class HandlerThreads:
         peer: Peer,
         attended: bool,
         callbacks: Callbacks,
+        run_apart: RunApart,
     ) -> None:
         """
         Args:
@@ -105,6 +113,7 @@ class HandlerThreads:
             peer: The other end, for handlers.
             attended: Whether somebody has to read all the time; may be set later.
             callbacks: While this side has offered some, somebody has to read too.
+            run_apart: Runs a handler that takes a thread or a task of its own, see :mod:`typedrpc.sync.apart`.
         """
         self.ready: Final[deque[Work]] = deque()
         self.ended = False
@@ -140,6 +149,10 @@ class HandlerThreads:
         self._one_way = Series()
         self._in_series = 0  # requests that wait in a series, or for one thread
         self._in_series_bytes = 0
+        self._run_apart = run_apart
+        self._running_apart = 0  # handlers with a thread or a task of their own
+        self._standing_by = 0  # for threads that come back for outcomes, and may be long in coming
+        self._batches: Final[dict[BatchRun, bool]] = {}  # that are begun, and of which not all outcomes are sent
         self._in_line = 0  # requests that wait for their turn; their bytes count with those in a series
         # What the watcher saw last; counters of which only whether they move counts.
         self._handled = 0
@@ -196,12 +209,54 @@ class HandlerThreads:
         return not (request.call and parent and self._core.calls.get(parent) is not None)
 
     def _stand_in_line(self, turns: Turns, request: Request) -> None:
+        if type(request) is BatchRequest:
+            self._stand_in_line_with_batch(turns, request)
+            return
         with self._lock:
             self._in_line += 1
             self._in_series_bytes += _weight(request)
         go = partial(self._go, turns, request, monotonic())
         if turns.take(go):
             go()
+
+    def _stand_in_line_with_batch(self, turns: Turns, batch: BatchRequest) -> None:
+        """One call of a batch stands in line at a time: who came after it comes before the next one."""
+        while True:
+            with self._lock:
+                self._in_line += 1
+                self._in_series_bytes += _weight(batch)
+            if not turns.take(partial(self._go_from_line, turns, batch)):
+                return
+            if not self._go_with_batch(turns, batch) or batch.progress.is_taken:
+                return
+
+    def _go_from_line(self, turns: Turns, batch: BatchRequest) -> bool:
+        wanted = self._go_with_batch(turns, batch)
+        if wanted and not batch.progress.is_taken:
+            self._stand_in_line_with_batch(turns, batch)
+        return wanted
+
+    def _go_with_batch(self, turns: Turns, batch: BatchRequest) -> bool:
+        """It is the turn of the next call of a batch. Returns whether it is still to be run."""
+        wanted = not self.ended
+        if wanted:
+            self.ready.append(partial(self._run_part_in_turn, turns, batch, batch.progress.take()))
+        with self._lock:  # after it was added, as in `_go`
+            self._in_line -= 1
+            self._in_series_bytes -= _weight(batch)
+        if not wanted:
+            self._look_whether_over()
+        elif get_ident() not in self._idents:
+            self._attach_further()
+        return wanted
+
+    def _run_part_in_turn(self, turns: Turns, batch: BatchRequest, index: int) -> None:
+        is_apart = False
+        try:
+            is_apart = self._run_part(batch, index, done=turns.give_back) is LATER
+        finally:
+            if not is_apart:
+                turns.give_back()
 
     def _go(self, turns: Turns, request: Request, since: float) -> bool:
         """It is the turn of a request. Returns whether it is still to be run."""
@@ -238,12 +293,125 @@ class HandlerThreads:
                 self._runtime()[1].watch(self._watched)  # which tries again
 
     def _run_in_turn(self, turns: Turns, request: Request) -> None:
+        answer: Outgoing | None = None
         try:
-            answer, _ = self._handle(request)
+            answer, _ = self._handle(request, done=turns.give_back)
         finally:
-            turns.give_back()
-        if answer is not None and (self.ready or not self._writer.write_whole(answer)):
+            if answer is not LATER:
+                turns.give_back()
+        if answer is not None and answer is not LATER and (self.ready or not self._writer.write_whole(answer)):
             self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
+
+    # Batches
+
+    def _run_next(
+        self, batch: BatchRequest, *, nested: bool = False, done: Callable[[], None] | None = None
+    ) -> BaseException | tuple[bytes, ...] | None:
+        """Run the next call of a batch, which this thread has to itself meanwhile; see `_run_part`."""
+        return None if self.ended else self._run_part(batch, batch.progress.take(), nested=nested, done=done)
+
+    def _run_batch(self, batch: BatchRequest) -> None:
+        """Run calls of a batch that was ready, as long as nothing else is.
+
+        While one runs the batch is ready again, so that others take its further calls.
+        """
+        ready, run = self.ready, batch.progress
+        while not self.ended:
+            self._handled += 1
+            index = run.take()
+            if index + 1 < run.count:
+                ready.append(batch)
+            self._run_part(batch, index)
+            try:
+                if ready[0] is not batch:
+                    return
+                work = ready.popleft()
+            except IndexError:  # it is done, or another thread has it
+                return
+            if work is not batch:
+                ready.appendleft(work)
+                return
+
+    def _run_part(
+        self, batch: BatchRequest, index: int, *, nested: bool = False, done: Callable[[], None] | None = None
+    ) -> BaseException | tuple[bytes, ...] | None:
+        """Run one call of a batch.
+
+        Args:
+            batch: The batch.
+            index: Which of its calls.
+            nested: Within a call of this thread's.
+            done: Called when the handler has ended, if it takes a thread or a task of its own.
+
+        Returns:
+            ``LATER`` if it does; otherwise what the handler raised, if that is no :class:`Exception`.
+        """
+        if self.ended:
+            return None  # nobody waits for it any more
+        run: BatchRun = batch.progress
+        if run.opened is None:
+            self._batches[run] = True
+            run.opened = self._dispatcher.open_batch(self._core, batch, self._peer, run.since)
+            if not self._core.begin(batch.call, run):
+                run.cancel("its caller has given it up")
+        interrupt: BaseException | None = None
+        if run.why_cancelled:
+            call: Call | bytes = pack_protocol_failure(CallCancelled(f"the caller gave it up: {run.why_cancelled}"))
+        else:
+            call = self._dispatcher.begin_part(run.opened, run.parts[index])
+        if isinstance(call, Call):
+            run.begun(call)
+            if call.row.apart:
+                with self._lock:
+                    self._running_apart += 1
+                self._run_apart(batch, call, partial(self._ended_apart, done), partial(self._settle, run, index, call))
+                return LATER
+            result, interrupt = self._result_of(call, nested=nested)
+            run.ended(call)
+        else:
+            result = (True, call)
+        if run.settle(index, result):
+            self._reply(run)
+            self._writer.make_room()
+        return interrupt
+
+    def _settle(self, run: BatchRun, index: int, call: Call, result: Result) -> None:
+        """A handler of a batch's call that took a thread or a task of its own has ended; must not wait."""
+        run.ended(call)
+        if run.settle(index, result):
+            self._reply(run)
+            self._writer.flush(monotonic())
+        elif not self._watched.watched:
+            self._runtime()[1].watch(self._watched)  # which sends it, if no other ends soon
+
+    def _result_of(self, call: Call, *, nested: bool) -> tuple[Result, BaseException | None]:
+        dispatcher, core = self._dispatcher, self._core
+        token = enter_call(call)
+        try:
+            value = call.function(*call.args, **call.kwargs)
+        except BaseException as error:
+            interrupt = None if isinstance(error, Exception) else error
+            raised_here = nested and interrupt is not None
+            return dispatcher.fail_part(core, call, error, raised_here=raised_here), interrupt
+        finally:
+            leave_call(token)
+        try:
+            return dispatcher.finish_part(core, call, value), None
+        except BaseException as error:  # its generator ends a program, or a signal does
+            return dispatcher.fail_part(core, call, error, raised_here=nested), error
+
+    def _reply_to_all(self) -> None:
+        """Queue what is known of all batches: whoever would have done so next may be long in coming."""
+        for run in tuple(self._batches):
+            self._reply(run)
+
+    def _reply(self, run: BatchRun) -> None:
+        """Queue what is known of a batch's outcomes, in order."""
+        if run.reply(self._queue_reply):
+            self._batches.pop(run, None)
+
+    def _queue_reply(self, data: Outgoing) -> None:
+        self._writer.queue.append(data if isinstance(data, bytes) else copied(data))
 
     def hold(self, request: Request) -> None:
         """A one-way call came that waits for one thread: it counts as one that waits in a series."""
@@ -274,6 +442,23 @@ class HandlerThreads:
         """An expected outcome will not come after all, or has been dealt with."""
         with self._lock:
             self._pending -= 1
+            self._recount()
+
+    def stand_by(self) -> None:
+        """Outcomes will come for a thread that may be elsewhere then: from now on somebody reads while it does not.
+
+        It reads faster for itself: so nobody is attached before it has been away for a tick or two.
+        """
+        with self._lock:
+            self._standing_by += 1
+            self._recount()
+        if not (self._watched.watched or self.ended):
+            self._runtime()[1].watch(self._watched)
+
+    def stand_down(self) -> None:
+        """The opposite of :meth:`stand_by`."""
+        with self._lock:
+            self._standing_by -= 1
             self._recount()
 
     def look_again(self) -> None:
@@ -346,7 +531,7 @@ class HandlerThreads:
             return
         with self._lock:
             # In this order: who takes what is ready counts itself busy first.
-            if self._in_line or self.ready or self.busy:
+            if self._in_line or self.ready or self.busy or self._running_apart:
                 return
             self._over = True
             function, self._on_over = self._on_over, None
@@ -369,7 +554,8 @@ class HandlerThreads:
             return self._is_idle()
 
     def _is_idle(self) -> bool:
-        return self.ended or not (self.busy or self.ready or self._core.running or not self._writer.idle)
+        at_work = self.busy or self.ready or self._running_apart or self._core.running
+        return self.ended or not (at_work or not self._writer.idle)
 
     def attach(self) -> None:
         """Attach a thread, unless there is one that does not wait for a nested call."""
@@ -462,7 +648,7 @@ class HandlerThreads:
 
     def _needs_reader(self) -> bool:
         """Whether somebody has to read although no thread waits for a reply."""
-        return self.attended or self._pending > 0 or bool(self._callbacks.groups)
+        return self.attended or self._pending > 0 or self._standing_by > 0 or bool(self._callbacks.groups)
 
     def step_aside(self) -> bool:
         """This thread begins to wait for a nested call of its own: what is ready is for others.
@@ -531,10 +717,17 @@ class HandlerThreads:
                 except IndexError:  # handed to others, as the connection has ended
                     break
                 self._handled += 1
+                if type(request) is BatchRequest:
+                    raised = self._run_next(request, nested=True)
+                    if not request.progress.is_taken:
+                        work.appendleft(request)
+                    if isinstance(raised, BaseException):
+                        return raised
+                    continue
                 answer, interrupt = self._handle(request, nested=True)
                 if not request.call:
                     self.let_go(request)
-                if answer is not None and not writer.write_whole(answer):
+                if answer is not None and answer is not LATER and not writer.write_whole(answer):
                     if isinstance(answer, bytes):
                         writer.queue.append(answer)
                         writer.flush()
@@ -544,6 +737,9 @@ class HandlerThreads:
                     return interrupt
             return None
         finally:
+            if self._batches:
+                self._reply_to_all()
+                writer.flush()
             self.busy.pop()
             if self.ended or self._draining:
                 self._say_done()
@@ -570,9 +766,14 @@ class HandlerThreads:
                     work = ready.popleft()
                 except IndexError:  # another thread was quicker
                     break
+                if isinstance(work, BatchRequest):
+                    self._run_batch(work)
+                    continue
                 self._handled += 1
                 if isinstance(work, Request):
                     answer, _ = self._handle(work)
+                    if answer is LATER:
+                        continue
                     # What is ready together leaves together: only the last answer is written at once.
                     if answer is not None and (ready or not writer.write_whole(answer)):
                         if isinstance(answer, bytes):
@@ -587,6 +788,8 @@ class HandlerThreads:
                             queued = 0
                 else:
                     work()
+            if self._batches:
+                self._reply_to_all()
             if writer.queue:
                 writer.flush()
         finally:
@@ -594,14 +797,27 @@ class HandlerThreads:
             if self.ended or self._draining:
                 self._say_done()
 
-    def _handle(self, request: Request, *, nested: bool = False) -> tuple[Outgoing | None, BaseException | None]:
-        """Run a request: the answer, and what a handler raised that is no :class:`Exception`."""
+    def _handle(
+        self, request: Request, *, nested: bool = False, done: Callable[[], None] | None = None
+    ) -> tuple[Outgoing | None, BaseException | None]:
+        """Run a request: the answer, and what a handler raised that is no :class:`Exception`.
+
+        Args:
+            request: What to run.
+            nested: Within a call of this thread's.
+            done: Called when the handler has ended, if the answer is ``LATER``.
+        """
         dispatcher, core = self._dispatcher, self._core
         if self.ended and (request.call or self._is_over()):
             return None, None  # nobody waits for it any more; one-way calls that came in time are run
         call = dispatcher.begin(core, request, self._peer)
         if not isinstance(call, Call):
             return call, None
+        if call.row.apart:
+            with self._lock:
+                self._running_apart += 1
+            self._run_apart(request, call, partial(self._ended_apart, done), None)
+            return LATER, None
         token = enter_call(call)
         try:
             result = call.function(*call.args, **call.kwargs)
@@ -616,27 +832,61 @@ class HandlerThreads:
         except BaseException as error:  # its generator ends a program, or a signal does
             return dispatcher.fail(core, request, call, error, raised_here=nested), error
 
+    def _ended_apart(self, done: Callable[[], None] | None) -> None:
+        """A handler that ran apart has ended, and its answer is on its way."""
+        try:
+            if done is not None:
+                done()
+        finally:
+            with self._lock:
+                self._running_apart -= 1
+            if self.ended or self._draining:
+                self._say_done()
+
     def _run_series(self, series: Series) -> None:
         """Do the first of what waits in a series, and come back for the next."""
         work = series.waiting.popleft()
+        answer: Outgoing | None = None
         try:
             if not isinstance(work, Request):
                 work()
                 return
-            answer, _ = self._handle(work)
-            if answer is not None:
+            if type(work) is BatchRequest:
+                go_on = partial(self._go_on, series, work, elsewhere=True)
+                answer = LATER if self._run_next(work, done=go_on) is LATER else None
+                return
+            answer, _ = self._handle(work, done=partial(self._go_on, series, work, elsewhere=True))
+            if answer is not None and answer is not LATER:
                 self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
         finally:
-            turns = self._turns
-            if turns is not None and series is self._one_way and _of_a_service(work):
-                turns.give_back()
-            with self._lock:
+            if answer is not LATER:
+                self._go_on(series, work)
+
+    def _go_on(self, series: Series, work: Work, *, elsewhere: bool = False) -> None:
+        """What was first in a series is done: it is the turn of the next.
+
+        Args:
+            series: The series.
+            work: What was first.
+            elsewhere: Not in an attached thread.
+        """
+        turns = self._turns
+        if turns is not None and series is self._one_way and _of_a_service(work):
+            turns.give_back()
+        again = isinstance(work, BatchRequest) and not (work.progress.is_taken or self.ended)
+        with self._lock:
+            if again:
+                series.waiting.appendleft(work)
+            else:
                 self._in_series -= 1
                 self._in_series_bytes -= _weight(work)
-                if series.waiting:
-                    self.ready.append(partial(self._run_series, series))
-                else:
-                    series.running = False
+            if series.waiting:
+                self.ready.append(partial(self._run_series, series))
+            else:
+                series.running = False
+        if elsewhere and self.ready:
+            with contextlib.suppress(RuntimeError):  # there are no threads now; the watcher tries again
+                self.call_for_help()
 
     # In the watcher's thread
 
@@ -651,11 +901,12 @@ class HandlerThreads:
         progress, handled = self._role.progress, self._handled
         moved, handling = progress != self._seen_progress, handled != self._seen_handled
         self._seen_progress, self._seen_handled = progress, handled
-        if not handling and self._writer.queue:
+        if not handling and (self._batches or self._writer.queue):
             # Answers that were to leave together with that of a handler which takes its time.
+            self._reply_to_all()
             self._writer.flush(monotonic())
         if not self._role.free and not self.ready:
-            return TICK if moved or self._writer.queue else None
+            return TICK if moved or self._writer.queue or (handling and self._batches) else None
         if self.unattended and self._role.free and (self.ready or not moved):
             if self.has_room():
                 self._try_to_attach()
@@ -708,7 +959,11 @@ class HandlerThreads:
                 with contextlib.suppress(ValueError):  # just taken by a thread
                     self.ready.remove(work)
                     error = ServerBusy("no thread is left for a call that is nested in another one; raise max_workers")
-                    self._writer.queue.append(self._core.failure(work, pack_protocol_failure(error)))
+                    if type(work) is BatchRequest:
+                        work.progress.settle_rest((True, pack_protocol_failure(error)))
+                        self._reply(work.progress)
+                    else:
+                        self._writer.queue.append(self._core.failure(work, pack_protocol_failure(error)))
         self._writer.flush(monotonic())
 
     def _run_lent(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,6 +13,8 @@ from typedrpc.sync.fork import forsake_after_fork
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
+
+logger = logging.getLogger("typedrpc")
 
 CHECK_TIME: Final = 1.0
 """Seconds after which a thread that waits for a coroutine looks whether its loop still runs."""
@@ -30,8 +33,13 @@ class _KeptLoop:
 
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="typedrpc-loop", daemon=True).start()
+                loop = asyncio.new_event_loop()
+                try:
+                    threading.Thread(target=_run, args=(loop,), name="typedrpc-loop", daemon=True).start()
+                except BaseException:  # nobody runs it: whoever comes next tries again
+                    loop.close()
+                    raise
+                self._loop = loop
             return self._loop
 
     def forsake(self) -> None:
@@ -40,7 +48,21 @@ class _KeptLoop:
         self._loop = None
 
 
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop for good: neither ``loop.stop()`` nor a task that would end a program ends it for all others."""
+    while True:
+        try:
+            loop.run_forever()
+        except BaseException:
+            logger.exception("a task on the event loop for async handlers would have ended the program")
+
+
 _kept: Final = _KeptLoop()
+
+
+def kept_loop() -> asyncio.AbstractEventLoop:
+    """The event loop that this process keeps, in a thread of its own, for what is ``async`` and has no other."""
+    return _kept.get()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -5,7 +5,8 @@ The invariants, each of which a hang taught somebody:
 1. Only the holder gives the role up, and :meth:`ReadRole.release` is the only way.
 2. Parking: enter ``parked``, then look again whether there is still a reason to sleep, then sleep.
 3. Who wakes a parked thread must have won its removal from ``parked``; a thread that cannot remove itself any more is
-   being woken, and takes that wake.
+   being woken, and goes on when ``roused`` says that all was said. A bare wake, which says nothing, may come at any
+   time.
 4. Releasing: put the role back, then look at ``parked``: whoever leaves the role free and somebody parked wakes one.
 5. The role is handed over locked: the thread that is woken with ``leads`` set already has it.
 """
@@ -17,13 +18,24 @@ from typing import Any, Final, final
 
 from typedrpc.transport import LONGEST_WAIT
 
+WORD_TIME: Final = 1.0
+"""Seconds after which somebody who has begun to wake a thread, and does not go on, was interrupted in between."""
+
+_SLICES: Final = 50
+"""In so many parts, as time also passes while the whole process is stopped."""
+
 
 class Waiter:
     """One thread that may sleep until another has something for it."""
 
-    __slots__ = ("done", "leads", "roused", "wake", "work")
+    __slots__ = ("abortable", "done", "leads", "roused", "wake", "work")
 
-    def __init__(self) -> None:
+    def __init__(self, *, abortable: bool = False) -> None:
+        """
+        Args:
+            abortable: Another thread may end the wait while this one reads.
+        """
+        self.abortable = abortable
         self.work: Final[deque[Any]] = deque()
         """What only this thread may do, before what it waits for is looked at."""
         self.done = False
@@ -75,7 +87,7 @@ class ReadRole:
         for waiter in tuple(self.parked):
             if self.parked.pop(waiter, False):
                 waiter.leads = waiter.roused = True
-                waiter.wake.release()
+                _wake(waiter)
                 return True
         return False
 
@@ -83,15 +95,17 @@ class ReadRole:
         """Wake this thread if it is parked. Returns whether it was."""
         if self.parked.pop(waiter, False):
             waiter.roused = True
-            waiter.wake.release()
+            _wake(waiter)
             return True
         return False
 
     def rouse_for_good(self, waiter: Waiter) -> None:
-        """Wake this thread, also if one that was interrupted took it out of ``parked``: nobody is to park any more."""
+        """Wake this thread, also if one that was interrupted took it out of ``parked``.
+
+        If that one was not interrupted, what it has to say, such as that the role was handed over, is waited for.
+        """
         if not self.rouse(waiter):
-            with contextlib.suppress(RuntimeError):  # not asleep
-                waiter.wake.release()
+            _wake(waiter)
 
     def park(self, waiter: Waiter, timeout: float | None) -> bool:
         """Sleep until roused or handed the role; return at once when the role is free or there is a reason to look.
@@ -106,18 +120,31 @@ class ReadRole:
             if (waiter.done or waiter.work or self.token) and self.parked.pop(waiter, False):
                 return True
             if waiter.wake.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, LONGEST_WAIT))):
+                if not waiter.roused and not self.parked.pop(waiter, False):
+                    _await_word(waiter)
                 return True
             if self.parked.pop(waiter, False):
                 return False
-            waiter.wake.acquire()
+            _await_word(waiter)
             return True
         except BaseException:
             # An exception of a signal handler. Being woken already, the thread may have been given the role.
             if not self.parked.pop(waiter, False):
-                # Not all was said yet: the wake, which comes then, was not taken either.
-                if not waiter.roused:
-                    waiter.wake.acquire(timeout=1.0)
+                _await_word(waiter)
                 if waiter.leads:
                     waiter.leads = False
                     self.release()
             raise
+
+
+def _wake(waiter: Waiter) -> None:
+    with contextlib.suppress(RuntimeError):  # a bare wake has come already, and was not taken yet
+        waiter.wake.release()
+
+
+def _await_word(waiter: Waiter) -> None:
+    """Another thread has taken this one out of ``parked``: return when it has said why, if it ever does."""
+    for _ in range(_SLICES):
+        if waiter.roused:
+            return
+        waiter.wake.acquire(timeout=WORD_TIME / _SLICES)

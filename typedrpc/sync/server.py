@@ -12,8 +12,9 @@ from typing_extensions import Unpack
 
 from typedrpc import transport
 from typedrpc.admission import Admission, Answer, WhenFull
+from typedrpc.call import Call, handled_by
 from typedrpc.command import Command
-from typedrpc.dispatch import MAX_NESTING, Call, Dispatcher, handled_by
+from typedrpc.dispatch import MAX_NESTING, Dispatcher
 from typedrpc.errors import ConnectionLost, ProtocolError, RpcError, ServerBusy
 from typedrpc.factories import Servable, sort_out
 from typedrpc.hooks import CallOutcome, Hooked

@@ -72,6 +72,9 @@ class Workers:
         self._closed = False
         self._exhausted = False  # and the log says so
         self._threads: set[threading.Thread] = set()
+        self._tasks = 0
+        self.loop_thread: int | None = None
+        """The thread that runs tasks, by its ident."""
 
     def start(self, body: Callable[[], None]) -> None:
         """Run ``body`` in a thread of its own, beyond the limit.
@@ -113,9 +116,11 @@ class Workers:
             self._work_or_end.notify()
             return
 
+        first = [job]
+
         def run() -> None:
             try:
-                self._serve(job)
+                self._serve(first.pop())
             finally:
                 with self._lock:
                     self._threads.discard(thread)
@@ -129,21 +134,22 @@ class Workers:
             self._threads.discard(thread)
             raise
 
-    def _serve(self, first: "_Job") -> None:
-        job: _Job | None = first
+    def _serve(self, job: "_Job | None") -> None:
         while job is not None:
+            lent = job.lent
             try:
                 job.body()
             except BaseException:
                 with self._lock:
-                    self._lent -= job.lent
+                    self._lent -= lent
                 raise
-            job = self._next(job)
+            job = None  # what it has done is not kept while it waits for more
+            job = self._next(lent)
 
-    def _next(self, done: "_Job") -> "_Job | None":
+    def _next(self, lent: bool) -> "_Job | None":
         with self._lock:
             # Counted out and idle in one step: who lends in between would start a further thread.
-            self._lent -= done.lent
+            self._lent -= lent
             self._idle += 1
             try:
                 if not self._waiting and not self._closed:
@@ -152,8 +158,20 @@ class Workers:
             finally:
                 self._idle -= 1
 
+    def task_began(self) -> None:
+        """A task on an event loop works for a connection too."""
+        with self._lock:
+            self._tasks += 1
+
+    def task_ended(self) -> None:
+        """It has ended."""
+        with self._lock:
+            self._tasks -= 1
+            if self._closed:
+                self._work_or_end.notify_all()
+
     def close(self, timeout: float) -> int:
-        """Wait until all threads have ended, except the calling one.
+        """Wait until all threads have ended, except the calling one, and all tasks.
 
         Args:
             timeout: Seconds to wait at most.
@@ -168,7 +186,10 @@ class Workers:
         deadline = monotonic() + timeout
         for thread in threads:
             thread.join(max(0.0, deadline - monotonic()))
-        return sum(thread.is_alive() for thread in threads)
+        with self._lock:
+            if threading.get_ident() != self.loop_thread:  # otherwise one of them waits here
+                self._work_or_end.wait_for(lambda: not self._tasks, max(0.0, deadline - monotonic()))
+            return sum(thread.is_alive() for thread in threads) + self._tasks
 
 
 class Watched(Protocol):
@@ -204,16 +225,30 @@ class Watcher:
 
     def watch(self, connection: Watched) -> None:
         """Look at a connection from now on, until its ``look`` says that it is not needed."""
-        with self._lock:
-            if self._closed:
-                return
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                thread.start()
-                self._thread = thread
-            connection.watched = True
-            self._arrived.append(connection)
-        self._rouse()
+        try:
+            with self._lock:
+                if self._closed:
+                    return
+                self._start()
+                connection.watched = True
+                self._arrived.append(connection)
+            self._rouse()
+        except BaseException:  # of a signal handler, perhaps: nobody may rely on a look that does not come
+            connection.watched = False
+            raise
+
+    def start(self) -> None:
+        """Start the thread, if it does not run."""
+        if self._thread is None:
+            with self._lock:
+                if not self._closed:
+                    self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread
 
     def poke(self, connection: Watched) -> None:
         """Look at a connection that was watched before. May be called anywhere, within a finalizer too."""

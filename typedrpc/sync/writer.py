@@ -3,6 +3,8 @@
 Append first, then try the pen; whoever lays it down looks at the queue once more. So no byte waits for a thread that
 does not know of it, and no thread waits for another's write. Whoever finds the pipe full while nobody reads, reads
 meanwhile: two ends that send to each other always make way.
+
+Large messages leave in pieces, which take turns with what is queued meanwhile: see :mod:`typedrpc.lanes`.
 """
 
 import contextlib
@@ -16,9 +18,10 @@ from typing import Final, final
 
 from typedrpc import transport
 from typedrpc.errors import ConnectionLost
+from typedrpc.lanes import Lanes, is_large, size_of
 from typedrpc.protocol import Outgoing
 from typedrpc.sync.role import ReadRole
-from typedrpc.wire import Buffer
+from typedrpc.wire import CHUNK_SIZE, Buffer
 
 logger = logging.getLogger("typedrpc")
 
@@ -34,9 +37,22 @@ QUEUED_FRAMES: Final = 4096
 STALL_TIME: Final = 60.0
 """Seconds without a byte going out after which a peer that does not read is cut off."""
 
+CUT_FROM: Final = CHUNK_SIZE
+"""Bytes from which on a frame in one buffer is looked at, whether it is to leave in pieces."""
+
 MIN_LOOK: Final = 0.02
 MAX_LOOK: Final = 1.0
 """Seconds after which who waits for room looks whether another thread still reads."""
+
+
+class _Rest(tuple[Buffer, ...]):
+    """What is left of a write that was cut, which is no whole frame. Only ever the first in the queue.
+
+    It may be empty: then it stands for the messages that are on their way in pieces, where the pen is free although
+    they are not complete.
+    """
+
+    __slots__ = ()
 
 
 @final
@@ -44,7 +60,8 @@ class Writer:
     """The writing half of a connection.
 
     Attributes:
-        queue: What waits, whole frames in order; appending is a single operation on a deque.
+        queue: What waits, whole frames in order, after the rest of a write that was cut; appending is a single
+            operation on a deque. Where the pen is free and the queue is empty, nothing waits in the lanes either.
         pen: A try-lock, as the read role's token is. Its holder alone sends.
     """
 
@@ -53,6 +70,7 @@ class Writer:
         "_end",
         "_helper",
         "_laid_down",
+        "_lanes",
         "_leave",
         "_may_read_ahead",
         "_read_ahead",
@@ -100,6 +118,7 @@ class Writer:
         self._laid_down = threading.Condition()
         self._crowd = 0  # threads that wait for the pen to be laid down
         self._helper = helper
+        self._lanes = Lanes()  # belongs to who has the pen
 
     @property
     def idle(self) -> bool:
@@ -119,11 +138,17 @@ class Writer:
         Returns:
             False when nothing of it was written, and it is still to be queued.
         """
-        if type(data) is not bytes or self.queue:
+        if type(data) is not bytes or len(data) > CUT_FROM:
             return False
         try:
             self.pen.pop()
         except IndexError:
+            return False
+        # Looked at with the pen in hand: who had it may just have left the rest of a frame.
+        if self.queue:
+            self.pen.append(True)
+            if self._crowd or self.ended:
+                self._lay_down()
             return False
         count = 0
         try:
@@ -134,10 +159,10 @@ class Writer:
                 raise
             # A full pipe, or a broken one: dealt with by who writes what is queued.
         if 0 < count < len(data):
-            self.queue.appendleft((memoryview(data)[count:],))
+            self.queue.appendleft(_Rest((memoryview(data)[count:],)))
         self.pen.append(True)
         if self.queue:
-            self.flush(deadline, leading=leading)
+            self.flush(deadline, leading=leading, patient=False)
         elif self._crowd or self.ended:
             self._lay_down()
         return count > 0
@@ -160,60 +185,91 @@ class Writer:
             self.flush(deadline, leading=leading)
 
     def flush(
-        self, deadline: float | None = None, *, leading: bool = False, last: bool = False, held: bool = False
+        self,
+        deadline: float | None = None,
+        *,
+        leading: bool = False,
+        last: bool = False,
+        held: bool = False,
+        patient: bool = True,
     ) -> None:
         """Write what waits, unless another thread is at it. Past the deadline the rest is left to a thread of its own.
 
         Args:
             deadline: When to stop waiting for room in the pipe.
-            leading: Whether this thread holds the read role.
+            leading: Whether this thread holds the read role. Then it is not patient either.
             last: Whether the connection ends next, and the rest with it.
             held: Whether this thread has the pen already.
+            patient: Whether this thread has time for large messages. One that has not leaves them to a thread of their
+                own too: they are not its own, and may take longer than what it waits for. Nor has one whose deadline
+                has passed, such as an event loop's.
         """
+        patient = patient and not leading and (deadline is None or monotonic() < deadline)
         while held or (self.queue and self.try_take_pen()):
             held = False
             rest: list[Buffer] = []
+            cut = False
             try:
-                while not rest and (buffers := self._take()):
+                while not cut and not self.ended and (buffers := self._take()):
                     rest = self._write(buffers, deadline, leading)
-                if rest:
+                    cut = bool(rest) or (self._lanes.busy and not patient)
+                if cut:
                     rest = [*copied(rest)]
                     self._copy_waiting()
             except BaseException as error:
                 self._interrupted(error)
                 raise
             if self.ended:
-                self.queue.clear()
-                rest = []
-            if rest:
-                self.queue.appendleft(tuple(rest))
+                self._let_go()
+                cut = False
+            if cut:
+                self.queue.appendleft(_Rest(rest))
             self.pen.append(True)
             if self._crowd or self.ended:
                 self._lay_down()
-            if rest:
-                if not last:
-                    # Others may wait for answers to what stands behind the rest.
-                    self._leave_to_helper()
-                return
+            if cut:
+                # Others may wait for answers to what stands behind the rest.
+                if last or self._leave_to_helper(must=bool(rest)):
+                    return
+                patient = True
 
-    def _leave_to_helper(self) -> None:
+    def _leave_to_helper(self, *, must: bool) -> bool:
+        """Have a thread of its own write the rest. Returns False where there is none, and this one may as well."""
         try:
             self._helper(self.flush)
         except RuntimeError:  # nobody else may come by and write it
+            if not must:
+                return False
             logger.warning("no thread could be started to write to a peer: it was cut off")
             self._end(ConnectionLost("no thread could be started"))
+        return True
 
     @property
     def full(self) -> bool:
         """More than a fair amount waits to be written."""
-        return bool(self.queue) and (len(self.queue) > QUEUED_FRAMES or self.size() > QUEUED_BYTES)
+        if not self.queue and not self._lanes.held:
+            return False
+        return self.frames > QUEUED_FRAMES or self.size() > QUEUED_BYTES
+
+    @property
+    def frames(self) -> int:
+        """Frames that wait, without those that are on their way."""
+        return len(self.queue) + self._lanes.frames
+
+    def discard(self) -> None:
+        """The connection has ended, and the pen is held for good: let go of everything."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.queue.clear()
+        self._lanes.clear()
 
     def forsake(self) -> None:
         """See :mod:`typedrpc.sync.fork`: the lock may be held by a thread that is not here."""
         self.ended = True
         self._laid_down = threading.Condition()
         self.pen.clear()
-        self.queue.clear()
+        self._let_go()
 
     def make_room(self, deadline: float | None = None) -> None:
         """Write, and return when no more than a fair amount waits: for what the peer does not hold back by waiting.
@@ -243,7 +299,7 @@ class Writer:
 
     def wind_up(self) -> None:
         """The connection has ended: nothing is written any more, and nobody waits for it."""
-        self.queue.clear()
+        self.queue.clear()  # who has the pen, or takes it for good, lets go of the lanes
         with self._laid_down:
             self._laid_down.notify_all()
 
@@ -266,6 +322,8 @@ class Writer:
 
     def _take(self) -> list[Buffer]:
         """What to write next, in order, with small buffers joined; empty when there is nothing. The pen is held."""
+        if self._lanes.busy:
+            return self._take_turn()
         small: list[Buffer] = []
         size = 0
         while self.queue and size < BATCH_SIZE:
@@ -273,19 +331,50 @@ class Writer:
                 item = self.queue.popleft()
             except IndexError:  # emptied meanwhile, as the connection has ended
                 break
+            if type(item) is _Rest:
+                return [*item]
+            if (isinstance(item, tuple) or len(item) > CUT_FROM) and is_large(item):
+                self._lanes.admit(item)
+                return [*_joined(small), *self._lanes.take()]
             if isinstance(item, tuple):
-                # A frame in several buffers: the first is its head, the rest are not worth a copy.
-                head = b"".join([*small, item[0]]) if small else item[0]
-                return [head, *item[1:]]
+                return _joined(small, item)
             small.append(item)
             size += len(item)
-        return [b"".join(small)] if len(small) > 1 else small
+        return _joined(small)
+
+    def _take_turn(self) -> list[Buffer]:
+        """The same while large messages are on their way: what may pass them, and a piece of one."""
+        lanes = self._lanes
+        small: list[Buffer] = []
+        size = 0
+        with contextlib.suppress(IndexError):  # emptied meanwhile, as the connection has ended
+            while self.queue and isinstance(rest := self.queue[0], _Rest):
+                self.queue.popleft()
+                if rest:
+                    return [*rest]
+            while size < BATCH_SIZE and (lanes.free or self.queue):
+                if lanes.free:
+                    item = lanes.free.popleft()
+                else:
+                    item = self.queue.popleft()
+                    if not lanes.admit(item):
+                        continue
+                if isinstance(item, tuple):
+                    return _joined(small, item)
+                small.append(item)
+                size += len(item)
+        buffers = _joined(small)
+        # What is free goes before any piece, which may have waited for it.
+        if lanes.busy and not lanes.free:
+            buffers += lanes.take()
+        return buffers
 
     def _copy_waiting(self) -> None:
         """Let nothing wait that may be changed. The pen is held: nobody else takes anything out.
 
         Others only add, and what they add without the pen is a copy already.
         """
+        self._lanes.own(copied)
         with contextlib.suppress(IndexError):  # emptied meanwhile, as the connection has ended
             for index in range(len(self.queue)):
                 item = self.queue[index]
@@ -293,43 +382,39 @@ class Writer:
                     self.queue[index] = copied(item)
 
     def size(self) -> int:
-        """Bytes that wait; an estimate while others append."""
-        return sum(
-            sum(len(buffer) for buffer in item) if isinstance(item, tuple) else len(item) for item in self.queue.copy()
-        )
+        """Bytes that wait, without messages that are on their way; an estimate while others append."""
+        return self._lanes.held + sum(map(size_of, self.queue.copy()))
 
     def _write(self, buffers: list[Buffer], deadline: float | None, leading: bool) -> list[Buffer]:
         """Write buffers; the pen is held. Returns what is left when the deadline passed."""
         stalled_since = 0.0
         # A send waits for a moment where the pipe is full: not for who must not wait at all.
         flags = transport.DONT_WAIT if deadline is not None and monotonic() >= deadline else 0
-        for index, buffer in enumerate(buffers):
-            view = memoryview(buffer)
-            while view and not self.ended:
-                try:
-                    count = self._sock.send(view, flags)
-                except BlockingIOError:
-                    count = 0
-                except OSError as error:
-                    if not transport.is_of_socket(error):
-                        raise
-                    lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
-                    lost.__cause__ = error
-                    self._end(lost)
-                    return []
-                if count:
-                    view = view[count:]
-                    stalled_since = 0.0
-                    continue
-                now = monotonic()
-                if deadline is not None and now >= deadline:
-                    return [view, *buffers[index + 1 :]]
-                stalled_since = stalled_since or now
-                if now - stalled_since > STALL_TIME:
-                    logger.warning("a peer that read nothing for %g s was cut off", STALL_TIME)
-                    self._end(ConnectionLost(f"the peer read nothing for {STALL_TIME:g} s"))
-                    return []
-                self._await_room(leading, deadline, now - stalled_since)
+        while buffers and not self.ended:
+            try:
+                count = transport.send(self._sock, buffers, flags)
+            except BlockingIOError:
+                count = 0
+            except OSError as error:
+                if not transport.is_of_socket(error):
+                    raise
+                lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
+                lost.__cause__ = error
+                self._end(lost)
+                return []
+            if count or not len(buffers[0]):
+                buffers = _after(buffers, count)
+                stalled_since = 0.0
+                continue
+            now = monotonic()
+            if deadline is not None and now >= deadline:
+                return buffers
+            stalled_since = stalled_since or now
+            if now - stalled_since > STALL_TIME:
+                logger.warning("a peer that read nothing for %g s was cut off", STALL_TIME)
+                self._end(ConnectionLost(f"the peer read nothing for {STALL_TIME:g} s"))
+                return []
+            self._await_room(leading, deadline, now - stalled_since)
         return []
 
     def _await_room(self, leading: bool, deadline: float | None, stalled: float) -> None:
@@ -357,3 +442,19 @@ def copied(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
 
 def _copied(view: memoryview) -> Buffer:
     return memoryview(view) if type(view.obj) is bytes else bytes(view)
+
+
+def _joined(small: list[Buffer], frame: tuple[Buffer, ...] = ()) -> list[Buffer]:
+    """Small buffers in one, with the first of a frame in several: it is its head, the rest are not worth a copy."""
+    if frame:
+        return [b"".join([*small, frame[0]]) if small else frame[0], *frame[1:]]
+    return [b"".join(small)] if len(small) > 1 else small
+
+
+def _after(buffers: list[Buffer], count: int) -> list[Buffer]:
+    """What is left of buffers when so many bytes have been written."""
+    for index, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [memoryview(buffer)[count:], *buffers[index + 1 :]]
+        count -= len(buffer)
+    return []

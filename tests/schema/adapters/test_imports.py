@@ -6,6 +6,8 @@ from importlib.util import find_spec
 
 import pytest
 
+pytestmark = pytest.mark.unmeasured
+
 PROGRAM = """
 import sys
 {before}

@@ -1,6 +1,6 @@
 """What the checkers must say of calls through a proxy, in every call form."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import assert_type, reveal_type
 
@@ -91,6 +91,19 @@ def calls(caller: Caller) -> None:
     greeter.hello.map()  # E: call-arg, call-overload | reportCallIssue
     greeter.nothing.map([1])  # E: misc, arg-type | reportCallIssue, reportAttributeAccessIssue
 
+    # .map with the exceptions
+    assert_type(greeter.hello.map(["a", "b"], return_exceptions=True), Iterator[str | Exception])
+    assert_type(greeter.hello.map(["a", "b"], return_exceptions=False), Iterator[str])
+    assert_type(greeter.hello.map(["a", "b"], return_exceptions=bool(text)), Iterator[str | Exception])
+    assert_type(greeter.add.map([1, 2], range(2), return_exceptions=True), Iterator[int | Exception])
+    assert_type(greeter.three.map([1], ("a",), {1.5}, return_exceptions=True), Iterator[str | Exception])
+    assert_type(greeter.five.map([1], [2], [3], [4], [5], return_exceptions=True), Iterator[int | Exception])
+    assert_type(greeter.slow.map(["a"], return_exceptions=True), Iterator[str | Exception])
+    greeter.hello.map(["a"], return_exceptions=1)  # E: call-overload | reportArgumentType, reportCallIssue
+    greeter.hello.map(["a"], True)  # E: call-overload | reportArgumentType, reportCallIssue
+    greeter.hello.map([1], return_exceptions=True)  # E: call-overload, list-item | reportArgumentType, reportCallIssue
+    greeter.hello.map(["a"], exceptions=True)  # E: call-overload | reportCallIssue
+
     # .with_options
     assert_type(greeter.hello.with_options(timeout=0.5)("Robert"), str)
     assert_type(greeter.hello.with_options(timeout=None).submit("Robert"), Future[str])
@@ -99,6 +112,20 @@ def calls(caller: Caller) -> None:
     greeter.hello.with_options(1)  # E: call-arg, misc | reportCallIssue
     greeter.hello.with_options(time_out=1)  # E: call-arg | reportCallIssue
     greeter.hello.with_options(timeout=1)(1)  # E: arg-type | reportArgumentType
+    assert_type(greeter.hello.with_options(metadata={"a": "b", "c": b"d"})("Robert"), str)
+    assert_type(greeter.hello.with_options(metadata={}, on_metadata=print).call("Robert"), str)
+    seen: list[Mapping[str, str | bytes]] = []
+    tokens: dict[str, str] = {}
+    greeter.hello.with_options(metadata=tokens, on_metadata=seen.append, timeout=None)
+    greeter.hello.with_options(on_metadata=None)
+    greeter.hello.with_options(on_metadata=lambda reply: seen.append(reply))
+    greeter.hello.with_options(metadata={"a": 1})  # E: dict-item | reportArgumentType
+    greeter.hello.with_options(metadata={1: "a"})  # E: dict-item | reportArgumentType
+    greeter.hello.with_options(metadata="a")  # E: arg-type | reportArgumentType
+    greeter.hello.with_options(metadata=None)  # E: arg-type | reportArgumentType
+    greeter.hello.with_options(metadata=[("a", "b")])  # E: arg-type | reportArgumentType
+    greeter.hello.with_options(on_metadata=seen)  # E: arg-type | reportArgumentType
+    greeter.hello.with_options(on_metadata=seen.clear)  # E: arg-type | reportArgumentType
     greeter.hello.without_options()  # E: attr-defined | reportAttributeAccessIssue
 
     # A command without a proxy around it

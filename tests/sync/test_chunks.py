@@ -1,0 +1,136 @@
+"""Small calls pass large messages on the same connection, whatever stands still in the pipe."""
+
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from tests.support import PATIENCE, FakeServer, Gate, RawPeer, Running, Workshop, agree
+from typedrpc import ConnectionLost, Server, connect
+from typedrpc.codec import Segmented, pack_plain
+from typedrpc.sync.writer import Writer
+from typedrpc.wire import HEADER, Frame, Kind
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+MIB = 1 << 20
+LARGE = 15 * MIB
+
+
+def response(call: int, value: Any) -> bytes:
+    packed = pack_plain(value)
+    return HEADER.pack(len(packed), Kind.RESPONSE, 0, 0, call) + packed
+
+
+def size_of(frame: Frame) -> int:
+    return len(frame.payload.segments[0]) if isinstance(frame.payload, Segmented) else len(frame.payload)
+
+
+@pytest.fixture
+def queued(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Opened when a thread has left a frame to another one that is writing."""
+    gate, flush = Gate(), Writer.flush
+
+    def flush_and_look(writer: Writer, *args: Any, **options: Any) -> None:
+        flush(writer, *args, **options)
+        if writer.queue and not writer.pen:
+            gate.open()
+
+    monkeypatch.setattr(Writer, "flush", flush_and_look)
+    return gate
+
+
+def test_a_small_call_is_answered_before_a_large_request_is_complete(queued: Gate) -> None:
+    stuck, answered = Gate(), Gate()
+
+    def script(peer: RawPeer) -> None:
+        agree(peer)
+        peer.sock.recv(1, socket.MSG_PEEK)
+        stuck.open()
+        queued.wait()
+        small = peer.question()
+        assert small.command == Workshop.add.id
+        peer.send(response(small.call, 3))
+        answered.wait()
+        large = peer.question()
+        peer.send(response(large.call, size_of(large)))
+        peer.read_to_end()
+
+    with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
+        upload = Running(proxy.swallow, bytes(LARGE))
+        stuck.wait()
+        assert proxy.add(1, 2) == 3
+        assert not upload.done
+        answered.open()
+        assert upload.result() == LARGE
+
+
+def test_a_small_call_is_answered_before_a_large_response_is_complete(queued: Gate) -> None:
+    with (
+        Server(Workshop(), url="tcp://127.0.0.1:0") as server,
+        RawPeer.dial(server.url, receive_buffer=4096) as peer,
+    ):
+        peer.shake_hands()
+        peer.send_frame(Kind.REQUEST, Workshop.blob.id, 1, pack_plain([LARGE]))
+        assert peer.sock.recv(1, socket.MSG_PEEK)
+        peer.send_frame(Kind.REQUEST, Workshop.add.id, 3, pack_plain([1, 2]))
+        queued.wait()
+        small, large = peer.read_frame(), peer.read_frame()
+        assert (small.call, large.call) == (3, 1)
+        assert bytes(small.payload if not isinstance(small.payload, Segmented) else b"") == pack_plain(3)
+        assert size_of(large) == LARGE
+
+
+def test_one_way_calls_keep_their_order_beside_a_call_that_passes(queued: Gate) -> None:
+    stuck = Gate()
+    frames: list[Frame] = []
+
+    def script(peer: RawPeer) -> None:
+        agree(peer)
+        peer.sock.recv(1, socket.MSG_PEEK)
+        stuck.open()
+        queued.wait()
+        while len(frames) < 3:
+            frames.append(peer.read_frame())
+            if frames[-1].call:
+                peer.send(response(frames[-1].call, 3))
+        peer.read_to_end()
+
+    with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
+        upload = Running(proxy.swallow.notify, bytes(LARGE))
+        stuck.wait()
+        noting = Running(proxy.note.notify, "later")
+        noting.result()
+        assert proxy.add(1, 2) == 3
+        upload.result()
+        proxy.note.notify("last")
+    kinds = [(frame.kind, frame.command) for frame in frames]
+    assert kinds[-2:] == [(Kind.NOTIFY, Workshop.swallow.id), (Kind.NOTIFY, Workshop.note.id)]
+
+
+def test_what_is_on_its_way_when_the_connection_ends_is_let_go() -> None:
+    stuck = Gate()
+
+    def script(peer: RawPeer) -> None:
+        agree(peer)
+        peer.sock.recv(1, socket.MSG_PEEK)
+        stuck.wait()
+
+    with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
+        uploads = [Running(proxy.swallow, bytes(LARGE)) for _ in range(3)]
+        threading.Thread(target=stuck.open).start()
+        assert all(isinstance(upload.error(), ConnectionLost) for upload in uploads)
+
+
+def test_large_calls_from_both_ends_and_small_ones_between() -> None:
+    limit = 80 * MIB
+    with (
+        Server(Workshop(), url="tcp://127.0.0.1:0", max_message_size=limit) as server,
+        connect(Workshop, server.url, max_message_size=limit) as proxy,
+    ):
+        data = bytes(64 * MIB)
+        crossing = [Running(proxy.swallow, data), Running(lambda: len(proxy.blob(64 * MIB)))]
+        sums = [proxy.add.submit(number, 1).result(PATIENCE) for number in range(50)]
+        assert sums == list(range(1, 51))
+        assert [one.result() for one in crossing] == [64 * MIB, 64 * MIB]

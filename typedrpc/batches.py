@@ -1,0 +1,227 @@
+"""Many calls of one command in one frame: how many are sent at a time, and how their outcomes are sent back.
+
+Nothing here knows of threads or event loops, beyond that several may run calls of one batch.
+"""
+
+import logging
+from collections.abc import Callable
+from threading import Lock
+from time import monotonic
+from typing import Any, Final, TypeAlias, cast, final
+
+from typedrpc.call import Call
+from typedrpc.codec import Payload, Segmented
+from typedrpc.errors import MessageTooLarge
+from typedrpc.failure import pack_protocol_failure
+from typedrpc.parts import PART_OVERHEAD, Part, pack_outcomes
+from typedrpc.protocol import MAX_BATCH, BatchRequest, Outgoing, Protocol
+from typedrpc.wire import HEADER_SIZE, RECEIVE_SIZE, payload_size
+
+logger = logging.getLogger("typedrpc")
+
+REPLY_TIME: Final = 0.002
+"""Seconds after which outcomes leave although calls of their batch are still to be run."""
+
+GATHER_TIME: Final = 0.002
+"""Seconds in which the calls of a batch are gathered, where their arguments come slowly."""
+
+TARGET_TIME: Final = 0.002
+"""Seconds that a batch should take: so long that the price of a frame does not count, and no longer."""
+
+MIN_WINDOW: Final = 64
+"""Calls of one map that may be in flight, however slow they are."""
+
+MAX_WINDOW: Final = 2 * MAX_BATCH
+"""Calls of one map that may be in flight, or have a result that was not taken yet, however quick they are."""
+
+WINDOW_BYTES: Final = 256 * 1024
+"""Bytes of arguments, or of results, of more than ``MIN_WINDOW`` calls that may."""
+
+FRAME_BYTES: Final = RECEIVE_SIZE - HEADER_SIZE
+"""The payload of a frame with several calls or outcomes: what a receiver reads at once."""
+
+Result: TypeAlias = tuple[bool, Payload]
+"""What a call came to: whether it is an error, and the packed error or result."""
+
+
+@final
+class Pace:
+    """How many calls of one map go into the next frame, and how many may be on their way. Not thread-safe.
+
+    Attributes:
+        size: Calls for the next frame.
+        window: Calls that may be ahead of the consumer.
+    """
+
+    __slots__ = ("_sized", "size", "window")
+
+    def __init__(self) -> None:
+        self.size = 1
+        self.window = MIN_WINDOW
+        self._sized = False  # by what was measured
+
+    def sent(self) -> None:
+        """A frame was sent. Until something is known, each takes twice as many calls as the one before."""
+        if not self._sized:
+            self.size = min(2 * self.size, MIN_WINDOW // 2)
+
+    def done(self, calls: int, seconds: float, size: int) -> None:
+        """The calls of a frame are over.
+
+        Args:
+            calls: How many they were.
+            seconds: How long they took, beyond those of the frame before.
+            size: Bytes of their arguments or of their results, whichever are more.
+        """
+        fitting = TARGET_TIME * calls / max(seconds, 1e-6)
+        affordable = WINDOW_BYTES * calls // (2 * max(size, 1))
+        # One that was quick, or held up, by chance must not make the next ones far too large, or small.
+        self.size = int(max(1, self.size // 4, min(fitting, affordable, 2 * max(self.size, calls), MAX_BATCH)))
+        self.window = min(max(MIN_WINDOW, 2 * self.size), MAX_WINDOW)
+        self._sized = True
+
+
+@final
+class BatchRun:
+    """A batch of the peer's while its calls are run, by whichever threads.
+
+    Attributes:
+        parts: The packed arguments of each call.
+        opened: What the dispatcher has looked up for all of them, once it has.
+        since: When it came, on the monotonic clock.
+        why_cancelled: Why nobody wants the outcomes any more; empty while that is not so.
+        count: How many calls there are.
+        next: The first call that nobody has taken; ``count`` where all have been.
+    """
+
+    __slots__ = (
+        "_core",
+        "_last_reply",
+        "_lock",
+        "_open",
+        "_outcomes",
+        "_request",
+        "_running",
+        "_told",
+        "count",
+        "next",
+        "opened",
+        "parts",
+        "since",
+        "why_cancelled",
+    )
+
+    def __init__(self, core: Protocol[Any], request: BatchRequest) -> None:
+        self.count = count = len(request.parts)
+        self.parts = request.parts
+        self.opened: Any = None
+        self.next = 0
+        self.since = self._last_reply = monotonic()
+        self._core = core
+        self._request = request
+        self._outcomes: list[Result | None] = [None] * count
+        self._open: Final[list[None]] = [None] * count  # one for each call without an outcome; popping needs no lock
+        self._told = 0
+        self._lock = Lock()
+        self._running: Final[dict[Call, None]] = {}
+        self.why_cancelled = ""
+
+    def cancel(self, why: str) -> None:
+        """Nobody wants the outcomes any more: as :meth:`typedrpc.dispatch.Call.cancel`."""
+        self.why_cancelled = why
+        for call in tuple(self._running):
+            if not call.why_cancelled:
+                call.cancel(why)
+
+    def begun(self, call: Call) -> None:
+        """The handler of one of the calls is about to run."""
+        self._running[call] = None
+        if self.why_cancelled and not call.why_cancelled:
+            call.cancel(self.why_cancelled)
+
+    def ended(self, call: Call) -> None:
+        """It has run."""
+        self._running.pop(call, None)
+
+    @property
+    def is_taken(self) -> bool:
+        """No call is left to be taken."""
+        return self.next == self.count
+
+    def take(self) -> int:
+        """The next call. Whoever asks has the batch to himself."""
+        index = self.next
+        self.next = index + 1
+        return index
+
+    def settle(self, index: int, result: Result) -> bool:
+        """A call is over. Returns whether it is time to :meth:`reply`."""
+        self._outcomes[index] = result
+        self._open.pop()
+        return not self._open or monotonic() - self._last_reply >= REPLY_TIME
+
+    def settle_rest(self, result: Result) -> None:
+        """All the calls that nobody has taken come to this. Whoever says so has the batch to himself."""
+        while not self.is_taken:
+            self.settle(self.take(), result)
+
+    def reply(self, send: Callable[[Outgoing], object]) -> bool:
+        """Send the outcomes up to the first call that is not over.
+
+        Args:
+            send: Is given frame after frame, which may hold buffers of the handlers'; must not block.
+
+        Returns:
+            Whether all has been sent.
+        """
+        outcomes = self._outcomes
+        with self._lock:
+            start = self._told
+            if start == len(outcomes):
+                return True
+            try:
+                end = outcomes.index(None, start)
+            except ValueError:
+                end = len(outcomes)
+            self._last_reply = monotonic()
+            frames = self._pack(cast("list[Result]", outcomes[start:end]))
+            for index, payload in enumerate(frames, 1):
+                is_last = end == len(outcomes) and index == len(frames)
+                send(self._core.outcomes(self._request, payload, last=is_last))
+            self._told = end
+        return end == len(outcomes)
+
+    def _pack(self, results: list[Result]) -> list[Payload]:
+        """The payloads of frames that hold these outcomes, none of them larger than the peer accepts."""
+        most = self._core.peer_limits.max_message_size
+        limit = min(most, FRAME_BYTES)
+        bodies = [payload for _, payload in results]
+        if set(map(type, bodies)) == {bytes} and PART_OVERHEAD * (len(bodies) + 1) + sum(map(len, bodies)) <= limit:
+            return [pack_outcomes(cast("list[Part]", results))]
+        frames: list[Payload] = []
+        gathered: list[tuple[bool, Any]] = []
+        size = PART_OVERHEAD
+        for is_error, payload in results:
+            alone = payload_size(payload) + 2 * PART_OVERHEAD
+            if alone > most:
+                is_error, payload = True, self._too_large(is_error, alone, most)
+                alone = len(payload) + 2 * PART_OVERHEAD
+            segmented = isinstance(payload, Segmented)
+            if gathered and (segmented or size + alone - PART_OVERHEAD > limit):
+                frames.append(pack_outcomes(gathered))
+                gathered, size = [], PART_OVERHEAD
+            if isinstance(payload, Segmented):
+                frames.append(Segmented(pack_outcomes([(is_error, payload.body)]), payload.segments))
+            else:
+                gathered.append((is_error, payload))
+                size += alone - PART_OVERHEAD
+        if gathered:
+            frames.append(pack_outcomes(gathered))
+        return frames
+
+    def _too_large(self, is_error: bool, size: int, limit: int) -> bytes:
+        what = "the error that a call ended with" if is_error else self.opened.row.result_name
+        error = MessageTooLarge(what, size, limit)
+        if not is_error:
+            logger.warning("%s", error)
+        return pack_protocol_failure(error)
