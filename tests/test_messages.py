@@ -12,16 +12,22 @@ from typedrpc.messages import (
     Hello,
     Leave,
     Limits,
+    fault_of_metadata,
+    pack_credit,
     pack_extension,
     pack_goodbye,
     pack_hello,
     pack_limits,
+    read_credit,
     read_extension,
     read_goodbye,
     read_hello,
     read_limits,
     read_queued,
+    read_reply_metadata,
 )
+from typedrpc.options import MAX_METADATA, MAX_METADATA_ENTRIES
+from typedrpc.wire import MAX_FRAME_SIZE
 
 
 def test_a_hello_comes_back() -> None:
@@ -155,3 +161,47 @@ def test_whatever_the_bytes_reading_raises_nothing(data: bytes) -> None:
     assert isinstance(read_limits(data, Limits()), str | Limits)
     assert isinstance(read_queued(data), tuple | None)
     assert isinstance(read_extension(data), str | Extras)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"a": "b", "c": b"\x00"}, {"": ""}, {"a": "x" * (MAX_METADATA - 1)}])
+def test_metadata_comes_back(metadata: dict[str, str | bytes]) -> None:
+    packed = pack_extension(metadata=metadata)
+    extras = read_extension(packed) if packed else Extras()
+    assert isinstance(extras, Extras)
+    assert dict(extras.metadata) == dict(read_reply_metadata(packed)) == metadata
+
+
+@pytest.mark.parametrize(
+    ("metadata", "fault"),
+    [
+        ([1], "metadata that is no map"),
+        ({str(number): "" for number in range(MAX_METADATA_ENTRIES + 1)}, "metadata of 65 entries, the limit is 64"),
+        ({1: "a"}, "metadata whose keys are not all str, or whose values are not all str or bytes"),
+        ({"a": 1}, "metadata whose keys are not all str, or whose values are not all str or bytes"),
+        ({"é": "x" * (MAX_METADATA - 1)}, "metadata of 8193 bytes, the limit is 8192"),
+    ],
+)
+def test_metadata_that_cannot_be(metadata: object, fault: str) -> None:
+    packed = pack_plain({Extension.METADATA: metadata})
+    assert read_extension(packed) == fault
+    assert not read_reply_metadata(packed), "what an answer says of it is not worth an error"
+    assert fault_of_metadata({"a": "\ud800"}) == "metadata with a text that is no Unicode"
+
+
+@pytest.mark.parametrize("packed", [b"", b"\xc1", pack_plain([1]), pack_plain({})])
+def test_an_answer_without_metadata(packed: bytes) -> None:
+    assert not read_reply_metadata(packed)
+
+
+@pytest.mark.parametrize("more", [1, 65536, MAX_FRAME_SIZE])
+def test_credit_comes_back(more: int) -> None:
+    assert read_credit(pack_credit(more)) == more
+
+
+@pytest.mark.parametrize("more", [0, -1, True, "1", 1.0, None, MAX_FRAME_SIZE + 1])
+def test_a_credit_that_cannot_be(more: object) -> None:
+    assert read_credit(pack_plain(more)) == "a credit that is no number of bytes"
+
+
+def test_a_credit_that_cannot_be_read() -> None:
+    assert str(read_credit(b"\xc1")).startswith("a credit that cannot be read: ")

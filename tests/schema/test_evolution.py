@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar, Union
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from typedrpc.codec import CodecError, CommandCodec
@@ -37,6 +37,7 @@ from typedrpc.schema import (
     Difference,
     Node,
     Schema,
+    SignatureFaults,
     UnionNode,
     adapt_result,
     compatible,
@@ -982,7 +983,13 @@ def codec(hint: Any) -> CommandCodec:
     def function(first: Any, a: Any, last: Any = None) -> Any: ...
 
     function.__annotations__ = {"first": int, "a": hint, "last": int | None, "return": hint}
-    return CommandCodec("Store.put", schema_of(function, method=False))
+    try:
+        schema = schema_of(function, method=False)
+    except SignatureFaults as problem:
+        # Two classes of one name may have come out alike, and no contract may have those.
+        assert all("stands for two classes that look the same" in fault for fault in problem.faults)
+        reject()
+    return CommandCodec("Store.put", schema)
 
 
 def facts(value: object) -> object:

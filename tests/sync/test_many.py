@@ -26,7 +26,7 @@ from typedrpc import (
 from typedrpc.sync import loop
 from typedrpc.sync.streams import StreamInLine
 
-pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 URL: Final = "tcp://127.0.0.1:0"
 MANY: Final = 10_000
@@ -147,6 +147,7 @@ def expect_nothing_left(client: Client[Any], server: Server) -> None:
 # In flight
 
 
+@pytest.mark.unmeasured
 def test_10_000_calls_are_in_flight_on_one_connection(
     client: Client[Any], server: Server, proxy: Crowd, crowd: Crowd
 ) -> None:
@@ -164,6 +165,7 @@ def test_10_000_calls_are_in_flight_on_one_connection(
     expect_nothing_left(client, server)
 
 
+@pytest.mark.unmeasured
 def test_10_000_awaited_calls_are_in_flight(client: Client[Any], server: Server, proxy: Crowd, crowd: Crowd) -> None:
     async def main() -> list[int]:
         async with asyncio.timeout(PATIENCE):
@@ -176,6 +178,7 @@ def test_10_000_awaited_calls_are_in_flight(client: Client[Any], server: Server,
     expect_nothing_left(client, server)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("when", ["running", "at once"])
 def test_10_000_futures_of_which_every_second_is_cancelled(
     client: Client[Any], server: Server, proxy: Crowd, crowd: Crowd, when: str
