@@ -109,12 +109,7 @@ class Dispatcher:
         extras = request.extras
         row: Row | None = None
         try:
-            if request.command == ProtocolCommand.CALLBACK:
-                row = self._row_of_callback(request)
-            else:
-                row = self._rows.get(request.command) or self._make_row(request.command)
-            if extras.schema is not None:
-                row = self._row_of_version(row, extras.schema, peer)
+            row = self._row_of(request, peer)
             if not request.call and row.stream is not None:
                 raise ProtocolError(f"{row.name} streams its result, and cannot be called one-way")
             if row.has_callbacks:
@@ -128,15 +123,14 @@ class Dispatcher:
             return self._refuse(protocol, request, row, error)
         call = Call(row, args, kwargs, peer, protocol, request)
         if row.entry is not None:
-            if not peer.instances:
-                early = ServerBusy(f"{row.name}: the service of this client is not made yet")
-                return self._refuse(protocol, request, row, early)
-            call.function = function_for(row.entry.command, peer.instances[row.entry.place or 0])
+            function = _function_of(row, row.entry, peer)
+            if isinstance(function, ServerBusy):
+                return self._refuse(protocol, request, row, function)
+            call.function = function
         if extras is not NO_EXTRAS:
             call.depth = extras.depth
             if extras.depth >= self._max_depth:
-                text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
-                return self._refuse(protocol, request, row, NestedTooDeep(text))
+                return self._refuse(protocol, request, row, _too_deep(row, extras.depth))
             call.metadata = extras.metadata
             if extras.time_left is not None:
                 call.deadline = monotonic() + extras.time_left
@@ -144,9 +138,6 @@ class Dispatcher:
                     return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
         if request.call and not protocol.begin(request.call, call):
             return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
-        if request.call and protocol.error is not None:
-            # Who ends a connection cancels what is handled then, and may just have looked.
-            call.cancel("its caller has left")
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()
             self.observer.begins(call)
@@ -165,24 +156,19 @@ class Dispatcher:
         """
         extras = request.extras
         try:
-            if request.command == ProtocolCommand.CALLBACK:
-                row = self._row_of_callback(request)
-            else:
-                row = self._rows.get(request.command) or self._make_row(request.command)
-            if extras.schema is not None:
-                row = self._row_of_version(row, extras.schema, peer)
+            row = self._row_of(request, peer)
             if row.has_callbacks or row.stream is not None:
                 raise ProtocolError(
                     f"{row.name}: its calls cannot travel in a batch, as functions or streams go with them"
                 )
             function = row.function
             if row.entry is not None:
-                if not peer.instances:
-                    raise ServerBusy(f"{row.name}: the service of this client is not made yet")
-                function = function_for(row.entry.command, peer.instances[row.entry.place or 0])
+                found = _function_of(row, row.entry, peer)
+                if isinstance(found, ServerBusy):
+                    raise found
+                function = found
             if extras.depth >= self._max_depth:
-                text = f"{row.name}: {extras.depth} calls are nested in each other, which is the limit"
-                raise NestedTooDeep(text)
+                raise _too_deep(row, extras.depth)
         except RpcError as error:
             return pack_protocol_failure(error)
         deadline = None if extras.time_left is None else since + extras.time_left
@@ -340,6 +326,14 @@ class Dispatcher:
             return dropped or None
         return dropped + protocol.failure(request, pack_protocol_failure(error))
 
+    def _row_of(self, request: Request, peer: Peer) -> Row:
+        if request.command == ProtocolCommand.CALLBACK:
+            row = self._row_of_callback(request)
+        else:
+            row = self._rows.get(request.command) or self._make_row(request.command)
+        schema = request.extras.schema
+        return row if schema is None else self._row_of_version(row, schema, peer)
+
     def _row_of_callback(self, request: Request) -> Row:
         if request.callback is None:
             target = request.extras.target
@@ -385,6 +379,17 @@ class Dispatcher:
         if number >= len(rows) or rows[number].name != row.name:
             raise ProtocolError(f"{row.name}: the schema {number} was not agreed about on this connection")
         return rows[number]
+
+
+def _function_of(row: Row, entry: Entry, peer: Peer) -> Callable[..., Any] | ServerBusy:
+    """The handler of a service that each peer has an instance of; where there is none yet, what says so."""
+    if not peer.instances:
+        return ServerBusy(f"{row.name}: the service of this client is not made yet")
+    return function_for(entry.command, peer.instances[entry.place or 0])
+
+
+def _too_deep(row: Row, depth: int) -> NestedTooDeep:
+    return NestedTooDeep(f"{row.name}: {depth} calls are nested in each other, which is the limit")
 
 
 def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:

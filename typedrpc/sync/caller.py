@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import lru_cache, partial
 from time import monotonic
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from typedrpc.agreement import Route
 from typedrpc.batches import MIN_WINDOW
@@ -60,6 +60,9 @@ def _with_limit(deadline: float) -> float:
     if within is not None:
         limit = nearest(limit, within.deadline)
     return deadline if limit is None else min(deadline, limit)
+
+
+Started = TypeVar("Started")
 
 
 class _Calls:
@@ -164,22 +167,33 @@ class _Calls:
         try:
             future = self._submit(command, args, kwargs, options, patient=False)
         except NoRoom:
-            future = await self._submit_later(command, args, kwargs, options)
+            start = partial(self._submit, command, args, kwargs, patient=False)
+            future = await self._in_line(command, options, self.default_timeout, lambda rest: start(options=rest))
         return await asyncio.wrap_future(future)
 
-    async def _submit_later(
-        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions
-    ) -> Future[Any]:
-        """Wait for room as a task does: its loop goes on, which others may wait for that take the room."""
+    async def _in_line(
+        self,
+        command: Command[Any],
+        options: CallOptions,
+        default: float | None,
+        start: Callable[[CallOptions], Started],
+    ) -> Started:
+        """Wait for room as a task does: its loop goes on, which others may wait for that take the room.
+
+        Args:
+            command: What is to be called.
+            options: Of the call; its time counts from now.
+            default: Seconds that it may take where they do not say.
+            start: Starts the call with the time that is left; raises ``NoRoom`` where somebody was quicker.
+        """
         connection, route = self._resolve(command, options.timeout)
         what = command.qualified_name
-        end = _plan(connection, route, options, what, self.default_timeout).deadline
+        end = _plan(connection, route, options, what, default).deadline
         while True:
             await connection.stand_in_line(what, end)
             try:
-                rest = options if end is None else options._replace(timeout=max(0.0, end - monotonic()))
-                return self._submit(command, args, kwargs, rest, patient=False)
-            except NoRoom:  # somebody was quicker
+                return start(options if end is None else options._replace(timeout=max(0.0, end - monotonic())))
+            except NoRoom:
                 continue
             except BaseException:
                 connection.look_for_room()
@@ -198,27 +212,10 @@ class _Calls:
         try:
             stream: AsyncStream[Any] = self._open(command, packed, options, AsyncReceiver)
         except NoRoom:
-            return StreamInLine(self._open_later(command, packed, options), command.qualified_name)
+            start = partial(self._open, command, packed, receiver=AsyncReceiver)
+            opening = self._in_line(command, options, None, lambda rest: start(options=rest))
+            return StreamInLine(opening, command.qualified_name)
         return stream
-
-    async def _open_later(
-        self, command: Command[Any], packed: tuple[Payload, list[Any]], options: CallOptions
-    ) -> AsyncStream[Any]:
-        """Wait for room as `_submit_later` does, and start the call."""
-        connection, route = self._resolve(command, options.timeout)
-        what = command.qualified_name
-        end = _plan(connection, route, options, what, None).deadline
-        while True:
-            await connection.stand_in_line(what, end)
-            try:
-                rest = options if end is None else options._replace(timeout=max(0.0, end - monotonic()))
-                stream: AsyncStream[Any] = self._open(command, packed, rest, AsyncReceiver)
-                return stream
-            except NoRoom:  # somebody was quicker
-                continue
-            except BaseException:
-                connection.look_for_room()
-                raise
 
     def _open(
         self,
