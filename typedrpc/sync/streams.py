@@ -228,16 +228,44 @@ class Waiting:
             self.waiter = None
 
 
-@final
-class Receiver(Stream[Any]):
-    """A stream that comes in, consumed by threads; one at a time gets the next item."""
+class _Consumed:
+    """What a stream that comes in is to whoever consumes it, in a thread or on an event loop."""
 
-    __slots__ = ("__weakref__", "_items", "_lock", "_source", "_unpack", "_waiting")
+    __slots__ = ("_items", "_source", "_unpack")
 
-    def __init__(self, source: Source, token: StreamToken | None = None) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
         self._unpack = source.unpack
         self._items: Iterator[Any] = iter(())
+
+    def _unpacked(self, item: Any) -> Any:
+        try:
+            return self._unpack(item)
+        except CodecError as error:
+            self._items = iter(())
+            raise self._source.broken(error) from error
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # it was not made
+            self._source.drop()
+
+    def disown(self) -> None:
+        """The call was not sent."""
+        self._source.flow.ended = True
+        self._source.close()
+
+    def __repr__(self) -> str:
+        return f"<stream of {self._source.what}>"
+
+
+@final
+class Receiver(_Consumed, Stream[Any]):
+    """A stream that comes in, consumed by threads; one at a time gets the next item."""
+
+    __slots__ = ("__weakref__", "_lock", "_waiting")
+
+    def __init__(self, source: Source, token: StreamToken | None = None) -> None:
+        super().__init__(source)
         self._lock = threading.Lock()
         flow = source.flow
         self._waiting = waiting = Waiting(source.connection, lambda: flow.lost)
@@ -247,25 +275,15 @@ class Receiver(Stream[Any]):
 
     def __next__(self) -> Any:
         for item in self._items:
-            try:
-                return self._unpack(item)
-            except CodecError as error:
-                raise self._broken(error) from error
+            return self._unpacked(item)
         return self._next_of_more()
-
-    def _broken(self, error: CodecError) -> ProtocolError:
-        self._items = iter(())
-        return self._source.broken(error)
 
     def _next_of_more(self) -> Any:
         source = self._source
         with self._lock:
             while True:
                 for item in self._items:  # which another thread has fetched
-                    try:
-                        return self._unpack(item)
-                    except CodecError as error:
-                        raise self._broken(error) from error
+                    return self._unpacked(item)
                 items = source.take()
                 if items is THE_END:
                     raise StopIteration
@@ -290,29 +308,15 @@ class Receiver(Stream[Any]):
         self._source.close()
         self._waiting.interrupt()
 
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # it was not made
-            self._source.drop()
-
-    def disown(self) -> None:
-        """The call was not sent."""
-        self._source.flow.ended = True
-        self._source.close()
-
-    def __repr__(self) -> str:
-        return f"<stream of {self._source.what}>"
-
 
 @final
-class AsyncReceiver(AsyncStream[Any]):
+class AsyncReceiver(_Consumed, AsyncStream[Any]):
     """A stream that comes in, consumed on an event loop."""
 
-    __slots__ = ("__weakref__", "_future", "_items", "_lock", "_source", "_unpack")
+    __slots__ = ("__weakref__", "_future", "_lock")
 
     def __init__(self, source: Source, token: StreamToken | None = None) -> None:
-        self._source = source
-        self._unpack = source.unpack
-        self._items: Iterator[Any] = iter(())
+        super().__init__(source)
         self._future: list[asyncio.Future[None]] = []
         self._lock: asyncio.Lock | None = None
         source.flow.notify = notify = Notice(self._future)
@@ -348,29 +352,10 @@ class AsyncReceiver(AsyncStream[Any]):
                 finally:
                     self._future.clear()
 
-    def _unpacked(self, item: Any) -> Any:
-        try:
-            return self._unpack(item)
-        except CodecError as error:
-            self._items = iter(())
-            raise self._source.broken(error) from error
-
     async def aclose(self) -> None:
         """Stop the producer. May be called again; a task that waits for an item gets none."""
         self._items = iter(())
         self._source.close()
-
-    def __del__(self) -> None:
-        with suppress(AttributeError):  # it was not made
-            self._source.drop()
-
-    def disown(self) -> None:
-        """The call was not sent."""
-        self._source.flow.ended = True
-        self._source.close()
-
-    def __repr__(self) -> str:
-        return f"<stream of {self._source.what}>"
 
 
 @final
