@@ -637,3 +637,12 @@ class _Large:
         body, *segments = self._parts
         payload: Payload = Segmented(body, list(segments)) if self.segmented else body
         return Frame(self.kind, self.command, self.call, payload, self.extension)
+
+
+def copied(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
+    """Buffers that nobody can change: copies, but for those of bytes. Views are new ones, as theirs may be released."""
+    return tuple(_copied(buffer) if type(buffer) is memoryview else buffer for buffer in buffers)
+
+
+def _copied(view: memoryview) -> Buffer:
+    return memoryview(view) if type(view.obj) is bytes else bytes(view)

@@ -49,7 +49,7 @@ from typedrpc.command import remote
 from typedrpc.failure import Code
 from typedrpc.messages import ProtocolCommand, pack_extension
 from typedrpc.sync import handling
-from typedrpc.sync.loop import _kept
+from typedrpc.common.loop import _kept
 from typedrpc.wire import Frame, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -20,7 +20,7 @@ from typedrpc import (
     current_call,
     rpc,
 )
-from typedrpc.sync import loop
+from typedrpc.common import loop
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -26,8 +26,8 @@ from typedrpc import (
     deadline,
     rpc,
 )
-from typedrpc.sync import loop
-from typedrpc.sync.agreements import AGREE_TIME
+from typedrpc.common import loop
+from typedrpc.common.agreements import AGREE_TIME
 from typedrpc.wire import Kind
 
 pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]

@@ -18,7 +18,7 @@ from typedrpc import (
 from typedrpc.admission import Answer
 from typedrpc.codec import unpack_plain
 from typedrpc.messages import Leave
-from typedrpc.sync.stay import Stay
+from typedrpc.common.stay import Stay
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -22,7 +22,7 @@ from typedrpc.protocol import Protocol
 from typedrpc.service import Table
 from typedrpc.sync import handling
 from typedrpc.sync.handling import HandlerThreads
-from typedrpc.sync.role import ReadRole
+from typedrpc.common.role import ReadRole
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import HEADER, Kind
 

@@ -23,8 +23,8 @@ from typedrpc import (
     deadline,
     rpc,
 )
-from typedrpc.sync import loop
-from typedrpc.sync.streams import StreamInLine
+from typedrpc.common import loop
+from typedrpc.common.streams import StreamInLine
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -13,12 +13,12 @@ import pytest
 from tests.streaming import AsyncGate, Pipes, connection_of, connections_of, eventually, expect_empty, joined
 from tests.support import PATIENCE, Gate, Log, Running
 from typedrpc import Server, ServerBusy, Service, connect, current_call, rpc
-from typedrpc.sync import apart, caller, sending
-from typedrpc.sync import loop as loop_module
+from typedrpc.common import apart, caller, sending
+from typedrpc.common import loop as loop_module
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.handling import HandlerThreads
-from typedrpc.sync.loop import kept_loop
-from typedrpc.sync.sending import Sender
+from typedrpc.common.loop import kept_loop
+from typedrpc.common.sending import Sender
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import HEADER_SIZE, Kind, unpack_header
 

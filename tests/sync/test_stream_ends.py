@@ -12,7 +12,7 @@ import pytest
 from tests.streaming import Pipes, Watched, connection_of, connections_of, eventually, expect_empty
 from tests.support import PATIENCE, Gate, Program, RawPeer, Running
 from typedrpc import ConnectionLost, Server, connect
-from typedrpc.sync.loop import kept_loop
+from typedrpc.common.loop import kept_loop
 
 pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
 

@@ -13,7 +13,7 @@ from typedrpc.codec import Segmented
 from typedrpc.errors import ConnectionLost
 from typedrpc.protocol import Outgoing
 from typedrpc.sync import writer as module
-from typedrpc.sync.role import ReadRole
+from typedrpc.common.role import ReadRole
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import CHUNK_SIZE, Buffer, Frame, FrameReader, Kind, encode, pack_header
 

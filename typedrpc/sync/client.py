@@ -26,11 +26,11 @@ from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol, State
 from typedrpc.service import FunctionService, Service, Table
-from typedrpc.sync.agreements import AGREE_TIME
-from typedrpc.sync.caller import PeerLink, RemoteCaller
+from typedrpc.common.agreements import AGREE_TIME
+from typedrpc.common.caller import PeerLink, RemoteCaller
 from typedrpc.sync.connection import Connection
-from typedrpc.sync.stay import Stay
-from typedrpc.sync.tokens import Token
+from typedrpc.common.stay import Stay
+from typedrpc.common.tokens import Token
 from typedrpc.sync.workers import MAX_WORKERS, Watcher, Workers, check_counts
 
 ServiceT = TypeVar("ServiceT", bound=Service)

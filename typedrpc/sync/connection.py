@@ -1,8 +1,8 @@
 """One connection with threads: who waits, reads; who reads a request, handles it; who writes, holds the pen.
 
 Here the parts are put together, opened and ended; and what was read is handed to who waits for it. The calls of this
-side are :mod:`~typedrpc.sync.calling`, the threads that handle those of the peer :mod:`~typedrpc.sync.handling`. Three
-things are guarded apart, and none is held while another is waited for: the read role (:mod:`~typedrpc.sync.role`), the
+side are :mod:`~typedrpc.common.calling`, the threads that handle those of the peer :mod:`~typedrpc.sync.handling`. Three
+things are guarded apart, and none is held while another is waited for: the read role (:mod:`~typedrpc.common.role`), the
 pen (:mod:`~typedrpc.sync.writer`), and the state lock, under which nothing blocks.
 """
 
@@ -25,15 +25,15 @@ from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.peer import Peer
 from typedrpc.protocol import BatchRequest, Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
-from typedrpc.sync.apart import Apart
-from typedrpc.sync.calling import Calls
-from typedrpc.sync.fork import forsake_after_fork
+from typedrpc.common.apart import Apart
+from typedrpc.common.calling import Calls
+from typedrpc.common.fork import forsake_after_fork
 from typedrpc.sync.handling import HandlerThreads
-from typedrpc.sync.role import ReadRole
-from typedrpc.sync.room import Room
-from typedrpc.sync.router import Router
-from typedrpc.sync.sending import Streams
-from typedrpc.sync.tokens import Batch, CallWaiter, Token
+from typedrpc.common.role import ReadRole
+from typedrpc.common.room import Room
+from typedrpc.common.router import Router
+from typedrpc.common.sending import Streams
+from typedrpc.common.tokens import Batch, CallWaiter, Token
 from typedrpc.sync.workers import QUICK_TICK, Watcher, Workers
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import Frame, Kind
@@ -362,7 +362,7 @@ class Connection:
                 self.role.token.append(True)
 
     def forsake(self) -> None:
-        """See :mod:`typedrpc.sync.fork`: the connection is the parent's."""
+        """See :mod:`typedrpc.common.fork`: the connection is the parent's."""
         self.forked = True
         self.ended = True
         self._state = threading.Lock()

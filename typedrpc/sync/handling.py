@@ -29,7 +29,7 @@ from typedrpc.errors import CallCancelled, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
 from typedrpc.protocol import BatchRequest, Outgoing, Protocol, Request
-from typedrpc.sync.role import ReadRole
+from typedrpc.common.role import ReadRole
 from typedrpc.sync.workers import QUICK_TICK, QUICK_TICKS, TICK, Watched, Watcher, Workers
 from typedrpc.sync.writer import BATCH_SIZE, Writer, copied
 from typedrpc.turns import Turns
@@ -113,7 +113,7 @@ class HandlerThreads:
             peer: The other end, for handlers.
             attended: Whether somebody has to read all the time; may be set later.
             callbacks: While this side has offered some, somebody has to read too.
-            run_apart: Runs a handler that takes a thread or a task of its own, see :mod:`typedrpc.sync.apart`.
+            run_apart: Runs a handler that takes a thread or a task of its own, see :mod:`typedrpc.common.apart`.
         """
         self.ready: Final[deque[Work]] = deque()
         self.ended = False
@@ -161,7 +161,7 @@ class HandlerThreads:
         self._quick_ticks = 0
 
     def forsake(self) -> None:
-        """See :mod:`typedrpc.sync.fork`: the locks may be held by threads that are not here."""
+        """See :mod:`typedrpc.common.fork`: the locks may be held by threads that are not here."""
         self.ended = True
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)

@@ -23,13 +23,13 @@ from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.service import Table
 from typedrpc.sync.acceptor import Acceptor
-from typedrpc.sync.broadcast import broadcast, check_timeout, gather
-from typedrpc.sync.caller import PeerLink
+from typedrpc.common.broadcast import broadcast, check_timeout, gather
+from typedrpc.common.caller import PeerLink
 from typedrpc.sync.connection import Connection
-from typedrpc.sync.fork import forsake_after_fork
-from typedrpc.sync.stay import Stay
+from typedrpc.common.fork import forsake_after_fork
+from typedrpc.common.stay import Stay
 from typedrpc.sync.stop import Stop
-from typedrpc.sync.tokens import Token
+from typedrpc.common.tokens import Token
 from typedrpc.sync.workers import MAX_WORKERS, Watcher, Workers, check_counts
 
 P = ParamSpec("P")
@@ -313,7 +313,7 @@ class Server(Hooked):
         return f"<server at {self._url}>"
 
     def forsake(self) -> None:
-        """See :mod:`typedrpc.sync.fork`: to the child the server is closed, and goes on for the parent."""
+        """See :mod:`typedrpc.common.fork`: to the child the server is closed, and goes on for the parent."""
         self._lock = threading.Lock()
         self._connections = {}
         self._peers = {}

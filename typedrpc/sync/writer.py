@@ -12,7 +12,7 @@ import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from time import monotonic
 from typing import Final, final
 
@@ -20,8 +20,8 @@ from typedrpc import transport
 from typedrpc.errors import ConnectionLost
 from typedrpc.lanes import Lanes, is_large, size_of
 from typedrpc.protocol import Outgoing
-from typedrpc.sync.role import ReadRole
-from typedrpc.wire import CHUNK_SIZE, Buffer
+from typedrpc.common.role import ReadRole
+from typedrpc.wire import CHUNK_SIZE, Buffer, copied
 
 logger = logging.getLogger("typedrpc")
 
@@ -265,7 +265,7 @@ class Writer:
         self._lanes.clear()
 
     def forsake(self) -> None:
-        """See :mod:`typedrpc.sync.fork`: the lock may be held by a thread that is not here."""
+        """See :mod:`typedrpc.common.fork`: the lock may be held by a thread that is not here."""
         self.ended = True
         self._laid_down = threading.Condition()
         self.pen.clear()
@@ -433,15 +433,6 @@ class Writer:
         finally:
             if not leading:
                 self._stop_leading()
-
-
-def copied(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
-    """Buffers that nobody can change: copies, but for those of bytes. Views are new ones, as theirs may be released."""
-    return tuple(_copied(buffer) if type(buffer) is memoryview else buffer for buffer in buffers)
-
-
-def _copied(view: memoryview) -> Buffer:
-    return memoryview(view) if type(view.obj) is bytes else bytes(view)
 
 
 def _joined(small: list[Buffer], frame: tuple[Buffer, ...] = ()) -> list[Buffer]:

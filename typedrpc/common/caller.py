@@ -21,15 +21,15 @@ from typedrpc.messages import ProtocolCommand, read_reply_metadata
 from typedrpc.peer import Peer
 from typedrpc.service import bind, make_proxy, services_of
 from typedrpc.stream import AsyncStream, Stream
-from typedrpc.sync.agreements import AGREE_TIME, Agreements, nesting
-from typedrpc.sync.calling import cancelled_with
+from typedrpc.common.agreements import AGREE_TIME, Agreements, nesting
+from typedrpc.common.calling import cancelled_with
 from typedrpc.sync.connection import Connection
-from typedrpc.sync.loop import in_loop, kept_loop, running_loop
-from typedrpc.sync.mapping import Plan, mapped
-from typedrpc.sync.room import NoRoom
-from typedrpc.sync.sending import Argument, AsyncSender, Sender
-from typedrpc.sync.streams import AsyncReceiver, Receiver, Source, StreamInLine, StreamToken
-from typedrpc.sync.tokens import Pending
+from typedrpc.common.loop import in_loop, kept_loop, running_loop
+from typedrpc.common.mapping import Plan, mapped
+from typedrpc.common.room import NoRoom
+from typedrpc.common.sending import Argument, AsyncSender, Sender
+from typedrpc.common.streams import AsyncReceiver, Receiver, Source, StreamInLine, StreamToken
+from typedrpc.common.tokens import Pending
 from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
@@ -652,7 +652,7 @@ def _pack(command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 @final
 class _Going:
-    """The functions and streams that go with one call; see :class:`typedrpc.sync.calling.Going`."""
+    """The functions and streams that go with one call; see :class:`typedrpc.common.calling.Going`."""
 
     __slots__ = ("_arguments", "_connection", "_loop", "_streams", "failure_of", "functions")
 

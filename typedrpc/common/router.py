@@ -11,8 +11,8 @@ from typedrpc.callbacks import Callbacks, Found
 from typedrpc.messages import ProtocolCommand
 from typedrpc.protocol import Protocol, Request
 from typedrpc.sync.handling import HandlerThreads, Series
-from typedrpc.sync.role import ReadRole
-from typedrpc.sync.tokens import CallWaiter
+from typedrpc.common.role import ReadRole
+from typedrpc.common.tokens import CallWaiter
 
 
 @final
@@ -36,7 +36,7 @@ class Router:
         self._lock = threading.Lock()
 
     def forsake(self) -> None:
-        """See :mod:`typedrpc.sync.fork`: the lock may be held by a thread that is not here."""
+        """See :mod:`typedrpc.common.fork`: the lock may be held by a thread that is not here."""
         self._lock = threading.Lock()
 
     def deliver(self, request: Request) -> bool:

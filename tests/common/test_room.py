@@ -11,9 +11,9 @@ from typedrpc import Server, connect
 from typedrpc.errors import DeadlineExceeded
 from typedrpc.messages import Limits
 from typedrpc.protocol import State
-from typedrpc.sync.calling import Calls
-from typedrpc.sync.room import Room
-from typedrpc.sync.tokens import CallWaiter, NotSent, Pending
+from typedrpc.common.calling import Calls
+from typedrpc.common.room import Room
+from typedrpc.common.tokens import CallWaiter, NotSent, Pending
 
 
 class Core:

@@ -24,8 +24,8 @@ from typedrpc.errors import MessageTooLarge, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.protocol import Outgoing, Request
 from typedrpc.protocol import Protocol as Core
-from typedrpc.sync.loop import kept_loop
-from typedrpc.sync.sending import AsyncSender, Connection, Sender, Stopped, close_iterator
+from typedrpc.common.loop import kept_loop
+from typedrpc.common.sending import AsyncSender, Connection, Sender, Stopped, close_iterator
 from typedrpc.sync.workers import Workers
 from typedrpc.sync.writer import copied
 

@@ -22,9 +22,9 @@ from typedrpc.peer import Peer
 from typedrpc.protocol import Outgoing, State
 from typedrpc.schema import NONE
 from typedrpc.service import check_carried, services_of
-from typedrpc.sync.agreements import nesting
-from typedrpc.sync.caller import PeerLink, completion
-from typedrpc.sync.tokens import Pending
+from typedrpc.common.agreements import nesting
+from typedrpc.common.caller import PeerLink, completion
+from typedrpc.common.tokens import Pending
 from typedrpc.sync.writer import copied
 from typedrpc.transport import LONGEST_WAIT
 from typedrpc.wire import Kind, encode, payload_size

@@ -1,7 +1,7 @@
 """Streams that come in, with threads: who consumes waits for items, and whoever waits may read.
 
 They are consumed through a :class:`Receiver`, in a thread, or an :class:`AsyncReceiver`, on any event loop. For those
-that go out see :mod:`~typedrpc.sync.sending`.
+that go out see :mod:`~typedrpc.common.sending`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typedrpc.flow import MAX_GROWING, Inflow, items_of
 from typedrpc.protocol import Outgoing
 from typedrpc.protocol import Protocol as Core
 from typedrpc.stream import AsyncStream, Stream
-from typedrpc.sync.role import Waiter
-from typedrpc.sync.tokens import Owner, Token
+from typedrpc.common.role import Waiter
+from typedrpc.common.tokens import Owner, Token
 from typedrpc.wire import Frame
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
@@ -57,7 +57,7 @@ class Connection(Owner, Protocol):
 
 @final
 class StreamToken:
-    """What waits for the end of a call whose result is a stream; see :class:`typedrpc.sync.tokens.Token`.
+    """What waits for the end of a call whose result is a stream; see :class:`typedrpc.common.tokens.Token`.
 
     Attributes:
         frame: The answer, which comes after the last item.

@@ -15,7 +15,7 @@ from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, RpcE
 from typedrpc.failure import unpack_failure
 from typedrpc.peer import Peer
 from typedrpc.sync.connection import Connection
-from typedrpc.sync.tokens import Pending
+from typedrpc.common.tokens import Pending
 from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")

@@ -28,7 +28,7 @@ from typedrpc import (
     rpc,
 )
 from typedrpc.service import Table
-from typedrpc.sync.stay import Stay
+from typedrpc.common.stay import Stay
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

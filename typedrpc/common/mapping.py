@@ -17,10 +17,10 @@ from typedrpc.command import Command
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.parts import PART_OVERHEAD, count_parts, split_outcomes
-from typedrpc.sync.agreements import nesting
+from typedrpc.common.agreements import nesting
 from typedrpc.sync.connection import Connection
-from typedrpc.sync.role import Waiter
-from typedrpc.sync.tokens import Batch
+from typedrpc.common.role import Waiter
+from typedrpc.common.tokens import Batch
 from typedrpc.wire import Frame, Kind, payload_size
 
 _RESPONSE: Final = int(Kind.RESPONSE)

@@ -20,8 +20,8 @@ from typedrpc.errors import ArgumentValueError, MessageTooLarge
 from typedrpc.failure import pack_handler_failure
 from typedrpc.flow import ItemBatch, Outflow, alone
 from typedrpc.stream import Stream
-from typedrpc.sync.streams import Connection as AnyConnection
-from typedrpc.sync.streams import Notice, Waiting
+from typedrpc.common.streams import Connection as AnyConnection
+from typedrpc.common.streams import Notice, Waiting
 from typedrpc.sync.writer import copied
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest

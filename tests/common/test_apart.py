@@ -27,7 +27,7 @@ from typedrpc.failure import Code
 from typedrpc.flow import FIRST_CREDIT
 from typedrpc.parts import pack_parts
 from typedrpc.protocol import MAX_STREAMS, State
-from typedrpc.sync.loop import kept_loop
+from typedrpc.common.loop import kept_loop
 from typedrpc.wire import HEADER, Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

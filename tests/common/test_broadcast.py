@@ -36,7 +36,7 @@ from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.messages import ProtocolCommand
 from typedrpc.peer import Peer
 from typedrpc.service import services_of
-from typedrpc.sync import broadcast as module
+from typedrpc.common import broadcast as module
 from typedrpc.wire import PREAMBLE, Frame, Kind, payload_size
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -5,8 +5,8 @@ import pytest
 from tests.support import Running
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, RpcError
 from typedrpc.sync.handling import Series
-from typedrpc.sync.role import ReadRole
-from typedrpc.sync.tokens import CallWaiter, Pending
+from typedrpc.common.role import ReadRole
+from typedrpc.common.tokens import CallWaiter, Pending
 from typedrpc.wire import Frame, Kind
 
 FRAME = Frame(Kind.RESPONSE, 0, 1, b"\x01")

@@ -11,7 +11,7 @@ from typedrpc.call import get_call
 from typedrpc.errors import DeadlineExceeded, RpcError, ServerBusy
 from typedrpc.protocol import Protocol, State
 from typedrpc.sync.handling import HandlerThreads
-from typedrpc.sync.tokens import NotSent, Token
+from typedrpc.common.tokens import NotSent, Token
 from typedrpc.transport import LONGEST_WAIT
 
 HANDLERS_PATIENCE: Final = 5.0

@@ -25,10 +25,10 @@ from typedrpc.flow import Inflow
 from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.handling import HandlerThreads, Series
-from typedrpc.sync.role import ReadRole, Waiter
-from typedrpc.sync.room import NoRoom, Room
-from typedrpc.sync.router import Router
-from typedrpc.sync.tokens import Batch, CallWaiter, Failed, NotSent, Pending, Token
+from typedrpc.common.role import ReadRole, Waiter
+from typedrpc.common.room import NoRoom, Room
+from typedrpc.common.router import Router
+from typedrpc.common.tokens import Batch, CallWaiter, Failed, NotSent, Pending, Token
 from typedrpc.sync.writer import Writer
 from typedrpc.transport import Waker
 from typedrpc.wire import Buffer, Frame, Kind
@@ -66,7 +66,7 @@ class Connection(Protocol):
 
 
 class Sending(Protocol):
-    """An argument that is a stream, while it is sent; see :class:`typedrpc.sync.sending.Sender`."""
+    """An argument that is a stream, while it is sent; see :class:`typedrpc.common.sending.Sender`."""
 
     @property
     def error(self) -> BaseException | None: ...
@@ -129,7 +129,7 @@ class Calls:
         self._router = router
 
     def forsake(self, state: threading.Lock) -> None:
-        """See :mod:`typedrpc.sync.fork`: the state lock may be held by a thread that is not here."""
+        """See :mod:`typedrpc.common.fork`: the state lock may be held by a thread that is not here."""
         self._state = state
 
     def call(

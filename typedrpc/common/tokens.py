@@ -7,7 +7,7 @@ from typing import Final, Protocol, final
 
 from typedrpc.errors import RpcError
 from typedrpc.sync.handling import HandlerThreads, Series
-from typedrpc.sync.role import ReadRole, Waiter
+from typedrpc.common.role import ReadRole, Waiter
 from typedrpc.wire import Frame
 
 

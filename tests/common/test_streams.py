@@ -24,7 +24,7 @@ from typedrpc import (
     current_call,
     rpc,
 )
-from typedrpc.sync.loop import kept_loop
+from typedrpc.common.loop import kept_loop
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support import PATIENCE, Gate, Running, handling
-from typedrpc.sync.role import ReadRole, Waiter
+from typedrpc.common.role import ReadRole, Waiter
 
 
 class Parked(dict[Waiter, bool]):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
-from typedrpc.sync.fork import forsake_after_fork
+from typedrpc.common.fork import forsake_after_fork
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
@@ -43,7 +43,7 @@ class _KeptLoop:
             return self._loop
 
     def forsake(self) -> None:
-        """See :mod:`typedrpc.sync.fork`: the thread is not here."""
+        """See :mod:`typedrpc.common.fork`: the thread is not here."""
         self._lock = threading.Lock()
         self._loop = None
 

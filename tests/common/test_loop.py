@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support import Gate, Program, Running, run_all
-from typedrpc.sync import loop as module
-from typedrpc.sync.loop import _kept, in_loop, running_loop
+from typedrpc.common import loop as module
+from typedrpc.common.loop import _kept, in_loop, running_loop
 
 
 class Loop:
@@ -155,7 +155,7 @@ def test_a_forked_child_has_a_loop_of_its_own() -> None:
     program = """
         import os, warnings
         warnings.simplefilter("ignore", DeprecationWarning)
-        from typedrpc.sync.loop import in_loop
+        from typedrpc.common.loop import in_loop
         async def where():
             return os.getpid()
         assert in_loop(where, None)() == os.getpid()
