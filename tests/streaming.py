@@ -174,7 +174,7 @@ def tables_of(connection: Connection) -> dict[str, int]:
         "outflows": len(core.outflows),
         "callbacks": len(connection.callbacks.groups),
         "frames": 0 if connection.ended else connection.waiting_frames,
-        "apart": connection.threads._running_apart,
+        "apart": connection.handlers._running_apart,
     }
     return {name: size for name, size in sizes.items() if size}
 

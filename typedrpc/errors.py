@@ -163,6 +163,10 @@ class CallCancelled(RpcError, CancelledError):
     """The call was cancelled."""
 
 
+class BlockingCall(RpcError, RuntimeError):
+    """A call that would block the thread of an event loop which it waits for. Nothing was sent; await it instead."""
+
+
 class NestedTooDeep(RpcError, RecursionError):
     """A call was made from within a call, which was made from within a call, and so on past the limit.
 

@@ -33,7 +33,7 @@ The normative text, which also says what each kind means, is ``docs/protocol.md`
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import Final, NamedTuple, TypeAlias

@@ -23,11 +23,11 @@ from typedrpc import (
 )
 from typedrpc.codec import pack_plain, unpack_plain
 from typedrpc.codec.body import callback_mark
+from typedrpc.common.loop import kept_loop
 from typedrpc.failure import Code
 from typedrpc.flow import FIRST_CREDIT
 from typedrpc.parts import pack_parts
 from typedrpc.protocol import MAX_STREAMS, State
-from typedrpc.common.loop import kept_loop
 from typedrpc.wire import HEADER, Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -32,11 +32,11 @@ from typedrpc import (
 )
 from typedrpc.agreement import digest_of
 from typedrpc.codec import pack_plain, unpack_plain
+from typedrpc.common import broadcast as module
 from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.messages import ProtocolCommand
 from typedrpc.peer import Peer
 from typedrpc.service import services_of
-from typedrpc.common import broadcast as module
 from typedrpc.wire import PREAMBLE, Frame, Kind, payload_size
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

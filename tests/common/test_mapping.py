@@ -25,11 +25,11 @@ from typedrpc import (
 )
 from typedrpc.batches import MAX_WINDOW, MIN_WINDOW
 from typedrpc.codec import Segmented, pack_plain
+from typedrpc.common import calling, loop, mapping
 from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import pack_extension
 from typedrpc.parts import pack_outcomes, pack_parts, split_outcomes, split_parts
 from typedrpc.protocol import MAX_BATCH
-from typedrpc.common import calling, loop, mapping
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.wire import Frame, Kind, encode
 

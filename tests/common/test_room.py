@@ -8,12 +8,12 @@ import pytest
 
 from tests.support import PATIENCE, Workshop
 from typedrpc import Server, connect
-from typedrpc.errors import DeadlineExceeded
-from typedrpc.messages import Limits
-from typedrpc.protocol import State
 from typedrpc.common.calling import Calls
 from typedrpc.common.room import Room
 from typedrpc.common.tokens import CallWaiter, NotSent, Pending
+from typedrpc.errors import DeadlineExceeded
+from typedrpc.messages import Limits
+from typedrpc.protocol import State
 
 
 class Core:

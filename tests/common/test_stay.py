@@ -27,8 +27,8 @@ from typedrpc import (
     current_call,
     rpc,
 )
-from typedrpc.service import Table
 from typedrpc.common.stay import Stay
+from typedrpc.service import Table
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

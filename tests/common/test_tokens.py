@@ -3,10 +3,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.support import Running
-from typedrpc.errors import ConnectionLost, DeadlineExceeded, RpcError
-from typedrpc.sync.handling import Series
+from typedrpc.common.handlers import Series
 from typedrpc.common.role import ReadRole
 from typedrpc.common.tokens import CallWaiter, Pending
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, RpcError
 from typedrpc.wire import Frame, Kind
 
 FRAME = Frame(Kind.RESPONSE, 0, 1, b"\x01")
@@ -28,7 +28,7 @@ class Threads:
 class Owner:
     def __init__(self) -> None:
         self.role = ReadRole()
-        self.threads = Threads()
+        self.handlers = Threads()
 
 
 @pytest.mark.parametrize("answered", [True, False])
@@ -63,7 +63,7 @@ def test_a_pending_outcome_goes_to_its_function_elsewhere() -> None:
     Pending(outcomes.append).complete(owner, FRAME)  # type: ignore[arg-type]
     Pending(outcomes.append).fail(owner, error)  # type: ignore[arg-type]
     assert outcomes == []
-    for finish in owner.threads.settled:
+    for finish in owner.handlers.settled:
         finish()
     assert outcomes == [FRAME, error]
 
@@ -75,4 +75,4 @@ def test_an_answer_waits_for_the_callbacks_of_its_call_and_a_failure_does_not() 
     token.series = series = Series()
     token.complete(owner, FRAME)  # type: ignore[arg-type]
     token.fail(owner, DeadlineExceeded("late"))  # type: ignore[arg-type]
-    assert owner.threads.series == [series, None]
+    assert owner.handlers.series == [series, None]

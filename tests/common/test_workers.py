@@ -7,8 +7,9 @@ from typing import Any, cast
 import pytest
 
 from tests.support import PATIENCE, Gate, Gates, Log, Running, until
-from typedrpc.sync import workers
-from typedrpc.sync.workers import QUICK_TICK, TICK, Watcher, Workers
+from typedrpc.common import workers
+from typedrpc.common.workers import Workers
+from typedrpc.sync.watcher import QUICK_TICK, TICK, Watcher
 
 
 def names() -> list[str]:

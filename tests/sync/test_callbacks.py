@@ -46,10 +46,10 @@ from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import pack_plain
 from typedrpc.codec.body import callback_mark
 from typedrpc.command import remote
+from typedrpc.common.loop import _kept
 from typedrpc.failure import Code
 from typedrpc.messages import ProtocolCommand, pack_extension
 from typedrpc.sync import handling
-from typedrpc.common.loop import _kept
 from typedrpc.wire import Frame, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -160,7 +160,8 @@ def double(number: int) -> int:
 
 def groups(client: Client[Any]) -> dict[int, dict[int, Any]]:
     """What a client has offered and the server has not dropped."""
-    callbacks = client._link.connection.callbacks
+    link: Any = client._link
+    callbacks = link.connection.callbacks
     with callbacks._lock:
         return {call: dict(group.offers) for call, group in callbacks.groups.items()}
 
@@ -1524,7 +1525,7 @@ def test_a_release_does_not_undo_what_was_called_before_it(room: Room) -> None:
 @pytest.mark.parametrize("form", ["call", "submit"])
 def test_a_flood_of_one_way_callbacks_is_bounded(form: str, monkeypatch: pytest.MonkeyPatch, room: Room) -> None:
     """While one runs, so many are read and no more; then they are run, and the rest is read."""
-    monkeypatch.setattr(handling, "HELD_BYTES", 100_000)
+    monkeypatch.setattr(handlers, "HELD_BYTES", 100_000)
     count = 20_000
     blocked = Gate()
     seen: list[int] = []
@@ -1567,7 +1568,7 @@ def test_a_flood_of_one_way_callbacks_is_bounded(form: str, monkeypatch: pytest.
                 proxy.flood.submit(use).result(PATIENCE)
             assert blocked.is_open
             assert seen == list(range(count))
-            threads = client._link.connection.threads
+            threads = client._link.connection.handlers
             assert (threads._in_series, threads._in_series_bytes) == (0, 0)
 
 

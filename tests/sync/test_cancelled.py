@@ -528,7 +528,7 @@ def test_what_waits_for_its_turn_is_not_run_when_the_caller_has_left(desk: Desk)
             connection = next(link.connection for link in links if link.connection.core.running)
             until(lambda: connection.core.running == 3)
         assert all(isinstance(future.exception(PATIENCE), ConnectionLost) for future in futures)
-        until(lambda: connection.threads.ended, "the server has learned it")
+        until(lambda: connection.handlers.ended, "the server has learned it")
         desk.gate.open()
         assert other.proxy(Desk).add(1, 2) == 3
         desk.tally.wait_for("running", 0)

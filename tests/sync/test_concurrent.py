@@ -177,7 +177,7 @@ def test_a_call_whose_deadline_passes_in_line_is_not_run(workshop: Workshop) -> 
 
 
 def test_a_line_that_is_too_long_to_be_held(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("typedrpc.sync.handling.HELD_BYTES", 8192)
+    monkeypatch.setattr("typedrpc.common.handlers.HELD_BYTES", 8192)
     server = Server(workshop, url=URL, max_concurrent=1, max_message_size=2048)
     line = Line(server)
     with server, connect(Workshop, server.url) as one, connect(Workshop, server.url) as two:

@@ -17,8 +17,8 @@ from typedrpc import (
 )
 from typedrpc.admission import Answer
 from typedrpc.codec import unpack_plain
-from typedrpc.messages import Leave
 from typedrpc.common.stay import Stay
+from typedrpc.messages import Leave
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

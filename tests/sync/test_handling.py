@@ -16,13 +16,13 @@ from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Wor
 from typedrpc import ConnectionLost, RemoteError, Server, Service, connect, current_call, rpc
 from typedrpc.callbacks import Callbacks
 from typedrpc.codec import pack_plain
+from typedrpc.common.role import ReadRole
 from typedrpc.dispatch import Dispatcher
 from typedrpc.messages import Limits
 from typedrpc.protocol import Protocol
 from typedrpc.service import Table
 from typedrpc.sync import handling
 from typedrpc.sync.handling import HandlerThreads
-from typedrpc.common.role import ReadRole
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import HEADER, Kind
 
@@ -85,7 +85,7 @@ def test_one_way_calls_keep_their_order_beside_calls_that_block(workshop: Worksh
 
 def test_one_way_calls_that_pile_up_stop_the_reading(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """What came is bounded; when it is handled, the rest is read, and nothing is lost."""
-    monkeypatch.setattr(handling, "HELD_BYTES", 100_000)
+    monkeypatch.setattr(handlers, "HELD_BYTES", 100_000)
     with Server(workshop, url=URL, max_message_size=2000) as server, RawPeer.dial(server.url) as peer:
         peer.shake_hands()
         peer.send(request(WAIT, 0, "a"))
@@ -306,7 +306,7 @@ class Bare:
             leave=nothing,
             helper=nothing,
         )
-        self.threads = HandlerThreads(
+        self.handlers = HandlerThreads(
             core,
             self.role,
             writer,
@@ -324,7 +324,7 @@ class Bare:
         )
 
     def look(self, now: float) -> float | None:
-        return self.threads.look_for_stall()
+        return self.handlers.look_for_stall()
 
     def run_next(self) -> Running[None]:
         return Running(self.pool.bodies.pop(0))
@@ -341,10 +341,10 @@ def bare() -> Iterator[Bare]:
 class TestAttach:
     def test_the_first_is_started_and_only_one(self, bare: Bare) -> None:
         for _ in range(3):
-            bare.threads.attach()
+            bare.handlers.attach()
         assert bare.pool.asked == ["start"]
         bare.run_next().result()  # finds nothing to do, and leaves
-        bare.threads.attach()
+        bare.handlers.attach()
         assert bare.pool.asked == ["start", "start"]
         bare.run_next().result()
 
@@ -353,25 +353,25 @@ class TestAttach:
         done: list[str] = []
 
         def nested(levels: int) -> None:
-            mine = bare.threads.step_aside()
+            mine = bare.handlers.step_aside()
             assert mine is (levels == 20)
             if levels:
                 nested(levels - 1)
             else:
                 for name in ("first", "second", "third"):
-                    bare.threads.ready.append(partial(done.append, name))
-                    bare.threads.call_for_help()
+                    bare.handlers.ready.append(partial(done.append, name))
+                    bare.handlers.call_for_help()
                 assert bare.pool.asked.count("lend") == 1
                 bare.run_next().result()
                 assert done == ["first", "second", "third"]
-                bare.threads.attach()
+                bare.handlers.attach()
                 assert bare.pool.asked.count("lend") == 2
                 bare.run_next().result()
             if mine:
-                bare.threads.step_back()
+                bare.handlers.step_back()
 
-        bare.threads.ready.append(partial(nested, 20))
-        bare.threads.attach()
+        bare.handlers.ready.append(partial(nested, 20))
+        bare.handlers.attach()
         bare.run_next().result()
         assert done == ["first", "second", "third"]
         assert bare.pool.bodies == []
@@ -380,20 +380,20 @@ class TestAttach:
         done: list[int] = []
 
         def stand_aside() -> None:
-            assert bare.threads.step_aside()
+            assert bare.handlers.step_aside()
             helper = bare.run_next()
             helper.result()
             assert len(done) == 1
             assert done != [get_ident()]
-            bare.threads.step_back()
+            bare.handlers.step_back()
 
-        bare.threads.ready.extend((stand_aside, lambda: done.append(get_ident())))
-        bare.threads.attach()
+        bare.handlers.ready.extend((stand_aside, lambda: done.append(get_ident())))
+        bare.handlers.attach()
         bare.run_next().result()
         assert len(done) == 1
 
     def test_who_is_not_attached_does_not_stand_aside(self, bare: Bare) -> None:
-        assert not bare.threads.step_aside()
+        assert not bare.handlers.step_aside()
         assert bare.pool.asked == []
 
     def test_where_none_is_left_the_thread_itself_comes_back_to_it(self) -> None:
@@ -401,14 +401,14 @@ class TestAttach:
         done: list[int] = []
 
         def stand_aside() -> None:
-            assert bare.threads.step_aside()
-            bare.threads.ready.append(lambda: done.append(get_ident()))
-            bare.threads.call_for_help()
+            assert bare.handlers.step_aside()
+            bare.handlers.ready.append(lambda: done.append(get_ident()))
+            bare.handlers.call_for_help()
             assert bare.pool.bodies == []
-            bare.threads.step_back()
+            bare.handlers.step_back()
 
-        bare.threads.ready.append(stand_aside)
-        bare.threads.attach()
+        bare.handlers.ready.append(stand_aside)
+        bare.handlers.attach()
         attached = bare.run_next()
         attached.result()
         assert done == [attached.thread.ident]
@@ -423,55 +423,55 @@ class TestAttach:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(bare.pool, "start", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                bare.threads.attach()
+                bare.handlers.attach()
         bare.run_next().result()  # it was begun all the same, and finds that it is not counted
-        bare.threads.attach()
+        bare.handlers.attach()
         assert bare.pool.asked == ["start"]
         bare.run_next().result()
-        bare.threads.attach()
+        bare.handlers.attach()
         assert bare.pool.asked == ["start", "start"]
 
 
 class TestWhenOver:
     def test_it_is_told_once_when_all_has_been_done(self, bare: Bare) -> None:
         told: list[str] = []
-        bare.threads.when_over(lambda: told.append("over"))
+        bare.handlers.when_over(lambda: told.append("over"))
         assert told == []
 
         def work() -> None:
-            bare.threads.end()
+            bare.handlers.end()
             assert told == []
 
-        bare.threads.ready.append(work)
-        bare.threads.attach()
+        bare.handlers.ready.append(work)
+        bare.handlers.attach()
         bare.run_next().result()
         assert told == ["over"]
-        bare.threads.end()
+        bare.handlers.end()
         assert told == ["over"]
 
     def test_it_is_told_at_once_when_it_is_over_already(self, bare: Bare) -> None:
         told: list[str] = []
-        bare.threads.end()
-        bare.threads.when_over(lambda: told.append("over"))
+        bare.handlers.end()
+        bare.handlers.when_over(lambda: told.append("over"))
         assert told == ["over"]
 
     def test_what_runs_nested_is_waited_for(self, bare: Bare) -> None:
         told: list[str] = []
-        bare.threads.when_over(lambda: told.append("over"))
-        bare.threads.busy.append(None)
-        bare.threads.end()
+        bare.handlers.when_over(lambda: told.append("over"))
+        bare.handlers.busy.append(None)
+        bare.handlers.end()
         assert told == []
-        assert bare.threads.run_nested(deque()) is None
+        assert bare.handlers.run_nested(deque()) is None
         assert told == []
-        bare.threads.busy.pop()
-        assert bare.threads.run_nested(deque()) is None
+        bare.handlers.busy.pop()
+        assert bare.handlers.run_nested(deque()) is None
         assert told == ["over"]
 
     def test_what_is_ready_at_the_end_is_done_first(self, bare: Bare) -> None:
         told: list[str] = []
-        bare.threads.when_over(lambda: told.append("over"))
-        bare.threads.ready.append(lambda: told.append("done"))
-        bare.threads.end()
+        bare.handlers.when_over(lambda: told.append("over"))
+        bare.handlers.ready.append(lambda: told.append("done"))
+        bare.handlers.end()
         assert told == []
         bare.run_next().result()
         assert told == ["done", "over"]

@@ -874,7 +874,7 @@ def request(command: int, call: int, *arguments: object) -> bytes:
 
 SMALL_BOUNDS = """
     from typedrpc.sync import handling, writer
-    handling.HELD_BYTES = writer.QUEUED_BYTES = 8 << 20
+    handlers.HELD_BYTES = writer.QUEUED_BYTES = 8 << 20
 """
 
 FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {

@@ -124,6 +124,11 @@ def proxy(client: Client[Any]) -> Crowd:
     return client.proxy(Crowd)
 
 
+def room_of(client: Client[Any]) -> Any:
+    link: Any = client._link
+    return link.connection._room
+
+
 def core_of(end: Any) -> Any:
     """The core of a client's connection, or of that of a server's only client."""
     link = end._link if isinstance(end, Client) else end.peers[0].link
@@ -139,7 +144,7 @@ def expect_nothing_left(client: Client[Any], server: Server) -> None:
     for core in (core_of(client), core_of(server)):
         until(lambda core=core: not (core.calls.calls or core.inflows or core.outflows))  # type: ignore[misc]
         until(lambda core=core: not (core.running or core.handled))  # type: ignore[misc]
-    core, room = core_of(client), client._link.connection._room
+    core, room = core_of(client), room_of(client)
     until(lambda: proxy.add(1, 2) == 3 and room._given_up == core.late_replies)
     assert room.waiting == 0
 
@@ -363,7 +368,7 @@ def test_a_call_past_the_limit_waits_at_the_caller(crowd: Crowd) -> None:
     with few(crowd, 4) as server, connect(server.url) as client:
         proxy = client.proxy(Crowd)
         futures = fill(proxy, crowd, 4)
-        room = client._link.connection._room
+        room = room_of(client)
         for form in (proxy.add.submit, proxy.add.call):
             waiting: Running[Any] = Running(form, 1, 2)
             until(lambda: room.waiting == 1)
@@ -477,7 +482,7 @@ def test_a_cancelled_handler_that_waits_for_room_elsewhere_stops(crowd: Crowd, l
     with few(crowd, 4) as far, connect(far.url) as link, Server(middle, url=URL) as server:
         middle.proxy = link.proxy(Crowd)
         futures = fill(middle.proxy, crowd, 4)
-        room = link._link.connection._room
+        room = room_of(link)
         with connect(Middle, server.url) as proxy:
             future = proxy.pass_on.submit(1)
             until(lambda: room.waiting == 1)
@@ -529,7 +534,7 @@ def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str) -> None:
     with few(crowd, 4) as server, connect(server.url) as client:
         proxy = client.proxy(Crowd)
         held = fill(proxy, crowd, 4)
-        room = client._link.connection._room
+        room = room_of(client)
 
         async def main() -> list[Any]:
             async with asyncio.timeout(PATIENCE):

@@ -31,8 +31,8 @@ from typedrpc import (
     rpc,
 )
 from typedrpc.codec import pack_plain
+from typedrpc.common import handlers, room
 from typedrpc.messages import pack_extension
-from typedrpc.sync import handling, room
 from typedrpc.wire import PREAMBLE, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -1050,7 +1050,7 @@ class TestAtOnce:
         self, gates: Gates, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """One-way calls that wait for the one thread that may run them stop the reading, like others."""
-        monkeypatch.setattr(handling, "HELD_BYTES", 100_000)
+        monkeypatch.setattr(handlers, "HELD_BYTES", 100_000)
         came: list[int] = []
         all_came = Gate()
         with Server(served := End(), url=URL, max_message_size=2000) as server, RawPeer.dial(server.url) as peer:

@@ -15,10 +15,10 @@ from tests.support import PATIENCE, Gate, Log, Running
 from typedrpc import Server, ServerBusy, Service, connect, current_call, rpc
 from typedrpc.common import apart, caller, sending
 from typedrpc.common import loop as loop_module
-from typedrpc.sync.connection import Connection
-from typedrpc.sync.handling import HandlerThreads
 from typedrpc.common.loop import kept_loop
 from typedrpc.common.sending import Sender
+from typedrpc.sync.connection import Connection
+from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import HEADER_SIZE, Kind, unpack_header
 

@@ -293,9 +293,9 @@ class TestClosing:
     def test_a_connection_that_ends_before_it_is_served(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
         serving = Server._serve
 
-        def end_first(server: Server, stay: Any) -> None:
-            stay.connection.end(ConnectionLost("the server is closing"))
-            serving(server, stay)
+        def end_first(server: Server, connection: Any, stay: Any) -> None:
+            connection.end(ConnectionLost("the server is closing"))
+            serving(server, connection, stay)
 
         monkeypatch.setattr(Server, "_serve", end_first)
         with Server(Workshop(), url=URL) as server, RawPeer.dial(server.url) as peer:

@@ -8,12 +8,12 @@ from time import monotonic
 import pytest
 
 from tests.support import PATIENCE, Gate, Log, Running
-from typedrpc import transport
+from typedrpc import transport, wire
 from typedrpc.codec import Segmented
+from typedrpc.common.role import ReadRole
 from typedrpc.errors import ConnectionLost
 from typedrpc.protocol import Outgoing
 from typedrpc.sync import writer as module
-from typedrpc.common.role import ReadRole
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import CHUNK_SIZE, Buffer, Frame, FrameReader, Kind, encode, pack_header
 
@@ -333,7 +333,7 @@ class TestBuffersThatChange:
         assert item[1].obj is BIG
 
     def test_a_connection_that_ends_while_the_rest_is_copied(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-        copied = module.copied
+        copied = wire.copied
         waiting = [(b"waits",), (b"as well",)]
 
         def copy_and_end(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:

@@ -11,11 +11,11 @@ from typedrpc.agreement import Agreement, Question, Route, agree, agreement_of_e
 from typedrpc.call import get_call
 from typedrpc.codec import Payload
 from typedrpc.command import Command
+from typedrpc.common.connection import Connection
+from typedrpc.common.tokens import Pending
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, RpcError, UnknownCommand
 from typedrpc.failure import unpack_failure
 from typedrpc.peer import Peer
-from typedrpc.sync.connection import Connection
-from typedrpc.common.tokens import Pending
 from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 from typedrpc.batches import Result
 from typedrpc.call import Call, enter_call, leave_call
 from typedrpc.codec import CodecError
+from typedrpc.common.loop import kept_loop
+from typedrpc.common.sending import AsyncSender, Connection, Sender, Stopped, close_iterator
+from typedrpc.common.workers import Workers
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import MessageTooLarge, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.protocol import Outgoing, Request
 from typedrpc.protocol import Protocol as Core
-from typedrpc.common.loop import kept_loop
-from typedrpc.common.sending import AsyncSender, Connection, Sender, Stopped, close_iterator
-from typedrpc.sync.workers import Workers
-from typedrpc.sync.writer import copied
+from typedrpc.wire import copied
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio

@@ -16,18 +16,17 @@ from typedrpc.agreement import Agreement, Route
 from typedrpc.call import get_call
 from typedrpc.codec import Payload, Segmented
 from typedrpc.command import Command
+from typedrpc.common.agreements import nesting
+from typedrpc.common.caller import PeerLink, completion
+from typedrpc.common.tokens import Pending
 from typedrpc.deadlines import is_duration
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, DefinitionError, RpcError
 from typedrpc.peer import Peer
 from typedrpc.protocol import Outgoing, State
 from typedrpc.schema import NONE
 from typedrpc.service import check_carried, services_of
-from typedrpc.common.agreements import nesting
-from typedrpc.common.caller import PeerLink, completion
-from typedrpc.common.tokens import Pending
-from typedrpc.sync.writer import copied
 from typedrpc.transport import LONGEST_WAIT
-from typedrpc.wire import Kind, encode, payload_size
+from typedrpc.wire import Kind, copied, encode, payload_size
 
 logger = logging.getLogger("typedrpc")
 
@@ -199,7 +198,7 @@ def _hand_over() -> Callable[[], None]:
     """
     call = get_call()
     link = None if call is None else call.peer.link
-    return link.connection.threads.hand_over() if isinstance(link, PeerLink) else lambda: None
+    return link.connection.handlers.hand_over() if isinstance(link, PeerLink) else lambda: None
 
 
 def _commands_beside(command: Command[Any]) -> Mapping[str, Command[Any]]:

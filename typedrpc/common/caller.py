@@ -13,6 +13,15 @@ from typedrpc.batches import MIN_WINDOW
 from typedrpc.call import Call, Row, get_call
 from typedrpc.codec import CallbackCodec, CodecError, Payload, StreamCodec
 from typedrpc.command import BoundCommand, CallbackCommand, CallOptions, Command
+from typedrpc.common.agreements import AGREE_TIME, Agreements, nesting
+from typedrpc.common.calling import cancelled_with
+from typedrpc.common.connection import Connection
+from typedrpc.common.loop import in_loop, kept_loop, running_loop
+from typedrpc.common.mapping import Plan, mapped
+from typedrpc.common.room import NoRoom
+from typedrpc.common.sending import Argument, AsyncSender, Sender
+from typedrpc.common.streams import AsyncReceiver, Receiver, Source, StreamInLine, StreamToken
+from typedrpc.common.tokens import Pending
 from typedrpc.deadlines import get_limit, nearest, time_left
 from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import DeclaredFailure, unpack_failure
@@ -21,15 +30,6 @@ from typedrpc.messages import ProtocolCommand, read_reply_metadata
 from typedrpc.peer import Peer
 from typedrpc.service import bind, make_proxy, services_of
 from typedrpc.stream import AsyncStream, Stream
-from typedrpc.common.agreements import AGREE_TIME, Agreements, nesting
-from typedrpc.common.calling import cancelled_with
-from typedrpc.sync.connection import Connection
-from typedrpc.common.loop import in_loop, kept_loop, running_loop
-from typedrpc.common.mapping import Plan, mapped
-from typedrpc.common.room import NoRoom
-from typedrpc.common.sending import Argument, AsyncSender, Sender
-from typedrpc.common.streams import AsyncReceiver, Receiver, Source, StreamInLine, StreamToken
-from typedrpc.common.tokens import Pending
 from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
@@ -251,10 +251,10 @@ class _Calls:
                 if within is not None:
                     within.forget(token)
                 if on_loop:
-                    connection.threads.forget()
+                    connection.handlers.forget()
 
             if on_loop:
-                connection.threads.expect()
+                connection.handlers.expect()
             source = Source(
                 connection, flow, call, 0, unpack, what, conclude=conclude, abandon=abandon, on_over=on_over
             )

@@ -1,44 +1,36 @@
-"""The calls that this side makes on one connection, with threads: who waits for a reply, reads.
+"""The calls that this side makes on one connection: how they are sent, waited for, and given up.
 
-A thread that waits for a reply takes the read role if it is free, and reads until it has its own. While it waits it
-runs what the peer's handler calls back, as long as it is nested in its call. A call that nobody waits for any more is
-given up: the peer is told, and may stop; its answer comes all the same, and makes room for another call.
+A thread that waits for a reply parks, and runs meanwhile what the peer's handler calls back, as long as it is nested in
+its call; how it may read for itself is :mod:`typedrpc.sync.calling`. A call that nobody waits for any more is given up:
+the peer is told, and may stop; its answer comes all the same, and makes room for another call.
 
 An exception of a signal handler, such as ``KeyboardInterrupt``, may come anywhere. Where it provably lost no byte, only
 the call that it interrupted is given up; elsewhere it ends the connection.
 """
 
-import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
-from typing import Any, Final, Protocol, cast, final
+from typing import Any, Final, Protocol, TypeVar, cast
 
-from typedrpc import transport
 from typedrpc.call import Call, get_call
 from typedrpc.callbacks import Callbacks
 from typedrpc.codec import Payload, Segmented
-from typedrpc.deadlines import nearest
-from typedrpc.errors import CallCancelled, DeadlineExceeded, RpcError
-from typedrpc.failure import unpack_failure
-from typedrpc.flow import Inflow
-from typedrpc.protocol import Event, Outgoing
-from typedrpc.protocol import Protocol as Core
-from typedrpc.sync.handling import HandlerThreads, Series
+from typedrpc.common.handlers import Handlers, Series
 from typedrpc.common.role import ReadRole, Waiter
 from typedrpc.common.room import NoRoom, Room
 from typedrpc.common.router import Router
 from typedrpc.common.tokens import Batch, CallWaiter, Failed, NotSent, Pending, Token
-from typedrpc.sync.writer import Writer
-from typedrpc.transport import Waker
+from typedrpc.errors import CallCancelled, DeadlineExceeded, RpcError
+from typedrpc.failure import unpack_failure
+from typedrpc.flow import Inflow
+from typedrpc.protocol import Outgoing
+from typedrpc.protocol import Protocol as Core
 from typedrpc.wire import Buffer, Frame, Kind
 
-LOOK_TIME: Final = 0.05
-"""Seconds after which a thread that reads looks whether it is to stop, where the system has nothing to tell it with."""
+T = TypeVar("T")
 
 _RESPONSE: Final = int(Kind.RESPONSE)
-_POISON: Final = 0xFF
-"""Put where the first byte of a header is read to. No header begins with it: a frame cannot be so long."""
 
 
 class Connection(Protocol):
@@ -46,19 +38,17 @@ class Connection(Protocol):
 
     ended: bool
     forked: bool
-    watched: bool
 
     @property
     def role(self) -> ReadRole: ...
     @property
-    def threads(self) -> HandlerThreads: ...
+    def handlers(self) -> Handlers: ...
     def check(self) -> None: ...
-    def read(self, deadline: float | None = None, waker: Waker | None = None) -> list[Event[Token]]: ...
-    def get_waker(self) -> Waker | None: ...
+    def why_not_wait(self, what: str) -> RpcError | None: ...
     def wake_reader(self) -> None: ...
-    def deliver(self, events: list[Event[Token]]) -> None: ...
-    def attend(self, deadline: float | None) -> None: ...
     def stop_leading(self) -> None: ...
+    def write(self, data: Outgoing, deadline: float | None) -> None: ...
+    def write_one_way(self, data: Outgoing, deadline: float | None) -> None: ...
     def post(self, data: Outgoing) -> None: ...
     def prepare_watcher(self) -> None: ...
     def interrupted(self, error: BaseException) -> None: ...
@@ -86,20 +76,15 @@ def cancelled_with(outer: Call, what: str) -> CallCancelled:
     return CallCancelled(f"{what}: it was called by {outer.command}, which was cancelled: {outer.why_cancelled}")
 
 
-@final
 class Calls:
     """Makes calls. Every public method may be called from any thread."""
 
     def __init__(
         self,
         connection: Connection,
-        sock: socket.socket,
         core: Core[Token],
         state: threading.Lock,
         *,
-        role: ReadRole,
-        writer: Writer,
-        threads: HandlerThreads,
         callbacks: Callbacks,
         room: Room,
         router: Router,
@@ -107,23 +92,17 @@ class Calls:
         """
         Args:
             connection: What they are made on.
-            sock: Its socket.
             core: The protocol's state.
             state: The lock that guards it.
-            role: The read role.
-            writer: What writes.
-            threads: Those that handle what comes for others.
             callbacks: What goes with calls, and is called back.
             room: For calls at the peer.
             router: Knows which thread runs what is nested.
         """
         self._connection = connection
-        self._sock = sock
         self._core = core
         self._state = state
-        self._role = role
-        self._writer = writer
-        self._threads = threads
+        self._role = connection.role
+        self._handlers = connection.handlers
         self._callbacks = callbacks
         self._room = room
         self._router = router
@@ -164,28 +143,10 @@ class Calls:
             MessageTooLarge: The peer would not accept the arguments.
             Exception: What the peer answered instead of a result (see :mod:`typedrpc.failure`).
         """
-        core = self._core
         with self._state:
-            call, data = core.start(command, payload, what, extension, nested)
-        waiter: CallWaiter | None = None
+            call, data = self._core.start(command, payload, what, extension, nested)
         try:
-            if nested or going is not None or within is not None or on_reply is not None:
-                return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
-            # A thread that reads its own reply needs no entry in the in-flight table. One that has much to write leaves
-            # reading to others meanwhile.
-            leads = not self._room.is_counted and type(data) is bytes and self._role.try_take()
-            if leads and core.calls.calls and self._room.is_taken:
-                self._connection.stop_leading()
-                leads = False
-            if not leads or type(data) is not bytes:
-                waiter = CallWaiter()
-                self._register(call, data, what, deadline, waiter)
-                return self._outcome(call, what, waiter, deadline)
-            if not self._writer.write_whole(data, deadline, leading=True):
-                waiter = self._register_leading(call)
-                self._writer.queue.append(data)
-                self._writer.flush(deadline, leading=True)
-            return self._read_reply(call, what, deadline, waiter)
+            return self._answer_to(call, data, what, deadline, nested, going, within, on_reply)
         except Failed as failed:
             error = failed.error
         except BaseException as interrupt:
@@ -200,7 +161,29 @@ class Calls:
             # Its traceback has this frame, and those of its callers, with the callbacks that a handler has there: they
             # are to go when nobody needs them, and not when the garbage collector comes by.
             del error
-            waiter = None
+
+    def _answer_to(
+        self,
+        call: int,
+        data: Outgoing,
+        what: str,
+        deadline: float | None,
+        nested: bool,
+        going: Going | None,
+        within: Call | None,
+        on_reply: Callable[[Frame], None] | None,
+    ) -> Payload:
+        """Send a call and wait for its answer. Raises ``Failed``."""
+        if within is None and (refusal := self._connection.why_not_wait(what)) is not None:
+            raise NotSent(refusal)
+        return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
+
+    def _lead(self, waiter: Waiter, deadline: float | None) -> BaseException | None:
+        """Read, holding the role, until the waiter is done or out of time; then give the role up.
+
+        Returns an exception of a signal handler that did no harm, instead of raising it.
+        """
+        raise NotImplementedError("the role is never free where threads do not read")
 
     def _wait(self, waiter: Waiter, deadline: float | None) -> None:
         """As `wait`; raises ``Failed`` for an exception of a signal handler that did no harm."""
@@ -233,6 +216,8 @@ class Calls:
         on_reply: Callable[[Frame], None] | None,
     ) -> Payload:
         """A call of a handler, one that something goes with, or whose answer's frame counts. Raises ``Failed``."""
+        if within is not None and (refusal := self._connection.why_not_wait(what)) is not None:
+            raise NotSent(refusal)
         waiter = CallWaiter(abortable=within is not None)
         group = self._callbacks.offer(call, going.functions, waiter) if going is not None and going.functions else None
         senders = going.prepare(call) if going is not None else ()
@@ -240,7 +225,7 @@ class Calls:
         try:
             if within is not None:
                 within.on_cancel(waiter, lambda: self.abort(call, waiter, cancelled_with(within, what)))
-            aside = nested and self._threads.step_aside()
+            aside = nested and self._handlers.step_aside()
             self._register(call, data, what, deadline, waiter, nested=nested)
             for sender in senders:
                 sender.start()
@@ -258,11 +243,11 @@ class Calls:
             if senders:
                 self._core.end_flows(call)
             if aside:
-                self._threads.step_back()
+                self._handlers.step_back()
             if group is not None:
                 group.waiter = None
                 self._router.hand_back(waiter)
-                self._threads.look_again()
+                self._handlers.look_again()
         return payload
 
     def abort(self, call: int, token: Token, error: RpcError) -> None:
@@ -278,7 +263,7 @@ class Calls:
             return
         self.give_up(call)
         token.fail(self._connection, error)
-        self._threads.call_for_help()
+        self._handlers.call_for_help()
         if isinstance(token, Batch) or (isinstance(token, Waiter) and token.abortable):
             self._connection.wake_reader()
 
@@ -312,39 +297,6 @@ class Calls:
             raise
         raise error
 
-    def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
-        """Read the reply to a call; the role is held. Raises ``Failed``."""
-        core = self._core
-        reader = core.reader
-        if waiter is None and deadline is None and reader.idle:
-            buffer = reader.buffer
-            buffer[0] = _POISON
-            try:
-                count = self._sock.recv_into(buffer)
-            except BaseException as error:
-                if not transport.is_of_socket(error):
-                    if buffer[0] != _POISON:
-                        raise
-                    # Nothing was read: the connection is as it was, only this call is given up.
-                    with self._state:
-                        self._room.give_up(1)
-                    self._connection.stop_leading()
-                    self.give_up(call)
-                    raise Failed(error) from None
-                count = -1  # whatever it is, it comes again, and is dealt with below
-            if count > 0:
-                sole = reader.sole_frame(count)
-                if sole is not None and sole[0] == _RESPONSE and sole[2] == call:
-                    self._connection.stop_leading()
-                    return sole[3]
-            waiter = self._register_leading(call)
-            if count >= 0:
-                self._connection.deliver(core.receive(count) if count else core.receive_eof())
-                self._connection.attend(deadline)
-        elif waiter is None:
-            waiter = self._register_leading(call)
-        return self._outcome(call, what, waiter, deadline, leading=True)
-
     def submit(
         self,
         command: int,
@@ -370,7 +322,7 @@ class Calls:
         """
         with self._state:
             call, data = self._core.start(command, payload, what, extension, nested)
-        self._threads.expect()
+        self._handlers.expect()
         if going is not None and going.functions:
             token.series = self._callbacks.offer(call, going.functions).series = Series()
         senders = going.prepare(call) if going is not None else ()
@@ -385,8 +337,8 @@ class Calls:
             error = failed.error
             self._callbacks.withdraw(call)
             self._core.end_flows(call)
-            self._threads.forget()
-            self._threads.call_for_help()
+            self._handlers.forget()
+            self._handlers.call_for_help()
         except BaseException as interrupt:
             self._connection.interrupted(interrupt)
             raise
@@ -437,7 +389,7 @@ class Calls:
             if deadline is not None:
                 self._connection.watch()
             if going is not None and going.functions:
-                self._threads.look_again()
+                self._handlers.look_again()
             for sender in senders:
                 sender.start()
             return
@@ -493,7 +445,7 @@ class Calls:
         batch.call = call
         try:
             self._register(call, data, what, batch.deadline, batch, nested=nested)
-            if batch.deadline is not None and not self._connection.watched:
+            if batch.deadline is not None:
                 self._connection.watch()
             return True
         except Failed as failed:
@@ -521,8 +473,10 @@ class Calls:
             del error  # as above
 
     def _fetch(self, batch: Batch, waiter: Waiter, what: str, *, nested: bool) -> Frame | RpcError:
-        aside = nested and self._threads.step_aside()
         within = get_call()
+        if within is not None and (refusal := self._connection.why_not_wait(what)) is not None:
+            raise Failed(refusal)
+        aside = nested and self._handlers.step_aside()
         waiter.abortable = within is not None
         try:
             if within is not None:
@@ -540,7 +494,7 @@ class Calls:
             if within is not None:
                 within.forget(waiter)
             if aside:
-                self._threads.step_back()
+                self._handlers.step_back()
 
     def _await_any(self, batch: Batch, waiter: Waiter) -> None:
         """Wait, parked or leading, until something has come for the waiter, or the batch is out of time.
@@ -587,13 +541,9 @@ class Calls:
         data = self._core.notify(command, payload, what, extension, origin)
         if functions:
             self._callbacks.offer(origin, functions)
-            self._threads.look_again()
+            self._handlers.look_again()
         try:
-            if isinstance(data, bytes):
-                self._writer.queue.append(data)
-            else:
-                self._writer.write_parts(data, deadline)
-            self._writer.make_room(deadline)
+            self._connection.write_one_way(data, deadline)
         except BaseException as interrupt:
             self._connection.interrupted(interrupt)
             raise
@@ -630,27 +580,11 @@ class Calls:
             raise NotSent(token.aborted)
         if at_once:
             self._connection.post(data)
-        elif not isinstance(data, bytes):
-            self._writer.write_parts(data, deadline)
-        elif not self._writer.write_whole(data, deadline):
-            self._writer.queue.append(data)
-            self._writer.flush(deadline, patient=False)
+        else:
+            self._connection.write(data, deadline)
         if token.aborted is not None:
             # The cancel may have overtaken the call, and have meant nothing to the peer.
             self._connection.post(core.cancel(call))
-
-    def _register_leading(self, call: int) -> CallWaiter:
-        """Enter the call of a thread that holds the role, which is given up if the connection has ended.
-
-        Raises ``Failed``.
-        """
-        waiter = CallWaiter()
-        with self._state:
-            if not self._connection.ended:
-                self._core.calls.insert(call, waiter)
-                return waiter
-        self._connection.stop_leading()
-        raise Failed(self._core.lost())
 
     def _outcome(
         self,
@@ -671,7 +605,7 @@ class Calls:
             left = None if deadline is None else deadline - monotonic()
             # What came before the reply is run before it, in the order in which it was sent.
             if waiter.work and interrupt is None and not (left is not None and left <= 0 and not waiter.done):
-                interrupt = self._threads.run_nested(waiter.work)
+                interrupt = self._handlers.run_nested(waiter.work)
                 continue
             if waiter.done or interrupt is not None or (left is not None and left <= 0):
                 break
@@ -710,31 +644,4 @@ class Calls:
             self._role.park(waiter, timeout)
         except BaseException as error:
             return error
-        return None
-
-    def _lead(self, waiter: Waiter, deadline: float | None) -> BaseException | None:
-        """Read, holding the role, until the waiter is done or out of time; then give the role up.
-
-        Returns an exception of a signal handler that did no harm, instead of raising it.
-        """
-        reader = self._core.reader
-        idle = False
-        try:
-            waker = self._connection.get_waker() if waiter.abortable else None
-            while not (waiter.done or waiter.work or (deadline is not None and monotonic() >= deadline)):
-                if idle := reader.idle:
-                    reader.buffer[0] = _POISON
-                until = deadline
-                if waiter.abortable and waker is None:
-                    until = nearest(deadline, monotonic() + LOOK_TIME)
-                events = self._connection.read(until, waker)
-                idle = False
-                self._connection.deliver(events)
-                self._connection.attend(deadline)
-        except BaseException as error:
-            if not idle or reader.buffer[0] != _POISON:
-                raise
-            self._connection.stop_leading()
-            return error
-        self._connection.stop_leading()
         return None

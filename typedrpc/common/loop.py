@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from typedrpc.common.fork import forsake_after_fork
+from typedrpc.errors import BlockingCall
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
@@ -26,6 +27,7 @@ class _KeptLoop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.thread: int | None = None
         forsake_after_fork(self)
 
     def get(self) -> asyncio.AbstractEventLoop:
@@ -35,17 +37,18 @@ class _KeptLoop:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
                 try:
-                    threading.Thread(target=_run, args=(loop,), name="typedrpc-loop", daemon=True).start()
+                    thread = threading.Thread(target=_run, args=(loop,), name="typedrpc-loop", daemon=True)
+                    thread.start()
                 except BaseException:  # nobody runs it: whoever comes next tries again
                     loop.close()
                     raise
-                self._loop = loop
+                self._loop, self.thread = loop, thread.ident
             return self._loop
 
     def forsake(self) -> None:
         """See :mod:`typedrpc.common.fork`: the thread is not here."""
         self._lock = threading.Lock()
-        self._loop = None
+        self._loop = self.thread = None
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -63,6 +66,20 @@ _kept: Final = _KeptLoop()
 def kept_loop() -> asyncio.AbstractEventLoop:
     """The event loop that this process keeps, in a thread of its own, for what is ``async`` and has no other."""
     return _kept.get()
+
+
+def refuse_on_kept_loop(what: str) -> BlockingCall | None:
+    """The error of who is about to wait for a call in the thread of the kept loop, where all async handlers run."""
+    return blocking_call(what) if threading.get_ident() == _kept.thread else None
+
+
+def blocking_call(what: str) -> BlockingCall:
+    """What says that a call must not wait in the thread of an event loop."""
+    name = what.rpartition(".")[2]
+    return BlockingCall(
+        f"{what}: a call that blocks, in the thread of the event loop that it waits for; await it: "
+        f"`await proxy.{name}.aio(...)`"
+    )
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -14,13 +14,13 @@ from typedrpc.batches import FRAME_BYTES, GATHER_TIME, MIN_WINDOW, WINDOW_BYTES,
 from typedrpc.call import Call, get_call
 from typedrpc.codec import CodecError, Payload, Segmented
 from typedrpc.command import Command
+from typedrpc.common.agreements import nesting
+from typedrpc.common.connection import Connection
+from typedrpc.common.role import Waiter
+from typedrpc.common.tokens import Batch
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.parts import PART_OVERHEAD, count_parts, split_outcomes
-from typedrpc.common.agreements import nesting
-from typedrpc.sync.connection import Connection
-from typedrpc.common.role import Waiter
-from typedrpc.common.tokens import Batch
 from typedrpc.wire import Frame, Kind, payload_size
 
 _RESPONSE: Final = int(Kind.RESPONSE)
@@ -200,7 +200,7 @@ class Mapping:
             connection, self._route = self._resolve()
             if self._route.unpack_adapted is not None:
                 self.unpack = self._route.unpack_adapted
-            connection.threads.stand_by()
+            connection.handlers.stand_by()
             self._connection = connection
         return connection
 
@@ -268,7 +268,7 @@ class Mapping:
     def finish(self) -> None:
         """All was consumed."""
         if self._connection is not None:
-            self._connection.threads.stand_down()
+            self._connection.handlers.stand_down()
             self._connection = None
 
     def abandon(self) -> None:

@@ -8,10 +8,10 @@ from time import monotonic
 from typing import Any, Final, final
 
 from typedrpc.call import get_call
+from typedrpc.common.handlers import Handlers
+from typedrpc.common.tokens import NotSent, Token
 from typedrpc.errors import DeadlineExceeded, RpcError, ServerBusy
 from typedrpc.protocol import Protocol, State
-from typedrpc.sync.handling import HandlerThreads
-from typedrpc.common.tokens import NotSent, Token
 from typedrpc.transport import LONGEST_WAIT
 
 HANDLERS_PATIENCE: Final = 5.0
@@ -32,17 +32,17 @@ class Room:
             called when something was answered.
     """
 
-    def __init__(self, core: Protocol[Any], state: threading.Lock, threads: HandlerThreads) -> None:
+    def __init__(self, core: Protocol[Any], state: threading.Lock, handlers: Handlers) -> None:
         """
         Args:
             core: The protocol's state.
             state: The lock that guards it.
-            threads: Those of the connection.
+            handlers: See to it that somebody reads.
         """
         self.is_counted = False
         self._core = core
         self._state = state
-        self._threads = threads
+        self._handlers = handlers
         self._changed = threading.Condition(state)
         self.waiting = 0
         self._line: dict[
@@ -81,13 +81,13 @@ class Room:
                 if not expecting and self._given_up > self._core.late_replies:
                     # Those who made the calls have gone. Somebody has to read the late replies.
                     with suppress(RuntimeError):  # there are no threads; others may read
-                        self._threads.expect()
+                        self._handlers.expect()
                         expecting = True
                 self._changed.wait(min(left, LONGEST_WAIT))
         finally:
             self.waiting -= 1
             if expecting:
-                self._threads.forget()
+                self._handlers.forget()
         if self._is_full() and self._core.state is not State.CLOSED and token.aborted is None:
             raise NotSent(_no_room_in_time(what, deadline, last_moment))
 
@@ -115,7 +115,7 @@ class Room:
 
         last_moment = monotonic() + (math.inf if get_call() is None else HANDLERS_PATIENCE)
         end = last_moment if deadline is None else min(deadline, last_moment)
-        self._threads.expect()  # those who made the calls may have gone, and somebody has to read the answers
+        self._handlers.expect()  # those who made the calls may have gone, and somebody has to read the answers
         try:
             with self._state:
                 self.waiting += 1  # before the look, as above
@@ -135,7 +135,7 @@ class Room:
             self.look_again()
             raise
         finally:
-            self._threads.forget()
+            self._handlers.forget()
 
     def _rouse(self) -> None:
         """Rouse as many tasks as there is room for. The state lock is held."""

@@ -8,28 +8,28 @@ import threading
 from typing import Any, final
 
 from typedrpc.callbacks import Callbacks, Found
-from typedrpc.messages import ProtocolCommand
-from typedrpc.protocol import Protocol, Request
-from typedrpc.sync.handling import HandlerThreads, Series
+from typedrpc.common.handlers import Handlers, Series
 from typedrpc.common.role import ReadRole
 from typedrpc.common.tokens import CallWaiter
+from typedrpc.messages import ProtocolCommand
+from typedrpc.protocol import Protocol, Request
 
 
 @final
 class Router:
     """Hands the requests of one connection to threads; used by the holder of the read role."""
 
-    def __init__(self, core: Protocol[Any], role: ReadRole, threads: HandlerThreads, callbacks: Callbacks) -> None:
+    def __init__(self, core: Protocol[Any], role: ReadRole, handlers: Handlers, callbacks: Callbacks) -> None:
         """
         Args:
             core: The protocol's state.
             role: The connection's read role.
-            threads: Those that are attached to it.
+            handlers: Run what comes on it.
             callbacks: What this side has offered on it.
         """
         self._core = core
         self._role = role
-        self._threads = threads
+        self._handlers = handlers
         self._callbacks = callbacks
         # Held while requests are put where they are run: so they stay in the order in which they came when the thread
         # that they were for stops waiting.
@@ -52,7 +52,7 @@ class Router:
                 self._accept(request)
                 return True
             if not request.call:
-                self._threads.hold(request)
+                self._handlers.hold(request)
             waiter.work.append(request)
             # It may have stopped waiting, and looked for the last time.
             if self._waiter_for(request) is not waiter:
@@ -74,7 +74,7 @@ class Router:
         if waiter.work:
             with self._lock:
                 self._hand_back(waiter)
-            self._threads.call_for_help()
+            self._handlers.call_for_help()
 
     def _hand_back(self, waiter: CallWaiter) -> None:
         while waiter.work:
@@ -83,15 +83,15 @@ class Router:
             except IndexError:  # the thread itself, which does not know yet that the connection has ended
                 return
             if not request.call:
-                self._threads.let_go(request)
+                self._handlers.let_go(request)
             self._accept(request)
 
     def _accept(self, request: Request) -> None:
         found: Found | None = request.callback
         if found is None:
-            self._threads.accept(request)
+            self._handlers.accept(request)
             return
         # The callbacks of one call run one after another.
         if found.group.series is None:
             found.group.series = Series()
-        self._threads.accept(request, found.group.series)
+        self._handlers.accept(request, found.group.series)

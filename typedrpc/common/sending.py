@@ -16,13 +16,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from typedrpc.codec import CodecError, Payload, Segmented
+from typedrpc.common.streams import Connection as AnyConnection
+from typedrpc.common.streams import Notice, Waiting
 from typedrpc.errors import ArgumentValueError, MessageTooLarge
 from typedrpc.failure import pack_handler_failure
 from typedrpc.flow import ItemBatch, Outflow, alone
 from typedrpc.stream import Stream
-from typedrpc.common.streams import Connection as AnyConnection
-from typedrpc.common.streams import Notice, Waiting
-from typedrpc.sync.writer import copied
+from typedrpc.wire import copied
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio

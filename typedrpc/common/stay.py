@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, ExitStack
 from threading import Lock
 from typing import Final, final
 
+from typedrpc.common.connection import Connection
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.factories import Factory
 from typedrpc.hooks import Event
 from typedrpc.peer import Peer
-from typedrpc.sync.connection import Connection
 
 logger = logging.getLogger("typedrpc")
 
@@ -83,7 +83,7 @@ class Stay:
         # What is still to come before all is over: that the connection ends and the hooks learn of it; that its
         # handlers are done; and while it is let in, the end of that.
         self._parts = 2
-        connection.threads.when_over(self._finish_part)
+        connection.handlers.when_over(self._finish_part)
 
     def refuse(self, error: RpcError) -> None:
         """Say why the peer is not let in, where its connection's end does not. Whoever says so closes it then."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from typedrpc.call import get_call
 from typedrpc.codec import CodecError, Payload
+from typedrpc.common.role import Waiter
+from typedrpc.common.tokens import Owner, Token
 from typedrpc.errors import (
     CallCancelled,
     DeadlineExceeded,
@@ -25,8 +27,6 @@ from typedrpc.flow import MAX_GROWING, Inflow, items_of
 from typedrpc.protocol import Outgoing
 from typedrpc.protocol import Protocol as Core
 from typedrpc.stream import AsyncStream, Stream
-from typedrpc.common.role import Waiter
-from typedrpc.common.tokens import Owner, Token
 from typedrpc.wire import Frame
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
@@ -208,7 +208,7 @@ class Waiting:
         else:
             waiter.done = True
             self.connection.role.rouse(waiter)
-            self.connection.threads.served_callers += 1
+            self.connection.handlers.served_callers += 1
 
     def interrupt(self) -> None:
         """There is nothing to wait for; called by any other thread."""

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol, final
 
-from typedrpc.errors import RpcError
-from typedrpc.sync.handling import HandlerThreads, Series
+from typedrpc.common.handlers import Handlers, Series
 from typedrpc.common.role import ReadRole, Waiter
+from typedrpc.errors import RpcError
 from typedrpc.wire import Frame
 
 
@@ -17,7 +17,7 @@ class Owner(Protocol):
     @property
     def role(self) -> ReadRole: ...
     @property
-    def threads(self) -> HandlerThreads: ...
+    def handlers(self) -> Handlers: ...
 
 
 class Token(Protocol):
@@ -51,7 +51,7 @@ class CallWaiter(Waiter):
         self.frame = frame
         self.done = True
         connection.role.rouse(self)
-        connection.threads.served_callers += 1
+        connection.handlers.served_callers += 1
 
     def fail(self, connection: Owner, error: RpcError) -> None:
         if not self.done:
@@ -84,10 +84,10 @@ class Pending:
         """Of the callbacks that went with the call: those that were sent before the answer run before it is told."""
 
     def complete(self, connection: Owner, frame: Frame) -> None:
-        connection.threads.settle(partial(self._settle, frame), self.series)
+        connection.handlers.settle(partial(self._settle, frame), self.series)
 
     def fail(self, connection: Owner, error: RpcError) -> None:
-        connection.threads.settle(partial(self._settle, error))
+        connection.handlers.settle(partial(self._settle, error))
 
     def _settle(self, outcome: Frame | RpcError) -> None:
         while self._finish:
@@ -150,7 +150,7 @@ class Batch:
         self.frames.append(frame)
         self._waiter.done = True
         if connection.role.rouse(self._waiter):
-            connection.threads.served_callers += 1
+            connection.handlers.served_callers += 1
 
     def fail(self, connection: Owner, error: RpcError) -> None:
         self.end(error)

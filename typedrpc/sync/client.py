@@ -11,6 +11,11 @@ from typing_extensions import Unpack
 from typedrpc import transport
 from typedrpc.call import Call
 from typedrpc.command import BoundCommand, Command
+from typedrpc.common.agreements import AGREE_TIME
+from typedrpc.common.caller import PeerLink, RemoteCaller
+from typedrpc.common.stay import Stay
+from typedrpc.common.tokens import Token
+from typedrpc.common.workers import MAX_WORKERS, Workers, check_counts
 from typedrpc.dispatch import MAX_NESTING, Dispatcher
 from typedrpc.errors import (
     ConnectFailed,
@@ -26,12 +31,8 @@ from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol, State
 from typedrpc.service import FunctionService, Service, Table
-from typedrpc.common.agreements import AGREE_TIME
-from typedrpc.common.caller import PeerLink, RemoteCaller
 from typedrpc.sync.connection import Connection
-from typedrpc.common.stay import Stay
-from typedrpc.common.tokens import Token
-from typedrpc.sync.workers import MAX_WORKERS, Watcher, Workers, check_counts
+from typedrpc.sync.watcher import Watcher
 
 ServiceT = TypeVar("ServiceT", bound=Service)
 EnteredT_co = TypeVar("EnteredT_co", covariant=True)
@@ -162,8 +163,8 @@ class Client(Hooked, Generic[EnteredT_co]):
         """
         super().on_disconnect(hook)
         connection = self._link.connection
-        connection.threads.attended = True
-        connection.threads.look_again()
+        connection.handlers.attended = True
+        connection.handlers.look_again()
         return hook
 
     if not TYPE_CHECKING:
@@ -256,7 +257,7 @@ class Client(Hooked, Generic[EnteredT_co]):
                 start=lambda body: self._get_runtime()[0].start(body),
             )
             stays.append(stay)  # from here on its end is told; who begins it looks whether that was too late
-            connection.threads.look_again()
+            connection.handlers.look_again()
             return link, stay
         except BaseException as error:
             if connection is None:

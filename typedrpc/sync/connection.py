@@ -1,9 +1,9 @@
 """One connection with threads: who waits, reads; who reads a request, handles it; who writes, holds the pen.
 
 Here the parts are put together, opened and ended; and what was read is handed to who waits for it. The calls of this
-side are :mod:`~typedrpc.common.calling`, the threads that handle those of the peer :mod:`~typedrpc.sync.handling`. Three
-things are guarded apart, and none is held while another is waited for: the read role (:mod:`~typedrpc.common.role`), the
-pen (:mod:`~typedrpc.sync.writer`), and the state lock, under which nothing blocks.
+side are :mod:`~typedrpc.sync.calling`, the threads that handle those of the peer :mod:`~typedrpc.sync.handling`. Three
+things are guarded apart, and none is held while another is waited for: the read role
+(:mod:`~typedrpc.common.role`), the pen (:mod:`~typedrpc.sync.writer`), and the state lock, under which nothing blocks.
 """
 
 import contextlib
@@ -18,23 +18,25 @@ from typing import Final, final
 from typedrpc import transport
 from typedrpc.batches import BatchRun
 from typedrpc.callbacks import ALL_CALLBACKS, Callbacks
-from typedrpc.dispatch import Dispatcher
-from typedrpc.errors import ConnectionLost, DeadlineExceeded, ServerBusy, UnknownCommand
-from typedrpc.failure import pack_protocol_failure, unpack_failure
-from typedrpc.messages import NO_EXTRAS, Leave
-from typedrpc.peer import Peer
-from typedrpc.protocol import BatchRequest, Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
-from typedrpc.protocol import Protocol as Core
 from typedrpc.common.apart import Apart
-from typedrpc.common.calling import Calls
 from typedrpc.common.fork import forsake_after_fork
-from typedrpc.sync.handling import HandlerThreads
+from typedrpc.common.loop import refuse_on_kept_loop
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
 from typedrpc.common.sending import Streams
 from typedrpc.common.tokens import Batch, CallWaiter, Token
-from typedrpc.sync.workers import QUICK_TICK, Watcher, Workers
+from typedrpc.common.workers import Workers
+from typedrpc.dispatch import Dispatcher
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, RpcError, ServerBusy, UnknownCommand
+from typedrpc.failure import pack_protocol_failure, unpack_failure
+from typedrpc.messages import NO_EXTRAS, Leave
+from typedrpc.peer import Peer
+from typedrpc.protocol import BatchRequest, Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
+from typedrpc.protocol import Protocol as Core
+from typedrpc.sync.calling import LeadingCalls
+from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.watcher import QUICK_TICK, Watcher
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import Frame, Kind
 
@@ -98,7 +100,7 @@ class Connection:
         self._writer = Writer(
             sock,
             self.role,
-            may_read_ahead=lambda: self.threads.has_room(),
+            may_read_ahead=lambda: self.handlers.has_room(),
             read_ahead=self._read_ahead,
             end=self.end,
             stop_leading=self.stop_leading,
@@ -106,7 +108,7 @@ class Connection:
             helper=lambda body: runtime()[0].start(body),
         )
         self.streams = Streams(self)
-        self.threads: HandlerThreads = HandlerThreads(
+        self.handlers: HandlerThreads = HandlerThreads(
             core,
             self.role,
             self._writer,
@@ -122,16 +124,14 @@ class Connection:
             callbacks=self.callbacks,
             run_apart=Apart(self, dispatcher, lambda: runtime()[0]).run,
         )
-        self._room = Room(core, self._state, self.threads)
-        self._router = Router(core, self.role, self.threads, self.callbacks)
-        self._calls = Calls(
+        self._room = Room(core, self._state, self.handlers)
+        self._router = Router(core, self.role, self.handlers, self.callbacks)
+        self._calls = LeadingCalls(
             self,
             sock,
             core,
             self._state,
-            role=self.role,
             writer=self._writer,
-            threads=self.threads,
             callbacks=self.callbacks,
             room=self._room,
             router=self._router,
@@ -262,7 +262,31 @@ class Connection:
 
     def watch(self) -> None:
         """Have the watcher look: calls have deadlines."""
-        self._runtime()[1].watch(self)
+        if not self.watched:  # otherwise it looks within a tick
+            self._runtime()[1].watch(self)
+
+    def why_not_wait(self, what: str) -> RpcError | None:
+        """What is wrong with a thread that is about to wait for a call; asked within handlers."""
+        return refuse_on_kept_loop(what)
+
+    def write(self, data: Outgoing, deadline: float | None) -> None:
+        """Write a frame, or leave it to the thread that is writing; wait for room in the pipe until the deadline.
+
+        Its buffers may change once this returns.
+        """
+        if not isinstance(data, bytes):
+            self._writer.write_parts(data, deadline)
+        elif not self._writer.write_whole(data, deadline):
+            self._writer.queue.append(data)
+            self._writer.flush(deadline, patient=False)
+
+    def write_one_way(self, data: Outgoing, deadline: float | None) -> None:
+        """As :meth:`write`, for what the peer does not hold back by waiting: return when not too much waits."""
+        if isinstance(data, bytes):
+            self._writer.queue.append(data)
+        else:
+            self._writer.write_parts(data, deadline)
+        self._writer.make_room(deadline)
 
     @property
     def waiting_frames(self) -> int:
@@ -343,7 +367,7 @@ class Connection:
         for handled in tuple(self.core.handled.values()):
             if handled is not None and not handled.why_cancelled:
                 handled.cancel("its caller has left")
-        self.threads.end()
+        self.handlers.end()
         if (on_end := self._on_end) is not None:
             on_end(self)
             self._on_end = None
@@ -375,7 +399,7 @@ class Connection:
                 token.error, token.done = self.core.lost(), True
             elif isinstance(token, Batch):
                 token.end(self.core.lost())
-        for part in (self._writer, self.threads, self._router, self.callbacks):
+        for part in (self._writer, self.handlers, self._router, self.callbacks):
             part.forsake()
         self._sock.close()
         if self._waker is not None:
@@ -401,15 +425,15 @@ class Connection:
         """See to what came for others, in a thread that reads for itself."""
         if self._writer.queue:
             self._writer.flush(deadline, leading=True)
-        if self.threads.ready:
-            self.threads.call_for_help()
+        if self.handlers.ready:
+            self.handlers.call_for_help()
 
     def stop_leading(self) -> None:
         """The one exit of whoever holds the role."""
         self.role.release()
         if self.ended:
             self._dispose()
-        elif (self.threads.busy or self.threads.unattended) and not self.watched:
+        elif (self.handlers.busy or self.handlers.unattended) and not self.watched:
             # The watcher sleeps while somebody reads. Now it may be that nobody does although somebody has to.
             self._runtime()[1].watch(self)
 
@@ -454,8 +478,8 @@ class Connection:
     def _read_ahead(self) -> None:
         """Read once, in a thread that waits to write and therefore cannot handle what comes."""
         self.deliver(self.read())
-        if self.threads.ready:
-            self.threads.call_for_help()
+        if self.handlers.ready:
+            self.handlers.call_for_help()
 
     def _is_readable(self) -> bool:
         try:
@@ -476,8 +500,8 @@ class Connection:
                     event.progress = BatchRun(core, event)
                 if event.extras is not NO_EXTRAS and self._router.deliver(event):
                     continue
-                if self.threads.attended:
-                    self.threads.accept(event)
+                if self.handlers.attended:
+                    self.handlers.accept(event)
                 elif event.call:
                     queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
                 elif event.origin:
@@ -519,10 +543,10 @@ class Connection:
     # In the watcher's thread
 
     def look(self, now: float) -> float | None:
-        """See :class:`typedrpc.sync.workers.Watched`."""
+        """See :class:`typedrpc.sync.watcher.Watched`."""
         while self._abandoned:
             self._calls.give_up_all(self._abandoned.popleft())
-            self.threads.stand_down()
+            self.handlers.stand_down()
         with self._state:
             expired = self.core.calls.expire(now)
             if expired:
@@ -538,11 +562,11 @@ class Connection:
             token.fail(self, DeadlineExceeded("no answer in time"))
             self._calls.give_up(call)
         if expired:
-            self.threads.call_for_help()
+            self.handlers.call_for_help()
         while self._left_behind:
             self._left_behind.popleft()()
         due = self.streams.flush()
-        pause = self.threads.look_for_stall()
+        pause = self.handlers.look_for_stall()
         if due:
             pause = QUICK_TICK
         if next_deadline is None:

@@ -14,6 +14,12 @@ from typedrpc import transport
 from typedrpc.admission import Admission, Answer, WhenFull
 from typedrpc.call import Call, handled_by
 from typedrpc.command import Command
+from typedrpc.common.broadcast import broadcast, check_timeout, gather
+from typedrpc.common.caller import PeerLink
+from typedrpc.common.fork import forsake_after_fork
+from typedrpc.common.stay import Stay
+from typedrpc.common.tokens import Token
+from typedrpc.common.workers import MAX_WORKERS, Workers, check_counts
 from typedrpc.dispatch import MAX_NESTING, Dispatcher
 from typedrpc.errors import ConnectionLost, ProtocolError, RpcError, ServerBusy
 from typedrpc.factories import Servable, sort_out
@@ -23,14 +29,9 @@ from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.service import Table
 from typedrpc.sync.acceptor import Acceptor
-from typedrpc.common.broadcast import broadcast, check_timeout, gather
-from typedrpc.common.caller import PeerLink
 from typedrpc.sync.connection import Connection
-from typedrpc.common.fork import forsake_after_fork
-from typedrpc.common.stay import Stay
 from typedrpc.sync.stop import Stop
-from typedrpc.common.tokens import Token
-from typedrpc.sync.workers import MAX_WORKERS, Watcher, Workers, check_counts
+from typedrpc.sync.watcher import Watcher
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -225,7 +226,7 @@ class Server(Hooked):
             for connection in connections:
                 connection.drain("the server is closing")
             for connection in connections:
-                connection.threads.wait_until_idle(max(0.0, deadline - monotonic()))
+                connection.handlers.wait_until_idle(max(0.0, deadline - monotonic()))
         finally:  # also when a second Ctrl-C cuts the grace short
             for connection in connections:
                 connection.close("the server is closing")
@@ -355,13 +356,12 @@ class Server(Hooked):
             connection.end(ConnectionLost("the server is closing"))
             return
         try:
-            self._workers.start(lambda: self._serve(stay))
+            self._workers.start(lambda: self._serve(connection, stay))
         except RuntimeError:
             logger.warning("no thread could be started for %s: it was cut off", peer)
             connection.end(ConnectionLost("no thread could be started"))
 
-    def _serve(self, stay: Stay) -> None:
-        connection = stay.connection
+    def _serve(self, connection: Connection, stay: Stay) -> None:
         try:
             connection.open(monotonic() + self._handshake_timeout)
         except TimeoutError:
@@ -374,7 +374,7 @@ class Server(Hooked):
             connection.fault()
             return
         self._admit(stay)
-        connection.threads.serve()
+        connection.handlers.serve()
 
     # Who is in
 

@@ -17,10 +17,10 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
+from typedrpc.common.role import ReadRole
 from typedrpc.errors import ConnectionLost
 from typedrpc.lanes import Lanes, is_large, size_of
 from typedrpc.protocol import Outgoing
-from typedrpc.common.role import ReadRole
 from typedrpc.wire import CHUNK_SIZE, Buffer, copied
 
 logger = logging.getLogger("typedrpc")
