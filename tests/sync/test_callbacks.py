@@ -46,10 +46,10 @@ from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import pack_plain
 from typedrpc.codec.body import callback_mark
 from typedrpc.command import remote
+from typedrpc.common import handlers
 from typedrpc.common.loop import _kept
 from typedrpc.failure import Code
 from typedrpc.messages import ProtocolCommand, pack_extension
-from typedrpc.sync import handling
 from typedrpc.wire import Frame, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

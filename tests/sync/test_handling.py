@@ -16,12 +16,12 @@ from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Wor
 from typedrpc import ConnectionLost, RemoteError, Server, Service, connect, current_call, rpc
 from typedrpc.callbacks import Callbacks
 from typedrpc.codec import pack_plain
+from typedrpc.common import handlers
 from typedrpc.common.role import ReadRole
 from typedrpc.dispatch import Dispatcher
 from typedrpc.messages import Limits
 from typedrpc.protocol import Protocol
 from typedrpc.service import Table
-from typedrpc.sync import handling
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import HEADER, Kind

@@ -873,7 +873,8 @@ def request(command: int, call: int, *arguments: object) -> bytes:
 
 
 SMALL_BOUNDS = """
-    from typedrpc.sync import handling, writer
+    from typedrpc.common import handlers
+    from typedrpc.sync import writer
     handlers.HELD_BYTES = writer.QUEUED_BYTES = 8 << 20
 """
 

@@ -156,6 +156,10 @@ class Handlers(Attendance, ABC):
         """Something may be ready, or the connection has ended, and who says so is not one to do what is to be done."""
 
     @abstractmethod
+    def end(self) -> None:
+        """The connection has ended: what came is dealt with, and nothing comes any more."""
+
+    @abstractmethod
     def run_nested(self, work: deque[Any]) -> BaseException | None:
         """Run requests that are nested in a call which this thread waits for.
 
