@@ -275,6 +275,21 @@ class FrameReader:
         self._waiting = None
         self._partial = {}
 
+    def borrow(self, buffer: bytearray, view: memoryview) -> None:
+        """Read into this buffer, which others use too, while nothing has come; :meth:`keep` gives it back.
+
+        Args:
+            buffer: Of the same size as its own.
+            view: A view of it.
+        """
+        self.buffer, self.view = buffer, view
+
+    def keep(self) -> None:
+        """Take what has come out of a borrowed buffer."""
+        own = bytearray(len(self.buffer))
+        own[: self._end] = self.view[: self._end]
+        self.buffer, self.view = own, memoryview(own)
+
     @property
     def idle(self) -> bool:
         """Nothing of a frame has come yet: the next byte read is the first of a header, at ``buffer[0]``."""

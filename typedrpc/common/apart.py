@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
 logger = logging.getLogger("typedrpc")
 
 
-class _End(Protocol):
+class End(Protocol):
     """What becomes of what a handler came to. With ``wait=False`` it must not wait for the peer to read."""
 
     def finished(self, result: Any, *, wait: bool = True) -> None: ...
@@ -132,7 +132,6 @@ class _PartEnd:
             self._done()
 
 
-@final
 class Apart:
     """Runs such handlers for one connection."""
 
@@ -160,7 +159,7 @@ class Apart:
             settle: Given what the call came to instead, where the request is a batch that it is one of.
         """
         if settle is not None:
-            end: _End = _PartEnd(self._core, self._dispatcher, call, settle, done)
+            end: End = _PartEnd(self._core, self._dispatcher, call, settle, done)
         else:
             end = _CallEnd(self._connection, self._dispatcher, request, call, done)
         token = enter_call(call)
@@ -172,13 +171,16 @@ class Apart:
             if call.row.is_async:
                 self._start_task(call, context, end)
             else:
-                self._workers().start(lambda: context.run(self._run, call, end))
+                self._start_thread(call, context, end)
         except (RuntimeError, OSError) as error:  # no thread, or no descriptors for the event loop
             logger.warning("no thread could be started for %s: it was refused", call.command)
             self._dispatcher.refused(call, error)
             end.refused(pack_protocol_failure(ServerBusy(f"{call.command}: no thread could be started")))
 
-    def _run(self, call: Call, end: _End) -> None:
+    def _start_thread(self, call: Call, context: Context, end: End) -> None:
+        self._workers().start(lambda: context.run(self._run, call, end))
+
+    def _run(self, call: Call, end: End) -> None:
         try:
             result = call.function(*call.args, **call.kwargs)
             if call.row.stream is not None:
@@ -211,7 +213,7 @@ class Apart:
 
     # On the loop
 
-    def _start_task(self, call: Call, context: Context, end: _End) -> None:
+    def _start_task(self, call: Call, context: Context, end: End) -> None:
         loop = kept_loop()
 
         workers = self._workers()
@@ -238,7 +240,7 @@ class Apart:
             workers.task_ended()
             raise
 
-    async def _run_task(self, call: Call, end: _End) -> None:
+    async def _run_task(self, call: Call, end: End) -> None:
         try:
             result = call.function(*call.args, **call.kwargs)
             if call.row.stream is None:

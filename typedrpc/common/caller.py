@@ -16,7 +16,7 @@ from typedrpc.command import BoundCommand, CallbackCommand, CallOptions, Command
 from typedrpc.common.agreements import AGREE_TIME, Agreements, nesting
 from typedrpc.common.calling import cancelled_with
 from typedrpc.common.connection import Connection
-from typedrpc.common.loop import in_loop, kept_loop, running_loop
+from typedrpc.common.loop import kept_loop, running_loop
 from typedrpc.common.mapping import Plan, mapped
 from typedrpc.common.room import NoRoom
 from typedrpc.common.sending import Argument, AsyncSender, Sender
@@ -35,7 +35,7 @@ from typedrpc.wire import Frame, Kind
 logger = logging.getLogger("typedrpc")
 
 
-def _plan(connection: Connection, route: Route, options: CallOptions, what: str, default: float | None) -> Plan:
+def plan_call(connection: Connection, route: Route, options: CallOptions, what: str, default: float | None) -> Plan:
     """
     Raises:
         CallCancelled: The call that is being handled was cancelled.
@@ -54,7 +54,7 @@ def _plan(connection: Connection, route: Route, options: CallOptions, what: str,
     return Plan(deadline, extension, parent != 0, within)
 
 
-def _with_limit(deadline: float) -> float:
+def with_limit(deadline: float) -> float:
     """The deadline of what is asked before a call: what limits the call limits it."""
     limit, within = get_limit(), get_call()
     if within is not None:
@@ -65,7 +65,7 @@ def _with_limit(deadline: float) -> float:
 Started = TypeVar("Started")
 
 
-class _Calls:
+class CallForms:
     """The call forms, for whoever knows which connection a command is called on, and how."""
 
     __slots__ = ()
@@ -97,11 +97,11 @@ class _Calls:
                     deadline = None if timeout is None else monotonic() + timeout
                     answer = connection.call(id, payload, what, deadline, extension)
                 else:
-                    end, within_extension, nested, within = _plan(connection, route, options, what, default)
+                    end, within_extension, nested, within = plan_call(connection, route, options, what, default)
                     answer = connection.call(id, payload, what, end, within_extension, nested, None, within)
                 return unpack(answer)
             except CodecError as error:
-                raise _bad_result(error) from error
+                raise bad_result(error) from error
             except DeclaredFailure as failure:
                 rebuilt = command.errors.rebuild(failure)
                 raise rebuilt from rebuilt.__cause__
@@ -112,16 +112,16 @@ class _Calls:
         self, command: Command[Any], options: CallOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """A call that takes more than its plain arguments."""
-        payload, things = _pack(command, args, kwargs)
+        payload, things = pack(command, args, kwargs)
         connection, route = self._resolve(command, options.timeout)
         what, unpack = command.qualified_name, route.unpack_adapted or command.codec.unpack_result
-        end, extension, nested, within = _plan(connection, route, options, what, self.default_timeout)
-        going = _going(connection, things)
-        on_reply = _metadata_to(options)
+        end, extension, nested, within = plan_call(connection, route, options, what, self.default_timeout)
+        going = goes_with(connection, things)
+        on_reply = metadata_to(options)
         try:
             return unpack(connection.call(route.id, payload, what, end, extension, nested, going, within, on_reply))
         except CodecError as error:
-            raise _bad_result(error) from error
+            raise bad_result(error) from error
         except DeclaredFailure as failure:
             rebuilt = command.errors.rebuild(failure)
             raise rebuilt from rebuilt.__cause__
@@ -140,13 +140,13 @@ class _Calls:
         *,
         patient: bool = True,
     ) -> Future[Any]:
-        payload, things = _pack(command, args, kwargs)
+        payload, things = pack(command, args, kwargs)
         connection, route = self._resolve(command, options.timeout)
         what = command.qualified_name
-        end, extension, nested, within = _plan(connection, route, options, what, self.default_timeout)
+        end, extension, nested, within = plan_call(connection, route, options, what, self.default_timeout)
         future = CallFuture()
-        going = _going(connection, things, of_caller=True)
-        on_reply = _metadata_to(options)
+        going = goes_with(connection, things, of_caller=True)
+        on_reply = metadata_to(options)
         finish = completion(future, command, route, on_reply, None if going is None else going.failure_of)
         if within is not None:
             finish = _forgetting(finish, within, future)
@@ -188,7 +188,7 @@ class _Calls:
         """
         connection, route = self._resolve(command, options.timeout)
         what = command.qualified_name
-        end = _plan(connection, route, options, what, default).deadline
+        end = plan_call(connection, route, options, what, default).deadline
         while True:
             await connection.stand_in_line(what, end)
             try:
@@ -202,13 +202,17 @@ class _Calls:
     def stream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> Stream[Any]:
-        stream: Stream[Any] = self._open(command, _pack(command, args, kwargs), options, Receiver)
+        stream: Stream[Any] = self._open(command, pack(command, args, kwargs), options, Receiver)
         return stream
 
     def astream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> AsyncStream[Any]:
-        packed = _pack(command, args, kwargs)
+        return self._astream(command, pack(command, args, kwargs), options)
+
+    def _astream(
+        self, command: Command[Any], packed: tuple[Payload, list[Any]], options: CallOptions
+    ) -> AsyncStream[Any]:
         try:
             stream: AsyncStream[Any] = self._open(command, packed, options, AsyncReceiver)
         except NoRoom:
@@ -228,14 +232,14 @@ class _Calls:
         payload, things = packed
         connection, route = self._resolve(command, options.timeout)
         what = command.qualified_name
-        end, extension, nested, within = _plan(connection, route, options, what, None)
+        end, extension, nested, within = plan_call(connection, route, options, what, None)
         on_loop = receiver is AsyncReceiver
-        going = _going(connection, things, of_caller=on_loop)
+        going = goes_with(connection, things, of_caller=on_loop)
         failure_of = None if going is None else going.failure_of
         stream = command.codec.result_stream
         assert stream is not None
         unpack = route.unpack_adapted or stream.unpack_item
-        on_reply = _metadata_to(options)
+        on_reply = metadata_to(options)
         made: list[Any] = []
 
         def make(call: int, flow: Inflow) -> StreamToken:
@@ -274,17 +278,21 @@ class _Calls:
     def notify(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> None:
-        payload, things = _pack(command, args, kwargs)
-        what = command.qualified_name
+        packed = pack(command, args, kwargs)
         if command.schema.has_streams:
-            raise TypeError(f"{what} takes a stream and cannot be called one-way")
+            raise TypeError(f"{command.qualified_name} takes a stream and cannot be called one-way")
+        self._notify(command, packed, options)
+
+    def _notify(self, command: Command[Any], packed: tuple[Payload, list[Any]], options: CallOptions) -> None:
+        payload, things = packed
+        what = command.qualified_name
         connection, route = self._resolve(command, options.timeout)
         parent, depth = nesting(connection)
         timeout = self.default_timeout if options.timeout is None else options.timeout
         deadline = nearest(None if timeout is None else monotonic() + timeout, get_limit())
         time_left(deadline, what)
         extension = route.extension(None, parent if route.target else 0, depth, options.metadata)
-        connection.notify(route.id, payload, what, deadline, extension, _going(connection, things))
+        connection.notify(route.id, payload, what, deadline, extension, goes_with(connection, things))
 
     def map(
         self,
@@ -301,7 +309,7 @@ class _Calls:
         what = command.qualified_name
 
         def plan(connection: Connection, route: Route) -> Plan:
-            return _plan(connection, route, options, what, self.default_timeout)
+            return plan_call(connection, route, options, what, self.default_timeout)
 
         return mapped(resolve, command, iterables, plan, return_exceptions)
 
@@ -368,8 +376,7 @@ class _Calls:
             return failed
 
 
-@final
-class RemoteCaller(_Calls):
+class RemoteCaller(CallForms):
     """The caller behind the proxies of one peer."""
 
     __slots__ = ("_contracts", "_link", "_name", "default_timeout")
@@ -399,7 +406,7 @@ class RemoteCaller(_Calls):
             DefinitionError: It is no contract, or one that cannot be carried.
             ConnectionLost, DeadlineExceeded, ProtocolError: The peer did not tell.
         """
-        deadline = _with_limit(deadline)
+        deadline = with_limit(deadline)
         made = bind(contract, self) if isinstance(contract, Command) else make_proxy(contract, self)
         for commands in services_of(contract).values():
             self._contracts.update(dict.fromkeys(commands.values(), commands))
@@ -409,7 +416,7 @@ class RemoteCaller(_Calls):
         return made
 
     def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
-        deadline = _with_limit(monotonic() + (AGREE_TIME if timeout is None else min(timeout, AGREE_TIME)))
+        deadline = with_limit(monotonic() + (AGREE_TIME if timeout is None else min(timeout, AGREE_TIME)))
         link = self._link(deadline)
         agreement = link.about(self._contracts[command.declaration], deadline)
         return link.connection, agreement.route_of(command)
@@ -418,21 +425,20 @@ class RemoteCaller(_Calls):
         return self._name
 
 
-@final
-class CallbackCaller(_Calls):
+class CallbackCaller(CallForms):
     """The caller behind a function that came with a call. When nobody has it any more, the peer is told."""
 
-    __slots__ = ("_connection", "_route")
+    __slots__ = ("_connection", "route")
 
     def __init__(self, connection: Connection, origin: int, index: int) -> None:
         self._connection = connection
-        self._route = Route(ProtocolCommand.CALLBACK, target=(origin, index))
+        self.route = Route(ProtocolCommand.CALLBACK, target=(origin, index))
 
     def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
-        return self._connection, self._route
+        return self._connection, self.route
 
     def __del__(self) -> None:
-        target = self._route.target
+        target = self.route.target
         assert target is not None
         self._connection.drop_callback(*target)
 
@@ -440,7 +446,6 @@ class CallbackCaller(_Calls):
         return "a function of the caller"
 
 
-@final
 class PeerLink:
     """What a peer of the threads side needs of the connection to it; see :class:`typedrpc.peer.Link`."""
 
@@ -459,7 +464,13 @@ class PeerLink:
         self.connection = connection
         self.peer = peer
         self.agreements = Agreements(connection, peer)
-        self._caller = RemoteCaller(repr(peer), lambda deadline: self.agreements)
+        self._caller = self._make_caller()
+
+    def _make_caller(self) -> RemoteCaller:
+        return RemoteCaller(repr(self.peer), lambda deadline: self.agreements)
+
+    def _make_callback_caller(self, origin: int, index: int) -> CallbackCaller:
+        return CallbackCaller(self.connection, origin, index)
 
     def proxy(self, contract: Any, /) -> Any:
         proxy = self._proxies.get(contract)
@@ -489,7 +500,7 @@ class PeerLink:
             return None
         if isinstance(callback, StreamCodec):
             return self._receive_stream(origin, index + 1, callback)
-        return BoundCommand(_command_of(callback), CallbackCaller(self.connection, origin, index))
+        return BoundCommand(_command_of(callback), self._make_callback_caller(origin, index))
 
     def _receive_stream(self, call: int, number: int, codec: StreamCodec) -> Any:
         """What the handler of a call gets for an argument that is a stream."""
@@ -563,7 +574,7 @@ def completion(
         if not future.set_running_or_notify_cancel():
             return
         try:
-            if failure_of is not None and _is_failure(outcome) and (failed := failure_of()) is not None:
+            if failure_of is not None and is_failure(outcome) and (failed := failure_of()) is not None:
                 raise failed
             if isinstance(outcome, DeadlineExceeded):
                 raise DeadlineExceeded(f"{what}: {outcome}")
@@ -575,7 +586,7 @@ def completion(
                 raise unpack_failure(outcome.payload, what)
             result = unpack(outcome.payload)
         except CodecError as error:
-            future.set_exception(_bad_result(error))
+            future.set_exception(bad_result(error))
         except DeclaredFailure as failure:
             future.set_exception(command.errors.rebuild(failure))
         except BaseException as error:  # an iterator of the caller's may have failed with anything
@@ -591,7 +602,7 @@ def _cancel_all(futures: Iterable[Future[Any]]) -> None:
         future.cancel()
 
 
-def _is_failure(outcome: Frame | RpcError) -> bool:
+def is_failure(outcome: Frame | RpcError) -> bool:
     return isinstance(outcome, Exception) or outcome.kind != Kind.RESPONSE
 
 
@@ -620,7 +631,7 @@ def _why_ended(
     outcome = token.frame or token.error
     if outcome is None:
         return ConnectionLost(f"{what}: the connection has ended")
-    if failure_of is not None and _is_failure(outcome) and (failed := failure_of()) is not None:
+    if failure_of is not None and is_failure(outcome) and (failed := failure_of()) is not None:
         return failed
     if isinstance(outcome, DeadlineExceeded):
         return DeadlineExceeded(f"{what}: {outcome}")
@@ -634,7 +645,7 @@ def _why_ended(
     return command.errors.rebuild(error) if isinstance(error, DeclaredFailure) else error
 
 
-def _metadata_to(options: CallOptions) -> Callable[[Frame], None] | None:
+def metadata_to(options: CallOptions) -> Callable[[Frame], None] | None:
     """What gives the metadata of an answer to who asked for it."""
     on_metadata = options.on_metadata
     return None if on_metadata is None else lambda frame: _tell(on_metadata, frame)
@@ -644,7 +655,7 @@ def _tell(on_metadata: Callable[[Any], object], frame: Frame) -> None:
     on_metadata(read_reply_metadata(frame.extension))
 
 
-def _pack(command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Payload, list[Any]]:
+def pack(command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Payload, list[Any]]:
     if command.codec.has_callbacks:
         return command.codec.pack_with_callbacks(args, kwargs)
     return command.codec.pack_arguments(*args, **kwargs), []
@@ -669,7 +680,9 @@ class _Going:
         arguments: list[Argument] = []
         self._arguments = arguments
         # It lives as long as the call's outcome, which is not to keep the functions.
-        self.failure_of = lambda: next((each.error for each in arguments if each.error is not None), None)
+        self.failure_of: Callable[[], BaseException | None] = lambda: next(
+            (each.error for each in arguments if each.error is not None), None
+        )
         rows: list[Row | None] = []
         for index, (codec, thing) in enumerate(things):
             if isinstance(codec, StreamCodec):
@@ -678,8 +691,7 @@ class _Going:
                 self._streams.append((index + 1, codec, thing))
                 rows.append(None)
             else:
-                function = in_loop(thing, loop) if codec.is_async else thing
-                rows.append(Row(codec.name, function, codec.codec.unpack_arguments, codec.codec.pack_result))
+                rows.append(connection.row_of_callback(codec, thing, loop))
         self.functions: list[Any] = rows if any(row is not None for row in rows) else []
 
     def prepare(self, call: int) -> list[Argument]:
@@ -696,7 +708,7 @@ class _Going:
         return self._arguments
 
 
-def _going(connection: Connection, things: list[Any], *, of_caller: bool = False) -> _Going | None:
+def goes_with(connection: Connection, things: list[Any], *, of_caller: bool = False) -> _Going | None:
     """
     Args:
         connection: Where to.
@@ -707,5 +719,5 @@ def _going(connection: Connection, things: list[Any], *, of_caller: bool = False
     return _Going(connection, things, running_loop() if of_caller else None) if things else None
 
 
-def _bad_result(error: CodecError) -> ProtocolError:
+def bad_result(error: CodecError) -> ProtocolError:
     return ProtocolError(f"the peer answered with what the contract does not allow: {error}")

@@ -14,7 +14,9 @@ from functools import partial
 from typing import Any, Final
 
 from typedrpc.batches import BatchRun
+from typedrpc.call import Row
 from typedrpc.callbacks import ALL_CALLBACKS, Callbacks
+from typedrpc.codec import CallbackCodec
 from typedrpc.common.calling import Calls
 from typedrpc.common.fork import forsake_after_fork
 from typedrpc.common.handlers import Handlers
@@ -143,6 +145,16 @@ class Connection(ABC):
     @abstractmethod
     def _flush_now(self) -> None:
         """Write what waits, without waiting for room."""
+
+    @abstractmethod
+    def row_of_callback(self, codec: CallbackCodec, function: Callable[..., Any], loop: Any) -> Row:
+        """What the dispatcher needs of a function that goes with a call.
+
+        Args:
+            codec: Its codec.
+            function: The function; of an async one, one that gives an awaitable.
+            loop: The event loop of the caller, who is not blocked by the call; None for none.
+        """
 
     @abstractmethod
     def start_thread(self, body: Callable[[], None]) -> None:

@@ -134,7 +134,7 @@ class Handlers(Attendance, ABC):
         self._core = core
         self._dispatcher = dispatcher
         self._turns = dispatcher.turns
-        self._peer = peer
+        self.peer = peer
         self._callbacks = callbacks
         self._run_apart = run_apart
         self._lock = threading.Lock()
@@ -418,10 +418,7 @@ class Handlers(Attendance, ABC):
             return None  # nobody waits for it any more
         run: BatchRun = batch.progress
         if run.opened is None:
-            self._batches[run] = True
-            run.opened = self._dispatcher.open_batch(self._core, batch, self._peer, run.since)
-            if not self._core.begin(batch.call, run):
-                run.cancel("its caller has given it up")
+            self._open_batch(batch)
         interrupt: BaseException | None = None
         if run.why_cancelled:
             call: Call | bytes = pack_protocol_failure(CallCancelled(f"the caller gave it up: {run.why_cancelled}"))
@@ -442,6 +439,14 @@ class Handlers(Attendance, ABC):
             self._reply(run)
             self._make_room()
         return interrupt
+
+    def _open_batch(self, batch: BatchRequest) -> None:
+        """The first call of a batch is about to be run."""
+        run: BatchRun = batch.progress
+        self._batches[run] = True
+        run.opened = self._dispatcher.open_batch(self._core, batch, self.peer, run.since)
+        if not self._core.begin(batch.call, run):
+            run.cancel("its caller has given it up")
 
     def _settle(self, run: BatchRun, index: int, call: Call, result: Result) -> None:
         """A handler of a batch's call that took a thread or a task of its own has ended; must not wait."""
@@ -493,7 +498,7 @@ class Handlers(Attendance, ABC):
         dispatcher, core = self._dispatcher, self._core
         if self.ended and (request.call or self._is_over()):
             return None, None  # nobody waits for it any more; one-way calls that came in time are run
-        call = dispatcher.begin(core, request, self._peer)
+        call = dispatcher.begin(core, request, self.peer)
         if not isinstance(call, Call):
             return call, None
         if call.row.apart and not self._runs_here(call):

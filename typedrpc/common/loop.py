@@ -73,13 +73,15 @@ def refuse_on_kept_loop(what: str) -> BlockingCall | None:
     return blocking_call(what) if threading.get_ident() == _kept.thread else None
 
 
-def blocking_call(what: str) -> BlockingCall:
-    """What says that a call must not wait in the thread of an event loop."""
-    name = what.rpartition(".")[2]
-    return BlockingCall(
-        f"{what}: a call that blocks, in the thread of the event loop that it waits for; await it: "
-        f"`await proxy.{name}.aio(...)`"
-    )
+def blocking_call(what: str, instead: str = "await proxy.{}.aio(...)") -> BlockingCall:
+    """What says that a call must not wait in the thread of an event loop.
+
+    Args:
+        what: Names the command.
+        instead: The right way, with a place for the command's own name.
+    """
+    right = instead.format(what.rpartition(".")[2])
+    return BlockingCall(f"{what}: this would block the thread of the event loop that it waits for; write `{right}`")
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -92,6 +94,16 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
+def awaiting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A coroutine function that calls the given one, and awaits what that gives if it can be awaited."""
+
+    async def await_it(*args: Any) -> Any:
+        result = function(*args)
+        return await result if inspect.isawaitable(result) else result
+
+    return await_it
+
+
 def in_loop(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None) -> Callable[..., Any]:
     """A function that calls the given one on an event loop, awaits what that gives, and returns it.
 
@@ -102,15 +114,13 @@ def in_loop(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None
         loop: Where to; without one, the loop that is kept.
     """
 
-    async def await_it(args: tuple[Any, ...]) -> Any:
-        result = function(*args)
-        return await result if inspect.isawaitable(result) else result
+    await_it = awaiting(function)
 
     def run(*args: Any) -> Any:
         import asyncio
 
         target = loop or _kept.get()
-        coroutine = await_it(args)
+        coroutine = await_it(*args)
         try:
             future: Future[Any] = asyncio.run_coroutine_threadsafe(coroutine, target)
         except RuntimeError as error:

@@ -71,7 +71,6 @@ class NotSent(Failed):
     """So that the peer has seen nothing of it."""
 
 
-@final
 class Pending:
     """A call whose outcome goes to a function, in a thread of the connection's own."""
 

@@ -10,12 +10,14 @@ import contextlib
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, final
+from typing import Any, Final, final
 
 from typedrpc import transport
+from typedrpc.call import Row
+from typedrpc.codec import CallbackCodec
 from typedrpc.common.apart import Apart
 from typedrpc.common.connection import Connection as AnyConnection
-from typedrpc.common.loop import refuse_on_kept_loop
+from typedrpc.common.loop import in_loop, refuse_on_kept_loop
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
@@ -157,6 +159,10 @@ class Connection(AnyConnection):
             if not isinstance(error, Exception):
                 self.interrupted(error)
             raise
+
+    def row_of_callback(self, codec: CallbackCodec, function: Callable[..., Any], loop: Any) -> Row:
+        run = in_loop(function, loop) if codec.is_async else function
+        return Row(codec.name, run, codec.codec.unpack_arguments, codec.codec.pack_result)
 
     def start_thread(self, body: Callable[[], None]) -> None:
         """Run a function in a thread of its own. Raises ``RuntimeError`` where the system has no more."""

@@ -21,6 +21,7 @@ from typing import Any, Final, final
 
 from typedrpc.callbacks import Callbacks
 from typedrpc.common.handlers import LATER, Handlers, RunApart
+from typedrpc.common.outbox import BATCH_SIZE
 from typedrpc.common.role import ReadRole
 from typedrpc.common.workers import Workers
 from typedrpc.dispatch import Dispatcher
@@ -29,7 +30,7 @@ from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
 from typedrpc.protocol import BatchRequest, Outgoing, Protocol, Request
 from typedrpc.sync.watcher import QUICK_TICK, QUICK_TICKS, TICK, Watched, Watcher
-from typedrpc.sync.writer import BATCH_SIZE, Writer
+from typedrpc.sync.writer import Writer
 from typedrpc.wire import copied
 
 logger = logging.getLogger("typedrpc")

@@ -1,0 +1,37 @@
+"""What the connections of one client or server on an event loop have in common: the loop, threads, a buffer."""
+
+import asyncio
+from typing import Final, final
+
+from typedrpc.aio.pool import Pool
+from typedrpc.aio.starter import Starter
+from typedrpc.common.workers import Workers
+from typedrpc.wire import RECEIVE_SIZE
+
+
+@final
+class Runtime:
+    """Made in the thread of the loop.
+
+    Attributes:
+        loop: The loop.
+        workers: Threads.
+        pool: So many of them for plain handlers.
+        starter: Starts coroutines.
+        buffer: What is read comes in here first: a connection of its own has none while nothing is on its way.
+        view: A view of it.
+    """
+
+    def __init__(self, workers: Workers, max_workers: int, *, debug: bool = False) -> None:
+        """
+        Args:
+            workers: Threads.
+            max_workers: How many of them plain handlers may take.
+            debug: Tell of handlers that hold up the loop.
+        """
+        self.loop: Final = asyncio.get_running_loop()
+        self.workers: Final = workers
+        self.pool: Final = Pool(self.workers, max_workers)
+        self.starter: Final = Starter(self.loop, debug=debug)
+        self.buffer: Final = bytearray(RECEIVE_SIZE)
+        self.view: Final = memoryview(self.buffer)
