@@ -169,9 +169,8 @@ def measure(pairs: list[Pair], rounds: int, seconds: float) -> Turns:
             for pair, (server, client) in order:
                 before = float(server.ask("cpu"))
                 told = json.loads(client.ask(json.dumps({"at_once": work.at_once, "seconds": seconds})))
-                used = float(server.ask("cpu")) - before
+                calls, used = told["calls"], float(server.ask("cpu")) - before
                 if number:  # the first round warms up
-                    calls = told["calls"]
                     turns[work][pair].append(Turn(calls / told["seconds"], told["cpu"] / calls, used / calls))
     return turns
 
@@ -222,7 +221,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short turns: shows that it runs, not how fast")
     parser.add_argument("--only", action="append", choices=PEERS, metavar="NAME", help=f"one of {', '.join(PEERS)}")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (5)")
-    parser.add_argument("--seconds", type=float, default=0.2, help="what a turn takes (0.2)")
+    parser.add_argument("--seconds", type=float, default=0.15, help="what a turn takes (0.15)")
     parser.add_argument("--cpu", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--role", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
