@@ -9,9 +9,10 @@ from typing import Any, Protocol, TypeVar, overload
 
 from typing_extensions import Unpack
 
+from tests.ends import CLIENTS, SERVERS
 from typedrpc import BoundCommand, Command, FunctionService, Peer, Server, Service, connect
+from typedrpc.common.server import ServerOptions
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE
-from typedrpc.sync.server import ServerOptions
 
 ServiceT = TypeVar("ServiceT", bound=Service)
 CallableT = TypeVar("CallableT", bound=Callable[..., Any])
@@ -69,6 +70,27 @@ class ThreadsRunner(Runner):
             yield client
 
 
+class ColouredRunner(Runner):
+    """Server and client of either side, over a socket."""
+
+    def __init__(self, client: str, server: str) -> None:
+        self._connect = CLIENTS[client]
+        self._serve = SERVERS[server]
+
+    @contextlib.contextmanager
+    def talk(
+        self,
+        *services: Service | FunctionService,
+        accepts: int = MAX_MESSAGE_SIZE,
+        **options: Unpack[ServerOptions],
+    ) -> Iterator[Talk]:
+        with (
+            self._serve(*services, **options) as server,
+            self._connect(server.url, max_message_size=accepts, max_calls=MAX_CALLS) as client,
+        ):
+            yield client
+
+
 def make_runner(name: str, directory: Path) -> Runner:
     """The runner of this name; what it leaves in the file system is in the directory."""
     match name:
@@ -76,8 +98,14 @@ def make_runner(name: str, directory: Path) -> Runner:
             return ThreadsRunner("tcp://127.0.0.1:0")
         case "unix":
             return ThreadsRunner(f"unix://{directory}/server.sock")
+        case "aio":
+            return ColouredRunner("loop", "loop")
+        case "aio client":
+            return ColouredRunner("loop", "threads")
+        case "aio server":
+            return ColouredRunner("threads", "loop")
         case _:
             raise ValueError(name)
 
 
-RUNNERS = ("tcp", "unix")
+RUNNERS = ("tcp", "unix", "aio", "aio client", "aio server")

@@ -205,6 +205,7 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
             if self.ended:
                 return
             self.ended = True
+            self.outlet.sealed = True
             self.core.close(error)
             self._room.notify_all()
         if get_ident() == self.thread:
@@ -235,8 +236,7 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
     # Writing
 
     def post(self, data: Outgoing) -> None:
-        self._queue.append(data)
-        self.outlet.stir()
+        self.outlet.add(data)
 
     def send(self, data: Outgoing) -> None:
         self.write(data, None)
@@ -246,7 +246,11 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         if get_ident() != self.thread:
             outlet.add(data)
             outlet.await_room(deadline)
-        elif type(data) is bytes and len(self.core.calls.calls) == 1 and not (outlet.gathering or self._queue):
+        elif (
+            type(data) is bytes
+            and len(self.core.calls.calls) == 1
+            and not (outlet.gathering or outlet.sealed or self._queue)
+        ):
             self._queue.append(data)  # the only call: nothing is gained by waiting for others
             outlet.flush()
         else:

@@ -32,6 +32,7 @@ class Outlet:
         outbox: What waits.
         gathering: Whoever reads now will call :meth:`flush`: what is queued meanwhile waits for that.
         paused: The transport takes no more now.
+        sealed: The connection has ended: nothing is queued any more, what was queued before is still written.
         ended: Nothing is written any more.
     """
 
@@ -47,6 +48,7 @@ class Outlet:
         self.outbox: Final = Outbox()
         self.gathering = False
         self.paused = False
+        self.sealed = False
         self.ended = False
         self._loop = loop
         self._thread = get_ident()
@@ -67,6 +69,8 @@ class Outlet:
 
     def add(self, data: Outgoing) -> None:
         """Queue a frame, whose buffers may change once this returns. May be called from any thread."""
+        if self.sealed:
+            return
         self.outbox.queue.append(data if isinstance(data, bytes) else copied(data))
         self.stir()
 

@@ -224,7 +224,7 @@ async def serve(
     server = Server(*services, url=url, **options)
     loop = asyncio.get_running_loop()
     await server.start()
-    heeded: list[int] = []
+    heeded: list[signal.Signals] = []
     try:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -237,6 +237,6 @@ async def serve(
                 await started
         await server.wait()
     finally:
-        for number in heeded:
-            loop.remove_signal_handler(number)
+        for heard in heeded:
+            loop.remove_signal_handler(heard)
         await server.close(grace)
