@@ -38,10 +38,8 @@ GOODBYE_TIME: Final = 0.1
 
 
 @final
-class Connection(AnyConnection, asyncio.BufferedProtocol):
+class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
     """One end of a connection. Made in the thread of its loop; its methods may be called from any."""
-
-    handlers: LoopHandlers
 
     def __init__(
         self,
@@ -93,7 +91,7 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         def make_calls(room: Room, router: Router) -> Calls:
             return Calls(self, core, self._state, callbacks=self.callbacks, room=room, router=router)
 
-        self._assemble(self.handlers, make_calls)
+        self._assemble(make_calls)
         self.wait = self._wait
 
     # The transport's side

@@ -98,8 +98,7 @@ class LoopHandlers(Handlers):
     def _run_batch(self, batch: BatchRequest) -> None:
         """Begin all calls of a batch."""
         run: BatchRun = batch.progress
-        self._open_batch(batch)
-        opened: Opened | bytes = run.opened
+        opened = self._open_batch(batch)
         if isinstance(opened, Opened) and opened.row.plain and opened.row.apart:
             self._hand_out(batch)
             return
