@@ -270,10 +270,13 @@ class Handlers(Attendance, ABC):
         with self._lock:
             self._enter(series, run)
 
+    def _held(self) -> int:
+        """Bytes of requests that are not begun."""
+        return self._in_series_bytes + sum(weight(work) for work in self.ready.copy() if isinstance(work, Request))
+
     def has_room(self) -> bool:
         """Whether more may be read although what came is not handled yet."""
-        held = self._in_series_bytes + sum(weight(work) for work in self.ready.copy() if isinstance(work, Request))
-        return held < max(HELD_BYTES, 4 * self._core.limits.max_message_size)
+        return self._held() < max(HELD_BYTES, 4 * self._core.limits.max_message_size)
 
     # The end
 
