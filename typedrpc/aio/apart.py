@@ -57,8 +57,13 @@ class LoopApart(Apart):
             context.run(self._run, call, end)
 
         self._add(size)
-        if not self._pool().run(run, may_wait=not call.depth):
-            self._add(-size)
+        begun = False
+        try:
+            begun = self._pool().run(run, may_wait=not call.depth)
+        finally:
+            if not begun:
+                self._add(-size)
+        if not begun:
             error = ServerBusy("no thread is left for a call that is nested in another one; raise max_workers")
             self._dispatcher.refused(call, error)
             end.refused(pack_protocol_failure(error))
