@@ -49,10 +49,9 @@ from typedrpc.command import remote
 from typedrpc.failure import Code
 from typedrpc.messages import ProtocolCommand, pack_extension
 from typedrpc.sync import handling
-from typedrpc.sync.loop import _kept
 from typedrpc.wire import Frame, Kind, encode
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 URL = "tcp://127.0.0.1:0"
 
@@ -118,12 +117,6 @@ class Room(Service):
     @rpc
     def both(self, first: Callable[[int], int], second: Callable[[int], int]) -> int:
         return first(1) + second(2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for coroutines of plain threads lasts as long as the process, which is no leak."""
-    _kept.get()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from typedrpc import (
 from typedrpc.sync import loop
 from typedrpc.sync.streams import StreamInLine
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 URL: Final = "tcp://127.0.0.1:0"
 MANY: Final = 10_000
@@ -89,12 +89,6 @@ class Crowd(Service):
     def through(self, number: int) -> int:
         """Call the caller back."""
         return current_call().peer.proxy(Crowd).add(number, 1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for async handlers lasts as long as the process, which is no leak."""
-    loop.kept_loop()
 
 
 @pytest.fixture

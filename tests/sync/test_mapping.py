@@ -29,19 +29,13 @@ from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import pack_extension
 from typedrpc.parts import pack_outcomes, pack_parts, split_outcomes, split_parts
 from typedrpc.protocol import MAX_BATCH
-from typedrpc.sync import calling, loop, mapping
+from typedrpc.sync import calling, mapping
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.wire import Frame, Kind, encode
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 URL = "tcp://127.0.0.1:0"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The loop of async handlers is kept for as long as the process runs: it is no leak."""
-    loop.kept_loop()
 
 
 @pytest.fixture
