@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import PATIENCE, Forwarder, Gate, Gates, Log, Program, RawPeer, Running, hello, run_all
+from tests.support import PATIENCE, Forwarder, Gate, Gates, Log, Program, RawPeer, Running, hello, run_all, until
 from typedrpc import (
     ArgumentError,
     ConnectionLost,
@@ -283,9 +283,7 @@ class Loud(Listener):
 
 def left(server: Server, count: int) -> None:
     """Wait until so many peers are left."""
-    ended = threading.Event()
-    while len(server.peers) > count:
-        ended.wait(0.001)
+    until(lambda: len(server.peers) <= count, "the end of the others")
 
 
 class TestRefused:
@@ -596,8 +594,7 @@ class TestPeersThatDoNotTellTheirContract:
 def told(peer: Peer) -> None:
     """Wait until a peer has told its contract, and who waited for that knows. Until then broadcasts count unseen."""
     link: Any = peer.link
-    while link.agreements._asking:
-        threading.Event().wait(0.001)
+    until(lambda: not link.agreements._asking, "the contract")
 
 
 class TestSlowPeers:
@@ -748,15 +745,13 @@ class TestManyPeers:
 
 
 def wait_for_peers(server: Server, count: int) -> None:
-    while len(server.peers) != count:
-        threading.Event().wait(0.001)
+    until(lambda: len(server.peers) == count, f"{count} peers")
 
 
 def drained(server: Server, *, exclude: int) -> None:
     """Wait until no more peers than these have much that waits for them."""
     links: list[Any] = [peer.link for peer in server.peers]
-    while sum(link.connection.waiting_frames > 100 for link in links) > exclude:
-        threading.Event().wait(0.001)
+    until(lambda: sum(link.connection.waiting_frames > 100 for link in links) <= exclude, "that they read")
 
 
 class TestWithinHandlers:

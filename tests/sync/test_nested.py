@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from tests.support import PATIENCE, Gate, Gates, Log, Program, RawPeer, Running, hello, run_all
+from tests.support import PATIENCE, Gate, Gates, Log, Program, RawPeer, Running, hello, run_all, until
 from typedrpc import (
     CallCancelled,
     Client,
@@ -586,8 +586,7 @@ class TestForms:
                     proxy.add.submit(1, 2)
                 with pytest.raises(ConnectionLost):
                     proxy.tell.notify("x", 1)
-            gone = Running(lambda: [threading.Event().wait(0) for _ in iter(lambda: peer in ends.server.peers, False)])
-            gone.result()
+            until(lambda: peer not in ends.server.peers, "the end of the peer")
             with pytest.raises(ConnectionLost):
                 peer.proxy(End).add(1, 2)
             with pytest.raises(ConnectionLost):
