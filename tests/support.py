@@ -113,6 +113,15 @@ def until(condition: Callable[[], object], what: str = "") -> None:
         threading.Event().wait(0.001)
 
 
+def in_time(attempt: Callable[[float], bool]) -> None:
+    """Try with ever longer time-outs, until what has to happen before one passes has happened: machines may be slow.
+
+    Args:
+        attempt: Takes the seconds, and returns whether they were enough.
+    """
+    assert any(attempt(timeout) for timeout in (0.05, 0.5, 5.0)), "there was never time enough"
+
+
 class Running(Generic[T]):
     """A function in a thread of its own; :meth:`result` gives what it returned or raises what it raised."""
 

@@ -32,7 +32,7 @@ from typedrpc.wire import Kind
 pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
 
 URL: Final = "tcp://127.0.0.1:0"
-LIMIT: Final = 0.3
+LIMIT: Final = 0.1
 
 
 class Stage(Service):
