@@ -581,8 +581,11 @@ SERVING: Final = """
 
 @contextlib.contextmanager
 def serving_process(options: str = "") -> Iterator[tuple[str, Program]]:
-    """A server of a :class:`Workshop` in a process of its own; its URL, and the process, which a line ends."""
-    with Program(SERVING.format(options=options and ", " + options)) as program:
+    """A server of a :class:`Workshop` in a process of its own; its URL, and the process, which a line ends.
+
+    It does what servers in the tests' own process do, where it is measured.
+    """
+    with Program(SERVING.format(options=options and ", " + options), measured=False) as program:
         yield program.hear(), program
 
 

@@ -1564,7 +1564,7 @@ def test_a_flood_of_one_way_callbacks_is_bounded(form: str, monkeypatch: pytest.
             assert (threads._in_series, threads._in_series_bytes) == (0, 0)
 
 
-def test_one_index_twice_and_many(server: Server, room: Room, log: Log) -> None:
+def test_one_index_twice(server: Server, log: Log) -> None:
     with RawPeer.dial(server.url) as peer:
         peer.shake_hands()
         mark = callback_mark(3)
@@ -1574,6 +1574,12 @@ def test_one_index_twice_and_many(server: Server, room: Room, log: Log) -> None:
             released.append(frame.command)
         assert ALL_CALLBACKS in released
         assert "got number 3, which was given before" in failure_of(frame)[1]
+
+
+@pytest.mark.unmeasured
+def test_as_many_as_there_are_indices(server: Server, room: Room) -> None:
+    with RawPeer.dial(server.url) as peer:
+        peer.shake_hands()
         peer.send_frame(Kind.REQUEST, Room.keep.id, 3, packed([[callback_mark(index) for index in range(65535)]]))
         while (frame := peer.read_frame()).kind == Kind.RELEASE:
             pass

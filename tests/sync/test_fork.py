@@ -114,7 +114,7 @@ def test_a_fork_while_other_threads_are_in_calls(url: str) -> None:
             return count
 
         asking = [Running(ask) for _ in range(3)]
-        for _ in range(10):
+        for _ in range(4):
             Child(lambda: call_often(proxy, 5000, 20)).finish()
             call_often(proxy, 7000, 20)
         stop.open()

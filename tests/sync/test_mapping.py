@@ -182,6 +182,7 @@ class TestFrames:
             assert numbers.count == 0
             assert next(results) == 0
 
+    @pytest.mark.unmeasured
     def test_what_is_ahead_of_the_consumer_is_bounded(self, proxy: Workshop) -> None:
         numbers, most = Counted(), 0
         for taken, number in enumerate(itertools.islice(proxy.add.map(numbers), 100_000)):
