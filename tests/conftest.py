@@ -31,7 +31,13 @@ SLOWEST: Final = [
     "sync/test_apart.py",
     "sync/test_broadcast.py",
     "sync/test_fork.py",
+    "sync/test_stream_ends.py",
+    "sync/test_mapping.py",
+    "sync/test_interop.py",
+    "codec/test_wrapped.py",
+    "schema/test_evolution.py",
     "examples/test_codesearch.py",
+    "examples/test_tail.py",
     "examples/test_progress.py",
     "examples/test_chat.py",
 ]

@@ -69,6 +69,7 @@ def test_parent_and_child_call_a_thousand_times_each(url: str) -> None:
         call_often(proxy, 3_000_000, 10)
 
 
+@pytest.mark.unmeasured
 def test_several_children_and_a_grandchild(url: str) -> None:
     with connect(Workshop, url) as proxy:
         call_often(proxy, 0, 10)

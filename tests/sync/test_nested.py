@@ -1024,6 +1024,7 @@ class TestSizes:
 
 
 class TestAtOnce:
+    @pytest.mark.unmeasured
     @pytest.mark.parametrize("seed", range(2))
     def test_threads_at_both_ends(self, seed: int) -> None:
         """Thousands of calls, nested by chance: every answer is right, and no more threads come than are needed."""
