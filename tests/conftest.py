@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
-from typedrpc.sync import loop
+from typedrpc.common import loop
 
 SLOWEST: Final = [
     "benchmarks/test_prove.py",
