@@ -110,8 +110,8 @@ class TestWorkers:
         used: list[str] = []
         try:
             for number in range(20):
-                while pool._idle < bool(number):  # it is not idle yet when the gate has opened
-                    threading.Event().wait(0)
+                # It is not idle yet when the gate has opened.
+                until(lambda number=number: pool._idle >= bool(number), "an idle thread")  # type: ignore[misc]
                 ran = Gate()
 
                 def body(ran: Gate = ran) -> None:
@@ -133,8 +133,7 @@ class TestWorkers:
         first = Gate()
         pool.start(first.open)
         first.wait()
-        while pool._idle < 1:
-            threading.Event().wait(0)
+        until(lambda: pool._idle == 1, "an idle thread")
         meeting = threading.Barrier(4)
 
         def meet() -> None:

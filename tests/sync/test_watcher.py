@@ -104,7 +104,7 @@ class TestWatcher:
             assert not seen.watched
             watcher.watch(seen)
             seen.wait_for_a_look()
-            Running(lambda: [threading.Event().wait(0) for _ in iter(lambda: seen.watched, False)]).result()
+            until(lambda: not seen.watched, "the end of the watch")
         watcher.close()
 
     def test_a_poke_wakes_it(self) -> None:
