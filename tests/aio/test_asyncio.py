@@ -1,7 +1,6 @@
 """What an asyncio programmer expects of calls: task groups, timeouts, cancellation, and handlers that are tasks."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,8 +9,8 @@ import pytest
 
 from tests.loops import Loop, come_about, serving, turns
 from tests.streaming import AsyncGate, Pipes
-from tests.support import FakeServer, Gate, RawPeer
-from typedrpc import CallCancelled, DeadlineExceeded, RemoteError, Service, aio, current_call, rpc
+from tests.support import FakeServer, Gate, RawPeer, agree
+from typedrpc import DeadlineExceeded, RemoteError, aio, current_call
 from typedrpc.common.loop import kept_loop
 from typedrpc.wire import Kind
 
@@ -88,11 +87,15 @@ class TestManyAtOnce:
         async def main() -> None:
             scripts = {"first": first.awaited, "second": second.plain, "fail": fail}
             async with pipes(colour, scripts) as proxy:
-                with pytest.raises(ExceptionGroup) as caught:
+
+                async def call_all() -> None:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(proxy.aask("first"))
                         group.create_task(proxy.ask.aio("second"))
                         group.create_task(proxy.aask("fail"))
+
+                with pytest.raises(ExceptionGroup) as caught:
+                    await call_all()
                 (error,) = caught.value.exceptions
                 assert isinstance(error, ValueError)
                 await first.ended.pass_through()
@@ -150,12 +153,15 @@ class TestCancellation:
                 async def call() -> Any:
                     return await (proxy.aask("wait") if form == "awaited" else proxy.ask.aio("wait"))
 
-                with pytest.raises(TimeoutError) as caught:
+                async def call_for_a_while() -> None:
                     async with asyncio.timeout(None) as limit:
                         task = asyncio.create_task(call())
                         await waiting.begun.pass_through()
                         limit.reschedule(0)
                         await task
+
+                with pytest.raises(TimeoutError) as caught:
+                    await call_for_a_while()
                 assert not isinstance(caught.value, DeadlineExceeded)
                 await waiting.ended.pass_through()
                 assert waiting.how == "cancelled"
@@ -398,22 +404,22 @@ def test_a_call_that_waits_for_the_contract_to_be_told_is_cancelled(loop: Loop) 
 
 
 def test_a_call_that_waits_until_the_peer_reads_is_cancelled(loop: Loop) -> None:
-    told, go, kinds = AsyncGate(), Gate(), []
+    go = Gate()
+    kinds: list[int] = []
 
     def script(peer: RawPeer) -> None:
-        peer.shake_hands()
-        told.open()
+        agree(peer)
         go.wait()
-        for frame in peer.read_frames_to_end():
-            kinds.append(frame.kind)
+        kinds.extend(frame.kind for frame in peer.read_frames_to_end())
 
     async def main() -> None:
         with FakeServer(script) as server:
-            async with aio.connect(server.url) as client:
+            client = await aio.connect(Pipes, server.url)
+            async with client as proxy:
                 link: Any = client.peer.link
                 outlet = link.connection.outlet
                 outlet.pause()  # as the transport does when it is full
-                task = asyncio.create_task(client.proxy(Pipes).add.aio(1, 2))
+                task = asyncio.create_task(proxy.add.aio(1, 2))
                 await turns()
                 assert not task.done()
                 task.cancel()
@@ -423,6 +429,7 @@ def test_a_call_that_waits_until_the_peer_reads_is_cancelled(loop: Loop) -> None
                 go.open()
 
     loop.run(main())
+    assert Kind.REQUEST not in kinds
 
 
 @COLOURS
