@@ -6,6 +6,7 @@ Everything that the protocol does happens in the loop's thread; calls may come f
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from threading import get_ident
 from time import monotonic
 from typing import Any, Final, cast, final
@@ -79,6 +80,7 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         self.handlers = LoopHandlers(
             core,
             loop=loop,
+            context=runtime.context,
             outlet=outlet,
             pool=lambda: runtime.pool,
             dispatcher=dispatcher,
@@ -155,6 +157,10 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         self.outlet.resume()
 
     def _resumed(self) -> None:
+        # Who wrote last may have been any task, and what is begun now is none of its.
+        self.loop.call_soon(self._go_on, context=self._runtime.context.copy())
+
+    def _go_on(self) -> None:
         self.handlers.work()
         if self._held_up and self.handlers.has_room() and self._transport is not None:
             self._held_up = False
@@ -302,7 +308,8 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         return Row(codec.name, function, unpack, pack, apart=get_ident() != self.thread)
 
     def start_thread(self, body: Callable[[], None]) -> None:
-        self._runtime.workers.start(body)
+        context = copy_context()  # of the task whose iterator is to be consumed
+        self._runtime.workers.start(lambda: context.run(body))
 
     # What is done soon, or when time has passed
 
