@@ -19,8 +19,8 @@ from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
 from typedrpc.common.calling import Calls
 from typedrpc.common.connection import Connection as AnyConnection
-from typedrpc.common.loop import awaiting, blocking_call, in_loop
-from typedrpc.common.role import ReadRole, Waiter
+from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
+from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
 from typedrpc.common.tokens import Token
@@ -96,7 +96,6 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
             return Calls(self, core, self._state, callbacks=self.callbacks, room=room, router=router)
 
         self._assemble(self.handlers, make_calls)
-        self.wait = self._wait
 
     # The transport's side
 
@@ -285,13 +284,8 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
 
     # Waiting
 
-    def why_not_wait(self, what: str) -> RpcError | None:
-        return blocking_call(what) if get_ident() == self.thread else None
-
-    def _wait(self, waiter: Waiter, deadline: float | None) -> None:
-        if get_ident() == self.thread:
-            raise blocking_call("a stream", "async for item in ...")
-        self._calls.wait(waiter, deadline)
+    def why_not_wait(self, what: str, instead: str = RIGHT_WAY) -> RpcError | None:
+        return blocking_call(what, instead) if get_ident() == self.thread else None
 
     def wake_reader(self) -> None:
         """Nobody who waits reads."""
@@ -312,6 +306,11 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         self._runtime.workers.start(lambda: context.run(body))
 
     # What is done soon, or when time has passed
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Have a function called on the loop, if that still runs. May be called from any thread."""
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(function)
 
     def watch(self) -> None:
         self._poke()
