@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from threading import get_ident
 from time import monotonic
 from typing import Any, cast, final
@@ -17,6 +18,7 @@ from typedrpc.common.agreements import AGREE_TIME, Agreements
 from typedrpc.common.caller import (
     CallbackCaller,
     CallForms,
+    CallFuture,
     PeerLink,
     RemoteCaller,
     bad_result,
@@ -168,8 +170,13 @@ class LoopForms(CallForms):
     ) -> Future[Any]:
         if not self._is_on_loop:
             return super().submit(command, args, kwargs, options)
+        connection = self.connection
         packed = pack(command, args, kwargs)
-        return asyncio.run_coroutine_threadsafe(self._awaited(command, packed, options), self.connection.loop)
+        future = CallFuture(connection, command.qualified_name)
+        task = connection.loop.create_task(self._awaited(command, packed, options))
+        future.give_up = partial(connection.call_soon, task.cancel)
+        task.add_done_callback(partial(_finish, future))
+        return future
 
     def stream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
@@ -212,6 +219,19 @@ class LoopForms(CallForms):
         if self._is_on_loop:
             raise blocking_call(command.qualified_name, "await asyncio.gather(*map(proxy.{}.aio, ...))")
         return super().map(command, iterables, options, return_exceptions)
+
+
+def _finish(future: CallFuture, task: asyncio.Task[Any]) -> None:
+    """Give a future what a task has come to."""
+    if task.cancelled():
+        future.cancel()
+    error = None if task.cancelled() else task.exception()
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())
 
 
 @final
