@@ -50,18 +50,14 @@ class LoopApart(Apart):
             end.refused(pack_protocol_failure(error))
 
     def _start_task(self, call: Call, context: Context, end: End) -> None:
-        if get_ident() == self._thread:
-            self._launch(call, context, end)
-        else:
-            self._loop.call_soon_threadsafe(self._launch, call, context, end)
-
-    def _launch(self, call: Call, context: Context, end: End) -> None:
+        if get_ident() != self._thread:
+            self._loop.call_soon_threadsafe(self._start_task, call, context, end)
+            return
+        task = self._starter.start(self._run_task(call, end), context, call.row.name)
+        if task is None:
+            return
         workers = self._workers()
         workers.task_began()
-        task = self._starter.start(self._run_task(call, end), context, call.command)
-        if task is None:
-            workers.task_ended()
-            return
         if call.deadline is not None:
             timer = self._loop.call_later(call.deadline - monotonic(), task.cancel)
             task.add_done_callback(lambda task: timer.cancel())

@@ -162,7 +162,7 @@ class LoopHandlers(Handlers):
             self._stir()
 
     def _runs_here(self, call: Call) -> bool:
-        return call.row.plain and get_ident() != self._thread
+        return get_ident() != self._thread
 
     def _is_at_work(self) -> bool:
         return self._working

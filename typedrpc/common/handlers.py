@@ -196,7 +196,7 @@ class Handlers(Attendance, ABC):
         """Have somebody look in a few milliseconds whether outcomes wait to be sent."""
 
     def _runs_here(self, call: Call) -> bool:
-        """Whether a handler that takes a thread or a task of its own is in one that it can have."""
+        """Whether a plain handler that takes a thread of its own is in one that it can have."""
         return False
 
     def _say_done(self) -> None:
@@ -426,7 +426,7 @@ class Handlers(Attendance, ABC):
             call = self._dispatcher.begin_part(run.opened, run.parts[index])
         if isinstance(call, Call):
             run.begun(call)
-            if call.row.apart and not self._runs_here(call):
+            if call.row.apart and not (call.row.plain and self._runs_here(call)):
                 with self._lock:
                     self._running_apart += 1
                 self._run_apart(batch, call, partial(self._ended_apart, done), partial(self._settle, run, index, call))
@@ -501,7 +501,7 @@ class Handlers(Attendance, ABC):
         call = dispatcher.begin(core, request, self.peer)
         if not isinstance(call, Call):
             return call, None
-        if call.row.apart and not self._runs_here(call):
+        if call.row.apart and not (call.row.plain and self._runs_here(call)):
             with self._lock:
                 self._running_apart += 1
             self._run_apart(request, call, partial(self._ended_apart, done), None)
