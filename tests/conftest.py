@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
+from typedrpc.common import loop
 
 SLOWEST: Final = [
     "benchmarks/test_prove.py",
@@ -24,13 +25,19 @@ SLOWEST: Final = [
     "codec/test_properties.py",
     "sync/test_nested.py",
     "sync/test_callbacks.py",
-    "sync/test_streams.py",
+    "common/test_streams.py",
     "sync/test_many.py",
     "sync/test_cascade.py",
-    "sync/test_apart.py",
-    "sync/test_broadcast.py",
-    "sync/test_fork.py",
+    "common/test_apart.py",
+    "common/test_broadcast.py",
+    "common/test_fork.py",
+    "sync/test_stream_ends.py",
+    "common/test_mapping.py",
+    "sync/test_interop.py",
+    "codec/test_wrapped.py",
+    "schema/test_evolution.py",
     "examples/test_codesearch.py",
+    "examples/test_tail.py",
     "examples/test_progress.py",
     "examples/test_chat.py",
 ]
@@ -85,6 +92,12 @@ def no_leaks() -> Iterator[None]:
         assert not thread.is_alive(), f"{thread} was left"
     left = {name: target for name, target in open_descriptors().items() if descriptors_before.get(name) != target}
     assert not left, f"descriptors were left: {left}"
+
+
+@pytest.fixture(scope="session")
+def kept_loop() -> None:
+    """The loop of async handlers, and of coroutines that threads run, lasts as long as the process: it is no leak."""
+    loop.kept_loop()
 
 
 @pytest.fixture

@@ -46,14 +46,13 @@ class Starter:
             The task; None where the coroutine has ended already.
         """
         loop = self._loop
+        if asyncio.current_task(loop) is not None:  # some other task has just ended, or called: it goes on first
+            return loop.create_task(self._watched(coroutine, name), context=context, name=name)
         carrier = self._spare
         if carrier is None or carrier.task.done():  # of a loop that was cancelled as a whole
             carrier = self._spare = _Carrier(loop)
-        try:
-            _enter_task(loop, carrier.task)
-        except RuntimeError:  # in another task, which has just called: it goes on first
-            return loop.create_task(self._watched(coroutine, name), context=context, name=name)
         began = monotonic() if self._debug else 0.0
+        _enter_task(loop, carrier.task)
         try:
             waits_for = context.run(coroutine.send, None)
         except StopIteration:
