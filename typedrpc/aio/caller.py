@@ -19,6 +19,7 @@ from typedrpc.common.agreements import AGREE_TIME, Agreements
 from typedrpc.common.caller import (
     CallbackCaller,
     CallForms,
+    CallFuture,
     PeerLink,
     RemoteCaller,
     bad_result,
@@ -205,8 +206,13 @@ class LoopForms(CallForms):
     ) -> Future[Any]:
         if not self._is_on_loop:
             return super().submit(command, args, kwargs, options)
-        coroutine = self._awaiter(command, options, pack(command, args, kwargs))()
-        return asyncio.run_coroutine_threadsafe(coroutine, self.connection.loop)
+        connection = self.connection
+        packed = pack(command, args, kwargs)
+        future = CallFuture(connection, command.qualified_name)
+        task = connection.loop.create_task(self._awaiter(command, options, packed)())
+        future.give_up = partial(connection.call_soon, task.cancel)
+        task.add_done_callback(partial(_finish, future))
+        return future
 
     def stream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
@@ -249,6 +255,19 @@ class LoopForms(CallForms):
         if self._is_on_loop:
             raise blocking_call(command.qualified_name, "await asyncio.gather(*map(proxy.{}.aio, ...))")
         return super().map(command, iterables, options, return_exceptions)
+
+
+def _finish(future: CallFuture, task: asyncio.Task[Any]) -> None:
+    """Give a future what a task has come to."""
+    if task.cancelled():
+        future.cancel()
+    error = None if task.cancelled() else task.exception()
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())
 
 
 @final

@@ -182,7 +182,7 @@ class Client(BaseClient[EnteredT_co]):
             connect=self._connect,
             disconnect=self._disconnect,
             failed=self._connect_failed,
-            start=self._workers.start,
+            start=self._runtime.start_thread,
         )
         stays.append(stay)  # from here on its end is told; who begins it looks whether that was too late
         return link, stay

@@ -6,6 +6,7 @@ Everything that the protocol does happens in the loop's thread; calls may come f
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from threading import get_ident
 from time import monotonic
 from typing import Any, Final, cast, final
@@ -18,8 +19,8 @@ from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
 from typedrpc.common.calling import Calls
 from typedrpc.common.connection import Connection as AnyConnection
-from typedrpc.common.loop import awaiting, blocking_call, in_loop
-from typedrpc.common.role import ReadRole, Waiter
+from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
+from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
 from typedrpc.common.tokens import Token
@@ -68,7 +69,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         self.loop = loop = runtime.loop
         role = ReadRole()
         role.try_take()  # for good: the loop reads
-        self.outlet = outlet = Outlet(loop, end=self.end, resumed=lambda: self.handlers.work())
+        self.outlet = outlet = Outlet(loop, end=self.end, resumed=self._resumed)
         super().__init__(core, role, outlet.outbox.queue, on_end=on_end, on_forsaken=None)
         self.thread = get_ident()
         self._runtime = runtime
@@ -81,6 +82,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         self.handlers = LoopHandlers(
             core,
             loop=loop,
+            context=runtime.context,
             outlet=outlet,
             pool=lambda: runtime.pool,
             dispatcher=dispatcher,
@@ -96,7 +98,6 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             return Calls(self, core, self._state, callbacks=self.callbacks, room=room, router=router)
 
         self._assemble(make_calls)
-        self.wait = self._wait
 
     # The transport's side
 
@@ -158,6 +159,10 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self.outlet.resume()
+
+    def _resumed(self) -> None:
+        # Who wrote last may have been any task, and what is begun now is none of its.
+        self.loop.call_soon(self.handlers.work, context=self._runtime.context.copy())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -273,13 +278,8 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
 
     # Waiting
 
-    def why_not_wait(self, what: str) -> RpcError | None:
-        return blocking_call(what) if get_ident() == self.thread else None
-
-    def _wait(self, waiter: Waiter, deadline: float | None) -> None:
-        if get_ident() == self.thread:
-            raise blocking_call("a stream", "async for item in ...")
-        self._calls.wait(waiter, deadline)
+    def why_not_wait(self, what: str, instead: str = RIGHT_WAY) -> RpcError | None:
+        return blocking_call(what, instead) if get_ident() == self.thread else None
 
     def wake_reader(self) -> None:
         """Nobody who waits reads."""
@@ -296,9 +296,15 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         return Row(codec.name, function, unpack, pack, apart=get_ident() != self.thread)
 
     def start_thread(self, body: Callable[[], None]) -> None:
-        self._runtime.workers.start(body)
+        context = copy_context()  # of the task whose iterator is to be consumed
+        self._runtime.workers.start(lambda: context.run(body))
 
     # What is done soon, or when time has passed
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Have a function called on the loop, if that still runs. May be called from any thread."""
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(function)
 
     def watch(self) -> None:
         self._poke()

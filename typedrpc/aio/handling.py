@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from threading import get_ident
 from typing import Any, Final, final
@@ -35,6 +36,7 @@ class LoopHandlers(Handlers):
         core: Protocol[Any],
         *,
         loop: asyncio.AbstractEventLoop,
+        context: Context,
         outlet: Outlet,
         pool: Callable[[], Pool],
         dispatcher: Dispatcher,
@@ -48,6 +50,7 @@ class LoopHandlers(Handlers):
         Args:
             core: The protocol's state.
             loop: The loop, in whose thread this is made.
+            context: Handlers run in copies of it, whoever was the cause that they are begun.
             outlet: Writes.
             pool: Has threads for batches.
             dispatcher: Leads requests to handlers.
@@ -60,6 +63,7 @@ class LoopHandlers(Handlers):
             core, dispatcher=dispatcher, peer=peer, attended=attended, callbacks=callbacks, run_apart=apart.run
         )
         self._loop = loop
+        self._context = context
         self._thread = get_ident()
         self._outlet = outlet
         self._pool = pool
@@ -138,7 +142,7 @@ class LoopHandlers(Handlers):
                     if run.is_taken:
                         return
                     index = run.take()
-                self._run_part(batch, index)
+                self._context.copy().run(self._run_part, batch, index)
         finally:
             self._ended_apart(None)
 
@@ -161,10 +165,10 @@ class LoopHandlers(Handlers):
             return
         self._due = True
         if get_ident() == self._thread:
-            self._loop.call_soon(self.work)
+            self._loop.call_soon(self.work, context=self._context.copy())
         else:
             with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self.work)
+                self._loop.call_soon_threadsafe(self.work, context=self._context.copy())
 
     def _roused(self) -> None:
         if not self._working or get_ident() != self._thread:

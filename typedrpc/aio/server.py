@@ -165,7 +165,7 @@ class Server(BaseServer[Connection]):
             disconnect=self._disconnect,
             failed=self._connect_failed,
             factories=self._factories,
-            start=self._workers.start,
+            start=self._runtime.start_thread,
             on_over=self._on_over,
         )
         with self._lock:
@@ -193,7 +193,7 @@ class Server(BaseServer[Connection]):
 
     def _let_in(self, stay: Stay) -> None:
         if self._connect or self._factories:  # which may take their time
-            self._workers.start(lambda: super(Server, self)._let_in(stay))
+            self._runtime.start_thread(lambda: super(Server, self)._let_in(stay))
         else:
             super()._let_in(stay)
 

@@ -144,7 +144,7 @@ class CallForms:
         connection, route = self._resolve(command, options.timeout)
         what = command.qualified_name
         end, extension, nested, within = plan_call(connection, route, options, what, self.default_timeout)
-        future = CallFuture()
+        future = CallFuture(connection, what)
         going = goes_with(connection, things, of_caller=True)
         on_reply = metadata_to(options)
         finish = completion(future, command, route, on_reply, None if going is None else going.failure_of)
@@ -539,9 +539,37 @@ class CallFuture(Future[Any]):
         give_up: Tells it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection, what: str) -> None:
+        """
+        Args:
+            connection: What the call is made on.
+            what: Names the command in errors.
+        """
         super().__init__()
         self.give_up: Callable[[], None] | None = None
+        self._connection = connection
+        self._what = what
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As of every future; in the thread of the event loop that the outcome comes from it must be there already.
+
+        Raises:
+            BlockingCall: It is not.
+        """
+        self._check_wait(timeout)
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As :meth:`result`."""
+        self._check_wait(timeout)
+        return super().exception(timeout)
+
+    def _check_wait(self, timeout: float | None) -> None:
+        if timeout == 0 or self.done():
+            return
+        refusal = self._connection.why_not_wait(self._what, "await asyncio.wrap_future(proxy.{}.submit(...))")
+        if refusal is not None:
+            raise refusal
 
     def cancel(self) -> bool:
         """Cancel the call, also while it runs. Returns False when its outcome is there already."""

@@ -68,19 +68,26 @@ def kept_loop() -> asyncio.AbstractEventLoop:
     return _kept.get()
 
 
-def refuse_on_kept_loop(what: str) -> BlockingCall | None:
+RIGHT_WAY: Final = "await proxy.{}.aio(...)"
+
+
+def refuse_on_kept_loop(what: str, instead: str = RIGHT_WAY) -> BlockingCall | None:
     """The error of who is about to wait for a call in the thread of the kept loop, where all async handlers run."""
-    return blocking_call(what) if threading.get_ident() == _kept.thread else None
+    return blocking_call(what, instead) if threading.get_ident() == _kept.thread else None
 
 
-def blocking_call(what: str, instead: str = "await proxy.{}.aio(...)") -> BlockingCall:
+def blocking_call(what: str, instead: str = RIGHT_WAY) -> BlockingCall:
     """What says that a call must not wait in the thread of an event loop.
 
     Args:
-        what: Names the command.
+        what: Names the command, or what came as an argument of one.
         instead: The right way, with a place for the command's own name.
     """
-    right = instead.format(what.rpartition(".")[2])
+    command, _, argument = what.partition(": ")
+    if argument:  # "Host.train: callback 'progress'"
+        right = instead.replace("proxy.{}", "remote({})").format(argument.split("'")[1])
+    else:
+        right = instead.format(command.rpartition(".")[2])
     return BlockingCall(f"{what}: this would block the thread of the event loop that it waits for; write `{right}`")
 
 
