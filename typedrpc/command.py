@@ -96,10 +96,10 @@ class Caller(Protocol):
     ``invoker`` gives the function that makes a blocking call: ``invoker(command, options)(*args, **kwargs) -> result``,
     also of a coroutine command. It is asked once for each bound command, when that is first called; if it raises, the
     next call asks again. ``awaiter`` gives the coroutine function of a call likewise: what that gives starts when it is
-    awaited, on whatever event loop runs. ``submit`` starts a call and returns its future, ``notify`` sends a one-way call. ``map`` calls once for each
-    tuple of items and yields the results in order; there is at least one iterable; the last argument asks for the
-    ``Exception`` of a call that fails in its place. ``stream`` and ``astream`` start a call and return its stream, for
-    threads and for whatever event loop runs.
+    awaited, on whatever event loop runs. ``submit`` starts a call and returns its future, ``notify`` sends a one-way
+    call. ``map`` calls once for each tuple of items and yields the results in order; there is at least one iterable;
+    the last argument asks for the ``Exception`` of a call that fails in its place. ``stream`` and ``astream`` start a
+    call and return its stream, for threads and for whatever event loop runs.
     """
 
     def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]: ...
@@ -479,8 +479,8 @@ class BoundCommand(Generic[CallableT_co]):
 
     if not TYPE_CHECKING:  # pragma: no branch
         # These are empty slots until the first call, which ends up here: later calls find them filled, and branch on
-        # nothing where they go by `_invoke`, `_block` or `_await`. Hidden from type checkers, for which any attribute would exist
-        # otherwise.
+        # nothing where they go by `_invoke`, `_block` or `_await`. Hidden from type checkers, for which any attribute
+        # would exist otherwise.
         def __getattr__(self, name: str) -> Any:
             if name == "_invoke":
                 self._invoke = found = self._coloured()

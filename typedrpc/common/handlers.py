@@ -507,10 +507,7 @@ class Handlers(Attendance, ABC):
         if not isinstance(call, Call):
             return call, None
         if call.row.apart and not (call.row.plain and self._runs_here(call)):
-            with self._lock:
-                self._running_apart += 1
-            self._run_apart(request, call, partial(self._ended_apart, done), None)
-            return LATER, None
+            return self._start_apart(request, call, done), None
         token = enter_call(call)
         try:
             result = call.function(*call.args, **call.kwargs)
@@ -524,6 +521,13 @@ class Handlers(Attendance, ABC):
             return dispatcher.finish(core, request, call, result), None
         except BaseException as error:  # its generator ends a program, or a signal does
             return dispatcher.fail(core, request, call, error, raised_here=nested), error
+
+    def _start_apart(self, request: Request, call: Call, done: Callable[[], None] | None) -> Outgoing | None:
+        """Run a handler in a thread or a task of its own: ``LATER``, or the answer if it has ended already."""
+        with self._lock:
+            self._running_apart += 1
+        self._run_apart(request, call, partial(self._ended_apart, done), None)
+        return LATER
 
     def _ended_apart(self, done: Callable[[], None] | None) -> None:
         """A handler that ran apart has ended, and its answer is on its way."""
