@@ -104,9 +104,7 @@ class Caller(Protocol):
 
     def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]: ...
 
-    def awaiter(
-        self, command: Command[Any], options: CallOptions, /
-    ) -> Callable[..., Coroutine[Any, Any, Any]]: ...
+    def awaiter(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Coroutine[Any, Any, Any]]: ...
 
     def submit(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /

@@ -286,10 +286,15 @@ class FrameReader:
             view: A view of it.
         """
         self._lent = buffer, view
+        self.keep()
 
     def keep(self) -> None:
         """No more frames are asked for now: take what is left out of a borrowed buffer, which others may use next."""
-        if self._end and self._lent is not None and self.buffer is self._lent[0]:
+        if self._lent is None:
+            return
+        if not self._end:
+            self.buffer, self.view = self._lent
+        elif self.buffer is self._lent[0]:
             self._make_buffer()
 
     def _make_buffer(self) -> memoryview:
@@ -315,10 +320,7 @@ class FrameReader:
             return self._waiting.get_buffer()[: self._left]
         if self._end:
             return self.view[self._end :]
-        if self._lent is not None:
-            self.buffer, self.view = self._lent
-            return self.view
-        return self.view or self._make_buffer()
+        return self.view if self.view or self._lent is not None else self._make_buffer()
 
     def received(self, count: int) -> None:
         """``count`` bytes were read into the buffer that :meth:`get_buffer` gave."""
