@@ -76,6 +76,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         self._held_up = False  # nothing is read, as too much waits to be handled
         self._timer: asyncio.TimerHandle | None = None
         self._greeted: asyncio.Future[None] | None = None
+        core.reader.borrow(runtime.buffer, runtime.view)
         self.handlers = LoopHandlers(
             core,
             loop=loop,
@@ -112,35 +113,27 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         return self.core.reader.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._react(lambda: self.core.receive(nbytes))
-        reader, shared = self.core.reader, self._runtime.buffer
-        if reader.buffer is shared:
-            if not reader.idle:
-                reader.keep()
-        elif reader.idle and not self.ended:
-            reader.borrow(shared, self._runtime.view)
-
-    def eof_received(self) -> bool:
-        self._react(self.core.receive_eof)
-        return False
-
-    def _react(self, receive: Callable[[], list[Any]]) -> None:
-        outlet, handlers = self.outlet, self.handlers
+        core, outlet, handlers = self.core, self.outlet, self.handlers
         outlet.gathering = True
         try:
-            self.deliver(receive())
+            self.deliver(core.receive(nbytes) if nbytes else core.receive_eof())
             if handlers.ready:
                 handlers.work()
-            if not self._held_up and handlers.is_full and not self.core.calls.calls:
+            if not (self._held_up or core.calls.calls) and handlers.is_full:
                 self._hold_up()
         except Exception:
             self.fault()
         finally:
             outlet.gathering = False
-        if self._queue or outlet.outbox.lanes.busy:
+        lanes = outlet.outbox.lanes
+        if self._queue or lanes.turns or lanes.free:
             outlet.flush()
         if self._greeted is not None:
             self._look_whether_greeted()
+
+    def eof_received(self) -> bool:
+        self.buffer_updated(0)
+        return False
 
     def _hold_up(self) -> None:
         """Too much waits to be handled: read no more for a while."""
@@ -252,13 +245,8 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         if get_ident() != self.thread:
             outlet.add(data)
             outlet.await_room(deadline)
-        elif (
-            type(data) is bytes
-            and len(self.core.calls.calls) == 1
-            and not (outlet.gathering or outlet.sealed or self._queue)
-        ):
-            self._queue.append(data)  # the only call: nothing is gained by waiting for others
-            outlet.flush()
+        elif type(data) is bytes and len(self.core.calls.calls) == 1 and not (outlet.gathering or outlet.sealed):
+            outlet.write(data)  # the only call: nothing is gained by waiting for others
         else:
             outlet.add(data)
 

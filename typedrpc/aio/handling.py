@@ -101,6 +101,23 @@ class LoopHandlers(Handlers):
         if self.ended or self._draining:
             self._say_done()
 
+    def _start_apart(self, request: Request, call: Call, done: Callable[[], None] | None) -> Outgoing | None:
+        if not call.row.is_async or call.row.stream is not None or get_ident() != self._thread:
+            return super()._start_apart(request, call, done)
+        started = self._apart.start(request, call)
+        if not isinstance(started, asyncio.Future):
+            return started
+        with self._lock:
+            self._running_apart += 1
+        started.add_done_callback(partial(self._answer_late, done))
+        return LATER
+
+    def _answer_late(self, done: Callable[[], None] | None, task: asyncio.Task[Outgoing | None]) -> None:
+        answer = None if task.cancelled() else task.result()
+        if answer is not None:
+            self._outlet.add(answer)
+        self._ended_apart(done)
+
     def _run_batch(self, batch: BatchRequest) -> None:
         """Begin all calls of a batch."""
         run: BatchRun = batch.progress
@@ -175,7 +192,7 @@ class LoopHandlers(Handlers):
             self._stir()
 
     def _runs_here(self, call: Call) -> bool:
-        return call.row.plain and get_ident() != self._thread
+        return get_ident() != self._thread
 
     def _is_at_work(self) -> bool:
         return self._working
