@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.ends import COLOURS, Colours
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
 
@@ -22,8 +23,8 @@ SLOWEST: Final = [
     "sync/test_hostile.py",
     "sync/test_connection.py",
     "codec/test_properties.py",
-    "sync/test_nested.py",
-    "sync/test_callbacks.py",
+    "both/test_nested.py",
+    "both/test_callbacks.py",
     "sync/test_streams.py",
     "sync/test_many.py",
     "sync/test_cascade.py",
@@ -99,6 +100,12 @@ def log() -> Iterator[Log]:
     yield log
     logger.removeHandler(log)
     assert log.unread == []
+
+
+@pytest.fixture(params=COLOURS, ids=" ".join)
+def colours(request: pytest.FixtureRequest) -> Colours:
+    """Client and server of either side, each with each."""
+    return Colours(*request.param)
 
 
 @pytest.fixture(params=RUNNERS)
