@@ -33,7 +33,6 @@ from typedrpc import (
 )
 from typedrpc.codec import pack_plain
 from typedrpc.common import handlers, room
-from typedrpc.common.server import BaseServer
 from typedrpc.messages import pack_extension
 from typedrpc.wire import PREAMBLE, Kind, encode
 
@@ -95,7 +94,7 @@ class Ends(NamedTuple):
     back: End
     """This end, called from the other one."""
     client: Client[Any]
-    server: BaseServer[Any]
+    server: Any
 
 
 @contextlib.contextmanager
@@ -792,7 +791,10 @@ class TestRoom:
 
             ends.there.does["nest busy"] = nest_busy
             assert ends.call.do("nest", 1) == 2  # contracts are known from now on
-            blocked = [Running(ends.back.do, "block") for _ in range(max_workers + 1)]
+            # With threads, the one that reads comes on top; on a loop, a handler that blocks always has one.
+            on_loop = (colours.server if from_server else colours.client) == "loop"
+            most = max(1, max_workers) if on_loop else max_workers + 1
+            blocked = [Running(ends.back.do, "block") for _ in range(most)]
             for _ in blocked:
                 assert began.acquire(timeout=PATIENCE)
             assert ends.call.do("nest", 1) == 2
