@@ -54,7 +54,7 @@ class LoopApart(Apart):
 
         def run() -> None:
             self._add(-size)
-            context.run(self._run, call, end)
+            context.run(self._run_in_turn, call, end)
 
         self._add(size)
         begun = False
@@ -67,6 +67,13 @@ class LoopApart(Apart):
             error = ServerBusy("no thread is left for a call that is nested in another one; raise max_workers")
             self._dispatcher.refused(call, error)
             end.refused(pack_protocol_failure(error))
+
+    def _run_in_turn(self, call: Call, end: End) -> None:
+        """Run a handler that has waited for a thread, if its caller still waits for it."""
+        if call.id and (call.why_cancelled or call.deadline is not None) and call.cancelled:
+            end.failed(call.cancelled.error())
+        else:
+            self._run(call, end)
 
     def _add(self, size: int) -> None:
         with self._lock:
