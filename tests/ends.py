@@ -133,6 +133,9 @@ class Colours(NamedTuple):
 COLOURS: Final = [Colours(client, server) for client in CLIENTS for server in SERVERS]
 """The colours of client and server, each with each."""
 
+THREADS: Final = Colours("threads", "threads")
+LOOPS: Final = Colours("loop", "loop")
+
 
 def for_colours(*colours: Colours) -> pytest.MarkDecorator:
     """Have a test run with these only; the fixture ``colours`` gives all of them."""
@@ -145,5 +148,8 @@ for_clients: Final = for_colours(*(Colours(client, "threads") for client in CLIE
 for_servers: Final = for_colours(*(Colours("threads", server) for server in SERVERS))
 """For a test that has no client of the library's, or one whose colour does not matter."""
 
-for_threads: Final = for_colours(Colours("threads", "threads"))
+for_both: Final = for_colours(THREADS, LOOPS)
+"""For a test that takes long, where the crossed pairs would show nothing more."""
+
+for_threads: Final = for_colours(THREADS)
 """For a test of what there is with threads only."""
