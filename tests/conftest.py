@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from tests.ends import COLOURS, Colours
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
+from typedrpc.common import loop
 
 SLOWEST: Final = [
     "benchmarks/test_prove.py",
@@ -29,9 +30,15 @@ SLOWEST: Final = [
     "both/test_many.py",
     "both/test_cascade.py",
     "common/test_apart.py",
-    "sync/test_broadcast.py",
-    "sync/test_fork.py",
+    "common/test_broadcast.py",
+    "common/test_fork.py",
+    "both/test_stream_ends.py",
+    "common/test_mapping.py",
+    "both/test_interop.py",
+    "codec/test_wrapped.py",
+    "schema/test_evolution.py",
     "examples/test_codesearch.py",
+    "examples/test_tail.py",
     "examples/test_progress.py",
     "examples/test_chat.py",
 ]
@@ -90,6 +97,12 @@ def no_leaks() -> Iterator[None]:
         assert not thread.is_alive(), f"{thread} was left"
     left = {name: target for name, target in open_descriptors().items() if descriptors_before.get(name) != target}
     assert not left, f"descriptors were left: {left}"
+
+
+@pytest.fixture(scope="session")
+def kept_loop() -> None:
+    """The loop of async handlers, and of coroutines that threads run, lasts as long as the process: it is no leak."""
+    loop.kept_loop()
 
 
 @pytest.fixture

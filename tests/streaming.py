@@ -5,10 +5,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from time import monotonic
 from typing import Any
 
-from tests.support import PATIENCE, Gate
+from tests.support import PATIENCE, Gate, until
 from typedrpc import Client, Server, Service, connect, rpc
 from typedrpc.sync.connection import Connection
 
@@ -154,15 +153,6 @@ class AsyncGate(Gate):
             assert done, "a gate stayed shut"
 
 
-def eventually(condition: Callable[[], object], what: str = "it") -> None:
-    """Wait for what another thread does and tells nobody of, such as emptying a table."""
-    end = monotonic() + PATIENCE
-    pause = threading.Event()
-    while not condition():
-        assert monotonic() < end, f"{what} did not come"
-        pause.wait(0.002)
-
-
 def tables_of(connection: Connection) -> dict[str, int]:
     """What a connection holds of calls and streams: nothing, where none goes on."""
     core = connection.core
@@ -198,7 +188,7 @@ def expect_empty(*connections: Connection) -> None:
     """Both ends come to hold nothing of calls that are over."""
     for connection in connections:
         try:
-            eventually(partial(is_empty, connection), "empty tables")
+            until(partial(is_empty, connection), "empty tables")
         except AssertionError as error:
             raise AssertionError(f"left: {tables_of(connection)}") from error
 
@@ -212,7 +202,7 @@ class Joined:
         self.client = client
         self.pipes: Pipes = client.proxy(Pipes)
         self.near = connection_of(client)
-        eventually(lambda: server.peers, "the peer")
+        until(lambda: server.peers, "the peer")
         (self.far,) = connections_of(server)
 
     def expect_empty(self) -> None:

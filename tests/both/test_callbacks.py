@@ -48,13 +48,12 @@ from typedrpc.codec import pack_plain
 from typedrpc.codec.body import callback_mark
 from typedrpc.command import remote
 from typedrpc.common import handlers
-from typedrpc.common.loop import _kept
 from typedrpc.common.server import BaseServer
 from typedrpc.failure import Code
 from typedrpc.messages import ProtocolCommand, pack_extension
 from typedrpc.wire import Frame, Kind, encode
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 Use = Callable[[int], int]
 
@@ -118,12 +117,6 @@ class Room(Service):
     @rpc
     def both(self, first: Callable[[int], int], second: Callable[[int], int]) -> int:
         return first(1) + second(2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for coroutines of plain threads lasts as long as the process, which is no leak."""
-    _kept.get()
 
 
 @pytest.fixture
@@ -1581,7 +1574,7 @@ def test_a_flood_of_one_way_callbacks_is_bounded(
 
 
 @for_servers
-def test_one_index_twice_and_many(server: BaseServer[Any], room: Room, log: Log) -> None:
+def test_one_index_twice(server: BaseServer[Any], log: Log) -> None:
     with RawPeer.dial(server.url) as peer:
         peer.shake_hands()
         mark = callback_mark(3)
@@ -1591,6 +1584,13 @@ def test_one_index_twice_and_many(server: BaseServer[Any], room: Room, log: Log)
             released.append(frame.command)
         assert ALL_CALLBACKS in released
         assert "got number 3, which was given before" in failure_of(frame)[1]
+
+
+@for_servers
+@pytest.mark.unmeasured
+def test_as_many_as_there_are_indices(server: BaseServer[Any], room: Room) -> None:
+    with RawPeer.dial(server.url) as peer:
+        peer.shake_hands()
         peer.send_frame(Kind.REQUEST, Room.keep.id, 3, packed([[callback_mark(index) for index in range(65535)]]))
         while (frame := peer.read_frame()).kind == Kind.RELEASE:
             pass

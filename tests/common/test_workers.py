@@ -112,8 +112,8 @@ class TestWorkers:
         used: list[str] = []
         try:
             for number in range(20):
-                while pool._idle < bool(number):  # it is not idle yet when the gate has opened
-                    threading.Event().wait(0)
+                # It is not idle yet when the gate has opened.
+                until(lambda number=number: pool._idle >= bool(number), "an idle thread")  # type: ignore[misc]
                 ran = Gate()
 
                 def body(ran: Gate = ran) -> None:
@@ -135,8 +135,7 @@ class TestWorkers:
         first = Gate()
         pool.start(first.open)
         first.wait()
-        while pool._idle < 1:
-            threading.Event().wait(0)
+        until(lambda: pool._idle == 1, "an idle thread")
         meeting = threading.Barrier(4)
 
         def meet() -> None:
@@ -334,7 +333,7 @@ class TestWatcher:
             assert not seen.watched
             watcher.watch(seen)
             seen.wait_for_a_look()
-            Running(lambda: [threading.Event().wait(0) for _ in iter(lambda: seen.watched, False)]).result()
+            until(lambda: not seen.watched, "the end of the watch")
         watcher.close()
 
     def test_a_poke_wakes_it(self) -> None:

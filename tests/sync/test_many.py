@@ -26,7 +26,7 @@ from typedrpc import (
 from typedrpc.common import loop
 from typedrpc.common.streams import StreamInLine
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 URL: Final = "tcp://127.0.0.1:0"
 MANY: Final = 10_000
@@ -89,12 +89,6 @@ class Crowd(Service):
     def through(self, number: int) -> int:
         """Call the caller back."""
         return current_call().peer.proxy(Crowd).add(number, 1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for async handlers lasts as long as the process, which is no leak."""
-    loop.kept_loop()
 
 
 @pytest.fixture
@@ -405,17 +399,22 @@ def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: s
         def make() -> object:
             match form:
                 case "call":
-                    return add(1, 2)
+                    with block():
+                        return add(1, 2)
                 case "submit":
-                    return add.submit(1, 2).result(PATIENCE)
+                    with block():
+                        return add.submit(1, 2).result(PATIENCE)
                 case _:
                     return asyncio.run(awaited())
 
         async def awaited() -> int:
-            return await add.aio(1, 2)
+            with block():
+                return await add.aio(1, 2)
 
-        block = deadline(timeout) if way == "deadline" else contextlib.nullcontext()
-        with pytest.raises(DeadlineExceeded, match="no room"), block:
+        def block() -> contextlib.AbstractContextManager[None]:
+            return deadline(timeout) if way == "deadline" else contextlib.nullcontext()
+
+        with pytest.raises(DeadlineExceeded, match="no room"):
             make()
         assert core_of(server).running == 3
         assert len(core_of(client).calls) == 3
@@ -543,9 +542,11 @@ def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str) -> None:
                 if end == "cancelled":
                     for task in tasks[::2]:
                         task.cancel()
+                crowd.tally.add("in line")
                 return await asyncio.gather(*tasks, return_exceptions=True)
 
         loops = [Running(lambda: asyncio.run(main())) for _ in range(3)]
+        crowd.tally.wait_for("in line", 3)  # before that, there may be 60 on the way up as well
         until(lambda: room.waiting == (60 if end == "cancelled" else 120))
         if end == "lost":
             client.close()

@@ -413,12 +413,12 @@ class TestServe:
                 def started(server):
                     frame = sys._getframe(1)
                     frame.f_trace, frame.f_trace_opcodes = step, True
+                    timer.start()
                     sys.settrace(enter)
                 def stop_all_the_same():
                     late.set()
                     os.kill(os.getpid(), signal.SIGTERM)
-                timer = threading.Timer(3, stop_all_the_same)
-                timer.start()
+                timer = threading.Timer(1, stop_all_the_same)
                 serve(Workshop(), url="tcp://127.0.0.1:0", on_start=started)
                 sys.settrace(None)
                 timer.cancel()

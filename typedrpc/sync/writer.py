@@ -313,7 +313,7 @@ class Writer:
                 if not transport.is_of_socket(error):
                     raise
                 lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
-                lost.__cause__ = error
+                lost.__cause__ = error.with_traceback(None)  # which would keep the buffers
                 self._end(lost)
                 return []
             if count or not len(buffers[0]):
