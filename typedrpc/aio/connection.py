@@ -17,6 +17,7 @@ from typedrpc.aio.runtime import Runtime
 from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
 from typedrpc.common.calling import Calls
+from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.loop import awaiting, blocking_call, in_loop
 from typedrpc.common.role import ReadRole, Waiter
@@ -27,7 +28,7 @@ from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError, ServerBusy
 from typedrpc.messages import Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Outgoing, State
+from typedrpc.protocol import Outgoing
 from typedrpc.protocol import Protocol as Core
 
 QUICK_TICK: Final = 0.001
@@ -35,9 +36,6 @@ QUICK_TICK: Final = 0.001
 
 LOOK_TIME: Final = 0.02
 """Seconds between two looks whether there is room to read on, where too much waits to be handled."""
-
-GOODBYE_TIME: Final = 0.1
-"""Seconds that closing waits for what is still being written."""
 
 
 @final
@@ -201,13 +199,10 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
                 await self._greeted
         finally:
             self._greeted = None
-        if self.core.error is not None or self.core.state is State.DRAINING:
-            raise self.core.lost()
-        self._room.open()
+        self._opened()
 
     def _look_whether_greeted(self) -> None:
-        greeting = (State.GREETING, State.GREETED) if self.core.client else (State.GREETING,)
-        if self._greeted is not None and not self._greeted.done() and self.core.state not in greeting:
+        if self._greeted is not None and not self._greeted.done() and not self._is_greeting():
             self._greeted.set_result(None)
 
     def close(self, reason: str = "", code: int = Leave.OTHER) -> None:

@@ -221,10 +221,6 @@ class Apart:
 
         def launch() -> None:
             workers.loop_thread = get_ident()
-            if call.why_cancelled:  # meanwhile: it has not begun, and does not
-                workers.task_ended()
-                end.failed(call.cancelled.error(), wait=False)
-                return
             task = loop.create_task(self._run_task(call, end), context=context, name=call.command)
             if call.deadline is not None:
                 timer = loop.call_later(call.deadline - monotonic(), task.cancel)
@@ -242,6 +238,8 @@ class Apart:
 
     async def _run_task(self, call: Call, end: End) -> None:
         try:
+            if call.why_cancelled:  # meanwhile: it has not begun, and does not
+                raise call.cancelled.error()
             result = call.function(*call.args, **call.kwargs)
             if call.row.stream is None:
                 result = await result
