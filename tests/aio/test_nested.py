@@ -505,6 +505,20 @@ class TestPool:
 
         loop.run(main())
 
+    def test_a_thread_that_answers_is_as_good_as_free(self, loop: Loop) -> None:
+        """Who has an answer may call again before the thread that gave it is free."""
+
+        async def call_back(number: int) -> int:
+            return sum([await caller().do.aio("add one", each) for each in range(number)])
+
+        async def main() -> None:
+            async with two_ends("loop", here={"max_workers": 1}) as ends:
+                ends.there.does["call back"] = call_back
+                ends.here.does["add one"] = lambda number: number + 1
+                assert await ends.call.go("call back", 300) == 45_150
+
+        loop.run(main())
+
     @pytest.mark.parametrize("max_workers", [1, 3])
     def test_what_a_task_calls_within_a_threads_call_runs_in_that_thread(self, loop: Loop, max_workers: int) -> None:
         """Although it waits in no thread itself; all threads of the server wait at the same time."""
@@ -547,21 +561,50 @@ class TestPool:
                 await asyncio.wrap_future(caller().do.submit("inner", number))
             return str(caught.value)
 
+        async def map_back(number: int) -> Any:
+            return await caller().do.aio("map")
+
+        def map_inner(number: int) -> list[Any]:
+            results = caller().do.map(["inner"] * 5, range(5), return_exceptions=True)
+            return [str(result) if isinstance(result, ServerBusy) else result for result in results]
+
+        async def tell_back(number: int) -> None:
+            await caller().go("tell")
+
+        async def tell(number: int) -> None:
+            for each in range(5):
+                caller().do.notify("note", each)
+
+        def note(number: int) -> None:
+            told.append(number)
+            if number == 4:
+                all_told.open()
+
+        told: list[int] = []
+        all_told = AsyncGate()
+
         async def main() -> None:
             async with two_ends("loop", there={"max_workers": max_workers}) as ends:
-                ends.there.does.update({"block": block, "call back": call_back, "inner": lambda number: number + 1})
-                ends.here.does["back"] = back
+                ends.there.does.update({"block": block, "inner": lambda number: number + 1, "note": note})
+                ends.there.does.update({"call back": call_back, "map back": map_back, "tell back": tell_back})
+                ends.here.does.update({"back": back, "map": map_inner, "tell": tell})
                 blocking = [asyncio.create_task(ends.call.do.aio("block")) for _ in range(max(1, max_workers))]
                 for _ in blocking:
                     assert await asyncio.to_thread(blocked.acquire, timeout=PATIENCE)
                 said = "no thread is left for a call that is nested in another one; raise max_workers"
                 assert await ends.call.go("call back") == said
+                assert await ends.call.go("map back") == [said] * 5
+                await ends.call.go("tell back")
+                assert told == []
                 in_line = asyncio.create_task(ends.call.do.aio("inner", 5))
                 assert await ends.call.to_and_fro(3) == 3
                 assert not in_line.done()
                 go.open()
                 assert await in_line == 6
                 await asyncio.gather(*blocking)
+                await all_told.pass_through()
+                assert told == list(range(5))
+                assert await ends.call.go("map back") == [1, 2, 3, 4, 5]
 
         loop.run(main())
 
