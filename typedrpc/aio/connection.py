@@ -24,7 +24,7 @@ from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
-from typedrpc.common.tokens import Token
+from typedrpc.common.tokens import CallWaiter, Pending, Token
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError, ServerBusy
 from typedrpc.messages import Leave
@@ -119,7 +119,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             self.deliver(core.receive(nbytes) if nbytes else core.receive_eof())
             if handlers.ready:
                 handlers.work()
-            if not (self._held_up or core.calls.calls) and handlers.is_full:
+            if not self._held_up and handlers.is_full and not self._is_waited_for():
                 self._hold_up()
         except Exception:
             self.fault()
@@ -146,11 +146,21 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         """Read again if there is room, or if a call of this side waits for what would be read."""
         if self._transport is None or self.ended:
             return
-        if self.handlers.is_full and not self.core.calls.calls:
+        if self.handlers.is_full and not self._is_waited_for():
             self.loop.call_later(LOOK_TIME, self._read_on)
         else:
             self._held_up = False
             self._transport.resume_reading()
+
+    def _is_waited_for(self) -> bool:
+        """Whether somebody waits for what would be read; not who has yet to run callbacks that came before it."""
+        for token in list(self.core.calls.calls.values()):
+            if isinstance(token, CallWaiter):
+                if token in self.role.parked:
+                    return True
+            elif not (isinstance(token, Pending) and token.series is not None and token.series.running):
+                return True
+        return False
 
     def pause_writing(self) -> None:
         self.outlet.pause()
