@@ -18,7 +18,7 @@ from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
 from typedrpc.common.calling import Calls
 from typedrpc.common.connection import Connection as AnyConnection
-from typedrpc.common.loop import awaiting, blocking_call, in_loop
+from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
 from typedrpc.common.role import ReadRole, Waiter
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
@@ -279,8 +279,8 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
 
     # Waiting
 
-    def why_not_wait(self, what: str) -> RpcError | None:
-        return blocking_call(what) if get_ident() == self.thread else None
+    def why_not_wait(self, what: str, instead: str = RIGHT_WAY) -> RpcError | None:
+        return blocking_call(what, instead) if get_ident() == self.thread else None
 
     def _wait(self, waiter: Waiter, deadline: float | None) -> None:
         if get_ident() == self.thread:

@@ -143,6 +143,9 @@ class LoopHandlers(Handlers):
 
     # From any thread
 
+    def hand_over(self) -> Callable[[], None]:
+        return self._pool().step_aside()
+
     def call_for_help(self) -> None:
         if self.ready or self.ended:
             self._stir()

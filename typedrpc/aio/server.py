@@ -20,10 +20,11 @@ from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
 from typedrpc.aio.threads import in_thread
 from typedrpc.call import handled_by
+from typedrpc.common.loop import blocking_call, running_loop
 from typedrpc.common.server import GRACE, BaseServer, ServerOptions
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
-from typedrpc.errors import ConnectionLost
+from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.factories import Servable
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
@@ -132,6 +133,10 @@ class Server(BaseServer[Connection]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         await self.close()
+
+    def _why_not_wait(self, what: str, instead: str) -> RpcError | None:
+        on_loop = self._started and running_loop() is self._runtime.loop
+        return blocking_call(what, instead) if on_loop else super()._why_not_wait(what, instead)
 
     # Serving
 

@@ -68,12 +68,15 @@ def kept_loop() -> asyncio.AbstractEventLoop:
     return _kept.get()
 
 
-def refuse_on_kept_loop(what: str) -> BlockingCall | None:
+RIGHT_WAY: Final = "await proxy.{}.aio(...)"
+
+
+def refuse_on_kept_loop(what: str, instead: str = RIGHT_WAY) -> BlockingCall | None:
     """The error of who is about to wait for a call in the thread of the kept loop, where all async handlers run."""
-    return blocking_call(what) if threading.get_ident() == _kept.thread else None
+    return blocking_call(what, instead) if threading.get_ident() == _kept.thread else None
 
 
-def blocking_call(what: str, instead: str = "await proxy.{}.aio(...)") -> BlockingCall:
+def blocking_call(what: str, instead: str = RIGHT_WAY) -> BlockingCall:
     """What says that a call must not wait in the thread of an event loop.
 
     Args:

@@ -17,7 +17,7 @@ from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
 from typedrpc.common.apart import Apart
 from typedrpc.common.connection import Connection as AnyConnection
-from typedrpc.common.loop import in_loop, refuse_on_kept_loop
+from typedrpc.common.loop import RIGHT_WAY, in_loop, refuse_on_kept_loop
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
@@ -185,9 +185,9 @@ class Connection(AnyConnection):
         if not self.watched:  # otherwise it looks within a tick
             self._runtime()[1].watch(self)
 
-    def why_not_wait(self, what: str) -> RpcError | None:
+    def why_not_wait(self, what: str, instead: str = RIGHT_WAY) -> RpcError | None:
         """What is wrong with a thread that is about to wait for a call; asked within handlers."""
-        return refuse_on_kept_loop(what)
+        return refuse_on_kept_loop(what, instead)
 
     def write(self, data: Outgoing, deadline: float | None) -> None:
         """Write a frame, or leave it to the thread that is writing; wait for room in the pipe until the deadline.
