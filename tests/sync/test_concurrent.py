@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 
+from tests.blocking import Ends
 from tests.support import PATIENCE, Gate, Running, Workshop, run_all
-from typedrpc import ConnectionLost, DeadlineExceeded, Server, Service, connect, current_call, rpc
+from typedrpc import ConnectionLost, DeadlineExceeded, Server, Service, current_call, rpc
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -65,12 +66,12 @@ class Fragile(Service):
 
 
 @pytest.mark.parametrize(("most", "workers"), [(1, 4), (3, 4), (1, 0)])
-def test_thirty_clients_at_once(most: int, workers: int) -> None:
+def test_thirty_clients_at_once(ends: Ends, most: int, workers: int) -> None:
     fragile = Fragile(most)
-    with Server(fragile, url=URL, max_concurrent=most, max_workers=workers) as server:
+    with ends.Server(fragile, url=URL, max_concurrent=most, max_workers=workers) as server:
 
         def work() -> None:
-            with connect(Fragile, server.url) as proxy:
+            with ends.connect(Fragile, server.url) as proxy:
                 for number in range(20):
                     assert proxy.touch(number) == number
                 futures = [proxy.touch.submit(number) for number in range(20)]
@@ -83,10 +84,10 @@ def test_thirty_clients_at_once(most: int, workers: int) -> None:
     assert len(fragile.seen) == 30 * 46
 
 
-def test_calls_wait_in_the_order_in_which_they_came(workshop: Workshop) -> None:
-    server = Server(workshop, url=URL, max_concurrent=1)
+def test_calls_wait_in_the_order_in_which_they_came(ends: Ends, workshop: Workshop) -> None:
+    server = ends.Server(workshop, url=URL, max_concurrent=1)
     line = Line(server)
-    with server, connect(Workshop, server.url) as one, connect(Workshop, server.url) as two:
+    with server, ends.connect(Workshop, server.url) as one, ends.connect(Workshop, server.url) as two:
         working = Running(one.wait, "job")
         workshop.started["job"].wait()
         calls = []
@@ -104,11 +105,11 @@ def test_calls_wait_in_the_order_in_which_they_came(workshop: Workshop) -> None:
             call.result(PATIENCE)
 
 
-def test_the_protocols_own_commands_take_no_turn(workshop: Workshop) -> None:
-    with Server(workshop, url=URL, max_concurrent=1) as server, connect(Workshop, server.url) as proxy:
+def test_the_protocols_own_commands_take_no_turn(ends: Ends, workshop: Workshop) -> None:
+    with ends.Server(workshop, url=URL, max_concurrent=1) as server, ends.connect(Workshop, server.url) as proxy:
         working = Running(proxy.wait, "job")
         workshop.started["job"].wait()
-        with connect(Workshop, server.url):
+        with ends.connect(Workshop, server.url):
             assert not working.done
             workshop.gates["job"].open()
         assert working.result() == "job"
@@ -128,9 +129,9 @@ class Deep(Asking):
         return depth and 1 + current_call().peer.proxy(Asking).ask(depth - 1)
 
 
-def test_a_nested_call_does_not_wait_for_itself() -> None:
-    with Server(Deep(), url=URL, max_concurrent=1) as server:
-        clients = [connect(Asking, server.url, expose=[Deep()]) for _ in range(4)]
+def test_a_nested_call_does_not_wait_for_itself(ends: Ends) -> None:
+    with ends.Server(Deep(), url=URL, max_concurrent=1) as server:
+        clients = [ends.connect(Asking, server.url, expose=[Deep()]) for _ in range(4)]
         try:
             proxies = [client.proxy(Asking) for client in clients]
             assert run_all([partial(proxy.ask, 20) for proxy in proxies]) == [20] * 4
@@ -139,14 +140,14 @@ def test_a_nested_call_does_not_wait_for_itself() -> None:
                 client.close()
 
 
-def test_who_leaves_the_line_is_not_waited_for(workshop: Workshop) -> None:
+def test_who_leaves_the_line_is_not_waited_for(ends: Ends, workshop: Workshop) -> None:
     left = Gate()
-    server = Server(workshop, url=URL, max_concurrent=1, on_disconnect=lambda peer, cause: left.open())
+    server = ends.Server(workshop, url=URL, max_concurrent=1, on_disconnect=lambda peer, cause: left.open())
     line = Line(server)
-    with server, connect(Workshop, server.url) as one:
+    with server, ends.connect(Workshop, server.url) as one:
         working = Running(one.wait, "job")
         workshop.started["job"].wait()
-        with connect(Workshop, server.url) as two:
+        with ends.connect(Workshop, server.url) as two:
             futures = [two.note.submit("never") for _ in range(100)]
             line.wait_for(100)
         left.wait()
@@ -158,10 +159,10 @@ def test_who_leaves_the_line_is_not_waited_for(workshop: Workshop) -> None:
         assert workshop.notes == ["last"]
 
 
-def test_a_call_whose_deadline_passes_in_line_is_not_run(workshop: Workshop) -> None:
-    server = Server(workshop, url=URL, max_concurrent=1)
+def test_a_call_whose_deadline_passes_in_line_is_not_run(ends: Ends, workshop: Workshop) -> None:
+    server = ends.Server(workshop, url=URL, max_concurrent=1)
     line = Line(server)
-    with server, connect(Workshop, server.url) as proxy:
+    with server, ends.connect(Workshop, server.url) as proxy:
         working = Running(proxy.wait, "job")
         workshop.started["job"].wait()
         short = proxy.note.with_options(timeout=0.2).submit("too late")
@@ -176,11 +177,11 @@ def test_a_call_whose_deadline_passes_in_line_is_not_run(workshop: Workshop) -> 
         assert "too late" not in workshop.notes
 
 
-def test_a_line_that_is_too_long_to_be_held(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_too_long_to_be_held(ends: Ends, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("typedrpc.common.handlers.HELD_BYTES", 8192)
-    server = Server(workshop, url=URL, max_concurrent=1, max_message_size=2048)
+    server = ends.Server(workshop, url=URL, max_concurrent=1, max_message_size=2048)
     line = Line(server)
-    with server, connect(Workshop, server.url) as one, connect(Workshop, server.url) as two:
+    with server, ends.connect(Workshop, server.url) as one, ends.connect(Workshop, server.url) as two:
         working = Running(one.wait, "job")
         workshop.started["job"].wait()
         futures = [two.echo.submit(bytes(1500)) for _ in range(200)]
@@ -190,13 +191,13 @@ def test_a_line_that_is_too_long_to_be_held(workshop: Workshop, monkeypatch: pyt
         assert all(len(future.result(PATIENCE)) == 1500 for future in futures)
 
 
-def test_a_place_is_kept_for_one_way_calls_in_line(workshop: Workshop) -> None:
-    server = Server(workshop, url=URL, max_concurrent=1)
+def test_a_place_is_kept_for_one_way_calls_in_line(ends: Ends, workshop: Workshop) -> None:
+    server = ends.Server(workshop, url=URL, max_concurrent=1)
     line = Line(server)
-    with server, connect(Workshop, server.url) as one:
+    with server, ends.connect(Workshop, server.url) as one:
         working = Running(one.wait, "job")
         workshop.started["job"].wait()
-        with connect(Workshop, server.url) as two:
+        with ends.connect(Workshop, server.url) as two:
             for number in range(10):
                 two.note.notify(str(number))
             line.wait_for(10)
@@ -206,6 +207,6 @@ def test_a_place_is_kept_for_one_way_calls_in_line(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.5])
-def test_what_makes_no_sense(number: int) -> None:
+def test_what_makes_no_sense(ends: Ends, number: int) -> None:
     with pytest.raises(ValueError, match="max_concurrent must be"):
-        Server(Workshop(), url=URL, max_concurrent=number)
+        ends.Server(Workshop(), url=URL, max_concurrent=number)

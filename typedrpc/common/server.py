@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from typedrpc import transport
 from typedrpc.admission import Admission, Answer, WhenFull
@@ -13,7 +13,7 @@ from typedrpc.command import Command
 from typedrpc.common.broadcast import Gather as Gathering
 from typedrpc.common.broadcast import broadcast
 from typedrpc.common.connection import Connection
-from typedrpc.common.loop import refuse_on_kept_loop
+from typedrpc.common.loop import refuse_on_kept_loop, run_on
 from typedrpc.common.stay import Stay
 from typedrpc.common.workers import MAX_WORKERS, Workers, check_counts
 from typedrpc.dispatch import MAX_NESTING, Dispatcher
@@ -23,6 +23,9 @@ from typedrpc.hooks import CallOutcome, Hooked
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Leave, Limits
 from typedrpc.peer import Gather, Peer
 from typedrpc.service import Table
+
+if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
+    import asyncio
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -243,6 +246,13 @@ class BaseServer(Hooked, Generic[ConnectionT]):
             instead: The right way.
         """
         return refuse_on_kept_loop(what, instead)
+
+    def _get_loop(self) -> "asyncio.AbstractEventLoop | None":
+        """Where what is ``async`` runs; None for the loop that is kept."""
+        return None
+
+    def _run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return run_on(self._get_loop(), coroutine)
 
     def __repr__(self) -> str:
         return f"<server at {self._url}>"
