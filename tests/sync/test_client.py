@@ -20,6 +20,7 @@ from typedrpc import (
     Server,
     Service,
     UnknownCommand,
+    aio,
     rpc,
 )
 from typedrpc.codec import pack_plain
@@ -105,7 +106,7 @@ class TestBytesThatAreNotSent:
 class TestConnecting:
     def test_without_a_contract(self, ends: Ends, server: Server) -> None:
         with ends.connect(server.url) as client:
-            assert isinstance(client, Client)
+            assert isinstance(ends.itself(client), Client | aio.Client)
             assert repr(client) == f"<client of {server.url}>"
             assert client.peer.address == server.url
             assert client.proxy(Workshop).add(1) == 1
