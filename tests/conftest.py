@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.blocking import ENDS, Ends
 from tests.ends import COLOURS, Colours
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
@@ -129,3 +130,10 @@ def colours(request: pytest.FixtureRequest) -> Colours:
 def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Runner:
     """Each way to have a conversation."""
     return make_runner(request.param, tmp_path)
+
+
+@pytest.fixture(params=ENDS, ids=repr)
+def ends(request: pytest.FixtureRequest) -> Ends:
+    """Clients and servers of each colour, the crossed pairs too."""
+    found: Ends = request.param
+    return found

@@ -174,9 +174,9 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        lost = ConnectionLost(f"the connection broke: {exc}" if exc else "the connection was closed")
-        lost.__cause__ = exc
-        self.end(lost)
+        if isinstance(exc, OSError):
+            self.core.receive_error(exc)
+        self.end(ConnectionLost("the connection was closed"))  # where nothing else is known
 
     # Opening and ending
 

@@ -198,6 +198,9 @@ class LoopHandlers(Handlers):
 
     # From any thread
 
+    def hand_over(self) -> Callable[[], None]:
+        return self._pool().step_aside()
+
     def _held(self) -> int:
         return super()._held() + self._apart.waiting_bytes
 

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Final, final
 
 from typedrpc.common.workers import Workers
@@ -24,7 +24,8 @@ class Pool:
             limit: How many may be busy at a time; there is always one.
         """
         self._workers = workers
-        self._free = max(1, limit)
+        self._free = max(1, limit)  # less than none where somebody who had stepped aside has come back
+        self._idents: set[int] = set()
         self._lock = Lock()
         self._line: deque[Callable[[], None]] = deque()
         self._first: deque[Callable[[], None]] = deque()
@@ -64,7 +65,7 @@ class Pool:
     def _run(self, job: Callable[[], None], line: deque[Callable[[], None]]) -> bool:
         """Run a function, or have it stand in a line. Returns whether it did not have to."""
         with self._lock:
-            if not self._free:
+            if self._free <= 0:
                 line.append(job)
                 return False
             self._free -= 1
@@ -96,7 +97,27 @@ class Pool:
         else:
             self._look_later(job, refuse, loop, now)
 
+    def step_aside(self) -> Callable[[], None]:
+        """If this is one of the threads, let another one run in its place, until what is returned is called."""
+        if get_ident() not in self._idents:
+            return lambda: None
+        self._give_back()
+
+        def take_back() -> None:
+            with self._lock:
+                self._free -= 1
+
+        return take_back
+
     def _work(self, job: Callable[[], None]) -> None:
+        ident = get_ident()
+        self._idents.add(ident)
+        try:
+            self._work_off(job)
+        finally:
+            self._idents.discard(ident)
+
+    def _work_off(self, job: Callable[[], None]) -> None:
         while True:
             try:
                 job()
@@ -114,11 +135,11 @@ class Pool:
         """What a thread is to run whose function has ended. The lock is held."""
         self._ended += 1
         line = self._first or self._line
-        return line.popleft() if line else None
+        return line.popleft() if line and self._free >= 0 else None
 
     def _give_back(self) -> None:
         with self._lock:
-            self._free += 1
             job = self._next()
+            self._free += 1
         if job is not None:
             self.run(job)

@@ -331,9 +331,7 @@ class Connection(AnyConnection[HandlerThreads]):
         except OSError as error:
             if not transport.is_of_socket(error):
                 raise
-            lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
-            lost.__cause__ = error
-            return [core.close(lost)]
+            return core.receive_error(error)
         return core.receive(count) if count else core.receive_eof()
 
     def _read_and_deliver(self) -> None:
