@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.ends import COLOURS, Colours
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
 
@@ -24,10 +25,10 @@ SLOWEST: Final = [
     "codec/test_properties.py",
     "sync/test_nested.py",
     "sync/test_callbacks.py",
-    "sync/test_streams.py",
-    "sync/test_many.py",
-    "sync/test_cascade.py",
-    "sync/test_apart.py",
+    "common/test_streams.py",
+    "both/test_many.py",
+    "both/test_cascade.py",
+    "common/test_apart.py",
     "sync/test_broadcast.py",
     "sync/test_fork.py",
     "examples/test_codesearch.py",
@@ -46,6 +47,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     place = {tests / name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+    for item in items:
+        colours = getattr(item, "callspec", None) and item.callspec.params.get("colours")  # type: ignore[attr-defined]
+        if isinstance(colours, Colours) and colours.client != colours.server:
+            item.add_marker("unmeasured")  # both were measured with their like
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -99,6 +104,12 @@ def log() -> Iterator[Log]:
     yield log
     logger.removeHandler(log)
     assert log.unread == []
+
+
+@pytest.fixture(params=COLOURS, ids=" ".join)
+def colours(request: pytest.FixtureRequest) -> Colours:
+    """Client and server of either side, each with each."""
+    return Colours(*request.param)
 
 
 @pytest.fixture(params=RUNNERS)

@@ -9,6 +9,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
+from tests.ends import Colours, for_clients, for_servers
 from tests.streaming import AsyncGate, Joined, Pipes, Watched, connections_of, eventually, expect_empty, joined
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, failure_of
 from typedrpc import (
@@ -17,7 +18,6 @@ from typedrpc import (
     ProtocolError,
     Server,
     Service,
-    connect,
     current_call,
     rpc,
 )
@@ -42,8 +42,8 @@ def loop() -> None:
 
 
 @pytest.fixture
-def pair() -> Iterator[Joined]:
-    with joined() as pair:
+def pair(colours: Colours) -> Iterator[Joined]:
+    with joined(colours) as pair:
         yield pair
 
 
@@ -77,7 +77,7 @@ def test_async_handlers_run_on_the_loop_with_their_call(pair: Joined) -> None:
     assert pair.pipes.aask.call("where") == "typedrpc-loop Pipes.aask"
 
 
-def test_hundreds_of_async_handlers_take_no_threads() -> None:
+def test_hundreds_of_async_handlers_take_no_threads(colours: Colours) -> None:
     """All wait at a time, where two threads may be lent."""
     go = AsyncGate()
 
@@ -85,7 +85,7 @@ def test_hundreds_of_async_handlers_take_no_threads() -> None:
         await go.pass_through()
         return 1
 
-    with joined(server={"max_workers": 2}) as pair:
+    with joined(colours, server={"max_workers": 2}) as pair:
         pair.service.scripts["wait"] = wait
         futures = [pair.pipes.aask.submit("wait") for _ in range(500)]
         assert pair.pipes.add(1, 1) == 2
@@ -117,9 +117,9 @@ class Ears(Service):
 
 
 @pytest.mark.parametrize("form", ["call", "stream"])
-def test_a_server_streams_from_and_to_its_client_within_a_call(form: str) -> None:
+def test_a_server_streams_from_and_to_its_client_within_a_call(form: str, colours: Colours) -> None:
     ears = Ears()
-    with joined(expose=[ears]) as pair:
+    with joined(colours, expose=[ears]) as pair:
 
         def back() -> Iterator[int]:
             mouth = current_call().peer.proxy(Ears)
@@ -140,9 +140,9 @@ async def asynchronous(items: Any) -> AsyncIterator[Any]:
         yield item
 
 
-def test_a_server_streams_from_its_client_outside_of_any_call() -> None:
+def test_a_server_streams_from_its_client_outside_of_any_call(colours: Colours) -> None:
     ears = Ears()
-    with joined(expose=[ears]) as pair:
+    with joined(colours, expose=[ears]) as pair:
         (peer,) = pair.server.peers
         with peer.proxy(Ears).hear() as heard:
             assert [next(heard) for _ in range(3000)] == list(range(3000))
@@ -150,10 +150,10 @@ def test_a_server_streams_from_its_client_outside_of_any_call() -> None:
         ears.heard.ended.wait()
 
 
-def test_a_handler_passes_on_what_it_gets_from_downstream() -> None:
+def test_a_handler_passes_on_what_it_gets_from_downstream(colours: Colours) -> None:
     """Three processes' worth of streams in a row; breaking off stops them all."""
     source = Watched()
-    with joined() as below, joined() as above:
+    with joined(colours) as below, joined(colours) as above:
         below.service.scripts["items"] = source.plain
 
         def relay() -> Iterator[int]:
@@ -167,9 +167,9 @@ def test_a_handler_passes_on_what_it_gets_from_downstream() -> None:
         source.ended.wait()
 
 
-def test_a_handler_that_waits_for_downstream_is_stopped_with_its_call() -> None:
+def test_a_handler_that_waits_for_downstream_is_stopped_with_its_call(colours: Colours) -> None:
     source = Watched(pause_at=1)
-    with joined() as below, joined() as above:
+    with joined(colours) as below, joined(colours) as above:
         below.service.scripts["items"] = source.plain
         ended = Gate()
 
@@ -188,9 +188,9 @@ def test_a_handler_that_waits_for_downstream_is_stopped_with_its_call() -> None:
         source.ended.wait()
 
 
-def test_an_async_handler_passes_on_too_and_stops_too() -> None:
+def test_an_async_handler_passes_on_too_and_stops_too(colours: Colours) -> None:
     source = Watched()
-    with joined() as below, joined() as above:
+    with joined(colours) as below, joined(colours) as above:
         below.service.scripts["items"] = source.plain
         ended = Gate()
 
@@ -209,7 +209,7 @@ def test_an_async_handler_passes_on_too_and_stops_too() -> None:
         source.ended.wait()
 
 
-def test_callbacks_go_with_streams_in_one_call() -> None:
+def test_callbacks_go_with_streams_in_one_call(colours: Colours) -> None:
     class Mixed(Service):
         @rpc
         def scale(self, items: Iterator[int], by: Callable[[int], int]) -> Iterator[int]:
@@ -225,7 +225,7 @@ def test_callbacks_go_with_streams_in_one_call() -> None:
             async for item in items:
                 yield await by.aio(item)  # type: ignore[attr-defined]
 
-    with Server(Mixed(), url=URL) as server, connect(Mixed, server.url) as mixed:
+    with colours.serve(Mixed(), url=URL) as server, colours.connect(Mixed, server.url) as mixed:
         assert list(mixed.scale(iter(range(300)), lambda n: 3 * n)) == list(range(0, 900, 3))
         assert mixed.total(lambda n: 2 * n, iter(range(300))) == sum(range(0, 600, 2))
         assert mixed.total.submit(lambda n: n, iter(range(300))).result(PATIENCE) == sum(range(300))
@@ -236,7 +236,7 @@ def test_callbacks_go_with_streams_in_one_call() -> None:
         assert asyncio.run(main()) == list(range(0, 900, 3))
 
 
-def test_streams_of_services_that_are_made_for_each_client() -> None:
+def test_streams_of_services_that_are_made_for_each_client(colours: Colours) -> None:
     class Counter(Service):
         def __init__(self) -> None:
             self.next = 0
@@ -247,12 +247,12 @@ def test_streams_of_services_that_are_made_for_each_client() -> None:
                 self.next += 1
                 yield self.next
 
-    with Server(Counter, url=URL) as server:
-        with connect(Counter, server.url) as one, connect(Counter, server.url) as other:
+    with colours.serve(Counter, url=URL) as server:
+        with colours.connect(Counter, server.url) as one, colours.connect(Counter, server.url) as other:
             assert [list(one.take(2)), list(other.take(3)), list(one.take(1))] == [[1, 2], [1, 2, 3], [3]]
 
 
-def test_versions_of_a_contract_agree_about_items() -> None:
+def test_versions_of_a_contract_agree_about_items(colours: Colours) -> None:
     class New(Service, name="Versioned"):
         @rpc
         def rows(self, count: int) -> Iterator[int]:
@@ -271,7 +271,7 @@ def test_versions_of_a_contract_agree_about_items() -> None:
         def total(self, rows: Iterator[int]) -> float:
             raise NotImplementedError
 
-    with Server(New(), url=URL) as server, connect(Old, server.url) as old:
+    with colours.serve(New(), url=URL) as server, colours.connect(Old, server.url) as old:
         rows = list(old.rows(3))
         assert rows == [0.0, 1.0, 2.0]
         assert {type(row) for row in rows} == {float}
@@ -281,8 +281,8 @@ def test_versions_of_a_contract_agree_about_items() -> None:
 # Turns, depth, hooks, closing
 
 
-def test_a_turn_lasts_until_the_stream_has_ended() -> None:
-    with joined(server={"max_concurrent": 1}) as pair:
+def test_a_turn_lasts_until_the_stream_has_ended(colours: Colours) -> None:
+    with joined(colours, server={"max_concurrent": 1}) as pair:
         first, second = Watched(), Watched(3)
         pair.service.scripts.update(first=first.plain, second=second.plain)
         stream = pair.pipes.produce("first")
@@ -297,8 +297,8 @@ def test_a_turn_lasts_until_the_stream_has_ended() -> None:
         assert pair.pipes.add(1, 1) == 2
 
 
-def test_an_async_handler_has_a_turn_too() -> None:
-    with joined(server={"max_concurrent": 1}) as pair:
+def test_an_async_handler_has_a_turn_too(colours: Colours) -> None:
+    with joined(colours, server={"max_concurrent": 1}) as pair:
         go = AsyncGate()
         pair.service.scripts["wait"] = go.pass_through
         first, second = pair.pipes.aask.submit("wait"), pair.pipes.add.submit(1, 2)
@@ -308,9 +308,9 @@ def test_an_async_handler_has_a_turn_too() -> None:
         assert (first.result(PATIENCE), second.result(PATIENCE)) == (None, 3)
 
 
-def test_streams_count_in_the_depth_of_calls() -> None:
+def test_streams_count_in_the_depth_of_calls(colours: Colours) -> None:
     exposed = Pipes()
-    with joined(expose=[exposed], server={"max_depth": 4}, max_depth=4) as pair:
+    with joined(colours, expose=[exposed], server={"max_depth": 4}, max_depth=4) as pair:
 
         def deeper() -> Iterator[int]:
             yield 1
@@ -323,11 +323,11 @@ def test_streams_count_in_the_depth_of_calls() -> None:
             next(stream)
 
 
-def test_hooks_are_told_when_the_stream_has_ended() -> None:
+def test_hooks_are_told_when_the_stream_has_ended(colours: Colours) -> None:
     told: list[Any] = []
     over = threading.Semaphore(0)
     service = Pipes()
-    with Server(service, url=URL) as server:
+    with colours.serve(service, url=URL) as server:
         server.on_call(lambda call: told.append(call.command))
 
         @server.on_result
@@ -335,7 +335,7 @@ def test_hooks_are_told_when_the_stream_has_ended() -> None:
             told.append((call.command, outcome.result, type(outcome.error)))
             over.release()
 
-        with connect(Pipes, server.url) as pipes:
+        with colours.connect(Pipes, server.url) as pipes:
             watched = Watched()
             service.scripts.update(few=lambda: iter(range(3)), items=watched.plain, total=sum)
             assert list(pipes.produce("few")) == [0, 1, 2]
@@ -354,11 +354,11 @@ def test_hooks_are_told_when_the_stream_has_ended() -> None:
 
 @pytest.mark.parametrize("form", ["plain", "async"])
 @pytest.mark.parametrize("grace", [0.0, 0.1])
-def test_a_server_that_closes_ends_a_stream_that_has_no_end(form: str, grace: float) -> None:
+def test_a_server_that_closes_ends_a_stream_that_has_no_end(form: str, grace: float, colours: Colours) -> None:
     watched = Watched()
     service = Pipes(items=watched.plain, aitems=watched.awaited)
-    server = Server(service, url=URL).start()
-    with connect(Pipes, server.url) as pipes:
+    server = colours.serve(service, url=URL).start()
+    with colours.connect(Pipes, server.url) as pipes:
         stream = pipes.produce("items") if form == "plain" else pipes.aproduce.call("aitems")
         assert next(stream) == 0
         server.close(grace)
@@ -367,11 +367,11 @@ def test_a_server_that_closes_ends_a_stream_that_has_no_end(form: str, grace: fl
             list(stream)
 
 
-def test_a_server_that_closes_lets_a_stream_finish_in_its_grace() -> None:
+def test_a_server_that_closes_lets_a_stream_finish_in_its_grace(colours: Colours) -> None:
     watched = Watched(3, pause_at=2)
     service = Pipes(items=watched.plain)
-    server = Server(service, url=URL).start()
-    with connect(Pipes, server.url) as pipes:
+    server = colours.serve(service, url=URL).start()
+    with colours.connect(Pipes, server.url) as pipes:
         stream = pipes.produce("items")
         assert next(stream) == 0
         watched.paused.wait()
@@ -382,11 +382,11 @@ def test_a_server_that_closes_lets_a_stream_finish_in_its_grace() -> None:
         closing.result()
 
 
-def test_a_client_that_closes_stops_the_producers_of_both_sides() -> None:
+def test_a_client_that_closes_stops_the_producers_of_both_sides(colours: Colours) -> None:
     mine, theirs = Watched(), Watched()
     service = Pipes(both=lambda items: theirs.plain())
-    with Server(service, url=URL) as server:
-        with connect(Pipes, server.url) as pipes:
+    with colours.serve(service, url=URL) as server:
+        with colours.connect(Pipes, server.url) as pipes:
             stream = pipes.both("both", mine.plain())
             assert next(stream) == 0
         mine.ended.wait()
@@ -435,9 +435,9 @@ class Simple(Service):
 
 
 @pytest.fixture
-def simple() -> Iterator[tuple[Simple, Server]]:
+def simple(colours: Colours) -> Iterator[tuple[Simple, Server]]:
     service = Simple()
-    with Server(service, url=URL) as server:
+    with colours.serve(service, url=URL) as server:
         yield service, server
         service.go.open()
 
@@ -447,6 +447,7 @@ def one_stream() -> bytes:
     return bytes(msgpack.packb([callback_mark(0)]) or b"")
 
 
+@for_servers
 def test_a_peer_that_calls_streams_one_way_is_not_served_and_holds_nothing(
     log: Log, simple: tuple[Simple, Server]
 ) -> None:
@@ -463,6 +464,7 @@ def test_a_peer_that_calls_streams_one_way_is_not_served_and_holds_nothing(
     assert not service.watched.began.is_open
 
 
+@for_servers
 @pytest.mark.parametrize(
     ("frames", "reason"),
     [
@@ -496,6 +498,7 @@ def test_a_peer_that_breaks_the_rules_of_streams_is_told_and_cut_off(
     assert isinstance(service.seen[0], ConnectionLost)
 
 
+@for_servers
 @pytest.mark.parametrize(
     "payload", [b"", b"\xff" * 8, pack_parts([b"\xc1"]), pack_parts([b"\xa1x"]), pack_parts([b""])]
 )
@@ -516,6 +519,7 @@ def test_items_that_cannot_be_read_fail_their_call_alone(
     assert "error id" in log.line()
 
 
+@for_servers
 def test_frames_of_calls_that_are_over_are_ignored(simple: tuple[Simple, Server]) -> None:
     _, server = simple
     with RawPeer.dial(server.url).shake_hands() as peer:
@@ -529,6 +533,7 @@ def test_frames_of_calls_that_are_over_are_ignored(simple: tuple[Simple, Server]
         expect_empty(connection)
 
 
+@for_servers
 def test_a_cancelled_stream_is_answered_once(simple: tuple[Simple, Server]) -> None:
     service, server = simple
     with RawPeer.dial(server.url).shake_hands() as peer:
@@ -543,6 +548,7 @@ def test_a_cancelled_stream_is_answered_once(simple: tuple[Simple, Server]) -> N
     service.watched.ended.wait()
 
 
+@for_servers
 def test_a_request_that_comes_with_its_cancel_is_not_run_for_long(simple: tuple[Simple, Server]) -> None:
     _, server = simple
     with RawPeer.dial(server.url).shake_hands() as peer:
@@ -554,6 +560,7 @@ def test_a_request_that_comes_with_its_cancel_is_not_run_for_long(simple: tuple[
         expect_empty(connection)
 
 
+@for_servers
 def test_a_stream_that_comes_just_before_its_peer_leaves_ends(simple: tuple[Simple, Server]) -> None:
     _, server = simple
     for _ in range(20):
@@ -563,7 +570,8 @@ def test_a_stream_that_comes_just_before_its_peer_leaves_ends(simple: tuple[Simp
     eventually(lambda: not server.peers, "the end of all connections")
 
 
-def test_nothing_comes_after_an_item_that_cannot_be_read() -> None:
+@for_clients
+def test_nothing_comes_after_an_item_that_cannot_be_read(colours: Colours) -> None:
     ended = Gate()
 
     def script(peer: RawPeer) -> None:
@@ -576,7 +584,7 @@ def test_nothing_comes_after_an_item_that_cannot_be_read() -> None:
         assert (cancel.kind, cancel.call) == (Kind.CANCEL, call)
         ended.wait()
 
-    with FakeServer(script) as server, connect(Simple, server.url) as proxy:
+    with FakeServer(script) as server, colours.connect(Simple, server.url) as proxy:
         stream = proxy.rows()
         assert next(stream) == 1
         with pytest.raises(ProtocolError, match="cannot be read"):

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import pytest
 
+from tests.ends import Colours, for_clients, for_servers
 from tests.streaming import Pipes, Watched, connection_of, connections_of, eventually, expect_empty
 from tests.support import PATIENCE, Gate, Program, RawPeer, Running
-from typedrpc import ConnectionLost, Server, connect
+from typedrpc import ConnectionLost
 from typedrpc.common.loop import kept_loop
 
 pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
@@ -73,7 +74,7 @@ class Script:
 
 
 SERVING: Final = """
-    from tests.sync.test_stream_ends import Script
+    from tests.both.test_stream_ends import Script
     from tests.streaming import Pipes
     from typedrpc import Server
     import asyncio
@@ -118,14 +119,15 @@ def take(stream: Iterator[int], count: int) -> None:
     assert [next(stream) for _ in range(count)] == list(range(count))
 
 
+@for_clients
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("form", ["plain", "async"])
 @pytest.mark.parametrize("shape", ["result", "argument", "both"])
-def test_the_server_is_killed(shape: str, form: str, point: str) -> None:
+def test_the_server_is_killed(shape: str, form: str, point: str, colours: Colours) -> None:
     mine = Script("while nobody takes" if shape == "both" else point)
     count = Script(point).items
     with Program(SERVING.format(point=point)) as program:
-        with connect(program.hear()) as client:
+        with colours.connect(program.hear()) as client:
             pipes = client.proxy(Pipes)
             call: Any
             if shape == "argument":
@@ -165,7 +167,7 @@ def test_the_server_is_killed(shape: str, form: str, point: str) -> None:
 
 
 CALLING: Final = """
-    from tests.sync.test_stream_ends import Script
+    from tests.both.test_stream_ends import Script
     from tests.streaming import Pipes
     from typedrpc import connect
     import threading
@@ -192,10 +194,11 @@ CALLING: Final = """
 """
 
 
+@for_servers
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("form", ["plain", "async"])
 @pytest.mark.parametrize("shape", ["result", "argument", "both"])
-def test_the_client_is_killed(shape: str, form: str, point: str) -> None:
+def test_the_client_is_killed(shape: str, form: str, point: str, colours: Colours) -> None:
     script = Script(point)
     seen: list[BaseException] = []
     over, taken = Gate(), Gate()
@@ -240,7 +243,7 @@ def test_the_client_is_killed(shape: str, form: str, point: str) -> None:
 
     service.scripts.update(take=consume, atake=aconsume, both=both, aboth=aboth)
     prefix = "" if form == "plain" else "a"
-    with Server(service, url=URL) as server:
+    with colours.serve(service, url=URL) as server:
         source = CALLING.format(url=server.url, prefix=prefix, shape=shape, point=point, count=script.items)
         with Program(source) as program:
             assert program.hear() == "halted"
@@ -321,7 +324,7 @@ class Cutter:
 
 @pytest.mark.parametrize("budget", [1, 11, 12, 13, 40, 1000, 5000, 70_000])
 @pytest.mark.parametrize("form", ["plain", "aio"])
-def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, budget: int) -> None:
+def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, budget: int, colours: Colours) -> None:
     mine, theirs = Watched(), Watched()
 
     def both(items: Iterator[int]) -> Iterator[int]:
@@ -346,7 +349,7 @@ def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, bu
             assert item == number
 
     service = Pipes(both=watched)
-    with Server(service, url=URL) as server, Cutter(server.url) as cutter, connect(cutter.url) as client:
+    with colours.serve(service, url=URL) as server, Cutter(server.url) as cutter, colours.connect(cutter.url) as client:
         pipes = client.proxy(Pipes)
         cutter.budget = budget
         with pytest.raises(ConnectionLost):

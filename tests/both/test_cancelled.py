@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.ends import Colours, for_servers
 from tests.support import PATIENCE, Gate, Log, Program, Running, Tally, until
 from typedrpc import (
     CallCancelled,
@@ -16,7 +17,6 @@ from typedrpc import (
     DeadlineExceeded,
     Server,
     Service,
-    connect,
     current_call,
     rpc,
 )
@@ -221,15 +221,15 @@ def desk() -> Desk:
 
 
 @pytest.fixture
-def server(desk: Desk) -> Iterator[Server]:
-    with Server(desk, url=URL) as server:
+def server(desk: Desk, colours: Colours) -> Iterator[Server]:
+    with colours.serve(desk, url=URL) as server:
         yield server
         desk.gate.open()
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client[Any]]:
-    with connect(server.url) as client:
+def client(server: Server, colours: Colours) -> Iterator[Client[Any]]:
+    with colours.connect(server.url) as client:
         yield client
 
 
@@ -441,10 +441,12 @@ def test_a_handler_that_waits_for_items_of_a_cancelled_call(
 
 
 @pytest.mark.parametrize("form", ["proxy", "callback"])
-def test_what_is_called_back_is_cancelled_with_the_call(server: Server, desk: Desk, form: str) -> None:
+def test_what_is_called_back_is_cancelled_with_the_call(
+    server: Server, desk: Desk, form: str, colours: Colours
+) -> None:
     """The caller has given up its call: the handler that waits for a call back learns it, and so does the one there."""
     here = Desk()
-    with connect(server.url, expose=[here]) as client:
+    with colours.connect(server.url, expose=[here]) as client:
         proxy = client.proxy(Desk)
         future = proxy.back.submit() if form == "proxy" else proxy.use.submit(here.wait)
         desk.tally.wait_for("running", 1)
@@ -465,8 +467,8 @@ def given_up(server: Server) -> int:
     return list(link.connection.core.handled.values()).count(None)
 
 
-def test_a_call_that_waits_for_its_turn_is_not_run(desk: Desk) -> None:
-    with Server(desk, url=URL, max_concurrent=1) as server, connect(server.url) as client:
+def test_a_call_that_waits_for_its_turn_is_not_run(desk: Desk, colours: Colours) -> None:
+    with colours.serve(desk, url=URL, max_concurrent=1) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Desk)
         first = proxy.ignore.submit()
         desk.tally.wait_for("running", 1)
@@ -484,8 +486,8 @@ def test_a_call_that_waits_for_its_turn_is_not_run(desk: Desk) -> None:
         assert desk.ends == []
 
 
-def test_a_call_that_waits_for_a_thread_is_not_run(desk: Desk) -> None:
-    with Server(desk, url=URL, max_workers=1) as server, connect(server.url) as client:
+def test_a_call_that_waits_for_a_thread_is_not_run(desk: Desk, colours: Colours) -> None:
+    with colours.serve(desk, url=URL, max_workers=1) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Desk)
         busy = [proxy.ignore.submit(), proxy.ignore.submit()]
         desk.tally.wait_for("running", 2)
@@ -500,9 +502,9 @@ def test_a_call_that_waits_for_a_thread_is_not_run(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("end", ["cancel", "leave"])
-def test_handlers_learn_it_though_they_take_all_the_threads(desk: Desk, log: Log, end: str) -> None:
+def test_handlers_learn_it_though_they_take_all_the_threads(desk: Desk, log: Log, end: str, colours: Colours) -> None:
     """Nobody is left to read for them but the watcher, which does."""
-    with Server(desk, url=URL, max_workers=1) as server, connect(server.url) as client:
+    with colours.serve(desk, url=URL, max_workers=1) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Desk)
         futures = [proxy.wait.submit() for _ in range(2)]
         desk.tally.wait_for("running", 2)
@@ -517,9 +519,9 @@ def test_handlers_learn_it_though_they_take_all_the_threads(desk: Desk, log: Log
         assert desk.ends == [True, True]
 
 
-def test_what_waits_for_its_turn_is_not_run_when_the_caller_has_left(desk: Desk) -> None:
-    with Server(desk, url=URL, max_concurrent=1) as server, connect(server.url) as other:
-        with connect(server.url) as client:
+def test_what_waits_for_its_turn_is_not_run_when_the_caller_has_left(desk: Desk, colours: Colours) -> None:
+    with colours.serve(desk, url=URL, max_concurrent=1) as server, colours.connect(server.url) as other:
+        with colours.connect(server.url) as client:
             proxy = client.proxy(Desk)
             futures = [proxy.ignore.submit()]
             desk.tally.wait_for("running", 1)
@@ -540,7 +542,7 @@ def test_what_waits_for_its_turn_is_not_run_when_the_caller_has_left(desk: Desk)
 CTRL_C = """
     import signal
     from tests.support import until
-    from tests.sync.test_cancelled import Desk
+    from tests.both.test_cancelled import Desk
     from typedrpc import connect
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with connect(hear()) as client:
@@ -562,6 +564,7 @@ CTRL_C = """
 """
 
 
+@for_servers
 def test_ctrl_c_in_a_waiting_call(server: Server, desk: Desk) -> None:
     """It is given up: its handler learns it, and the connection is used on."""
     with Program(CTRL_C, measured=False) as program:
@@ -586,7 +589,7 @@ def is_asleep(process: int) -> bool:
 CALLS = """
     import asyncio
     import threading
-    from tests.sync.test_cancelled import Desk
+    from tests.both.test_cancelled import Desk
     from typedrpc import connect
     way = hear()
     client = connect(hear())
@@ -610,6 +613,7 @@ CALLS = """
 """
 
 
+@for_servers
 @pytest.mark.parametrize("way", ["wait", "check", "task", "count", "silence", "acount", "asilence", "total", "endless"])
 def test_a_process_that_is_killed_in_its_call(server: Server, desk: Desk, way: str) -> None:
     """Its handlers learn it, whatever they wait for, and the server forgets it."""
