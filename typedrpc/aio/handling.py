@@ -62,6 +62,7 @@ class LoopHandlers(Handlers):
         self._thread = get_ident()
         self._outlet = outlet
         self._pool = pool
+        self._called_for: dict[BatchRun, None] = {}  # batches for which no thread was free yet
         self._due = False
         self._working = False
         self._replying = False
@@ -109,21 +110,24 @@ class LoopHandlers(Handlers):
     def _hand_out(self, batch: BatchRequest) -> None:
         """Have a thread run what is left of a batch, and another one if that does not come further."""
         run: BatchRun = batch.progress
-        if run.is_taken or self.ended:
-            return
         with self._lock:
             self._running_apart += 1
+        self._called_for[run] = None
         try:
             self._pool().run(partial(self._work_off, batch), may_wait=True)
         except RuntimeError:  # no thread now: it is tried again below
+            self._called_for.pop(run, None)
             self._ended_apart(None)
         self._loop.call_later(TICK, self._look_at, batch, run.next)
 
     def _look_at(self, batch: BatchRequest, seen: int) -> None:
         run: BatchRun = batch.progress
-        if run.is_taken or self.ended:
+        if self.ended:
             return
-        if run.next == seen:
+        self._reply(run)  # what is done, as long as what comes next takes
+        if run.is_taken:
+            return
+        if run.next == seen and run not in self._called_for:
             self._hand_out(batch)
         else:
             self._loop.call_later(TICK, self._look_at, batch, run.next)
@@ -131,13 +135,23 @@ class LoopHandlers(Handlers):
     def _work_off(self, batch: BatchRequest) -> None:
         """Run calls of a batch, in a thread, until none is left."""
         run: BatchRun = batch.progress
+        pool = self._pool()
+        self._called_for.pop(run, None)
         try:
             while not self.ended:
                 with self._lock:
                     if run.is_taken:
-                        return
+                        break
                     index = run.take()
                 self._run_part(batch, index)
+                if pool.is_wanted and not run.is_taken:  # other calls take their turn between two of a batch
+                    with self._lock:
+                        self._running_apart += 1
+                    self._called_for[run] = None
+                    pool.run(partial(self._work_off, batch), may_wait=True)
+                    return
+            if run in self._batches:  # others still run, and nobody looks at it any more
+                self._look_soon()
         finally:
             self._ended_apart(None)
 
@@ -207,6 +221,8 @@ class LoopHandlers(Handlers):
                     raised = self._run_next(request, nested=True)
                     if not request.progress.is_taken:
                         work.appendleft(request)
+                    if request.progress in self._batches:  # the next call may take its time
+                        self._look_soon()
                     if isinstance(raised, BaseException):
                         return raised
                     continue

@@ -24,6 +24,11 @@ class Pool:
         self._lock = Lock()
         self._line: deque[Callable[[], None]] = deque()
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody stands in line."""
+        return bool(self._line)
+
     def run(self, job: Callable[[], None], *, may_wait: bool) -> bool:
         """Have a function run, now or when a thread is free.
 
