@@ -571,7 +571,7 @@ def test_what_is_asked_before_a_call_has_no_more_time_than_the_block(colours: Co
     with FakeServer(script) as fake, colours.connect(fake.url) as client:
         start = monotonic()
         with pytest.raises(DeadlineExceeded, match="the contract Stage"), deadline(0.05):
-            client.proxy(Stage)
+            client.proxy(Stage).look()
         assert monotonic() - start < AGREE_TIME / 2
 
 

@@ -44,10 +44,17 @@ class LoopApart(Apart):
     def _start_thread(self, call: Call, context: Context, end: End) -> None:
         if not call.row.plain:  # a stream may wait for long
             super()._start_thread(call, context, end)
-        elif not self._pool().run(lambda: context.run(self._run, call, end), may_wait=not call.depth):
+        elif not self._pool().run(lambda: context.run(self._run_if_wanted, call, end), may_wait=not call.depth):
             error = ServerBusy("no thread is left for a call that is nested in another one; raise max_workers")
             self._dispatcher.refused(call, error)
             end.refused(pack_protocol_failure(error))
+
+    def _run_if_wanted(self, call: Call, end: End) -> None:
+        """In a thread, for which the call may have waited for long."""
+        if call.id and call.cancelled:
+            end.failed(call.cancelled.error())
+        else:
+            self._run(call, end)
 
     def _start_task(self, call: Call, context: Context, end: End) -> None:
         if get_ident() == self._thread:
