@@ -115,6 +115,17 @@ CLIENTS: Final[dict[str, Callable[..., contextlib.AbstractContextManager[Any]]]]
 }
 
 
+def close(server: BaseServer[Any], grace: float) -> None:
+    """Close a server of either side, and wait for that; not from its loop."""
+    closing: Any = server.close(grace)
+    if closing is not None:
+
+        async def wait() -> None:
+            await closing
+
+        asyncio.run(wait())
+
+
 class Colours(NamedTuple):
     """Which sides the two ends of a connection are of."""
 
