@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.support import PATIENCE, Gate, Log, Running
+from tests.support import PATIENCE, Gate, Log, Running, until
 from typedrpc.sync.watcher import QUICK_TICK, TICK, Watcher
 
 
