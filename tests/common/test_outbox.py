@@ -91,7 +91,7 @@ class TestOwning:
         outbox.own()
         data[:] = bytes(len(data))
         (frame,) = frames(b"".join([begun, *take_all(outbox)]))
-        assert bytes(frame.payload) == b"x" * len(data)
+        assert frame.payload == b"x" * len(data)
 
 
 class TestCounting:
@@ -117,11 +117,11 @@ class TestCounting:
     ) -> None:
         monkeypatch.setattr(module, limit, 3)
         outbox = filled(*items[:-1])
-        assert not outbox.full
+        full = [outbox.full]
         outbox.queue.append(items[-1])
-        assert outbox.full
+        full.append(outbox.full)
         take_all(outbox)
-        assert not outbox.full
+        assert [*full, outbox.full] == [False, True, False]
 
     def test_cleared_nothing_is_left(self) -> None:
         outbox = filled(LARGE)
