@@ -23,6 +23,9 @@ LOOPS: Final = [
     pytest.param("uvloop", marks=pytest.mark.skipif(uvloop is None, reason="uvloop is not installed")),
 ]
 
+if uvloop is not None:  # it keeps a pipe for as long as the process runs, which is no leak of a test's
+    uvloop.new_event_loop().close()
+
 
 class Loop:
     """Runs coroutines to their end, each on a new loop in debug mode, of one kind."""

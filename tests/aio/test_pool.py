@@ -1,12 +1,15 @@
 """The threads of plain handlers: so many at a time, and the others in line."""
 
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import cast
 
 import pytest
 
 from tests.support import PATIENCE, Gate, Gates, Tally
-from typedrpc.aio.pool import Pool
+from typedrpc.aio.pool import STALL_TIME, Pool
 from typedrpc.common.workers import Workers
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -46,7 +49,7 @@ def held() -> Iterator[Held]:
 
 def fill(pool: Pool, held: Held, count: int) -> None:
     for number in range(count):
-        assert pool.run(lambda number=number: held.job(number), may_wait=True)  # type: ignore[misc]
+        pool.run(lambda number=number: held.job(number))  # type: ignore[misc]
 
 
 def test_so_many_run_at_a_time_and_the_others_in_the_order_in_which_they_came(workers: Workers, held: Held) -> None:
@@ -70,19 +73,60 @@ def test_there_is_always_one(limit: int, workers: Workers, held: Held) -> None:
     assert held.began == [0, 1]
 
 
-def test_who_must_not_wait_is_refused_while_all_are_busy(workers: Workers, held: Held) -> None:
-    pool = Pool(workers, 1)
+class Loop:
+    """Stands for a loop that turns when a test says so; and what is refused on it."""
+
+    def __init__(self) -> None:
+        self.refused: list[int] = []
+        self._soon: list[Callable[[], None]] = []
+        self._later: list[Callable[[], None]] = []
+
+    def call_soon_threadsafe(self, function: Callable[..., None], *args: object) -> None:
+        self._soon.append(partial(function, *args))
+
+    def call_later(self, delay: float, function: Callable[..., None], *args: object) -> None:
+        assert delay == STALL_TIME
+        self._later.append(partial(function, *args))
+
+    def turn(self) -> None:
+        """Let the time pass after which somebody looks, once."""
+        for due in (self._soon, self._later):
+            taken = due.copy()
+            due.clear()
+            for function in taken:
+                function()
+
+    def run(self, pool: Pool, job: Callable[[], None], number: int) -> None:
+        pool.run_first(job, lambda: self.refused.append(number), cast("asyncio.AbstractEventLoop", self))
+
+
+def test_what_must_not_wait_goes_first_and_is_refused_where_nothing_moves(workers: Workers, held: Held) -> None:
+    pool, loop = Pool(workers, 1), Loop()
     fill(pool, held, 2)
     held.wait_for(1)
-    assert not pool.run(lambda: held.began.append(99), may_wait=False)
+    loop.run(pool, lambda: held.job(2), 2)
+    loop.run(pool, lambda: held.job(3), 3)
     held.gates["0"].open()
     held.wait_for(2)
-    assert not pool.run(lambda: held.began.append(99), may_wait=False)  # the one in line went first
+    assert held.began == [0, 2]
+    loop.turn()  # one has ended meanwhile
+    assert loop.refused == []
+    loop.turn()
+    assert loop.refused == [3]
+    held.gates["2"].open()
+    held.wait_for(3)
+    assert held.began == [0, 2, 1]
     held.gates["1"].open()
-    ran = Gate()
-    assert any(pool.run(ran.open, may_wait=False) for _ in range(1_000_000))  # the thread counts as busy for a moment
+    loop.turn()
+    assert loop.refused == [3]
+
+
+def test_what_must_not_wait_runs_at_once_where_a_thread_is_free(workers: Workers, held: Held) -> None:
+    pool, ran, loop = Pool(workers, 1), Gate(), Loop()
+    loop.run(pool, ran.open, 1)
     ran.wait()
-    assert held.began == [0, 1]
+    loop.turn()
+    assert loop.refused == []
 
 
 def test_a_job_that_ends_its_thread_leaves_its_place_to_the_next(
@@ -97,13 +141,13 @@ def test_a_job_that_ends_its_thread_leaves_its_place_to_the_next(
         go.wait()
         raise SystemExit
 
-    assert pool.run(end, may_wait=True)
-    assert pool.run(ended.open, may_wait=True)
+    pool.run(end)
+    pool.run(ended.open)
     go.open()
     ended.wait()
     died.wait()
     ran = Gate()
-    assert any(pool.run(ran.open, may_wait=False) for _ in range(1_000_000))
+    pool.run(ran.open)
     ran.wait()
 
 
@@ -116,7 +160,7 @@ def test_a_system_without_threads(workers: Workers, monkeypatch: pytest.MonkeyPa
         patch.setattr(threading.Thread, "start", refuse)
         for _ in range(2):
             with pytest.raises(RuntimeError, match="can't start"):
-                pool.run(ran.open, may_wait=True)
+                pool.run(ran.open)
     assert not ran.is_open
-    assert pool.run(ran.open, may_wait=False)  # the attempts took no place
+    pool.run(ran.open)  # the attempts took no place
     ran.wait()

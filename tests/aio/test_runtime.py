@@ -43,9 +43,12 @@ def test_plain_handlers_have_as_many_threads_as_it_is_told(loop: Loop) -> None:
             with tally.running():
                 go.wait()
 
-        assert [runtime.pool.run(job, may_wait=False) for _ in range(3)] == [True, True, False]
+        for _ in range(3):
+            runtime.pool.run(job)
         tally.wait_for("running", 2)
+        assert tally["running, begun"] == 2
         go.open()
+        tally.wait_for("running, begun", 3)
         assert workers.close(PATIENCE) == 0
 
     loop.run(main())

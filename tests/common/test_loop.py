@@ -101,7 +101,7 @@ def test_it_waits_longer_than_it_takes_to_look(own: Loop, monkeypatch: pytest.Mo
 def test_a_loop_that_is_closed(own: Loop) -> None:
     own.stop()
     own.loop.close()
-    with pytest.raises(RuntimeError, match="the event loop of an async callback is closed"):
+    with pytest.raises(RuntimeError, match="the event loop of an async function is closed"):
         in_loop(double, own.loop)(1)
     gc.collect()  # no coroutine was left unawaited
 
@@ -109,7 +109,7 @@ def test_a_loop_that_is_closed(own: Loop) -> None:
 def test_a_loop_that_has_stopped(own: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHECK_TIME", 0.001)
     own.stop()
-    with pytest.raises(RuntimeError, match="the event loop of an async callback has stopped"):
+    with pytest.raises(RuntimeError, match="the event loop of an async function has stopped"):
         in_loop(double, own.loop)(1)
     gc.collect()
 
@@ -127,7 +127,7 @@ def test_a_loop_that_stops_meanwhile(own: Loop, monkeypatch: pytest.MonkeyPatch)
     own.stop()
     error = running.error()
     assert isinstance(error, RuntimeError)
-    assert str(error) == "the event loop of an async callback has stopped"
+    assert str(error) == "the event loop of an async function has stopped"
     for task in asyncio.all_tasks(own.loop):
         task.cancel()
     own.loop.run_until_complete(asyncio.sleep(0))

@@ -6,6 +6,7 @@ Everything that the protocol does happens in the loop's thread; calls may come f
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from threading import get_ident
 from time import monotonic
 from typing import Any, Final, cast, final
@@ -19,11 +20,11 @@ from typedrpc.codec import CallbackCodec
 from typedrpc.common.calling import Calls
 from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.connection import Connection as AnyConnection
-from typedrpc.common.loop import awaiting, blocking_call, in_loop
-from typedrpc.common.role import ReadRole, Waiter
+from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
+from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
-from typedrpc.common.tokens import Token
+from typedrpc.common.tokens import CallWaiter, Pending, Token
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError, ServerBusy
 from typedrpc.messages import Leave
@@ -66,7 +67,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         self.loop = loop = runtime.loop
         role = ReadRole()
         role.try_take()  # for good: the loop reads
-        self.outlet = outlet = Outlet(loop, end=self.end, resumed=lambda: self.handlers.work())
+        self.outlet = outlet = Outlet(loop, end=self.end, resumed=self._resumed)
         super().__init__(core, role, outlet.outbox.queue, on_end=on_end, on_forsaken=None)
         self.thread = get_ident()
         self._runtime = runtime
@@ -75,9 +76,11 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         self._held_up = False  # nothing is read, as too much waits to be handled
         self._timer: asyncio.TimerHandle | None = None
         self._greeted: asyncio.Future[None] | None = None
+        core.reader.borrow(runtime.buffer, runtime.view)
         self.handlers = LoopHandlers(
             core,
             loop=loop,
+            context=runtime.context,
             outlet=outlet,
             pool=lambda: runtime.pool,
             dispatcher=dispatcher,
@@ -93,7 +96,6 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             return Calls(self, core, self._state, callbacks=self.callbacks, room=room, router=router)
 
         self._assemble(make_calls)
-        self.wait = self._wait
 
     # The transport's side
 
@@ -111,35 +113,27 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         return self.core.reader.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._react(lambda: self.core.receive(nbytes))
-        reader, shared = self.core.reader, self._runtime.buffer
-        if reader.buffer is shared:
-            if not reader.idle:
-                reader.keep()
-        elif reader.idle and not self.ended:
-            reader.borrow(shared, self._runtime.view)
-
-    def eof_received(self) -> bool:
-        self._react(self.core.receive_eof)
-        return False
-
-    def _react(self, receive: Callable[[], list[Any]]) -> None:
-        outlet, handlers = self.outlet, self.handlers
+        core, outlet, handlers = self.core, self.outlet, self.handlers
         outlet.gathering = True
         try:
-            self.deliver(receive())
+            self.deliver(core.receive(nbytes) if nbytes else core.receive_eof())
             if handlers.ready:
                 handlers.work()
-            if not self._held_up and handlers.is_full and not self.core.calls.calls:
+            if not self._held_up and handlers.is_full and not self._is_waited_for():
                 self._hold_up()
         except Exception:
             self.fault()
         finally:
             outlet.gathering = False
-        if self._queue or outlet.outbox.lanes.busy:
+        lanes = outlet.outbox.lanes
+        if self._queue or lanes.turns or lanes.free:
             outlet.flush()
         if self._greeted is not None:
             self._look_whether_greeted()
+
+    def eof_received(self) -> bool:
+        self.buffer_updated(0)
+        return False
 
     def _hold_up(self) -> None:
         """Too much waits to be handled: read no more for a while."""
@@ -152,11 +146,21 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         """Read again if there is room, or if a call of this side waits for what would be read."""
         if self._transport is None or self.ended:
             return
-        if self.handlers.is_full and not self.core.calls.calls:
+        if self.handlers.is_full and not self._is_waited_for():
             self.loop.call_later(LOOK_TIME, self._read_on)
         else:
             self._held_up = False
             self._transport.resume_reading()
+
+    def _is_waited_for(self) -> bool:
+        """Whether somebody waits for what would be read; not who has yet to run callbacks that came before it."""
+        for token in list(self.core.calls.calls.values()):
+            if isinstance(token, CallWaiter):
+                if token in self.role.parked:
+                    return True
+            elif not (isinstance(token, Pending) and token.series is not None and token.series.running):
+                return True
+        return False
 
     def pause_writing(self) -> None:
         self.outlet.pause()
@@ -164,11 +168,15 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self.outlet.resume()
 
+    def _resumed(self) -> None:
+        # Who wrote last may have been any task, and what is begun now is none of its.
+        self.loop.call_soon(self.handlers.work, context=self._runtime.context.copy())
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        lost = ConnectionLost(f"the connection broke: {exc}" if exc else "the connection was closed")
-        lost.__cause__ = exc
-        self.end(lost)
+        if isinstance(exc, OSError):
+            self.core.receive_error(exc)
+        self.end(ConnectionLost("the connection was closed"))  # where nothing else is known
 
     # Opening and ending
 
@@ -247,13 +255,8 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         if get_ident() != self.thread:
             outlet.add(data)
             outlet.await_room(deadline)
-        elif (
-            type(data) is bytes
-            and len(self.core.calls.calls) == 1
-            and not (outlet.gathering or outlet.sealed or self._queue)
-        ):
-            self._queue.append(data)  # the only call: nothing is gained by waiting for others
-            outlet.flush()
+        elif type(data) is bytes and len(self.core.calls.calls) == 1 and not (outlet.gathering or outlet.sealed):
+            outlet.write(data)  # the only call: nothing is gained by waiting for others
         else:
             outlet.add(data)
 
@@ -280,13 +283,8 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
 
     # Waiting
 
-    def why_not_wait(self, what: str) -> RpcError | None:
-        return blocking_call(what) if get_ident() == self.thread else None
-
-    def _wait(self, waiter: Waiter, deadline: float | None) -> None:
-        if get_ident() == self.thread:
-            raise blocking_call("a stream", "async for item in ...")
-        self._calls.wait(waiter, deadline)
+    def why_not_wait(self, what: str, instead: str = RIGHT_WAY) -> RpcError | None:
+        return blocking_call(what, instead) if get_ident() == self.thread else None
 
     def wake_reader(self) -> None:
         """Nobody who waits reads."""
@@ -303,9 +301,15 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         return Row(codec.name, function, unpack, pack, apart=get_ident() != self.thread)
 
     def start_thread(self, body: Callable[[], None]) -> None:
-        self._runtime.workers.start(body)
+        context = copy_context()  # of the task whose iterator is to be consumed
+        self._runtime.workers.start(lambda: context.run(body))
 
     # What is done soon, or when time has passed
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Have a function called on the loop, if that still runs. May be called from any thread."""
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(function)
 
     def watch(self) -> None:
         self._poke()

@@ -47,6 +47,8 @@ class End(Protocol):
 class _CallEnd:
     """The end of a call that is answered."""
 
+    __slots__ = ("_call", "_connection", "_core", "_dispatcher", "_done", "_request")
+
     def __init__(
         self,
         connection: Connection,

@@ -22,6 +22,7 @@ from typedrpc.codec import CallbackCodec
 from typedrpc.common.calling import Calls
 from typedrpc.common.fork import forsake_after_fork
 from typedrpc.common.handlers import Handlers
+from typedrpc.common.loop import RIGHT_WAY
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
@@ -123,7 +124,7 @@ class Connection(ABC, Generic[HandlersT_co]):
         """As :meth:`write`, for what the peer does not hold back by waiting: return when not too much waits."""
 
     @abstractmethod
-    def why_not_wait(self, what: str) -> RpcError | None:
+    def why_not_wait(self, what: str, instead: str = RIGHT_WAY) -> RpcError | None:
         """What is wrong with a thread that is about to wait for a call."""
 
     @abstractmethod

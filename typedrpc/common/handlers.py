@@ -196,7 +196,7 @@ class Handlers(Attendance, ABC):
         """Have somebody look in a few milliseconds whether outcomes wait to be sent."""
 
     def _runs_here(self, call: Call) -> bool:
-        """Whether a handler that takes a thread or a task of its own is in one that it can have."""
+        """Whether a plain handler that takes a thread of its own is in one that it can have."""
         return False
 
     def _say_done(self) -> None:
@@ -430,7 +430,7 @@ class Handlers(Attendance, ABC):
             call = self._dispatcher.begin_part(opened, run.parts[index])
         if isinstance(call, Call):
             run.begun(call)
-            if call.row.apart and not self._runs_here(call):
+            if call.row.apart and not (call.row.plain and self._runs_here(call)):
                 with self._lock:
                     self._running_apart += 1
                 self._run_apart(batch, call, partial(self._ended_apart, done), partial(self._settle, run, index, call))
@@ -506,11 +506,8 @@ class Handlers(Attendance, ABC):
         call = dispatcher.begin(core, request, self.peer)
         if not isinstance(call, Call):
             return call, None
-        if call.row.apart and not self._runs_here(call):
-            with self._lock:
-                self._running_apart += 1
-            self._run_apart(request, call, partial(self._ended_apart, done), None)
-            return LATER, None
+        if call.row.apart and not (call.row.plain and self._runs_here(call)):
+            return self._start_apart(request, call, done), None
         token = enter_call(call)
         try:
             result = call.function(*call.args, **call.kwargs)
@@ -524,6 +521,13 @@ class Handlers(Attendance, ABC):
             return dispatcher.finish(core, request, call, result), None
         except BaseException as error:  # its generator ends a program, or a signal does
             return dispatcher.fail(core, request, call, error, raised_here=nested), error
+
+    def _start_apart(self, request: Request, call: Call, done: Callable[[], None] | None) -> Outgoing | None:
+        """Run a handler in a thread or a task of its own: ``LATER``, or the answer if it has ended already."""
+        with self._lock:
+            self._running_apart += 1
+        self._run_apart(request, call, partial(self._ended_apart, done), None)
+        return LATER
 
     def _ended_apart(self, done: Callable[[], None] | None) -> None:
         """A handler that ran apart has ended, and its answer is on its way."""

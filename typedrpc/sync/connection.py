@@ -18,7 +18,7 @@ from typedrpc.codec import CallbackCodec
 from typedrpc.common.apart import Apart
 from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.connection import Connection as AnyConnection
-from typedrpc.common.loop import in_loop, refuse_on_kept_loop
+from typedrpc.common.loop import RIGHT_WAY, in_loop, refuse_on_kept_loop
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
@@ -178,9 +178,9 @@ class Connection(AnyConnection[HandlerThreads]):
         if not self.watched:  # otherwise it looks within a tick
             self._runtime()[1].watch(self)
 
-    def why_not_wait(self, what: str) -> RpcError | None:
+    def why_not_wait(self, what: str, instead: str = RIGHT_WAY) -> RpcError | None:
         """What is wrong with a thread that is about to wait for a call; asked within handlers."""
-        return refuse_on_kept_loop(what)
+        return refuse_on_kept_loop(what, instead)
 
     def write(self, data: Outgoing, deadline: float | None) -> None:
         """Write a frame, or leave it to the thread that is writing; wait for room in the pipe until the deadline.
@@ -331,9 +331,7 @@ class Connection(AnyConnection[HandlerThreads]):
         except OSError as error:
             if not transport.is_of_socket(error):
                 raise
-            lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
-            lost.__cause__ = error
-            return [core.close(lost)]
+            return core.receive_error(error)
         return core.receive(count) if count else core.receive_eof()
 
     def _read_and_deliver(self) -> None:
