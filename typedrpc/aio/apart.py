@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from threading import get_ident
+from threading import Lock, get_ident
 from time import monotonic
 from typing import final
 
@@ -13,11 +13,13 @@ from typedrpc.aio.pool import Pool
 from typedrpc.aio.starter import Starter
 from typedrpc.call import Call
 from typedrpc.common.apart import Apart, End
+from typedrpc.common.handlers import weight
 from typedrpc.common.sending import Connection
 from typedrpc.common.workers import Workers
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ServerBusy
 from typedrpc.failure import pack_protocol_failure
+from typedrpc.protocol import Request
 
 
 @final
@@ -40,14 +42,35 @@ class LoopApart(Apart):
         self._thread = get_ident()
         self._pool = pool
         self._starter = starter
+        self._lock = Lock()
+        self.waiting_bytes = 0
+        """Of requests whose handlers wait for a thread."""
 
-    def _start_thread(self, call: Call, context: Context, end: End) -> None:
+    def _start_thread(self, request: Request, call: Call, context: Context, end: End) -> None:
         if not call.row.plain:  # a stream may wait for long
-            super()._start_thread(call, context, end)
-        elif not self._pool().run(lambda: context.run(self._run, call, end), may_wait=not call.depth):
+            super()._start_thread(request, call, context, end)
+            return
+        size = weight(request)
+
+        def run() -> None:
+            self._add(-size)
+            context.run(self._run, call, end)
+
+        self._add(size)
+        begun = False
+        try:
+            begun = self._pool().run(run, may_wait=not call.depth)
+        finally:
+            if not begun:
+                self._add(-size)
+        if not begun:
             error = ServerBusy("no thread is left for a call that is nested in another one; raise max_workers")
             self._dispatcher.refused(call, error)
             end.refused(pack_protocol_failure(error))
+
+    def _add(self, size: int) -> None:
+        with self._lock:
+            self.waiting_bytes += size
 
     def _start_task(self, call: Call, context: Context, end: End) -> None:
         if get_ident() == self._thread:

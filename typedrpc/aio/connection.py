@@ -33,15 +33,16 @@ from typedrpc.protocol import Protocol as Core
 QUICK_TICK: Final = 0.001
 """Seconds after which items are sent that their producer has left lying."""
 
+LOOK_TIME: Final = 0.02
+"""Seconds between two looks whether there is room to read on, where too much waits to be handled."""
+
 GOODBYE_TIME: Final = 0.1
 """Seconds that closing waits for what is still being written."""
 
 
 @final
-class Connection(AnyConnection, asyncio.BufferedProtocol):
+class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
     """One end of a connection. Made in the thread of its loop; its methods may be called from any."""
-
-    handlers: LoopHandlers
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         self.loop = loop = runtime.loop
         role = ReadRole()
         role.try_take()  # for good: the loop reads
-        self.outlet = outlet = Outlet(loop, end=self.end, resumed=self._resumed)
+        self.outlet = outlet = Outlet(loop, end=self.end, resumed=lambda: self.handlers.work())
         super().__init__(core, role, outlet.outbox.queue, on_end=on_end, on_forsaken=None)
         self.thread = get_ident()
         self._runtime = runtime
@@ -85,15 +86,15 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
             peer=peer,
             attended=attended,
             callbacks=self.callbacks,
-            run_apart=LoopApart(
+            apart=LoopApart(
                 self, dispatcher, lambda: runtime.workers, loop=loop, pool=lambda: runtime.pool, starter=runtime.starter
-            ).run,
+            ),
         )
 
         def make_calls(room: Room, router: Router) -> Calls:
             return Calls(self, core, self._state, callbacks=self.callbacks, room=room, router=router)
 
-        self._assemble(self.handlers, make_calls)
+        self._assemble(make_calls)
         self.wait = self._wait
 
     # The transport's side
@@ -131,8 +132,8 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
             self.deliver(receive())
             if handlers.ready:
                 handlers.work()
-                if handlers.ready and not (self.core.calls.calls or self._held_up or handlers.has_room()):
-                    self._hold_up()
+            if not self._held_up and handlers.is_full and not self.core.calls.calls:
+                self._hold_up()
         except Exception:
             self.fault()
         finally:
@@ -143,22 +144,27 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
             self._look_whether_greeted()
 
     def _hold_up(self) -> None:
-        """Too much waits to be handled: the peer does not read what it is answered."""
+        """Too much waits to be handled: read no more for a while."""
         if self._transport is not None and not self.ended:
             self._held_up = True
             self._transport.pause_reading()
+            self.loop.call_later(LOOK_TIME, self._read_on)
+
+    def _read_on(self) -> None:
+        """Read again if there is room, or if a call of this side waits for what would be read."""
+        if self._transport is None or self.ended:
+            return
+        if self.handlers.is_full and not self.core.calls.calls:
+            self.loop.call_later(LOOK_TIME, self._read_on)
+        else:
+            self._held_up = False
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         self.outlet.pause()
 
     def resume_writing(self) -> None:
         self.outlet.resume()
-
-    def _resumed(self) -> None:
-        self.handlers.work()
-        if self._held_up and self.handlers.has_room() and self._transport is not None:
-            self._held_up = False
-            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -8,12 +8,13 @@ from functools import partial
 from threading import get_ident
 from typing import Any, Final, final
 
+from typedrpc.aio.apart import LoopApart
 from typedrpc.aio.outlet import Outlet
 from typedrpc.aio.pool import Pool
 from typedrpc.batches import REPLY_TIME, BatchRun
 from typedrpc.call import Call
 from typedrpc.callbacks import Callbacks
-from typedrpc.common.handlers import LATER, Handlers, RunApart
+from typedrpc.common.handlers import LATER, Handlers
 from typedrpc.dispatch import Dispatcher, Opened
 from typedrpc.peer import Peer
 from typedrpc.protocol import BatchRequest, Outgoing, Protocol, Request
@@ -40,7 +41,7 @@ class LoopHandlers(Handlers):
         peer: Peer,
         attended: bool,
         callbacks: Callbacks,
-        run_apart: RunApart,
+        apart: LoopApart,
     ) -> None:
         """As for the base class; and:
 
@@ -53,15 +54,16 @@ class LoopHandlers(Handlers):
             peer: The other end, for handlers.
             attended: Whether the peer may call.
             callbacks: What this side has offered the peer to call back.
-            run_apart: Runs a handler.
+            apart: Runs handlers.
         """
         super().__init__(
-            core, dispatcher=dispatcher, peer=peer, attended=attended, callbacks=callbacks, run_apart=run_apart
+            core, dispatcher=dispatcher, peer=peer, attended=attended, callbacks=callbacks, run_apart=apart.run
         )
         self._loop = loop
         self._thread = get_ident()
         self._outlet = outlet
         self._pool = pool
+        self._apart = apart
         self._due = False
         self._working = False
         self._replying = False
@@ -98,8 +100,7 @@ class LoopHandlers(Handlers):
     def _run_batch(self, batch: BatchRequest) -> None:
         """Begin all calls of a batch."""
         run: BatchRun = batch.progress
-        self._open_batch(batch)
-        opened: Opened | bytes = run.opened
+        opened = self._open_batch(batch)
         if isinstance(opened, Opened) and opened.row.plain and opened.row.apart:
             self._hand_out(batch)
             return
@@ -142,6 +143,14 @@ class LoopHandlers(Handlers):
             self._ended_apart(None)
 
     # From any thread
+
+    def _held(self) -> int:
+        return super()._held() + self._apart.waiting_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """So much waits to be handled that no more is to be read."""
+        return bool(self.ready or self._in_series_bytes or self._apart.waiting_bytes) and not self.has_room()
 
     def call_for_help(self) -> None:
         if self.ready or self.ended:

@@ -48,8 +48,6 @@ class Pool:
         except RuntimeError:
             with self._lock:
                 self._free += 1
-                if not self._line:
-                    raise
             raise
         return True
 

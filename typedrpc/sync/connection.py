@@ -39,10 +39,8 @@ GOODBYE_TIME: Final = 0.1
 
 
 @final
-class Connection(AnyConnection):
+class Connection(AnyConnection[HandlerThreads]):
     """One end of a connection. Every method may be called from any thread."""
-
-    handlers: HandlerThreads
 
     def __init__(
         self,
@@ -106,7 +104,7 @@ class Connection(AnyConnection):
                 self, sock, core, self._state, writer=writer, callbacks=self.callbacks, room=room, router=router
             )
 
-        self._assemble(self.handlers, make_calls)
+        self._assemble(make_calls)
 
     # Opening and ending
 
