@@ -80,7 +80,11 @@ def blocking_call(what: str, instead: str = "await proxy.{}.aio(...)") -> Blocki
         what: Names the command.
         instead: The right way, with a place for the command's own name.
     """
-    right = instead.format(what.rpartition(".")[2])
+    _, is_callback, parameter = what.partition(": callback ")
+    if is_callback:  # of which the handler has a function, and no proxy
+        right = instead.replace("proxy.{}", "remote({})").format(parameter.strip("'"))
+    else:
+        right = instead.format(what.rpartition(".")[2])
     return BlockingCall(f"{what}: this would block the thread of the event loop that it waits for; write `{right}`")
 
 
