@@ -331,6 +331,7 @@ EXAMPLES = [
     example
     for document in (
         "README.md",
+        "docs/asyncio.md",
         "docs/broadcast.md",
         "docs/callbacks.md",
         "docs/deadlines.md",

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import Gate, Program, Running, run_all
 from typedrpc.common import loop as module
-from typedrpc.common.loop import _kept, in_loop, running_loop
+from typedrpc.common.loop import _kept, blocking_call, in_loop, running_loop
 
 
 class Loop:
@@ -167,6 +167,20 @@ def test_a_forked_child_has_a_loop_of_its_own() -> None:
     with Program(program) as child:
         assert child.hear() == "0"
         child.expect_success()
+
+
+@pytest.mark.parametrize(
+    ("what", "instead", "right"),
+    [
+        ("Shop.buy", "await proxy.{}.aio(...)", "await proxy.buy.aio(...)"),
+        ("Shop.buy: callback 'ask'", "await proxy.{}.aio(...)", "await remote(ask).aio(...)"),
+        ("Shop.buy: callback 'ask'", "gather(*map(proxy.{}.aio, ...))", "gather(*map(remote(ask).aio, ...))"),
+        ("a stream", "async for item in ...", "async for item in ..."),
+    ],
+)
+def test_a_call_that_would_block_says_what_to_write(what: str, instead: str, right: str) -> None:
+    error = blocking_call(what, instead)
+    assert str(error) == f"{what}: this would block the thread of the event loop that it waits for; write `{right}`"
 
 
 def test_the_kept_loop_is_one_for_all_threads() -> None:
