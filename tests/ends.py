@@ -131,7 +131,7 @@ class Colours(NamedTuple):
     client: str
     server: str
 
-    def serve(self, *services: Any, **options: Any) -> contextlib.AbstractContextManager[Any]:
+    def serve(self, *services: Any, **options: Any) -> contextlib.AbstractContextManager[Server]:
         """Serve services; options as for ``Server``."""
         return SERVERS[self.server](*services, **options)
 

@@ -172,13 +172,13 @@ def tables_of(connection: Connection) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size}
 
 
-def connection_of(client: BaseClient[Any]) -> Connection:
+def connection_of(client: BaseClient[Any]) -> Any:
     link: Any = client.peer.link
     connection: Connection = link.connection
     return connection
 
 
-def connections_of(server: BaseServer[Any]) -> list[Connection]:
+def connections_of(server: BaseServer[Any]) -> list[Any]:
     links: list[Any] = [peer.link for peer in server.peers]
     return [link.connection for link in links]
 

@@ -131,7 +131,7 @@ def core_of(end: Any) -> Any:
     return link.connection.core
 
 
-def expect_nothing_left(client: Client[Any], server: Server) -> None:
+def expect_nothing_left(client: Client[Any], server: BaseServer[Any]) -> None:
     """Neither end knows of any call, and there is room for as many as before.
 
     Nobody reads for an idle client: late answers are read with that of the next call.
@@ -411,7 +411,8 @@ def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: s
 
         async def awaited() -> int:
             with block():
-                return await add.aio(1, 2)
+                result: int = await add.aio(1, 2)
+                return result
 
         def block() -> contextlib.AbstractContextManager[None]:
             return deadline(timeout) if way == "deadline" else contextlib.nullcontext()
@@ -451,7 +452,8 @@ def test_an_awaited_call_that_waits_for_room_does_not_hold_up_its_loop(crowd: Cr
                 calls = [asyncio.ensure_future(proxy.hold(number)) for number in range(20)]
                 await asyncio.to_thread(crowd.tally.wait_for, "running", 3)
                 crowd.open()
-                return await asyncio.gather(*calls)
+                results: list[int] = await asyncio.gather(*calls)
+                return results
 
         assert asyncio.run(main()) == list(range(20))
         assert crowd.tally["running, begun"] == 20
@@ -522,7 +524,8 @@ def test_many_threads_wait_for_room_and_all_get_it(crowd: Crowd, colours: Colour
             if number % 3 == 0:
                 future.cancel()
                 return -1
-            return future.result(PATIENCE)
+            result: int = future.result(PATIENCE)
+            return result
 
         running = [Running(call, number) for number in range(50)]
         assert [one.result() for one in running] == [-1 if number % 3 == 0 else number for number in range(50)]
@@ -580,7 +583,8 @@ def test_arguments_of_awaited_calls_that_need_their_loop(crowd: Crowd, colours: 
 
         async def main() -> list[int]:
             async with asyncio.timeout(PATIENCE):
-                return await asyncio.gather(*(proxy.total(numbers()) for _ in range(30)))
+                results: list[int] = await asyncio.gather(*(proxy.total(numbers()) for _ in range(30)))
+                return results
 
         assert asyncio.run(main()) == [45] * 30
 

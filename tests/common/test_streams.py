@@ -264,8 +264,8 @@ class TestSizes:
             assert arrays.aconsume.call(awaited(reusing(size))) == expected
             assert [bytes(item) for item in views.produce()] == expected
             assert [bytes(item) for item in views.aproduce.call()] == expected
-            assert views.consume(map(memoryview, reusing(size))) == expected
-            assert views.aconsume.call(awaited(map(memoryview, reusing(size)))) == expected
+            assert views.consume(memoryview(item) for item in reusing(size)) == expected
+            assert views.aconsume.call(awaited(memoryview(item) for item in reusing(size))) == expected
 
 
 @dataclass
