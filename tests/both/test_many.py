@@ -25,6 +25,7 @@ from typedrpc import (
     rpc,
 )
 from typedrpc.common import loop
+from typedrpc.common.client import BaseClient
 from typedrpc.common.server import BaseServer
 from typedrpc.common.streams import StreamInLine
 
@@ -41,6 +42,7 @@ class Crowd(Service):
         self.tally = Tally()
         self.gates = Gates()
         self._open = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of those who hold
 
     @rpc
     def add(self, a: int, b: int) -> int:
@@ -49,6 +51,7 @@ class Crowd(Service):
     @rpc
     async def hold(self, number: int) -> int:
         """Wait, as a task, until the test opens; how it ended is counted."""
+        self._loop = asyncio.get_running_loop()
         with self.tally.running():
             try:
                 await self._open.wait()
@@ -60,7 +63,11 @@ class Crowd(Service):
 
     def open(self) -> None:
         """Let go all who hold."""
-        loop.kept_loop().call_soon_threadsafe(self._open.set)
+        if self._loop is None:
+            self._open.set()
+            return
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(self._open.set)
 
     @rpc
     def wait(self, name: str) -> str:
@@ -133,7 +140,7 @@ def room_of(client: Client[Any]) -> Any:
 
 def core_of(end: Any) -> Any:
     """The core of a client's connection, or of that of a server's only client."""
-    link = end._link if isinstance(end, Client) else end.peers[0].link
+    link = end._link if isinstance(end, BaseClient) else end.peers[0].link
     return link.connection.core
 
 
