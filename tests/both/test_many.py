@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.ends import Colours
+from tests.ends import Colours, for_both
 from tests.support import PATIENCE, Gates, Log, Running, Tally, until
 from typedrpc import (
     CallCancelled,
@@ -161,6 +161,7 @@ def expect_nothing_left(client: Client[Any], server: Server) -> None:
 # In flight
 
 
+@for_both
 @pytest.mark.unmeasured
 def test_10_000_calls_are_in_flight_on_one_connection(
     client: Client[Any], server: Server, proxy: Crowd, crowd: Crowd
@@ -179,6 +180,7 @@ def test_10_000_calls_are_in_flight_on_one_connection(
     expect_nothing_left(client, server)
 
 
+@for_both
 @pytest.mark.unmeasured
 def test_10_000_awaited_calls_are_in_flight(client: Client[Any], server: Server, proxy: Crowd, crowd: Crowd) -> None:
     async def main() -> list[int]:
@@ -192,6 +194,7 @@ def test_10_000_awaited_calls_are_in_flight(client: Client[Any], server: Server,
     expect_nothing_left(client, server)
 
 
+@for_both
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("when", ["running", "at once"])
 def test_10_000_futures_of_which_every_second_is_cancelled(
