@@ -12,6 +12,8 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.blocking import ENDS, Ends
+from tests.ends import COLOURS, Colours
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
 from typedrpc.common import loop
@@ -23,17 +25,17 @@ SLOWEST: Final = [
     "sync/test_hostile.py",
     "sync/test_connection.py",
     "codec/test_properties.py",
-    "sync/test_nested.py",
-    "sync/test_callbacks.py",
+    "both/test_nested.py",
+    "both/test_callbacks.py",
     "common/test_streams.py",
-    "sync/test_many.py",
-    "sync/test_cascade.py",
+    "both/test_many.py",
+    "both/test_cascade.py",
     "common/test_apart.py",
     "common/test_broadcast.py",
     "common/test_fork.py",
-    "sync/test_stream_ends.py",
+    "both/test_stream_ends.py",
     "common/test_mapping.py",
-    "sync/test_interop.py",
+    "both/test_interop.py",
     "codec/test_wrapped.py",
     "schema/test_evolution.py",
     "examples/test_codesearch.py",
@@ -53,6 +55,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     place = {tests / name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+    for item in items:
+        colours = getattr(item, "callspec", None) and item.callspec.params.get("colours")  # type: ignore[attr-defined]
+        if isinstance(colours, Colours) and colours.client != colours.server:
+            item.add_marker("unmeasured")  # both were measured with their like
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -114,7 +120,20 @@ def log() -> Iterator[Log]:
     assert log.unread == []
 
 
+@pytest.fixture(params=COLOURS, ids=" ".join)
+def colours(request: pytest.FixtureRequest) -> Colours:
+    """Client and server of either side, each with each."""
+    return Colours(*request.param)
+
+
 @pytest.fixture(params=RUNNERS)
 def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Runner:
     """Each way to have a conversation."""
     return make_runner(request.param, tmp_path)
+
+
+@pytest.fixture(params=ENDS, ids=repr)
+def ends(request: pytest.FixtureRequest) -> Ends:
+    """Clients and servers of each colour, the crossed pairs too."""
+    found: Ends = request.param
+    return found

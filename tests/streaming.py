@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from tests.ends import THREADS, Colours
 from tests.support import PATIENCE, Gate, until
-from typedrpc import Client, Server, Service, connect, rpc
-from typedrpc.sync.connection import Connection
+from typedrpc import Service, rpc
+from typedrpc.common.client import BaseClient
+from typedrpc.common.connection import Connection
+from typedrpc.common.server import BaseServer
 
 
 class Pipes(Service):
@@ -169,13 +172,13 @@ def tables_of(connection: Connection) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size}
 
 
-def connection_of(client: Client[Any]) -> Connection:
+def connection_of(client: BaseClient[Any]) -> Connection:
     link: Any = client.peer.link
     connection: Connection = link.connection
     return connection
 
 
-def connections_of(server: Server) -> list[Connection]:
+def connections_of(server: BaseServer[Any]) -> list[Connection]:
     links: list[Any] = [peer.link for peer in server.peers]
     return [link.connection for link in links]
 
@@ -196,7 +199,7 @@ def expect_empty(*connections: Connection) -> None:
 class Joined:
     """A server of :class:`Pipes` and a client of it in this process."""
 
-    def __init__(self, service: Pipes, server: Server, client: Client[Any]) -> None:
+    def __init__(self, service: Pipes, server: BaseServer[Any], client: BaseClient[Any]) -> None:
         self.service = service
         self.server = server
         self.client = client
@@ -211,12 +214,18 @@ class Joined:
 
 @contextmanager
 def joined(
-    url: str = "tcp://127.0.0.1:0", /, *, expose: Any = (), server: Any = None, **client: Any
+    colours: Colours = THREADS,
+    url: str = "tcp://127.0.0.1:0",
+    /,
+    *,
+    expose: Any = (),
+    server: Any = None,
+    **client: Any,
 ) -> Iterator[Joined]:
     """A server and its client; at the end neither may hold anything of a call."""
     service = Pipes()
-    with Server(service, url=url, **(server or {})) as running:
-        with connect(running.url, expose=expose, **client) as opened:
+    with colours.serve(service, url=url, **(server or {})) as running:
+        with colours.connect(running.url, expose=expose, **client) as opened:
             pair = Joined(service, running, opened)
             yield pair
             if not pair.near.ended:

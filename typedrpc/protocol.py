@@ -337,6 +337,15 @@ class Protocol(Generic[TokenT]):
         error.__cause__ = ProtocolError("a truncated frame")
         return [self.close(error)]
 
+    def receive_error(self, error: OSError) -> list[Event[TokenT]]:
+        """Nothing can be read any more. A peer that has said goodbye may reset what was still on its way to it."""
+        if self.state is State.CLOSED:
+            return []
+        reason = f"the connection broke: {error.strerror or error}"
+        lost = ConnectionLost(self._farewell if self.state is State.DRAINING else reason)
+        lost.__cause__ = error
+        return [self.close(lost)]
+
     def close(self, error: ConnectionLost) -> Closed:
         """End the connection: nothing is received any more. The owner then completes what :attr:`calls` still holds."""
         if self.state is not State.CLOSED:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.ends import Colours, for_clients
 from tests.streaming import AsyncGate, Joined, Pipes, Watched, connection_of, expect_empty, joined
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, agree, in_time, run_all, until
 from typedrpc import (
@@ -18,9 +19,7 @@ from typedrpc import (
     DeadlineExceeded,
     MessageTooLarge,
     RemoteError,
-    Server,
     Service,
-    connect,
     current_call,
     rpc,
 )
@@ -33,15 +32,15 @@ URL = "tcp://127.0.0.1:0"
 
 
 @pytest.fixture
-def pair() -> Iterator[Joined]:
-    with joined() as pair:
+def pair(colours: Colours) -> Iterator[Joined]:
+    with joined(colours) as pair:
         yield pair
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Joined]:
+def either(request: pytest.FixtureRequest, tmp_path: Path, colours: Colours) -> Iterator[Joined]:
     """Over each kind of socket."""
-    with joined(URL if request.param == "tcp" else f"unix://{tmp_path}/server.sock") as pair:
+    with joined(colours, URL if request.param == "tcp" else f"unix://{tmp_path}/server.sock") as pair:
         yield pair
 
 
@@ -165,13 +164,13 @@ class TestShapes:
         assert sorted(item for items in found for item in items) == list(range(20_000))
         assert all(items == sorted(items) for items in found)
 
-    def test_several_streams_among_the_arguments(self) -> None:
+    def test_several_streams_among_the_arguments(self, colours: Colours) -> None:
         class Zip(Service):
             @rpc
             def zip(self, a: Iterator[int], b: Iterator[str], *, c: Iterator[bytes]) -> list[tuple[int, str, bytes]]:
                 return list(zip(a, b, c, strict=True))
 
-        with Server(Zip(), url=URL) as server, connect(Zip, server.url) as zipper:
+        with colours.serve(Zip(), url=URL) as server, colours.connect(Zip, server.url) as zipper:
             count = 3000
             found = zipper.zip(iter(range(count)), map(str, range(count)), c=(bytes(n % 7) for n in range(count)))
             assert found == [(n, str(n), bytes(n % 7)) for n in range(count)]
@@ -252,9 +251,12 @@ class TestSizes:
         assert either.pipes.aswallow.call("alist", awaited(expected)) == expected
 
     @pytest.mark.parametrize("size", [100, 65_536, 200_000])
-    def test_a_buffer_that_the_producer_uses_again_keeps_what_was_yielded(self, size: int) -> None:
+    def test_a_buffer_that_the_producer_uses_again_keeps_what_was_yielded(self, size: int, colours: Colours) -> None:
         expected = [bytes([number]) * size for number in range(40)]
-        with Server(Bytearrays(size), Memoryviews(size), url=URL) as server, connect(server.url) as client:
+        with (
+            colours.serve(Bytearrays(size), Memoryviews(size), url=URL) as server,
+            colours.connect(server.url) as client,
+        ):
             arrays, views = client.proxy(Bytearrays), client.proxy(Memoryviews)
             assert [bytes(item) for item in arrays.produce()] == expected
             assert [bytes(item) for item in arrays.aproduce.call()] == expected
@@ -314,9 +316,11 @@ def outcome_of(stream: Iterator[Any]) -> tuple[list[Any], BaseException]:
 
 class TestErrorsOfResults:
     @pytest.fixture(params=["plain", "async"])
-    def produce(self, request: pytest.FixtureRequest) -> Iterator[Callable[[Callable[[], Iterator[Any]]], Any]]:
+    def produce(
+        self, request: pytest.FixtureRequest, colours: Colours
+    ) -> Iterator[Callable[[Callable[[], Iterator[Any]]], Any]]:
         service = Failing()
-        with Server(service, url=URL) as server, connect(Failing, server.url) as proxy:
+        with colours.serve(service, url=URL) as server, colours.connect(Failing, server.url) as proxy:
 
             def produce(script: Callable[[], Iterator[Any]]) -> Any:
                 service.scripts["it"] = script
@@ -357,8 +361,8 @@ class TestErrorsOfResults:
 
 
 class TestErrorsOfItems:
-    def test_an_item_that_is_too_large_ends_it_and_not_the_connection(self, log: Log) -> None:
-        with joined(max_message_size=100_000) as pair:
+    def test_an_item_that_is_too_large_ends_it_and_not_the_connection(self, log: Log, colours: Colours) -> None:
+        with joined(colours, max_message_size=100_000) as pair:
             watched = Watched(2, item=b"small")
 
             def items() -> Iterator[bytes]:
@@ -483,8 +487,8 @@ class TestErrorsOfItems:
             pair.pipes.consume("keep", wrong())
         assert seen == [1, ArgumentValueError]
 
-    def test_an_item_of_an_argument_that_is_too_large(self) -> None:
-        with joined(server={"max_message_size": 100_000}) as pair:
+    def test_an_item_of_an_argument_that_is_too_large(self, colours: Colours) -> None:
+        with joined(colours, server={"max_message_size": 100_000}) as pair:
             pair.service.scripts["lengths"] = lambda items: [len(item) for item in items]
             with pytest.raises(MessageTooLarge):
                 pair.pipes.swallow("lengths", iter([b"small", bytes(200_000)]))
@@ -548,8 +552,8 @@ class TestCredit:
             waits_for_credit(pair.far)
             assert watched.made - count <= 1300 + AHEAD
 
-    def test_a_hundred_stalled_streams_hold_up_neither_calls_nor_others(self) -> None:
-        with joined(server={"max_workers": 2}) as pair:
+    def test_a_hundred_stalled_streams_hold_up_neither_calls_nor_others(self, colours: Colours) -> None:
+        with joined(colours, server={"max_workers": 2}) as pair:
             results, arguments = [Watched(item=BLOB) for _ in range(50)], [Watched(item=BLOB) for _ in range(50)]
             go = Gate()
 
@@ -915,8 +919,8 @@ class TestStopping:
 
         in_time(ends)
 
-    def test_the_default_time_out_of_a_client_leaves_streams_alone(self) -> None:
-        with joined(call_timeout=0.05) as pair:
+    def test_the_default_time_out_of_a_client_leaves_streams_alone(self, colours: Colours) -> None:
+        with joined(colours, call_timeout=0.05) as pair:
             ended = Gate()
 
             def slow() -> Iterator[int]:
@@ -929,8 +933,9 @@ class TestStopping:
             assert list(pair.pipes.produce("items")) == [1, 2]
             assert ended.is_open
 
+    @for_clients
     @pytest.mark.parametrize("way", ["call", "submit", "stream", "close", "aio"])
-    def test_an_argument_is_stopped_although_the_peer_says_nothing(self, way: str) -> None:
+    def test_an_argument_is_stopped_although_the_peer_says_nothing(self, way: str, colours: Colours) -> None:
         """Whoever reads meanwhile: the caller, the producer that waits for credit, or a thread of the client's."""
         silent = Gate()
 
@@ -965,7 +970,7 @@ class TestStopping:
                     stream.close()
             return ended_if_begun(watched, connection_of(client))
 
-        with FakeServer(script) as server, connect(server.url) as client:
+        with FakeServer(script) as server, colours.connect(server.url) as client:
             pipes = client.proxy(Pipes)
             in_time(ends)
             silent.open()

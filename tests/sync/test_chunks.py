@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.ends import Colours, for_clients, for_servers
 from tests.support import PATIENCE, FakeServer, Gate, RawPeer, Running, Workshop, agree
-from typedrpc import ConnectionLost, Server, connect
+from typedrpc import ConnectionLost
 from typedrpc.codec import Segmented, pack_plain
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import HEADER, Frame, Kind
@@ -41,7 +42,8 @@ def queued(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return gate
 
 
-def test_a_small_call_is_answered_before_a_large_request_is_complete(queued: Gate) -> None:
+@for_clients
+def test_a_small_call_is_answered_before_a_large_request_is_complete(queued: Gate, colours: Colours) -> None:
     stuck, answered = Gate(), Gate()
 
     def script(peer: RawPeer) -> None:
@@ -57,7 +59,7 @@ def test_a_small_call_is_answered_before_a_large_request_is_complete(queued: Gat
         peer.send(response(large.call, size_of(large)))
         peer.read_to_end()
 
-    with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
+    with FakeServer(script) as fake, colours.connect(Workshop, fake.url) as proxy:
         upload = Running(proxy.swallow, bytes(LARGE))
         stuck.wait()
         assert proxy.add(1, 2) == 3
@@ -66,9 +68,10 @@ def test_a_small_call_is_answered_before_a_large_request_is_complete(queued: Gat
         assert upload.result() == LARGE
 
 
-def test_a_small_call_is_answered_before_a_large_response_is_complete(queued: Gate) -> None:
+@for_servers
+def test_a_small_call_is_answered_before_a_large_response_is_complete(queued: Gate, colours: Colours) -> None:
     with (
-        Server(Workshop(), url="tcp://127.0.0.1:0") as server,
+        colours.serve(Workshop(), url="tcp://127.0.0.1:0") as server,
         RawPeer.dial(server.url, receive_buffer=4096) as peer,
     ):
         peer.shake_hands()
@@ -82,7 +85,8 @@ def test_a_small_call_is_answered_before_a_large_response_is_complete(queued: Ga
         assert size_of(large) == LARGE
 
 
-def test_one_way_calls_keep_their_order_beside_a_call_that_passes(queued: Gate) -> None:
+@for_clients
+def test_one_way_calls_keep_their_order_beside_a_call_that_passes(queued: Gate, colours: Colours) -> None:
     stuck = Gate()
     frames: list[Frame] = []
 
@@ -97,7 +101,7 @@ def test_one_way_calls_keep_their_order_beside_a_call_that_passes(queued: Gate) 
                 peer.send(response(frames[-1].call, 3))
         peer.read_to_end()
 
-    with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
+    with FakeServer(script) as fake, colours.connect(Workshop, fake.url) as proxy:
         upload = Running(proxy.swallow.notify, bytes(LARGE))
         stuck.wait()
         noting = Running(proxy.note.notify, "later")
@@ -109,7 +113,8 @@ def test_one_way_calls_keep_their_order_beside_a_call_that_passes(queued: Gate) 
     assert kinds[-2:] == [(Kind.NOTIFY, Workshop.swallow.id), (Kind.NOTIFY, Workshop.note.id)]
 
 
-def test_what_is_on_its_way_when_the_connection_ends_is_let_go() -> None:
+@for_clients
+def test_what_is_on_its_way_when_the_connection_ends_is_let_go(colours: Colours) -> None:
     stuck = Gate()
 
     def script(peer: RawPeer) -> None:
@@ -117,17 +122,17 @@ def test_what_is_on_its_way_when_the_connection_ends_is_let_go() -> None:
         peer.sock.recv(1, socket.MSG_PEEK)
         stuck.wait()
 
-    with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
+    with FakeServer(script) as fake, colours.connect(Workshop, fake.url) as proxy:
         uploads = [Running(proxy.swallow, bytes(LARGE)) for _ in range(3)]
         threading.Thread(target=stuck.open).start()
         assert all(isinstance(upload.error(), ConnectionLost) for upload in uploads)
 
 
-def test_large_calls_from_both_ends_and_small_ones_between() -> None:
+def test_large_calls_from_both_ends_and_small_ones_between(colours: Colours) -> None:
     limit = 80 * MIB
     with (
-        Server(Workshop(), url="tcp://127.0.0.1:0", max_message_size=limit) as server,
-        connect(Workshop, server.url, max_message_size=limit) as proxy,
+        colours.serve(Workshop(), url="tcp://127.0.0.1:0", max_message_size=limit) as server,
+        colours.connect(Workshop, server.url, max_message_size=limit) as proxy,
     ):
         data = bytes(64 * MIB)
         crossing = [Running(proxy.swallow, data), Running(lambda: len(proxy.blob(64 * MIB)))]

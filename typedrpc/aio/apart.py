@@ -22,6 +22,11 @@ from typedrpc.failure import pack_protocol_failure
 from typedrpc.protocol import Outgoing, Request
 
 
+def no_thread() -> ServerBusy:
+    """What a nested call is told that waits for a thread in vain: what all of them wait for may wait for it."""
+    return ServerBusy("no thread is left for a call that is nested in another one; raise max_workers")
+
+
 @final
 class LoopApart(Apart):
     """Runs the handlers of one connection; from the loop's thread, but for what is nested in another's call."""
@@ -54,19 +59,30 @@ class LoopApart(Apart):
 
         def run() -> None:
             self._add(-size)
-            context.run(self._run, call, end)
+            context.run(self._run_if_wanted, call, end)
 
-        self._add(size)
-        begun = False
-        try:
-            begun = self._pool().run(run, may_wait=not call.depth)
-        finally:
-            if not begun:
-                self._add(-size)
-        if not begun:
-            error = ServerBusy("no thread is left for a call that is nested in another one; raise max_workers")
+        def refuse() -> None:
+            self._add(-size)
+            error = no_thread()
             self._dispatcher.refused(call, error)
             end.refused(pack_protocol_failure(error))
+
+        self._add(size)
+        try:
+            if call.depth and call.id:  # one-way calls are nested in nothing
+                self._pool().run_first(run, refuse, self._loop)
+            else:
+                self._pool().run(run)
+        except BaseException:
+            self._add(-size)
+            raise
+
+    def _run_if_wanted(self, call: Call, end: End) -> None:
+        """In a thread, for which the call may have waited for long."""
+        if call.id and (call.why_cancelled or call.deadline is not None) and call.cancelled:
+            end.failed(call.cancelled.error())
+        else:
+            self._run(call, end)
 
     def _add(self, size: int) -> None:
         with self._lock:

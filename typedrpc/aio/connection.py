@@ -18,17 +18,18 @@ from typedrpc.aio.runtime import Runtime
 from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
 from typedrpc.common.calling import Calls
+from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
-from typedrpc.common.tokens import Token
+from typedrpc.common.tokens import CallWaiter, Pending, Token
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError, ServerBusy
 from typedrpc.messages import Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Outgoing, State
+from typedrpc.protocol import Outgoing
 from typedrpc.protocol import Protocol as Core
 
 QUICK_TICK: Final = 0.001
@@ -36,9 +37,6 @@ QUICK_TICK: Final = 0.001
 
 LOOK_TIME: Final = 0.02
 """Seconds between two looks whether there is room to read on, where too much waits to be handled."""
-
-GOODBYE_TIME: Final = 0.1
-"""Seconds that closing waits for what is still being written."""
 
 
 @final
@@ -121,7 +119,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             self.deliver(core.receive(nbytes) if nbytes else core.receive_eof())
             if handlers.ready:
                 handlers.work()
-            if not (self._held_up or core.calls.calls) and handlers.is_full:
+            if not self._held_up and handlers.is_full and not self._is_waited_for():
                 self._hold_up()
         except Exception:
             self.fault()
@@ -148,11 +146,21 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         """Read again if there is room, or if a call of this side waits for what would be read."""
         if self._transport is None or self.ended:
             return
-        if self.handlers.is_full and not self.core.calls.calls:
+        if self.handlers.is_full and not self._is_waited_for():
             self.loop.call_later(LOOK_TIME, self._read_on)
         else:
             self._held_up = False
             self._transport.resume_reading()
+
+    def _is_waited_for(self) -> bool:
+        """Whether somebody waits for what would be read; not who has yet to run callbacks that came before it."""
+        for token in list(self.core.calls.calls.values()):
+            if isinstance(token, CallWaiter):
+                if token in self.role.parked:
+                    return True
+            elif not (isinstance(token, Pending) and token.series is not None and token.series.running):
+                return True
+        return False
 
     def pause_writing(self) -> None:
         self.outlet.pause()
@@ -166,9 +174,9 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        lost = ConnectionLost(f"the connection broke: {exc}" if exc else "the connection was closed")
-        lost.__cause__ = exc
-        self.end(lost)
+        if isinstance(exc, OSError):
+            self.core.receive_error(exc)
+        self.end(ConnectionLost("the connection was closed"))  # where nothing else is known
 
     # Opening and ending
 
@@ -189,13 +197,10 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
                 await self._greeted
         finally:
             self._greeted = None
-        if self.core.error is not None or self.core.state is State.DRAINING:
-            raise self.core.lost()
-        self._room.open()
+        self._opened()
 
     def _look_whether_greeted(self) -> None:
-        greeting = (State.GREETING, State.GREETED) if self.core.client else (State.GREETING,)
-        if self._greeted is not None and not self._greeted.done() and self.core.state not in greeting:
+        if self._greeted is not None and not self._greeted.done() and not self._is_greeting():
             self._greeted.set_result(None)
 
     def close(self, reason: str = "", code: int = Leave.OTHER) -> None:

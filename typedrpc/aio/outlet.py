@@ -9,7 +9,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Final, final
 
-from typedrpc.common.outbox import CUT_FROM, Outbox
+from typedrpc.common.outbox import CUT_FROM, STALL_TIME, Outbox
 from typedrpc.errors import ConnectionLost
 from typedrpc.protocol import Outgoing
 from typedrpc.transport import LONGEST_WAIT
@@ -19,9 +19,6 @@ logger = logging.getLogger("typedrpc")
 
 HIGH_WATER: Final = 256 * 1024
 """Bytes in the transport from which on it is given no more: what waits longer stays where small frames may pass."""
-
-STALL_TIME: Final = 60.0
-"""Seconds without a byte going out after which a peer that does not read is cut off."""
 
 
 @final

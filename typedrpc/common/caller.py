@@ -1,4 +1,4 @@
-"""How bound commands reach a peer, with threads: the callers behind proxies and behind callbacks."""
+"""How bound commands reach a peer: the callers behind proxies and behind callbacks."""
 
 import logging
 from collections import deque

@@ -42,6 +42,9 @@ _RESPONSE: Final = int(Kind.RESPONSE)
 MAX_UNASKED: Final = 16 * 1024
 """Refusals and pongs that may wait to be written before the peer is taken for one that does not read."""
 
+GOODBYE_TIME: Final = 0.1
+"""Seconds that closing waits for what is still being written."""
+
 
 HandlersT_co = TypeVar("HandlersT_co", bound=Handlers, default=Handlers, covariant=True)
 
@@ -225,6 +228,21 @@ class Connection(ABC, Generic[HandlersT_co]):
         """End it because of an exception that should not be; called in its handler."""
         logger.exception("a fault of typedrpc's own ended a connection")
         self.end(ConnectionLost("a fault of typedrpc's own, see the log"))
+
+    def _is_greeting(self) -> bool:
+        """The handshake goes on: a client's until it is let in."""
+        state = self.core.state
+        return state is State.GREETING or (self.core.client and state is State.GREETED)
+
+    def _opened(self) -> None:
+        """The handshake is over.
+
+        Raises:
+            ConnectionLost: The peer is none, or left.
+        """
+        if self.core.error is not None or self.core.state is State.DRAINING:
+            raise self.core.lost()
+        self._room.open()
 
     def _take_leave(self, reason: str, code: int) -> tuple[ConnectionLost, Outgoing | None]:
         """This side closes: with which error, and what the peer is told."""

@@ -15,16 +15,13 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
-from typedrpc.common.outbox import CUT_FROM, Outbox, Rest
+from typedrpc.common.outbox import CUT_FROM, STALL_TIME, Outbox, Rest
 from typedrpc.common.role import ReadRole
 from typedrpc.errors import ConnectionLost
 from typedrpc.protocol import Outgoing
 from typedrpc.wire import Buffer, copied
 
 logger = logging.getLogger("typedrpc")
-
-STALL_TIME: Final = 60.0
-"""Seconds without a byte going out after which a peer that does not read is cut off."""
 
 MIN_LOOK: Final = 0.02
 MAX_LOOK: Final = 1.0

@@ -5,11 +5,13 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, CancelledError, Future, as_completed, wait
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, Final
 
 import pytest
 
+from tests.ends import Colours
 from tests.support import PATIENCE, Gates, Log, Running, Tally, until
 from typedrpc import (
     CallCancelled,
@@ -18,12 +20,12 @@ from typedrpc import (
     DeadlineExceeded,
     Server,
     Service,
-    connect,
     current_call,
     deadline,
     rpc,
 )
 from typedrpc.common import loop
+from typedrpc.common.server import BaseServer
 from typedrpc.common.streams import StreamInLine
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
@@ -100,16 +102,16 @@ def crowd() -> Iterator[Crowd]:
 
 
 @pytest.fixture
-def server(crowd: Crowd) -> Iterator[Server]:
-    with Server(crowd, url=URL, max_calls=2 * MANY) as server:
+def server(crowd: Crowd, colours: Colours) -> Iterator[Server]:
+    with colours.serve(crowd, url=URL, max_calls=2 * MANY) as server:
         yield server
         crowd.open()
         crowd.gates.open_all()
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client[Any]]:
-    with connect(server.url) as client:
+def client(server: Server, colours: Colours) -> Iterator[Client[Any]]:
+    with colours.connect(server.url) as client:
         yield client
 
 
@@ -347,8 +349,8 @@ def test_cancelled_and_answered_at_the_same_time(client: Client[Any], server: Se
 # Room
 
 
-def few(crowd: Crowd, calls: int) -> Server:
-    return Server(crowd, url=URL, max_calls=calls)
+def few(colours: Colours, crowd: Crowd, calls: int) -> AbstractContextManager[BaseServer[Any]]:
+    return colours.serve(crowd, url=URL, max_calls=calls)
 
 
 def fill(proxy: Crowd, crowd: Crowd, calls: int) -> list[Future[int]]:
@@ -358,8 +360,8 @@ def fill(proxy: Crowd, crowd: Crowd, calls: int) -> list[Future[int]]:
     return futures
 
 
-def test_a_call_past_the_limit_waits_at_the_caller(crowd: Crowd) -> None:
-    with few(crowd, 4) as server, connect(server.url) as client:
+def test_a_call_past_the_limit_waits_at_the_caller(crowd: Crowd, colours: Colours) -> None:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
         futures = fill(proxy, crowd, 4)
         room = room_of(client)
@@ -383,12 +385,12 @@ def fill_up(proxy: Crowd, crowd: Crowd) -> list[Future[int]]:
 
 @pytest.mark.parametrize("way", ["with_options", "deadline", "call_timeout"])
 @pytest.mark.parametrize("form", ["call", "submit", "aio"])
-def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: str) -> None:
+def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: str, colours: Colours) -> None:
     """Nothing of the call was sent then."""
     timeout = 0.05
     with (
-        few(crowd, 4) as server,
-        connect(server.url, call_timeout=timeout if way == "call_timeout" else None) as client,
+        few(colours, crowd, 4) as server,
+        colours.connect(server.url, call_timeout=timeout if way == "call_timeout" else None) as client,
     ):
         proxy = client.proxy(Crowd)
         hold = proxy.hold.with_options(timeout=PATIENCE)
@@ -422,12 +424,12 @@ def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: s
         assert {future.result(PATIENCE) for future in futures} == {0, 1, 2}
 
 
-def test_nested_calls_do_not_wait_for_room(crowd: Crowd) -> None:
+def test_nested_calls_do_not_wait_for_room(crowd: Crowd, colours: Colours) -> None:
     """The client has no room left for calls of the server's; one that is nested in one of its own is made at once."""
     exposed = Crowd()
     with (
-        few(crowd, 4) as server,
-        connect(server.url, expose=[exposed], max_calls=2) as client,
+        few(colours, crowd, 4) as server,
+        colours.connect(server.url, expose=[exposed], max_calls=2) as client,
     ):
         back = server.peers[0].proxy(Crowd)
         held = back.hold.submit(1)
@@ -440,8 +442,8 @@ def test_nested_calls_do_not_wait_for_room(crowd: Crowd) -> None:
         assert held.result(PATIENCE) == 1
 
 
-def test_an_awaited_call_that_waits_for_room_does_not_hold_up_its_loop(crowd: Crowd) -> None:
-    with few(crowd, 4) as server, connect(server.url) as client:
+def test_an_awaited_call_that_waits_for_room_does_not_hold_up_its_loop(crowd: Crowd, colours: Colours) -> None:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
 
         async def main() -> list[int]:
@@ -455,8 +457,8 @@ def test_an_awaited_call_that_waits_for_room_does_not_hold_up_its_loop(crowd: Cr
         assert crowd.tally["running, begun"] == 20
 
 
-def test_a_cancelled_task_that_waits_for_room_makes_no_call(crowd: Crowd) -> None:
-    with few(crowd, 4) as server, connect(server.url) as client:
+def test_a_cancelled_task_that_waits_for_room_makes_no_call(crowd: Crowd, colours: Colours) -> None:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
         futures = fill(proxy, crowd, 4)
 
@@ -475,14 +477,14 @@ def test_a_cancelled_task_that_waits_for_room_makes_no_call(crowd: Crowd) -> Non
         assert crowd.tally["running, begun"] == 3
 
 
-def test_a_cancelled_handler_that_waits_for_room_elsewhere_stops(crowd: Crowd, log: Log) -> None:
+def test_a_cancelled_handler_that_waits_for_room_elsewhere_stops(crowd: Crowd, log: Log, colours: Colours) -> None:
     """A handler calls another server, which has no room: it is told when its own call is cancelled."""
     middle = Middle()
-    with few(crowd, 4) as far, connect(far.url) as link, Server(middle, url=URL) as server:
+    with few(colours, crowd, 4) as far, colours.connect(far.url) as link, colours.serve(middle, url=URL) as server:
         middle.proxy = link.proxy(Crowd)
         futures = fill(middle.proxy, crowd, 4)
         room = room_of(link)
-        with connect(Middle, server.url) as proxy:
+        with colours.connect(Middle, server.url) as proxy:
             future = proxy.pass_on.submit(1)
             until(lambda: room.waiting == 1)
             assert future.cancel()
@@ -509,8 +511,8 @@ class Middle(Service):
                 raise
 
 
-def test_many_threads_wait_for_room_and_all_get_it(crowd: Crowd) -> None:
-    with few(crowd, 2) as server, connect(server.url) as client:
+def test_many_threads_wait_for_room_and_all_get_it(crowd: Crowd, colours: Colours) -> None:
+    with few(colours, crowd, 2) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
         start = threading.Barrier(50)
 
@@ -528,9 +530,9 @@ def test_many_threads_wait_for_room_and_all_get_it(crowd: Crowd) -> None:
 
 
 @pytest.mark.parametrize("end", ["answered", "cancelled", "lost"])
-def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str) -> None:
+def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str, colours: Colours) -> None:
     """Several loops and threads share four places: each call is made once; who leaves the line leaves his place."""
-    with few(crowd, 4) as server, connect(server.url) as client:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
         held = fill(proxy, crowd, 4)
         room = room_of(client)
@@ -565,7 +567,7 @@ def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str) -> None:
         wait(held, PATIENCE)
 
 
-def test_arguments_of_awaited_calls_that_need_their_loop(crowd: Crowd) -> None:
+def test_arguments_of_awaited_calls_that_need_their_loop(crowd: Crowd, colours: Colours) -> None:
     """The items of the calls that were made come from the loop in which others wait for room."""
 
     async def numbers() -> AsyncIterator[int]:
@@ -573,7 +575,7 @@ def test_arguments_of_awaited_calls_that_need_their_loop(crowd: Crowd) -> None:
             await asyncio.sleep(0)
             yield number
 
-    with few(crowd, 4) as server, connect(server.url) as client:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
 
         async def main() -> list[int]:
@@ -583,9 +585,9 @@ def test_arguments_of_awaited_calls_that_need_their_loop(crowd: Crowd) -> None:
         assert asyncio.run(main()) == [45] * 30
 
 
-def test_a_task_whose_time_is_over_in_line_makes_no_call(crowd: Crowd) -> None:
+def test_a_task_whose_time_is_over_in_line_makes_no_call(crowd: Crowd, colours: Colours) -> None:
     """The time in line counts, and what is left of it is the call's."""
-    with few(crowd, 4) as server, connect(server.url) as client:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
         held = fill(proxy, crowd, 4)
 
@@ -619,7 +621,7 @@ async def counted(limit: int) -> AsyncIterator[int]:
 class TestStreamsInLine:
     """Streams that are opened where the peer has no room: the loop goes on, which their arguments need."""
 
-    def test_all_get_their_turn(self) -> None:
+    def test_all_get_their_turn(self, colours: Colours) -> None:
         async def one(proxy: Doubler) -> list[int]:
             return [item async for item in proxy.double(counted(3))]
 
@@ -627,10 +629,10 @@ class TestStreamsInLine:
             async with asyncio.timeout(PATIENCE):
                 return await asyncio.gather(*(one(proxy) for _ in range(20)))
 
-        with Server(Doubler(), url=URL, max_calls=3) as server, connect(Doubler, server.url) as proxy:
+        with colours.serve(Doubler(), url=URL, max_calls=3) as server, colours.connect(Doubler, server.url) as proxy:
             assert asyncio.run(main(proxy)) == [[0, 2, 4]] * 20
 
-    def test_one_that_is_left_before_its_turn_is_not_sent(self) -> None:
+    def test_one_that_is_left_before_its_turn_is_not_sent(self, colours: Colours) -> None:
         async def main(proxy: Doubler) -> None:
             endless = [proxy.double(counted(10**9)) for _ in range(2)]
             assert [await anext(stream) for stream in endless] == [0, 0]
@@ -653,10 +655,10 @@ class TestStreamsInLine:
                 await stream.aclose()
             assert [item async for item in proxy.double(counted(3))] == [0, 2, 4]
 
-        with Server(Doubler(), url=URL, max_calls=3) as server, connect(Doubler, server.url) as proxy:
+        with colours.serve(Doubler(), url=URL, max_calls=3) as server, colours.connect(Doubler, server.url) as proxy:
             asyncio.run(main(proxy))
 
-    def test_a_deadline_passes_in_line(self) -> None:
+    def test_a_deadline_passes_in_line(self, colours: Colours) -> None:
         async def main(proxy: Doubler) -> None:
             endless = [proxy.double(counted(10**9)) for _ in range(2)]
             assert [await anext(stream) for stream in endless] == [0, 0]
@@ -665,5 +667,5 @@ class TestStreamsInLine:
             for stream in endless:
                 await stream.aclose()
 
-        with Server(Doubler(), url=URL, max_calls=3) as server, connect(Doubler, server.url) as proxy:
+        with colours.serve(Doubler(), url=URL, max_calls=3) as server, colours.connect(Doubler, server.url) as proxy:
             asyncio.run(main(proxy))

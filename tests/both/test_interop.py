@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.ends import Colours
 from tests.support import PATIENCE, Gate, Log, Tally, run_all, until
 from typedrpc import (
     ArgumentValueError,
@@ -25,7 +26,6 @@ from typedrpc import (
     Server,
     Service,
     UnknownCommand,
-    connect,
     current_call,
     rpc,
 )
@@ -167,16 +167,16 @@ def served() -> Interop:
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def server(request: pytest.FixtureRequest, served: Interop, tmp_path: Path) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, served: Interop, tmp_path: Path, colours: Colours) -> Iterator[Server]:
     url = "tcp://127.0.0.1:0" if request.param == "tcp" else f"unix://{tmp_path}/server.sock"
-    with Server(served, url=url) as server:
+    with colours.serve(served, url=url) as server:
         yield server
         served.gate.open()
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client[Any]]:
-    with connect(server.url) as client:
+def client(server: Server, colours: Colours) -> Iterator[Client[Any]]:
+    with colours.connect(server.url) as client:
         yield client
 
 
@@ -518,10 +518,10 @@ def test_rpc_soak(client: Client[Any], proxy: Interop) -> None:
     assert core.late_replies == 0
 
 
-def test_channel_soak(server: Server) -> None:
+def test_channel_soak(server: Server, colours: Colours) -> None:
     """The same with a connection for each call; the fixture looks for descriptors and threads that are left."""
     for _ in range(100):
-        with connect(Interop, server.url) as proxy:
+        with colours.connect(Interop, server.url) as proxy:
             large_unary(proxy)
     until(lambda: not server.peers, "the server has let all of them go")
 

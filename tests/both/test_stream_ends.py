@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import pytest
 
+from tests.ends import Colours, for_clients, for_servers
 from tests.streaming import Pipes, Watched, connection_of, connections_of, expect_empty
 from tests.support import PATIENCE, Gate, Program, RawPeer, Running, until
-from typedrpc import ConnectionLost, Server, connect
+from typedrpc import ConnectionLost
 
 pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
 
@@ -66,7 +67,7 @@ class Script:
 
 
 SERVING: Final = """
-    from tests.sync.test_stream_ends import Script
+    from tests.both.test_stream_ends import Script
     from tests.streaming import Pipes
     from typedrpc import Server
     import asyncio
@@ -111,14 +112,15 @@ def take(stream: Iterator[int], count: int) -> None:
     assert [next(stream) for _ in range(count)] == list(range(count))
 
 
+@for_clients
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("form", ["plain", "async"])
 @pytest.mark.parametrize("shape", ["result", "argument", "both"])
-def test_the_server_is_killed(shape: str, form: str, point: str) -> None:
+def test_the_server_is_killed(shape: str, form: str, point: str, colours: Colours) -> None:
     mine = Script("while nobody takes" if shape == "both" else point)
     count = Script(point).items
     with Program(SERVING.format(point=point)) as program:
-        with connect(program.hear()) as client:
+        with colours.connect(program.hear()) as client:
             pipes = client.proxy(Pipes)
             call: Any
             if shape == "argument":
@@ -158,7 +160,7 @@ def test_the_server_is_killed(shape: str, form: str, point: str) -> None:
 
 
 CALLING: Final = """
-    from tests.sync.test_stream_ends import Script
+    from tests.both.test_stream_ends import Script
     from tests.streaming import Pipes
     from typedrpc import connect
     import threading
@@ -185,10 +187,11 @@ CALLING: Final = """
 """
 
 
+@for_servers
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("form", ["plain", "async"])
 @pytest.mark.parametrize("shape", ["result", "argument", "both"])
-def test_the_client_is_killed(shape: str, form: str, point: str) -> None:
+def test_the_client_is_killed(shape: str, form: str, point: str, colours: Colours) -> None:
     script = Script(point)
     seen: list[BaseException] = []
     over, taken = Gate(), Gate()
@@ -233,7 +236,7 @@ def test_the_client_is_killed(shape: str, form: str, point: str) -> None:
 
     service.scripts.update(take=consume, atake=aconsume, both=both, aboth=aboth)
     prefix = "" if form == "plain" else "a"
-    with Server(service, url=URL) as server:
+    with colours.serve(service, url=URL) as server:
         source = CALLING.format(url=server.url, prefix=prefix, shape=shape, point=point, count=script.items)
         with Program(source) as program:
             assert program.hear() == "halted"
@@ -314,7 +317,7 @@ class Cutter:
 
 @pytest.mark.parametrize("budget", [1, 11, 12, 13, 40, 1000, 5000, 70_000])
 @pytest.mark.parametrize("form", ["plain", "aio"])
-def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, budget: int) -> None:
+def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, budget: int, colours: Colours) -> None:
     mine, theirs = Watched(), Watched()
 
     def both(items: Iterator[int]) -> Iterator[int]:
@@ -339,7 +342,7 @@ def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, bu
             assert item == number
 
     service = Pipes(both=watched)
-    with Server(service, url=URL) as server, Cutter(server.url) as cutter, connect(cutter.url) as client:
+    with colours.serve(service, url=URL) as server, Cutter(server.url) as cutter, colours.connect(cutter.url) as client:
         pipes = client.proxy(Pipes)
         cutter.budget = budget
         with pytest.raises(ConnectionLost):
