@@ -106,3 +106,11 @@ def test_one_that_outlives_its_loop_ends_in_silence(monkeypatch: pytest.MonkeyPa
     go.open()
     thread.join(30)
     assert raised == []
+
+
+def test_what_raises_stop_iteration_does_not_hang(loop: Loop) -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await in_thread(iter(()).__next__)
+
+    loop.run(main())

@@ -24,7 +24,6 @@ from typedrpc import (
     deadline,
     rpc,
 )
-from typedrpc.common import loop
 from typedrpc.common.client import BaseClient
 from typedrpc.common.server import BaseServer
 from typedrpc.common.streams import StreamInLine

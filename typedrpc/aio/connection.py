@@ -12,12 +12,12 @@ from time import monotonic
 from typing import Any, Final, cast, final
 
 from typedrpc.aio.apart import LoopApart
+from typedrpc.aio.calling import LoopCalls
 from typedrpc.aio.handling import LoopHandlers
 from typedrpc.aio.outlet import Outlet
 from typedrpc.aio.runtime import Runtime
 from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
-from typedrpc.common.calling import Calls
 from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
@@ -92,8 +92,8 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             ),
         )
 
-        def make_calls(room: Room, router: Router) -> Calls:
-            return Calls(self, core, self._state, callbacks=self.callbacks, room=room, router=router)
+        def make_calls(room: Room, router: Router) -> LoopCalls:
+            return LoopCalls(self, core, self._state, loop=loop, callbacks=self.callbacks, room=room, router=router)
 
         self._assemble(make_calls)
 

@@ -21,7 +21,7 @@ from typedrpc.common.role import ReadRole, Waiter
 from typedrpc.common.room import NoRoom, Room
 from typedrpc.common.router import Router
 from typedrpc.common.tokens import Batch, CallWaiter, Failed, NotSent, Submitted, Token
-from typedrpc.errors import CallCancelled, DeadlineExceeded, RpcError
+from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, RpcError
 from typedrpc.failure import unpack_failure
 from typedrpc.flow import Inflow
 from typedrpc.protocol import Outgoing
@@ -52,6 +52,7 @@ class Connection(Protocol):
     def post(self, data: Outgoing) -> None: ...
     def prepare_watcher(self) -> None: ...
     def interrupted(self, error: BaseException) -> None: ...
+    def end(self, error: ConnectionLost) -> None: ...
     def watch(self) -> None: ...
 
 
