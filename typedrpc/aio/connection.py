@@ -33,6 +33,9 @@ from typedrpc.protocol import Protocol as Core
 QUICK_TICK: Final = 0.001
 """Seconds after which items are sent that their producer has left lying."""
 
+HELD_TICK: Final = 0.01
+"""Seconds between two looks whether to read on, where too much waits to be handled."""
+
 GOODBYE_TIME: Final = 0.1
 """Seconds that closing waits for what is still being written."""
 
@@ -131,8 +134,8 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
             self.deliver(receive())
             if handlers.ready:
                 handlers.work()
-                if handlers.ready and not (self.core.calls.calls or self._held_up or handlers.has_room()):
-                    self._hold_up()
+            if handlers.is_full() and not (self.core.calls.calls or self._held_up):
+                self._hold_up()
         except Exception:
             self.fault()
         finally:
@@ -143,10 +146,21 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
             self._look_whether_greeted()
 
     def _hold_up(self) -> None:
-        """Too much waits to be handled: the peer does not read what it is answered."""
+        """Too much waits to be handled: the peer does not read what it is answered, or calls faster than calls end."""
         if self._transport is not None and not self.ended:
             self._held_up = True
             self._transport.pause_reading()
+            self.loop.call_later(HELD_TICK, self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        """Read on when there is room again, or a handler of this side waits for what the peer sends."""
+        if self._transport is None or self.ended:
+            return
+        if self.core.calls.calls or not self.handlers.is_full():
+            self._held_up = False
+            self._transport.resume_reading()
+        else:
+            self.loop.call_later(HELD_TICK, self._look_for_room)
 
     def pause_writing(self) -> None:
         self.outlet.pause()
@@ -156,9 +170,6 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
 
     def _resumed(self) -> None:
         self.handlers.work()
-        if self._held_up and self.handlers.has_room() and self._transport is not None:
-            self._held_up = False
-            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

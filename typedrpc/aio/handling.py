@@ -67,6 +67,10 @@ class LoopHandlers(Handlers):
         self._replying = False
         self._idle = asyncio.Event()
 
+    def is_full(self) -> bool:
+        """Whether too much of what came waits to be handled."""
+        return bool(self.ready or self._in_series) and not self.has_room()
+
     # On the loop
 
     def work(self) -> None:
