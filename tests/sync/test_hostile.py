@@ -585,7 +585,9 @@ def test_a_peer_with_thousands_of_versions(server: Server, good: Workshop, monke
     assert good.add(1) == 1
 
 
-def test_nothing_is_compiled_for_a_version_that_nobody_uses(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_compiled_for_a_version_that_nobody_uses(
+    ends: Ends, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled: list[object] = []
     compiling = CommandCodec.unpack_with_callbacks_of
 
@@ -594,7 +596,7 @@ def test_nothing_is_compiled_for_a_version_that_nobody_uses(server: Server, monk
         return compiling(codec, caller)
 
     monkeypatch.setattr(CommandCodec, "unpack_with_callbacks_of", compile_and_note)
-    schema = [[*ADD_SCHEMA[0], ["nobody_uses_it", 1, "int", False]], "int", []]
+    schema = [[*ADD_SCHEMA[0], [f"nobody_uses_it_with_{ends.server}", 1, "int", False]], "int", []]
     with RawPeer.dial(server.url) as peer:
         peer.shake_hands()
         assert ask(peer, 1, ADAPT, ["Workshop", {"add": schema}]) == {"add": 0}
@@ -882,9 +884,8 @@ def request(command: int, call: int, *arguments: object) -> bytes:
 
 
 SMALL_BOUNDS = """
-    from typedrpc.common import handlers
-    from typedrpc.sync import writer
-    handlers.HELD_BYTES = writer.QUEUED_BYTES = 8 << 20
+    from typedrpc.common import handlers, outbox
+    handlers.HELD_BYTES = outbox.QUEUED_BYTES = 8 << 20
 """
 
 FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
@@ -902,7 +903,7 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood(ends: Ends, name: str) -> None:
     """What a client makes the server hold is bounded, and it does not hold up others."""
-    source = SMALL_BOUNDS + MEMORY.format(colour=ends.server, options=", max_message_size=100_000")
+    source = SMALL_BOUNDS + MEMORY.format(colour=ends.server, options=", max_message_size=100_000, max_workers=8")
     with Program(source, measured=False) as program:
         meter = Meter(program)
         assert meter.measure(lambda: flood(ends, meter.url, *FLOODS[name])) < 40 << 20

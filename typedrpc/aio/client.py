@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, cast, final, overload
@@ -212,10 +213,13 @@ class Client(BaseClient[EnteredT_co]):
         except (OSError, UnicodeError) as error:
             raise ConnectFailed(self._url, transport.in_words(error)) from error
         sock = made.get_extra_info("socket")
-        if not address.path and sock.getsockname() == sock.getpeername():
+        met_itself = False
+        with suppress(OSError):  # the other end has left again, which the handshake will say
+            met_itself = not address.path and sock.getsockname() == sock.getpeername()
+            transport.set_options(sock)
+        if met_itself:
             # The system may choose the very port that is dialled, where nobody listens: a socket meets itself.
             raise ConnectFailed(self._url, transport.in_words(ConnectionRefusedError()))
-        transport.set_options(sock)
 
 
 def _end(stays: list[Stay]) -> None:
