@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.ends import Colours
+from tests.ends import Colours, for_both
 from tests.support import PATIENCE, Gate, Log, Tally, run_all, until
 from typedrpc import (
     ArgumentValueError,
@@ -343,6 +343,7 @@ def test_special_status_message(proxy: Interop, log: Log, text: str) -> None:
     assert remote.value.error_id
 
 
+@for_both
 def test_special_status_message_all_of_unicode(proxy: Interop) -> None:
     """Every code point of all 17 planes, assigned or not."""
     calls = [
@@ -502,6 +503,7 @@ def test_timeout_on_sleeping_server(client: Client[Any], proxy: Interop, served:
     until(lambda: not (core.calls.calls or core.inflows or core.outflows), "everything was forgotten")
 
 
+@for_both
 def test_rpc_soak(client: Client[Any], proxy: Interop) -> None:
     """Large calls one after another on one connection, from one thread and from several: all succeed, and nothing is
     left. (The original counts failures and milliseconds.)"""
@@ -518,6 +520,7 @@ def test_rpc_soak(client: Client[Any], proxy: Interop) -> None:
     assert core.late_replies == 0
 
 
+@for_both
 def test_channel_soak(server: Server, colours: Colours) -> None:
     """The same with a connection for each call; the fixture looks for descriptors and threads that are left."""
     for _ in range(100):
@@ -526,6 +529,7 @@ def test_channel_soak(server: Server, colours: Colours) -> None:
     until(lambda: not server.peers, "the server has let all of them go")
 
 
+@for_both
 @pytest.mark.parametrize("server", ["tcp"], indirect=True)
 def test_concurrent_large_unary(proxy: Interop) -> None:
     """1 000 large calls at once on one connection: more than 250 MiB are on their way in each direction."""

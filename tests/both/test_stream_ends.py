@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.ends import Colours, for_clients, for_servers
+from tests.ends import LOOPS, THREADS, Colours
 from tests.streaming import Pipes, Watched, connection_of, connections_of, expect_empty
 from tests.support import PATIENCE, Gate, Program, RawPeer, Running, until
 from typedrpc import ConnectionLost
@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unme
 URL = "tcp://127.0.0.1:0"
 POINTS: Final = ["before the first item", "between two items", "while nobody takes", "after the last item"]
 COUNT: Final = 5
+CASES: Final = [(THREADS, point) for point in POINTS] + [(LOOPS, point) for point in POINTS[1:3]]
 
 
 class Script:
@@ -69,7 +70,7 @@ class Script:
 SERVING: Final = """
     from tests.both.test_stream_ends import Script
     from tests.streaming import Pipes
-    from typedrpc import Server
+    from tests.ends import SERVERS
     import asyncio
     def consume(items):
         return sum(1 for _ in items)
@@ -102,7 +103,7 @@ SERVING: Final = """
         async for item in script.awaited():
             yield item
     service.scripts.update(both=both, aboth=aboth)
-    with Server(service, url="tcp://127.0.0.1:0") as server:
+    with SERVERS[{server!r}](service) as server:
         say(server.url)
         hear()
 """
@@ -112,14 +113,13 @@ def take(stream: Iterator[int], count: int) -> None:
     assert [next(stream) for _ in range(count)] == list(range(count))
 
 
-@for_clients
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(("colours", "point"), CASES, indirect=["colours"])
 @pytest.mark.parametrize("form", ["plain", "async"])
 @pytest.mark.parametrize("shape", ["result", "argument", "both"])
 def test_the_server_is_killed(shape: str, form: str, point: str, colours: Colours) -> None:
     mine = Script("while nobody takes" if shape == "both" else point)
     count = Script(point).items
-    with Program(SERVING.format(point=point)) as program:
+    with Program(SERVING.format(point=point, server=colours.server)) as program:
         with colours.connect(program.hear()) as client:
             pipes = client.proxy(Pipes)
             call: Any
@@ -162,9 +162,10 @@ def test_the_server_is_killed(shape: str, form: str, point: str, colours: Colour
 CALLING: Final = """
     from tests.both.test_stream_ends import Script
     from tests.streaming import Pipes
-    from typedrpc import connect
+    from tests.ends import CLIENTS
     import threading
-    pipes = connect({url!r}).proxy(Pipes)
+    opened = CLIENTS[{client!r}]({url!r})
+    pipes = opened.__enter__().proxy(Pipes)
     mine = Script("while nobody takes")
     prefix = {prefix!r}
     if {shape!r} == "argument":
@@ -187,8 +188,7 @@ CALLING: Final = """
 """
 
 
-@for_servers
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(("colours", "point"), CASES, indirect=["colours"])
 @pytest.mark.parametrize("form", ["plain", "async"])
 @pytest.mark.parametrize("shape", ["result", "argument", "both"])
 def test_the_client_is_killed(shape: str, form: str, point: str, colours: Colours) -> None:
@@ -237,7 +237,9 @@ def test_the_client_is_killed(shape: str, form: str, point: str, colours: Colour
     service.scripts.update(take=consume, atake=aconsume, both=both, aboth=aboth)
     prefix = "" if form == "plain" else "a"
     with colours.serve(service, url=URL) as server:
-        source = CALLING.format(url=server.url, prefix=prefix, shape=shape, point=point, count=script.items)
+        source = CALLING.format(
+            client=colours.client, url=server.url, prefix=prefix, shape=shape, point=point, count=script.items
+        )
         with Program(source) as program:
             assert program.hear() == "halted"
             (connection,) = connections_of(server)
