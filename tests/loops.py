@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import importlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 
 import pytest
@@ -11,10 +13,7 @@ import pytest
 from tests.support import PATIENCE
 from typedrpc import Server, aio
 
-try:
-    import uvloop
-except ImportError:  # pragma: no cover  # not on Windows
-    uvloop = None  # type: ignore[assignment]
+uvloop: Any = importlib.import_module("uvloop") if find_spec("uvloop") else None  # there is none for Windows
 
 T = TypeVar("T")
 

@@ -114,8 +114,10 @@ async def two_ends(
         here: Options of the client.
         there: Options of the server.
     """
-    async with serving(colour, served := Talk(), **(there or {})) as url:
-        client = await aio.connect(url, expose=[exposed := Talk()], **(here or {}))
+    of_server: dict[str, Any] = there or {}
+    of_client: dict[str, Any] = here or {}
+    async with serving(colour, served := Talk(), **of_server) as url:
+        client = await aio.connect(url, expose=[exposed := Talk()], **of_client)
         try:
             yield Ends(exposed, served, client.proxy(Talk), url)
         finally:
