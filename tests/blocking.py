@@ -6,13 +6,18 @@ What lives on an event loop has one in a thread of its own here, so that what bl
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
+
+from typing_extensions import Unpack
 
 import typedrpc
 from tests.ends import LoopThread
 from typedrpc import aio
 from typedrpc.aio.connection import Connection as LoopConnection
 from typedrpc.call import handled_by
+from typedrpc.common.client import ConnectOptions
+
+ServiceT = TypeVar("ServiceT", bound=typedrpc.Service)
 
 SERVERS: Final = ("threads", "loop")
 COLOURS: Final = tuple((client, server) for client in SERVERS for server in SERVERS)
@@ -88,7 +93,7 @@ class LoopServer:
         finally:
             with self._lock:
                 self._users -= 1
-                self._over = over = not self._users and not self._over and self.itself._closed.is_set()
+                self._over = over = not self._users and self.itself._closed.is_set()
             if over:
                 thread.close()
 
@@ -153,8 +158,15 @@ class Ends:
     """
 
     if TYPE_CHECKING:
-        connect = staticmethod(typedrpc.connect)
         Server = typedrpc.Server
+
+        @overload
+        def connect(self, url: str, /, **options: Unpack[ConnectOptions]) -> typedrpc.Client[typedrpc.Client[Any]]: ...
+        @overload
+        def connect(
+            self, contract: Callable[..., ServiceT], url: str, /, **options: Unpack[ConnectOptions]
+        ) -> typedrpc.Client[ServiceT]: ...
+        def connect(self, *target: Any, **options: Any) -> Any: ...
 
     def __init__(self, client: str = "threads", server: str = "threads") -> None:
         self.client = client

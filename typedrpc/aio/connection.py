@@ -4,6 +4,7 @@ Everything that the protocol does happens in the loop's thread; calls may come f
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from threading import get_ident
@@ -18,7 +19,7 @@ from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
 from typedrpc.common.calling import Calls
 from typedrpc.common.connection import Connection as AnyConnection
-from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
+from typedrpc.common.loop import CHECK_TIME, RIGHT_WAY, awaiting, blocking_call, in_loop
 from typedrpc.common.role import ReadRole, Waiter
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
@@ -38,6 +39,16 @@ HELD_TICK: Final = 0.01
 
 GOODBYE_TIME: Final = 0.1
 """Seconds that closing waits for what is still being written."""
+
+
+@final
+class LoopCalls(Calls):
+    """Makes calls. Who waits in a thread looks now and then whether there still is a loop."""
+
+    def _park(self, waiter: Waiter, timeout: float | None) -> BaseException | None:
+        interrupt = super()._park(waiter, CHECK_TIME if timeout is None else min(timeout, CHECK_TIME))
+        cast("Connection", self._connection).look_at_loop()
+        return interrupt
 
 
 @final
@@ -94,7 +105,7 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         )
 
         def make_calls(room: Room, router: Router) -> Calls:
-            return Calls(self, core, self._state, callbacks=self.callbacks, room=room, router=router)
+            return LoopCalls(self, core, self._state, callbacks=self.callbacks, room=room, router=router)
 
         self._assemble(self.handlers, make_calls)
         self.wait = self._wait
@@ -219,13 +230,21 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
             self.outlet.sealed = True
             self.core.close(error)
             self._room.notify_all()
-        if get_ident() == self.thread:
+        if get_ident() == self.thread and not self.loop.is_closed():
             self._wind_up()
         else:
             try:
                 self.loop.call_soon_threadsafe(self._wind_up)
             except RuntimeError:  # the loop is closed
+                if self._transport is not None:  # which cannot close any more: the peer is to know at least
+                    with suppress(OSError):
+                        self._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
                 self._tell_of_end()
+
+    def look_at_loop(self) -> None:
+        """In another thread: end the connection where its loop has ended without a word."""
+        if self.loop.is_closed():
+            self.end(ConnectionLost("the event loop of the connection is closed"))
 
     def _wind_up(self) -> None:
         self.outlet.flush()
@@ -255,6 +274,7 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
     def write(self, data: Outgoing, deadline: float | None) -> None:
         outlet = self.outlet
         if get_ident() != self.thread:
+            self.look_at_loop()
             outlet.add(data)
             outlet.await_room(deadline)
         elif (

@@ -158,10 +158,10 @@ class LoopHandlers(Handlers):
         if self._due:
             return
         self._due = True
-        if get_ident() == self._thread:
-            self._loop.call_soon(self.work)
-        else:
-            with suppress(RuntimeError):  # the loop is closed
+        with suppress(RuntimeError):  # the loop is closed
+            if get_ident() == self._thread:
+                self._loop.call_soon(self.work)
+            else:
                 self._loop.call_soon_threadsafe(self.work)
 
     def _roused(self) -> None:
