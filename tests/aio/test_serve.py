@@ -200,7 +200,7 @@ class TestClosing:
 
         asyncio.run(main(), debug=True)
 
-    @pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+    @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
     def test_a_loop_that_ends_without_a_word(self, caplog: pytest.LogCaptureFixture) -> None:
         """The client's loop is closed under it: whoever calls then is told, and nothing waits or warns for ever."""
         kept: list[Any] = []
@@ -218,7 +218,7 @@ class TestClosing:
             gc.collect()  # asyncio leaves it to that to close what its loop had
         assert [record for record in caplog.records if record.name != "asyncio"] == []
 
-    @pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+    @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
     def test_a_server_whose_loop_ends_without_a_word(self) -> None:
         async def start() -> tuple[aio.Server, Any]:
             server = await aio.Server(Workshop(), url=URL).start()
