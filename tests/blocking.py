@@ -156,19 +156,15 @@ class Ends:
     """
 
     if TYPE_CHECKING:
-
-        @overload
-        @staticmethod
-        def connect(url: str, /, **options: Unpack[ConnectOptions]) -> typedrpc.Client[typedrpc.Client[Any]]: ...
-        @overload
-        @staticmethod
-        def connect(
-            contract: Callable[..., ServiceT], url: str, /, **options: Unpack[ConnectOptions]
-        ) -> typedrpc.Client[ServiceT]: ...
-        @staticmethod
-        def connect(*target: Any, **options: Any) -> Any: ...
-
         Server = typedrpc.Server
+
+        @overload
+        def connect(self, url: str, /, **options: Unpack[ConnectOptions]) -> typedrpc.Client[typedrpc.Client[Any]]: ...
+        @overload
+        def connect(
+            self, contract: Callable[..., ServiceT], url: str, /, **options: Unpack[ConnectOptions]
+        ) -> typedrpc.Client[ServiceT]: ...
+        def connect(self, *target: Any, **options: Any) -> Any: ...
 
     def __init__(self, client: str = "threads", server: str = "threads") -> None:
         self.client = client

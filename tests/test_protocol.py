@@ -742,9 +742,8 @@ def test_a_peer_that_has_said_goodbye_may_reset_the_connection() -> None:
         assert str(core.lost()) == "the connection broke: Connection reset by peer"
         assert core.receive_error(broken) == []
     core = opened(client=True)
-    goodbye = opened(client=False).goodbye("good night")
-    assert isinstance(goodbye, bytes)
-    feed(core, goodbye)
+    core.calls.insert(1, "waits")
+    assert feed(core, frame(Kind.GOODBYE, pack_plain([1, "good night"]))) == []
     assert core.receive_error(broken) == [Closed()]
     assert str(core.lost()) == "the peer closed the connection: good night"
     assert core.lost().__cause__ is broken

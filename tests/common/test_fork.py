@@ -1,5 +1,6 @@
 """Forks: sockets are shared with the child then, and threads are not. Each side goes on with its own connection."""
 
+import contextlib
 import os
 import sys
 import traceback
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.blocking import LoopClient, LoopServer
 from tests.support import PATIENCE, Gate, Program, RawPeer, Running, Workshop, serving_process
 from typedrpc import ConnectionLost, Server, connect
 from typedrpc.codec import pack_plain
@@ -259,3 +261,28 @@ def test_a_child_that_is_forked_within_a_callback_learns_that_the_call_is_the_pa
         assert program.hear() == "7"
         assert program.hear() == "2"
         program.expect_success()
+
+
+@pytest.mark.parametrize("colour", ["client", "server"])
+def test_what_belongs_to_an_event_loop_is_the_parents(colour: str, url: str) -> None:
+    """The child has no such loop: whoever calls or closes there is told at once, and the parent goes on."""
+    with contextlib.ExitStack() as stack:
+        if colour == "client":
+            client = stack.enter_context(LoopClient(url))
+        else:
+            server = stack.enter_context(LoopServer(Workshop(), url="tcp://127.0.0.1:0"))
+            client = stack.enter_context(connect(server.url))
+        proxy = client.proxy(Workshop)
+        assert proxy.add(1) == 1
+
+        def body() -> None:
+            if colour == "client":
+                for call in (proxy.add, lambda number: proxy.add.submit(number).result(PATIENCE)):
+                    with pytest.raises(ConnectionLost, match="before a fork"):
+                        call(1)
+                client.itself.close()
+            else:
+                server.itself.close()
+
+        Child(body).finish()
+        call_often(proxy, 1, 10)

@@ -21,7 +21,11 @@ class Closing:
     @classmethod
     def start(cls, coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> "Closing":
         """Run a coroutine on a loop, from any thread."""
-        return cls(asyncio.run_coroutine_threadsafe(coroutine, loop))
+        try:
+            return cls(asyncio.run_coroutine_threadsafe(coroutine, loop))
+        except RuntimeError:  # the loop is closed: what would have run there has ended with it
+            coroutine.close()
+            return cls.done()
 
     @classmethod
     def done(cls) -> "Closing":

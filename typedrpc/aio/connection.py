@@ -4,6 +4,7 @@ Everything that the protocol does happens in the loop's thread; calls may come f
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
@@ -217,13 +218,21 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             self.outlet.sealed = True
             self.core.close(error)
             self._room.notify_all()
-        if get_ident() == self.thread:
+        if get_ident() == self.thread and not self.loop.is_closed():
             self._wind_up()
         else:
             try:
                 self.loop.call_soon_threadsafe(self._wind_up)
             except RuntimeError:  # the loop is closed
+                if self._transport is not None:  # which cannot close any more: the peer is to know at least
+                    with suppress(OSError):
+                        self._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
                 self._tell_of_end()
+
+    def look_at_loop(self) -> None:
+        """In another thread: end the connection where its loop has ended without a word."""
+        if self.loop.is_closed():
+            self.end(ConnectionLost("the event loop of the connection is closed"))
 
     def _wind_up(self) -> None:
         self.outlet.flush()
@@ -253,6 +262,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
     def write(self, data: Outgoing, deadline: float | None) -> None:
         outlet = self.outlet
         if get_ident() != self.thread:
+            self.look_at_loop()
             outlet.add(data)
             outlet.await_room(deadline)
         elif type(data) is bytes and len(self.core.calls.calls) == 1 and not (outlet.gathering or outlet.sealed):

@@ -217,10 +217,10 @@ class LoopHandlers(Handlers):
         if self._due:
             return
         self._due = True
-        if get_ident() == self._thread:
-            self._loop.call_soon(self.work, context=self._context.copy())
-        else:
-            with suppress(RuntimeError):  # the loop is closed
+        with suppress(RuntimeError):  # the loop is closed
+            if get_ident() == self._thread:
+                self._loop.call_soon(self.work, context=self._context.copy())
+            else:
                 self._loop.call_soon_threadsafe(self.work, context=self._context.copy())
 
     def _roused(self) -> None:

@@ -96,8 +96,20 @@ class Server(BaseServer[Connection]):
         if not self._started:
             self._closing = True
             return Closing.done()
+        if self._runtime.loop.is_closed():
+            self._abandon()
+            return Closing.done()
         closing = Closing.start(self._close(grace), self._runtime.loop)
         return Closing.done() if handled_by(self) or told_by(self) else closing
+
+    def _abandon(self) -> None:
+        """The loop was closed while the server ran: whoever is connected is to know at least."""
+        first, self._closing = not self._closing, True
+        if first and self._address is not None:
+            self._socket.close()
+            transport.unlisten(self._socket, *self._address)
+            for connection in tuple(self._connections):
+                connection.end(ConnectionLost("the event loop of the server is closed"))
 
     async def _close(self, grace: float) -> None:
         first, self._closing = not self._closing, True
