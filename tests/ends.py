@@ -7,11 +7,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
+
+import pytest
 
 from tests.support import PATIENCE
 from typedrpc import aio, connect
-from typedrpc.common.server import BaseServer
 from typedrpc.sync import Server
 
 T = TypeVar("T")
@@ -58,14 +59,14 @@ def loop_thread() -> Iterator[LoopThread]:
 
 
 @contextlib.contextmanager
-def threads_server(*services: Any, url: str = "tcp://127.0.0.1:0", **options: Any) -> Iterator[BaseServer[Any]]:
+def threads_server(*services: Any, url: str = "tcp://127.0.0.1:0", **options: Any) -> Iterator[Any]:
     """A server of the threads side."""
     with Server(*services, url=url, **options) as server:
         yield server
 
 
 @contextlib.contextmanager
-def loop_server(*services: Any, url: str = "tcp://127.0.0.1:0", **options: Any) -> Iterator[BaseServer[Any]]:
+def loop_server(*services: Any, url: str = "tcp://127.0.0.1:0", **options: Any) -> Iterator[Any]:
     """A server of the asyncio side."""
     with loop_thread() as thread:
 
@@ -103,7 +104,7 @@ def loop_connect(*target: Any, **options: Any) -> Iterator[Any]:
             thread.run(stop())
 
 
-SERVERS: Final[dict[str, Callable[..., contextlib.AbstractContextManager[BaseServer[Any]]]]] = {
+SERVERS: Final[dict[str, Callable[..., contextlib.AbstractContextManager[Any]]]] = {
     "threads": threads_server,
     "loop": loop_server,
 }
@@ -111,5 +112,54 @@ CLIENTS: Final[dict[str, Callable[..., contextlib.AbstractContextManager[Any]]]]
     "threads": connect,
     "loop": loop_connect,
 }
-COLOURS: Final = [(client, server) for client in CLIENTS for server in SERVERS]
+
+
+def close(server: Any, grace: float) -> None:
+    """Close a server of either side, and wait for that; not from its loop."""
+    closing: Any = server.close(grace)
+    if closing is not None:
+
+        async def wait() -> None:
+            await closing
+
+        asyncio.run(wait())
+
+
+class Colours(NamedTuple):
+    """Which sides the two ends of a connection are of."""
+
+    client: str
+    server: str
+
+    def serve(self, *services: Any, **options: Any) -> contextlib.AbstractContextManager[Server]:
+        """Serve services; options as for ``Server``."""
+        return SERVERS[self.server](*services, **options)
+
+    def connect(self, *target: Any, **options: Any) -> contextlib.AbstractContextManager[Any]:
+        """As ``typedrpc.connect``, to be used with ``with``."""
+        return CLIENTS[self.client](*target, **options)
+
+
+COLOURS: Final = [Colours(client, server) for client in CLIENTS for server in SERVERS]
 """The colours of client and server, each with each."""
+
+THREADS: Final = Colours("threads", "threads")
+LOOPS: Final = Colours("loop", "loop")
+
+
+def for_colours(*colours: Colours) -> pytest.MarkDecorator:
+    """Have a test run with these only; the fixture ``colours`` gives all of them."""
+    return pytest.mark.parametrize("colours", colours, ids=" ".join, indirect=True)
+
+
+for_clients: Final = for_colours(*(Colours(client, "threads") for client in CLIENTS))
+"""For a test that has no server of the library's."""
+
+for_servers: Final = for_colours(*(Colours("threads", server) for server in SERVERS))
+"""For a test that has no client of the library's, or one whose colour does not matter."""
+
+for_both: Final = for_colours(THREADS, LOOPS)
+"""For a test that takes long, where the crossed pairs would show nothing more."""
+
+for_threads: Final = for_colours(THREADS)
+"""For a test of what there is with threads only."""

@@ -9,41 +9,34 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
-from tests.streaming import AsyncGate, Joined, Pipes, Watched, connections_of, eventually, expect_empty, joined
-from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, failure_of
+from tests.ends import Colours, close, for_clients, for_servers
+from tests.streaming import AsyncGate, Joined, Pipes, Watched, connections_of, expect_empty, joined
+from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, failure_of, until
 from typedrpc import (
     ConnectionLost,
     NestedTooDeep,
     ProtocolError,
     Server,
     Service,
-    connect,
     current_call,
     rpc,
 )
 from typedrpc.codec import pack_plain, unpack_plain
 from typedrpc.codec.body import callback_mark
-from typedrpc.common.loop import kept_loop
 from typedrpc.failure import Code
 from typedrpc.flow import FIRST_CREDIT
 from typedrpc.parts import pack_parts
 from typedrpc.protocol import MAX_STREAMS, State
 from typedrpc.wire import HEADER, Kind
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 URL = "tcp://127.0.0.1:0"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def loop() -> None:
-    """The loop of async handlers is kept for as long as the process runs: it is no leak."""
-    kept_loop()
-
-
 @pytest.fixture
-def pair() -> Iterator[Joined]:
-    with joined() as pair:
+def pair(colours: Colours) -> Iterator[Joined]:
+    with joined(colours) as pair:
         yield pair
 
 
@@ -74,10 +67,11 @@ def test_async_handlers_run_on_the_loop_with_their_call(pair: Joined) -> None:
         return f"{threading.current_thread().name} {current_call().command}"
 
     pair.service.scripts["where"] = where
-    assert pair.pipes.aask.call("where") == "typedrpc-loop Pipes.aask"
+    loop = "typedrpc-loop" if isinstance(pair.server, Server) else "test-loop"
+    assert pair.pipes.aask.call("where") == f"{loop} Pipes.aask"
 
 
-def test_hundreds_of_async_handlers_take_no_threads() -> None:
+def test_hundreds_of_async_handlers_take_no_threads(colours: Colours) -> None:
     """All wait at a time, where two threads may be lent."""
     go = AsyncGate()
 
@@ -85,11 +79,11 @@ def test_hundreds_of_async_handlers_take_no_threads() -> None:
         await go.pass_through()
         return 1
 
-    with joined(server={"max_workers": 2}) as pair:
+    with joined(colours, server={"max_workers": 2}) as pair:
         pair.service.scripts["wait"] = wait
         futures = [pair.pipes.aask.submit("wait") for _ in range(500)]
         assert pair.pipes.add(1, 1) == 2
-        eventually(lambda: len(go._waiting) == 500, "500 handlers")
+        until(lambda: len(go._waiting) == 500, "500 handlers")
         go.open()
         assert sum(future.result(PATIENCE) for future in futures) == 500
 
@@ -117,9 +111,9 @@ class Ears(Service):
 
 
 @pytest.mark.parametrize("form", ["call", "stream"])
-def test_a_server_streams_from_and_to_its_client_within_a_call(form: str) -> None:
+def test_a_server_streams_from_and_to_its_client_within_a_call(form: str, colours: Colours) -> None:
     ears = Ears()
-    with joined(expose=[ears]) as pair:
+    with joined(colours, expose=[ears]) as pair:
 
         def back() -> Iterator[int]:
             mouth = current_call().peer.proxy(Ears)
@@ -140,9 +134,9 @@ async def asynchronous(items: Any) -> AsyncIterator[Any]:
         yield item
 
 
-def test_a_server_streams_from_its_client_outside_of_any_call() -> None:
+def test_a_server_streams_from_its_client_outside_of_any_call(colours: Colours) -> None:
     ears = Ears()
-    with joined(expose=[ears]) as pair:
+    with joined(colours, expose=[ears]) as pair:
         (peer,) = pair.server.peers
         with peer.proxy(Ears).hear() as heard:
             assert [next(heard) for _ in range(3000)] == list(range(3000))
@@ -150,10 +144,10 @@ def test_a_server_streams_from_its_client_outside_of_any_call() -> None:
         ears.heard.ended.wait()
 
 
-def test_a_handler_passes_on_what_it_gets_from_downstream() -> None:
+def test_a_handler_passes_on_what_it_gets_from_downstream(colours: Colours) -> None:
     """Three processes' worth of streams in a row; breaking off stops them all."""
     source = Watched()
-    with joined() as below, joined() as above:
+    with joined(colours) as below, joined(colours) as above:
         below.service.scripts["items"] = source.plain
 
         def relay() -> Iterator[int]:
@@ -167,9 +161,9 @@ def test_a_handler_passes_on_what_it_gets_from_downstream() -> None:
         source.ended.wait()
 
 
-def test_a_handler_that_waits_for_downstream_is_stopped_with_its_call() -> None:
+def test_a_handler_that_waits_for_downstream_is_stopped_with_its_call(colours: Colours) -> None:
     source = Watched(pause_at=1)
-    with joined() as below, joined() as above:
+    with joined(colours) as below, joined(colours) as above:
         below.service.scripts["items"] = source.plain
         ended = Gate()
 
@@ -188,9 +182,9 @@ def test_a_handler_that_waits_for_downstream_is_stopped_with_its_call() -> None:
         source.ended.wait()
 
 
-def test_an_async_handler_passes_on_too_and_stops_too() -> None:
+def test_an_async_handler_passes_on_too_and_stops_too(colours: Colours) -> None:
     source = Watched()
-    with joined() as below, joined() as above:
+    with joined(colours) as below, joined(colours) as above:
         below.service.scripts["items"] = source.plain
         ended = Gate()
 
@@ -209,7 +203,7 @@ def test_an_async_handler_passes_on_too_and_stops_too() -> None:
         source.ended.wait()
 
 
-def test_callbacks_go_with_streams_in_one_call() -> None:
+def test_callbacks_go_with_streams_in_one_call(colours: Colours) -> None:
     class Mixed(Service):
         @rpc
         def scale(self, items: Iterator[int], by: Callable[[int], int]) -> Iterator[int]:
@@ -225,7 +219,7 @@ def test_callbacks_go_with_streams_in_one_call() -> None:
             async for item in items:
                 yield await by.aio(item)  # type: ignore[attr-defined]
 
-    with Server(Mixed(), url=URL) as server, connect(Mixed, server.url) as mixed:
+    with colours.serve(Mixed(), url=URL) as server, colours.connect(Mixed, server.url) as mixed:
         assert list(mixed.scale(iter(range(300)), lambda n: 3 * n)) == list(range(0, 900, 3))
         assert mixed.total(lambda n: 2 * n, iter(range(300))) == sum(range(0, 600, 2))
         assert mixed.total.submit(lambda n: n, iter(range(300))).result(PATIENCE) == sum(range(300))
@@ -236,7 +230,7 @@ def test_callbacks_go_with_streams_in_one_call() -> None:
         assert asyncio.run(main()) == list(range(0, 900, 3))
 
 
-def test_streams_of_services_that_are_made_for_each_client() -> None:
+def test_streams_of_services_that_are_made_for_each_client(colours: Colours) -> None:
     class Counter(Service):
         def __init__(self) -> None:
             self.next = 0
@@ -247,12 +241,12 @@ def test_streams_of_services_that_are_made_for_each_client() -> None:
                 self.next += 1
                 yield self.next
 
-    with Server(Counter, url=URL) as server:
-        with connect(Counter, server.url) as one, connect(Counter, server.url) as other:
+    with colours.serve(Counter, url=URL) as server:
+        with colours.connect(Counter, server.url) as one, colours.connect(Counter, server.url) as other:
             assert [list(one.take(2)), list(other.take(3)), list(one.take(1))] == [[1, 2], [1, 2, 3], [3]]
 
 
-def test_versions_of_a_contract_agree_about_items() -> None:
+def test_versions_of_a_contract_agree_about_items(colours: Colours) -> None:
     class New(Service, name="Versioned"):
         @rpc
         def rows(self, count: int) -> Iterator[int]:
@@ -271,7 +265,7 @@ def test_versions_of_a_contract_agree_about_items() -> None:
         def total(self, rows: Iterator[int]) -> float:
             raise NotImplementedError
 
-    with Server(New(), url=URL) as server, connect(Old, server.url) as old:
+    with colours.serve(New(), url=URL) as server, colours.connect(Old, server.url) as old:
         rows = list(old.rows(3))
         assert rows == [0.0, 1.0, 2.0]
         assert {type(row) for row in rows} == {float}
@@ -281,8 +275,8 @@ def test_versions_of_a_contract_agree_about_items() -> None:
 # Turns, depth, hooks, closing
 
 
-def test_a_turn_lasts_until_the_stream_has_ended() -> None:
-    with joined(server={"max_concurrent": 1}) as pair:
+def test_a_turn_lasts_until_the_stream_has_ended(colours: Colours) -> None:
+    with joined(colours, server={"max_concurrent": 1}) as pair:
         first, second = Watched(), Watched(3)
         pair.service.scripts.update(first=first.plain, second=second.plain)
         stream = pair.pipes.produce("first")
@@ -297,20 +291,20 @@ def test_a_turn_lasts_until_the_stream_has_ended() -> None:
         assert pair.pipes.add(1, 1) == 2
 
 
-def test_an_async_handler_has_a_turn_too() -> None:
-    with joined(server={"max_concurrent": 1}) as pair:
+def test_an_async_handler_has_a_turn_too(colours: Colours) -> None:
+    with joined(colours, server={"max_concurrent": 1}) as pair:
         go = AsyncGate()
         pair.service.scripts["wait"] = go.pass_through
         first, second = pair.pipes.aask.submit("wait"), pair.pipes.add.submit(1, 2)
-        eventually(lambda: go._waiting, "the handler")
+        until(lambda: go._waiting, "the handler")
         assert not second.done()
         go.open()
         assert (first.result(PATIENCE), second.result(PATIENCE)) == (None, 3)
 
 
-def test_streams_count_in_the_depth_of_calls() -> None:
+def test_streams_count_in_the_depth_of_calls(colours: Colours) -> None:
     exposed = Pipes()
-    with joined(expose=[exposed], server={"max_depth": 4}, max_depth=4) as pair:
+    with joined(colours, expose=[exposed], server={"max_depth": 4}, max_depth=4) as pair:
 
         def deeper() -> Iterator[int]:
             yield 1
@@ -323,11 +317,11 @@ def test_streams_count_in_the_depth_of_calls() -> None:
             next(stream)
 
 
-def test_hooks_are_told_when_the_stream_has_ended() -> None:
+def test_hooks_are_told_when_the_stream_has_ended(colours: Colours) -> None:
     told: list[Any] = []
     over = threading.Semaphore(0)
     service = Pipes()
-    with Server(service, url=URL) as server:
+    with colours.serve(service, url=URL) as server:
         server.on_call(lambda call: told.append(call.command))
 
         @server.on_result
@@ -335,7 +329,7 @@ def test_hooks_are_told_when_the_stream_has_ended() -> None:
             told.append((call.command, outcome.result, type(outcome.error)))
             over.release()
 
-        with connect(Pipes, server.url) as pipes:
+        with colours.connect(Pipes, server.url) as pipes:
             watched = Watched()
             service.scripts.update(few=lambda: iter(range(3)), items=watched.plain, total=sum)
             assert list(pipes.produce("few")) == [0, 1, 2]
@@ -354,39 +348,37 @@ def test_hooks_are_told_when_the_stream_has_ended() -> None:
 
 @pytest.mark.parametrize("form", ["plain", "async"])
 @pytest.mark.parametrize("grace", [0.0, 0.1])
-def test_a_server_that_closes_ends_a_stream_that_has_no_end(form: str, grace: float) -> None:
+def test_a_server_that_closes_ends_a_stream_that_has_no_end(form: str, grace: float, colours: Colours) -> None:
     watched = Watched()
     service = Pipes(items=watched.plain, aitems=watched.awaited)
-    server = Server(service, url=URL).start()
-    with connect(Pipes, server.url) as pipes:
+    with colours.serve(service, url=URL) as server, colours.connect(Pipes, server.url) as pipes:
         stream = pipes.produce("items") if form == "plain" else pipes.aproduce.call("aitems")
         assert next(stream) == 0
-        server.close(grace)
+        close(server, grace)
         watched.ended.wait()
         with pytest.raises(ConnectionLost):
             list(stream)
 
 
-def test_a_server_that_closes_lets_a_stream_finish_in_its_grace() -> None:
+def test_a_server_that_closes_lets_a_stream_finish_in_its_grace(colours: Colours) -> None:
     watched = Watched(3, pause_at=2)
     service = Pipes(items=watched.plain)
-    server = Server(service, url=URL).start()
-    with connect(Pipes, server.url) as pipes:
+    with colours.serve(service, url=URL) as server, colours.connect(Pipes, server.url) as pipes:
         stream = pipes.produce("items")
         assert next(stream) == 0
         watched.paused.wait()
-        closing = Running(server.close, PATIENCE)
-        eventually(lambda: not server.peers or connections_of(server)[0].core.state is State.DRAINING)
+        closing = Running(close, server, PATIENCE)
+        until(lambda: not server.peers or connections_of(server)[0].core.state is State.DRAINING)
         watched.go.open()
         assert list(stream) == [1, 2]
         closing.result()
 
 
-def test_a_client_that_closes_stops_the_producers_of_both_sides() -> None:
+def test_a_client_that_closes_stops_the_producers_of_both_sides(colours: Colours) -> None:
     mine, theirs = Watched(), Watched()
     service = Pipes(both=lambda items: theirs.plain())
-    with Server(service, url=URL) as server:
-        with connect(Pipes, server.url) as pipes:
+    with colours.serve(service, url=URL) as server:
+        with colours.connect(Pipes, server.url) as pipes:
             stream = pipes.both("both", mine.plain())
             assert next(stream) == 0
         mine.ended.wait()
@@ -435,9 +427,9 @@ class Simple(Service):
 
 
 @pytest.fixture
-def simple() -> Iterator[tuple[Simple, Server]]:
+def simple(colours: Colours) -> Iterator[tuple[Simple, Server]]:
     service = Simple()
-    with Server(service, url=URL) as server:
+    with colours.serve(service, url=URL) as server:
         yield service, server
         service.go.open()
 
@@ -447,6 +439,7 @@ def one_stream() -> bytes:
     return bytes(msgpack.packb([callback_mark(0)]) or b"")
 
 
+@for_servers
 def test_a_peer_that_calls_streams_one_way_is_not_served_and_holds_nothing(
     log: Log, simple: tuple[Simple, Server]
 ) -> None:
@@ -463,6 +456,7 @@ def test_a_peer_that_calls_streams_one_way_is_not_served_and_holds_nothing(
     assert not service.watched.began.is_open
 
 
+@for_servers
 @pytest.mark.parametrize(
     ("frames", "reason"),
     [
@@ -492,10 +486,11 @@ def test_a_peer_that_breaks_the_rules_of_streams_is_told_and_cut_off(
         assert goodbye.kind == Kind.GOODBYE
         assert reason in str(unpack_plain(goodbye.payload))
     service.go.open()
-    eventually(lambda: service.seen, "the handler's error")
+    until(lambda: service.seen, "the handler's error")
     assert isinstance(service.seen[0], ConnectionLost)
 
 
+@for_servers
 @pytest.mark.parametrize(
     "payload", [b"", b"\xff" * 8, pack_parts([b"\xc1"]), pack_parts([b"\xa1x"]), pack_parts([b""])]
 )
@@ -516,6 +511,7 @@ def test_items_that_cannot_be_read_fail_their_call_alone(
     assert "error id" in log.line()
 
 
+@for_servers
 def test_frames_of_calls_that_are_over_are_ignored(simple: tuple[Simple, Server]) -> None:
     _, server = simple
     with RawPeer.dial(server.url).shake_hands() as peer:
@@ -529,6 +525,7 @@ def test_frames_of_calls_that_are_over_are_ignored(simple: tuple[Simple, Server]
         expect_empty(connection)
 
 
+@for_servers
 def test_a_cancelled_stream_is_answered_once(simple: tuple[Simple, Server]) -> None:
     service, server = simple
     with RawPeer.dial(server.url).shake_hands() as peer:
@@ -543,6 +540,7 @@ def test_a_cancelled_stream_is_answered_once(simple: tuple[Simple, Server]) -> N
     service.watched.ended.wait()
 
 
+@for_servers
 def test_a_request_that_comes_with_its_cancel_is_not_run_for_long(simple: tuple[Simple, Server]) -> None:
     _, server = simple
     with RawPeer.dial(server.url).shake_hands() as peer:
@@ -554,16 +552,18 @@ def test_a_request_that_comes_with_its_cancel_is_not_run_for_long(simple: tuple[
         expect_empty(connection)
 
 
+@for_servers
 def test_a_stream_that_comes_just_before_its_peer_leaves_ends(simple: tuple[Simple, Server]) -> None:
     _, server = simple
     for _ in range(20):
         with RawPeer.dial(server.url).shake_hands() as peer:
             for call in range(1, 9, 2):
                 peer.send_frame(Kind.REQUEST, 1, call, b"\x90")
-    eventually(lambda: not server.peers, "the end of all connections")
+    until(lambda: not server.peers, "the end of all connections")
 
 
-def test_nothing_comes_after_an_item_that_cannot_be_read() -> None:
+@for_clients
+def test_nothing_comes_after_an_item_that_cannot_be_read(colours: Colours) -> None:
     ended = Gate()
 
     def script(peer: RawPeer) -> None:
@@ -576,7 +576,7 @@ def test_nothing_comes_after_an_item_that_cannot_be_read() -> None:
         assert (cancel.kind, cancel.call) == (Kind.CANCEL, call)
         ended.wait()
 
-    with FakeServer(script) as server, connect(Simple, server.url) as proxy:
+    with FakeServer(script) as server, colours.connect(Simple, server.url) as proxy:
         stream = proxy.rows()
         assert next(stream) == 1
         with pytest.raises(ProtocolError, match="cannot be read"):

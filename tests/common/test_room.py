@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
+from tests.ends import Colours, for_threads
 from tests.support import PATIENCE, Workshop
-from typedrpc import Server, connect
 from typedrpc.common.calling import Calls
 from typedrpc.common.room import Room
 from typedrpc.common.tokens import CallWaiter, NotSent, Pending
@@ -60,9 +60,13 @@ def test_nobody_waits_where_there_is_room() -> None:
     assert core.looks == [0]
 
 
-def test_who_led_takes_a_place_when_it_is_in_the_table() -> None:
+@for_threads
+def test_who_led_takes_a_place_when_it_is_in_the_table(colours: Colours) -> None:
     """Two calls are in the table, one of a thread that led and gave the role up: nobody may lead beside them."""
-    with Server(Workshop(), url="tcp://127.0.0.1:0", max_calls=2) as server, connect(server.url) as client:
+    with (
+        colours.serve(Workshop(), url="tcp://127.0.0.1:0", max_calls=2) as server,
+        colours.connect(server.url) as client,
+    ):
         proxy = client.proxy(Workshop)
         assert proxy.add(1, 2) == 3
         link: Any = client.peer.link
@@ -80,17 +84,19 @@ def test_who_led_takes_a_place_when_it_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("way", ["cancelled", "late"])
-def test_a_call_that_is_given_up_makes_no_room_at_any_moment(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_is_given_up_makes_no_room_at_any_moment(
+    way: str, monkeypatch: pytest.MonkeyPatch, colours: Colours
+) -> None:
     """To the peer it is in flight until it is answered: another one in between would be refused."""
     looks: list[bool] = []
     workshop = Workshop()
-    with Server(workshop, url="tcp://127.0.0.1:0", max_calls=2) as server, connect(server.url) as client:
+    with colours.serve(workshop, url="tcp://127.0.0.1:0", max_calls=2) as server, colours.connect(server.url) as client:
         connection = cast(Any, client.peer.link).connection
         fail, give_up = Pending.fail, Calls.give_up
 
         def look() -> None:
             with connection._state:
-                looks.append(connection._room.has_place)
+                looks.append(connection._room.has_place())
 
         def failing(self: Pending, *args: Any) -> None:
             look()

@@ -12,37 +12,36 @@ from time import monotonic
 from typing import Any, Final, cast, final
 
 from typedrpc.aio.apart import LoopApart
+from typedrpc.aio.calling import LoopCalls
 from typedrpc.aio.handling import LoopHandlers
 from typedrpc.aio.outlet import Outlet
 from typedrpc.aio.runtime import Runtime
 from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
-from typedrpc.common.calling import Calls
+from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
-from typedrpc.common.tokens import Token
+from typedrpc.common.tokens import CallWaiter, Pending, Token
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError, ServerBusy
 from typedrpc.messages import Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Outgoing, State
+from typedrpc.protocol import Outgoing
 from typedrpc.protocol import Protocol as Core
 
 QUICK_TICK: Final = 0.001
 """Seconds after which items are sent that their producer has left lying."""
 
-GOODBYE_TIME: Final = 0.1
-"""Seconds that closing waits for what is still being written."""
+LOOK_TIME: Final = 0.02
+"""Seconds between two looks whether there is room to read on, where too much waits to be handled."""
 
 
 @final
-class Connection(AnyConnection, asyncio.BufferedProtocol):
+class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
     """One end of a connection. Made in the thread of its loop; its methods may be called from any."""
-
-    handlers: LoopHandlers
 
     def __init__(
         self,
@@ -77,6 +76,7 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         self._held_up = False  # nothing is read, as too much waits to be handled
         self._timer: asyncio.TimerHandle | None = None
         self._greeted: asyncio.Future[None] | None = None
+        core.reader.borrow(runtime.buffer, runtime.view)
         self.handlers = LoopHandlers(
             core,
             loop=loop,
@@ -87,15 +87,15 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
             peer=peer,
             attended=attended,
             callbacks=self.callbacks,
-            run_apart=LoopApart(
+            apart=LoopApart(
                 self, dispatcher, lambda: runtime.workers, loop=loop, pool=lambda: runtime.pool, starter=runtime.starter
-            ).run,
+            ),
         )
 
-        def make_calls(room: Room, router: Router) -> Calls:
-            return Calls(self, core, self._state, callbacks=self.callbacks, room=room, router=router)
+        def make_calls(room: Room, router: Router) -> LoopCalls:
+            return LoopCalls(self, core, self._state, loop=loop, callbacks=self.callbacks, room=room, router=router)
 
-        self._assemble(self.handlers, make_calls)
+        self._assemble(make_calls)
 
     # The transport's side
 
@@ -113,41 +113,54 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         return self.core.reader.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._react(lambda: self.core.receive(nbytes))
-        reader, shared = self.core.reader, self._runtime.buffer
-        if reader.buffer is shared:
-            if not reader.idle:
-                reader.keep()
-        elif reader.idle and not self.ended:
-            reader.borrow(shared, self._runtime.view)
-
-    def eof_received(self) -> bool:
-        self._react(self.core.receive_eof)
-        return False
-
-    def _react(self, receive: Callable[[], list[Any]]) -> None:
-        outlet, handlers = self.outlet, self.handlers
+        core, outlet, handlers = self.core, self.outlet, self.handlers
         outlet.gathering = True
         try:
-            self.deliver(receive())
+            self.deliver(core.receive(nbytes) if nbytes else core.receive_eof())
             if handlers.ready:
                 handlers.work()
-                if handlers.ready and not (self.core.calls.calls or self._held_up or handlers.has_room()):
-                    self._hold_up()
+            if not self._held_up and handlers.is_full and not self._is_waited_for():
+                self._hold_up()
         except Exception:
             self.fault()
         finally:
             outlet.gathering = False
-        if self._queue or outlet.outbox.lanes.busy:
+        lanes = outlet.outbox.lanes
+        if self._queue or lanes.turns or lanes.free:
             outlet.flush()
         if self._greeted is not None:
             self._look_whether_greeted()
 
+    def eof_received(self) -> bool:
+        self.buffer_updated(0)
+        return False
+
     def _hold_up(self) -> None:
-        """Too much waits to be handled: the peer does not read what it is answered."""
+        """Too much waits to be handled: read no more for a while."""
         if self._transport is not None and not self.ended:
             self._held_up = True
             self._transport.pause_reading()
+            self.loop.call_later(LOOK_TIME, self._read_on)
+
+    def _read_on(self) -> None:
+        """Read again if there is room, or if a call of this side waits for what would be read."""
+        if self._transport is None or self.ended:
+            return
+        if self.handlers.is_full and not self._is_waited_for():
+            self.loop.call_later(LOOK_TIME, self._read_on)
+        else:
+            self._held_up = False
+            self._transport.resume_reading()
+
+    def _is_waited_for(self) -> bool:
+        """Whether somebody waits for what would be read; not who has yet to run callbacks that came before it."""
+        for token in list(self.core.calls.calls.values()):
+            if isinstance(token, CallWaiter):
+                if token in self.role.parked:
+                    return True
+            elif not (isinstance(token, Pending) and token.series is not None and token.series.running):
+                return True
+        return False
 
     def pause_writing(self) -> None:
         self.outlet.pause()
@@ -157,19 +170,13 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
 
     def _resumed(self) -> None:
         # Who wrote last may have been any task, and what is begun now is none of its.
-        self.loop.call_soon(self._go_on, context=self._runtime.context.copy())
-
-    def _go_on(self) -> None:
-        self.handlers.work()
-        if self._held_up and self.handlers.has_room() and self._transport is not None:
-            self._held_up = False
-            self._transport.resume_reading()
+        self.loop.call_soon(self.handlers.work, context=self._runtime.context.copy())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        lost = ConnectionLost(f"the connection broke: {exc}" if exc else "the connection was closed")
-        lost.__cause__ = exc
-        self.end(lost)
+        if isinstance(exc, OSError):
+            self.core.receive_error(exc)
+        self.end(ConnectionLost("the connection was closed"))  # where nothing else is known
 
     # Opening and ending
 
@@ -190,13 +197,10 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
                 await self._greeted
         finally:
             self._greeted = None
-        if self.core.error is not None or self.core.state is State.DRAINING:
-            raise self.core.lost()
-        self._room.open()
+        self._opened()
 
     def _look_whether_greeted(self) -> None:
-        greeting = (State.GREETING, State.GREETED) if self.core.client else (State.GREETING,)
-        if self._greeted is not None and not self._greeted.done() and self.core.state not in greeting:
+        if self._greeted is not None and not self._greeted.done() and not self._is_greeting():
             self._greeted.set_result(None)
 
     def close(self, reason: str = "", code: int = Leave.OTHER) -> None:
@@ -251,13 +255,8 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         if get_ident() != self.thread:
             outlet.add(data)
             outlet.await_room(deadline)
-        elif (
-            type(data) is bytes
-            and len(self.core.calls.calls) == 1
-            and not (outlet.gathering or outlet.sealed or self._queue)
-        ):
-            self._queue.append(data)  # the only call: nothing is gained by waiting for others
-            outlet.flush()
+        elif type(data) is bytes and len(self.core.calls.calls) == 1 and not (outlet.gathering or outlet.sealed):
+            outlet.write(data)  # the only call: nothing is gained by waiting for others
         else:
             outlet.add(data)
 

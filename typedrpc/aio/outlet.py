@@ -9,7 +9,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Final, final
 
-from typedrpc.common.outbox import Outbox
+from typedrpc.common.outbox import CUT_FROM, STALL_TIME, Outbox
 from typedrpc.errors import ConnectionLost
 from typedrpc.protocol import Outgoing
 from typedrpc.transport import LONGEST_WAIT
@@ -19,9 +19,6 @@ logger = logging.getLogger("typedrpc")
 
 HIGH_WATER: Final = 256 * 1024
 """Bytes in the transport from which on it is given no more: what waits longer stays where small frames may pass."""
-
-STALL_TIME: Final = 60.0
-"""Seconds without a byte going out after which a peer that does not read is cut off."""
 
 
 @final
@@ -72,7 +69,17 @@ class Outlet:
         if self.sealed:
             return
         self.outbox.queue.append(data if isinstance(data, bytes) else copied(data))
-        self.stir()
+        if not (self._due or self.gathering):
+            self.stir()
+
+    def write(self, data: bytes) -> None:
+        """Write a frame at once if nothing waits, and it is none that leaves in pieces; otherwise as :meth:`add`."""
+        transport, outbox = self._transport, self.outbox
+        lanes = outbox.lanes
+        if len(data) > CUT_FROM or transport is None or self.paused or outbox.queue or lanes.turns or lanes.free:
+            self.add(data)
+        else:
+            transport.write(data)
 
     def stir(self) -> None:
         """Something was queued: see to it that it is written. May be called from any thread."""
@@ -92,9 +99,13 @@ class Outlet:
         transport, outbox = self._transport, self.outbox
         if transport is None or self.ended:
             return
-        while (outbox.queue or outbox.lanes.busy) and not self.paused:
-            buffers = outbox.take()
-            if buffers:
+        queue, lanes = outbox.queue, outbox.lanes
+        while (queue or lanes.turns or lanes.free) and not self.paused:
+            alone = queue[0] if len(queue) == 1 and not (lanes.turns or lanes.free) else None
+            if type(alone) is bytes and len(alone) <= CUT_FROM:  # nothing to join or to cut
+                queue.popleft()
+                transport.write(alone)
+            elif buffers := outbox.take():
                 transport.write(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         if self._crowd and not outbox.full:
             self._tell()

@@ -12,9 +12,11 @@ from asyncio.tasks import _enter_task, _leave_task  # documented for who runs co
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from time import monotonic
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 logger = logging.getLogger("typedrpc")
+
+T = TypeVar("T")
 
 SLOW_TIME: Final = 0.1
 """Seconds that a handler may hold up its event loop before it is told of, where calls are debugged: asyncio's own."""
@@ -32,9 +34,9 @@ class Starter:
         """
         self._loop = loop
         self._debug = debug
-        self._spare: tuple[asyncio.Task[None], _Carrier] | None = None
+        self._spare: tuple[asyncio.Task[Any], _Carrier] | None = None
 
-    def start(self, coroutine: Coroutine[Any, Any, None], context: Context, name: str) -> asyncio.Task[None] | None:
+    def start(self, coroutine: Coroutine[Any, Any, T], context: Context, name: str) -> asyncio.Task[T] | T:
         """Run a coroutine: its first step now, the rest as a task.
 
         The first step is run in any case, also where the task is cancelled before its turn has come.
@@ -45,7 +47,7 @@ class Starter:
             name: What it is told of by.
 
         Returns:
-            The task; None where the coroutine has ended already.
+            The task; or what the coroutine has returned, where it has ended already.
         """
         loop, told = self._loop, name if self._debug else ""
         if asyncio.current_task(loop) is not None:  # some other task has just ended, or called: it goes on first
@@ -60,10 +62,11 @@ class Starter:
         _enter_task(loop, task)
         try:
             waits_for = context.run(coroutine.send, None)
-        except StopIteration:
+        except StopIteration as end:
             if task.cancelling():  # by itself, in its last step
                 self._spare = None
-            return None
+            returned: T = end.value
+            return returned
         finally:
             _leave_task(loop, task)
             if told:
@@ -81,7 +84,7 @@ class Starter:
 
 
 @final
-class _Carrier(Coroutine[Any, Any, None]):
+class _Carrier(Coroutine[Any, Any, Any]):
     """What a task runs that waits for a coroutine to go on with, and then goes on with that, step by step.
 
     It is no ``async def``, since a task may be cancelled before its first step, or in the same turn of the loop in
@@ -92,14 +95,14 @@ class _Carrier(Coroutine[Any, Any, None]):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._given: asyncio.Future[None] = loop.create_future()
-        self._coroutine: Coroutine[Any, Any, None] | None = None
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._run: Callable[..., Any]
         self._name = ""
         self._begun = False
         self._parked = False  # the coroutine waits, and the task has not been told for what
         self._waits_for: Any = None
 
-    def carry(self, coroutine: Coroutine[Any, Any, None], context: Context, name: str) -> None:
+    def carry(self, coroutine: Coroutine[Any, Any, Any], context: Context, name: str) -> None:
         """Run a coroutine.
 
         Args:
@@ -109,7 +112,7 @@ class _Carrier(Coroutine[Any, Any, None]):
         """
         self._coroutine, self._run, self._name = coroutine, context.run, name
 
-    def carry_on(self, coroutine: Coroutine[Any, Any, None], context: Context, name: str, waits_for: Any) -> None:
+    def carry_on(self, coroutine: Coroutine[Any, Any, Any], context: Context, name: str, waits_for: Any) -> None:
         """As :meth:`carry`, with a coroutine that has begun, and waits for what is given."""
         self.carry(coroutine, context, name)
         self._begun = self._parked = True
@@ -156,7 +159,7 @@ class _Carrier(Coroutine[Any, Any, None]):
         if self._coroutine is not None:
             self._coroutine.close()
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         raise NotImplementedError("tasks run it")
 
 

@@ -19,7 +19,11 @@ async def in_thread(function: Callable[[], T]) -> T:
     def tell(result: T | None, error: BaseException | None) -> None:
         if done.done():
             return
-        if error is not None:
+        if isinstance(error, StopIteration):  # which a future does not take
+            failed = RuntimeError(f"{function!r} raised StopIteration")
+            failed.__cause__ = error
+            done.set_exception(failed)
+        elif error is not None:
             done.set_exception(error)
         else:
             done.set_result(result)  # type: ignore[arg-type]  # it returned that

@@ -1,8 +1,8 @@
-"""How bound commands reach a peer, with threads: the callers behind proxies and behind callbacks."""
+"""How bound commands reach a peer: the callers behind proxies and behind callbacks."""
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import lru_cache, partial
 from time import monotonic
@@ -159,17 +159,18 @@ class CallForms:
                 within.forget(future)
         return future
 
-    async def aio(
-        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
-    ) -> Any:
-        import asyncio  # whoever awaits has it
+    def awaiter(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Coroutine[Any, Any, Any]]:
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            import asyncio  # whoever awaits has it
 
-        try:
-            future = self._submit(command, args, kwargs, options, patient=False)
-        except NoRoom:
-            start = partial(self._submit, command, args, kwargs, patient=False)
-            future = await self._in_line(command, options, self.default_timeout, lambda rest: start(options=rest))
-        return await asyncio.wrap_future(future)
+            try:
+                future = self._submit(command, args, kwargs, options, patient=False)
+            except NoRoom:
+                start = partial(self._submit, command, args, kwargs, patient=False)
+                future = await self._in_line(command, options, self.default_timeout, lambda rest: start(options=rest))
+            return await asyncio.wrap_future(future)
+
+        return awaited
 
     async def _in_line(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,6 +101,27 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
+def run_on(loop: asyncio.AbstractEventLoop | None, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on an event loop, with the context variables of this thread, and wait for what it returns.
+
+    Args:
+        loop: Where to; without one, the loop that is kept.
+        coroutine: The coroutine.
+
+    Raises:
+        BlockingCall: This is the thread of that very loop.
+        RuntimeError: The loop is closed, or has stopped.
+    """
+    try:
+        target = loop or kept_loop()
+        if running_loop() is target:
+            raise blocking_call("an async function", "await it")
+        return in_loop(lambda: coroutine, target)()
+    finally:
+        if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            coroutine.close()
+
+
 def awaiting(function: Callable[..., Any]) -> Callable[..., Any]:
     """A coroutine function that calls the given one, and awaits what that gives if it can be awaited."""
 
@@ -132,7 +153,7 @@ def in_loop(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None
             future: Future[Any] = asyncio.run_coroutine_threadsafe(coroutine, target)
         except RuntimeError as error:
             coroutine.close()
-            raise RuntimeError("the event loop of an async callback is closed") from error
+            raise RuntimeError("the event loop of an async function is closed") from error
         while True:
             try:
                 return future.result(CHECK_TIME)
@@ -142,6 +163,6 @@ def in_loop(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None
                 if not target.is_running():
                     if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                         coroutine.close()
-                    raise RuntimeError("the event loop of an async callback has stopped") from None
+                    raise RuntimeError("the event loop of an async function has stopped") from None
 
     return run

@@ -1,4 +1,4 @@
-"""Streams that come in, with threads: who consumes waits for items, and whoever waits may read.
+"""Streams that come in: who consumes waits for items, and whoever waits may read.
 
 They are consumed through a :class:`Receiver`, in a thread, or an :class:`AsyncReceiver`, on any event loop. For those
 that go out see :mod:`~typedrpc.common.sending`.

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.ends import Colours, for_both
 from tests.support import PATIENCE, Gate, Log, Tally, run_all, until
 from typedrpc import (
     ArgumentValueError,
@@ -25,13 +26,11 @@ from typedrpc import (
     Server,
     Service,
     UnknownCommand,
-    connect,
     current_call,
     rpc,
 )
-from typedrpc.common import loop
 
-pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
+pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
 
 LARGE_REQUEST: Final = 271_828
 LARGE_RESPONSE: Final = 314_159
@@ -162,28 +161,22 @@ class Unimplemented(Service):
     def unimplemented_call(self) -> None: ...
 
 
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for async handlers lasts as long as the process, which is no leak."""
-    loop.kept_loop()
-
-
 @pytest.fixture
 def served() -> Interop:
     return Interop()
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def server(request: pytest.FixtureRequest, served: Interop, tmp_path: Path) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, served: Interop, tmp_path: Path, colours: Colours) -> Iterator[Server]:
     url = "tcp://127.0.0.1:0" if request.param == "tcp" else f"unix://{tmp_path}/server.sock"
-    with Server(served, url=url) as server:
+    with colours.serve(served, url=url) as server:
         yield server
         served.gate.open()
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client[Any]]:
-    with connect(server.url) as client:
+def client(server: Server, colours: Colours) -> Iterator[Client[Any]]:
+    with colours.connect(server.url) as client:
         yield client
 
 
@@ -350,6 +343,7 @@ def test_special_status_message(proxy: Interop, log: Log, text: str) -> None:
     assert remote.value.error_id
 
 
+@for_both
 def test_special_status_message_all_of_unicode(proxy: Interop) -> None:
     """Every code point of all 17 planes, assigned or not."""
     calls = [
@@ -509,6 +503,7 @@ def test_timeout_on_sleeping_server(client: Client[Any], proxy: Interop, served:
     until(lambda: not (core.calls.calls or core.inflows or core.outflows), "everything was forgotten")
 
 
+@for_both
 def test_rpc_soak(client: Client[Any], proxy: Interop) -> None:
     """Large calls one after another on one connection, from one thread and from several: all succeed, and nothing is
     left. (The original counts failures and milliseconds.)"""
@@ -525,14 +520,16 @@ def test_rpc_soak(client: Client[Any], proxy: Interop) -> None:
     assert core.late_replies == 0
 
 
-def test_channel_soak(server: Server) -> None:
+@for_both
+def test_channel_soak(server: Server, colours: Colours) -> None:
     """The same with a connection for each call; the fixture looks for descriptors and threads that are left."""
     for _ in range(100):
-        with connect(Interop, server.url) as proxy:
+        with colours.connect(Interop, server.url) as proxy:
             large_unary(proxy)
     until(lambda: not server.peers, "the server has let all of them go")
 
 
+@for_both
 @pytest.mark.parametrize("server", ["tcp"], indirect=True)
 def test_concurrent_large_unary(proxy: Interop) -> None:
     """1 000 large calls at once on one connection: more than 250 MiB are on their way in each direction."""

@@ -14,26 +14,24 @@ from typing import Any, Final
 
 import pytest
 
+from tests.ends import Colours, for_clients
 from tests.support import PATIENCE, FakeServer, Forwarder, Gate, RawPeer, Running, Tally, until
 from typedrpc import (
     CallCancelled,
     DeadlineExceeded,
     RpcError,
-    Server,
     Service,
-    connect,
     current_call,
     deadline,
     rpc,
 )
-from typedrpc.common import loop
 from typedrpc.common.agreements import AGREE_TIME
 from typedrpc.wire import Kind
 
-pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
+pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
 
 URL: Final = "tcp://127.0.0.1:0"
-LIMIT: Final = 0.3
+LIMIT: Final = 0.1
 
 
 class Stage(Service):
@@ -215,18 +213,12 @@ class Row:
         self.c.tally.wait_for("running", 0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for async handlers lasts as long as the process, which is no leak."""
-    loop.kept_loop()
-
-
 @pytest.fixture
-def row() -> Iterator[Row]:
+def row(colours: Colours) -> Iterator[Row]:
     c = Stage()
-    with Server(c, url=URL) as at_c, connect(at_c.url) as b_to_c:
+    with colours.serve(c, url=URL) as at_c, colours.connect(at_c.url) as b_to_c:
         b = Stage(b_to_c.proxy(Stage))
-        with Server(b, url=URL) as at_b, connect(at_b.url) as a_to_b:
+        with colours.serve(b, url=URL) as at_b, colours.connect(at_b.url) as a_to_b:
             row = Row(a_to_b.proxy(Stage), b, c, a_to_b, b_to_c)
             yield row
             row.end.open()
@@ -379,9 +371,12 @@ def test_one_block_for_several_calls(row: Row) -> None:
     assert len(set(seen)) == 5
 
 
-def test_the_default_of_a_client(row: Row) -> None:
+def test_the_default_of_a_client(row: Row, colours: Colours) -> None:
     """It counts where nobody says another number; streams are left alone by it, and bound by what is said for them."""
-    with Server(Stage(row.b.next_one), url=URL) as server, connect(server.url, call_timeout=PATIENCE) as client:
+    with (
+        colours.serve(Stage(row.b.next_one), url=URL) as server,
+        colours.connect(server.url, call_timeout=PATIENCE) as client,
+    ):
         proxy = client.proxy(Stage)
         assert PATIENCE - 10 < min(proxy.look()) <= max(proxy.look()) <= PATIENCE
         assert max(proxy.look.submit().result(PATIENCE)) <= PATIENCE
@@ -399,9 +394,9 @@ async def awaited(proxy: Stage) -> list[float]:
     return await proxy.alook()
 
 
-def test_a_default_ends_a_call_and_no_stream(row: Row) -> None:
+def test_a_default_ends_a_call_and_no_stream(row: Row, colours: Colours) -> None:
     stage = Stage()
-    with Server(stage, url=URL) as server, connect(server.url, call_timeout=0.05) as client:
+    with colours.serve(stage, url=URL) as server, colours.connect(server.url, call_timeout=0.05) as client:
         proxy = client.proxy(Stage)
         stream = proxy.silence()
         stage.tally.wait_for("running", 1)
@@ -474,9 +469,9 @@ class Spread(Service):
         return await self.next_one.look.aio()
 
 
-def test_a_handler_gives_it_to_its_threads_and_tasks(row: Row) -> None:
+def test_a_handler_gives_it_to_its_threads_and_tasks(row: Row, colours: Colours) -> None:
     assert row.b.next_one is not None
-    with Server(Spread(row.b.next_one), url=URL) as server, connect(Spread, server.url) as proxy:
+    with colours.serve(Spread(row.b.next_one), url=URL) as server, colours.connect(Spread, server.url) as proxy:
         with deadline(PATIENCE):
             for left in (proxy.in_a_thread(), proxy.in_tasks.call()):
                 assert 0 < min(left) <= max(left) <= PATIENCE
@@ -484,7 +479,7 @@ def test_a_handler_gives_it_to_its_threads_and_tasks(row: Row) -> None:
         assert proxy.in_tasks.call() == [-1, -1]
 
 
-def test_a_handler_has_no_more_than_its_caller(row: Row) -> None:
+def test_a_handler_has_no_more_than_its_caller(row: Row, colours: Colours) -> None:
     """Whatever it says itself."""
 
     class Generous(Service):
@@ -494,7 +489,7 @@ def test_a_handler_has_no_more_than_its_caller(row: Row) -> None:
             with deadline(100 * PATIENCE):
                 return row.b.next_one.look.with_options(timeout=200 * PATIENCE)()
 
-    with Server(Generous(), url=URL) as server, connect(server.url) as client:
+    with colours.serve(Generous(), url=URL) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Generous)
         assert max(proxy.look.with_options(timeout=PATIENCE)()) <= PATIENCE
         assert PATIENCE < max(proxy.look()) <= 100 * PATIENCE
@@ -508,9 +503,9 @@ FORMS: Final = ["call", "submit", "aio", "stream", "astream", "argument", "notif
 
 @pytest.mark.parametrize("how", ["block", "time-out"])
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_past_its_deadline_is_not_sent(row: Row, form: str, how: str) -> None:
-    with Server(stage := Stage(), url=URL) as server, Forwarder(server.url) as between:
-        with connect(between.url) as client:
+def test_what_is_past_its_deadline_is_not_sent(row: Row, form: str, how: str, colours: Colours) -> None:
+    with colours.serve(stage := Stage(), url=URL) as server, Forwarder(server.url) as between:
+        with colours.connect(between.url) as client:
             proxy = client.proxy(Stage)
             proxy.look()
             timeout = 0.0 if how == "time-out" else None
@@ -557,7 +552,8 @@ def test_a_block_that_ends_while_a_call_runs_leaves_the_connection_as_it_was(row
     row.wait_until_none_runs()
 
 
-def test_what_is_asked_before_a_call_has_no_more_time_than_the_block() -> None:
+@for_clients
+def test_what_is_asked_before_a_call_has_no_more_time_than_the_block(colours: Colours) -> None:
     """The server never tells its contract, and the 10 s that it has otherwise are not waited for."""
 
     def script(peer: RawPeer) -> None:
@@ -565,10 +561,10 @@ def test_what_is_asked_before_a_call_has_no_more_time_than_the_block() -> None:
         peer.question()
         peer.read_to_end()
 
-    with FakeServer(script) as fake, connect(fake.url) as client:
+    with FakeServer(script) as fake, colours.connect(fake.url) as client:
         start = monotonic()
         with pytest.raises(DeadlineExceeded, match="the contract Stage"), deadline(0.05):
-            client.proxy(Stage)
+            client.proxy(Stage).look()
         assert monotonic() - start < AGREE_TIME / 2
 
 

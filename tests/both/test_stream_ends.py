@@ -9,22 +9,17 @@ from typing import Any, Final
 
 import pytest
 
-from tests.streaming import Pipes, Watched, connection_of, connections_of, eventually, expect_empty
-from tests.support import PATIENCE, Gate, Program, RawPeer, Running
-from typedrpc import ConnectionLost, Server, connect
-from typedrpc.common.loop import kept_loop
+from tests.ends import LOOPS, THREADS, Colours
+from tests.streaming import Pipes, Watched, connection_of, connections_of, expect_empty
+from tests.support import PATIENCE, Gate, Program, RawPeer, Running, until
+from typedrpc import ConnectionLost
 
-pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
+pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
 
 URL = "tcp://127.0.0.1:0"
 POINTS: Final = ["before the first item", "between two items", "while nobody takes", "after the last item"]
 COUNT: Final = 5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def loop() -> None:
-    """The loop of async handlers is kept for as long as the process runs: it is no leak."""
-    kept_loop()
+CASES: Final = [(THREADS, point) for point in POINTS] + [(LOOPS, point) for point in POINTS[1:3]]
 
 
 class Script:
@@ -73,9 +68,9 @@ class Script:
 
 
 SERVING: Final = """
-    from tests.sync.test_stream_ends import Script
+    from tests.both.test_stream_ends import Script
     from tests.streaming import Pipes
-    from typedrpc import Server
+    from tests.ends import SERVERS
     import asyncio
     def consume(items):
         return sum(1 for _ in items)
@@ -108,7 +103,7 @@ SERVING: Final = """
         async for item in script.awaited():
             yield item
     service.scripts.update(both=both, aboth=aboth)
-    with Server(service, url="tcp://127.0.0.1:0") as server:
+    with SERVERS[{server!r}](service) as server:
         say(server.url)
         hear()
 """
@@ -118,14 +113,14 @@ def take(stream: Iterator[int], count: int) -> None:
     assert [next(stream) for _ in range(count)] == list(range(count))
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(("colours", "point"), CASES, indirect=["colours"])
 @pytest.mark.parametrize("form", ["plain", "async"])
 @pytest.mark.parametrize("shape", ["result", "argument", "both"])
-def test_the_server_is_killed(shape: str, form: str, point: str) -> None:
+def test_the_server_is_killed(shape: str, form: str, point: str, colours: Colours) -> None:
     mine = Script("while nobody takes" if shape == "both" else point)
     count = Script(point).items
-    with Program(SERVING.format(point=point)) as program:
-        with connect(program.hear()) as client:
+    with Program(SERVING.format(point=point, server=colours.server)) as program:
+        with colours.connect(program.hear()) as client:
             pipes = client.proxy(Pipes)
             call: Any
             if shape == "argument":
@@ -160,16 +155,17 @@ def test_the_server_is_killed(shape: str, form: str, point: str) -> None:
                 if shape == "both":
                     mine.expect_end()
             near = connection_of(client)
-            eventually(lambda: near.ended, "the end of the connection")
+            until(lambda: near.ended, "the end of the connection")
             expect_empty(near)
 
 
 CALLING: Final = """
-    from tests.sync.test_stream_ends import Script
+    from tests.both.test_stream_ends import Script
     from tests.streaming import Pipes
-    from typedrpc import connect
+    from tests.ends import CLIENTS
     import threading
-    pipes = connect({url!r}).proxy(Pipes)
+    opened = CLIENTS[{client!r}]({url!r})
+    pipes = opened.__enter__().proxy(Pipes)
     mine = Script("while nobody takes")
     prefix = {prefix!r}
     if {shape!r} == "argument":
@@ -192,10 +188,10 @@ CALLING: Final = """
 """
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(("colours", "point"), CASES, indirect=["colours"])
 @pytest.mark.parametrize("form", ["plain", "async"])
 @pytest.mark.parametrize("shape", ["result", "argument", "both"])
-def test_the_client_is_killed(shape: str, form: str, point: str) -> None:
+def test_the_client_is_killed(shape: str, form: str, point: str, colours: Colours) -> None:
     script = Script(point)
     seen: list[BaseException] = []
     over, taken = Gate(), Gate()
@@ -240,8 +236,10 @@ def test_the_client_is_killed(shape: str, form: str, point: str) -> None:
 
     service.scripts.update(take=consume, atake=aconsume, both=both, aboth=aboth)
     prefix = "" if form == "plain" else "a"
-    with Server(service, url=URL) as server:
-        source = CALLING.format(url=server.url, prefix=prefix, shape=shape, point=point, count=script.items)
+    with colours.serve(service, url=URL) as server:
+        source = CALLING.format(
+            client=colours.client, url=server.url, prefix=prefix, shape=shape, point=point, count=script.items
+        )
         with Program(source) as program:
             assert program.hear() == "halted"
             (connection,) = connections_of(server)
@@ -250,7 +248,7 @@ def test_the_client_is_killed(shape: str, form: str, point: str) -> None:
             elif script._at >= 0:
                 script.halted.wait()
             program.process.kill()
-            eventually(lambda: connection.ended, "the end of the connection")
+            until(lambda: connection.ended, "the end of the connection")
             script.go.open()
             if shape == "argument":
                 over.wait()
@@ -321,7 +319,7 @@ class Cutter:
 
 @pytest.mark.parametrize("budget", [1, 11, 12, 13, 40, 1000, 5000, 70_000])
 @pytest.mark.parametrize("form", ["plain", "aio"])
-def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, budget: int) -> None:
+def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, budget: int, colours: Colours) -> None:
     mine, theirs = Watched(), Watched()
 
     def both(items: Iterator[int]) -> Iterator[int]:
@@ -346,7 +344,7 @@ def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, bu
             assert item == number
 
     service = Pipes(both=watched)
-    with Server(service, url=URL) as server, Cutter(server.url) as cutter, connect(cutter.url) as client:
+    with colours.serve(service, url=URL) as server, Cutter(server.url) as cutter, colours.connect(cutter.url) as client:
         pipes = client.proxy(Pipes)
         cutter.budget = budget
         with pytest.raises(ConnectionLost):
@@ -355,4 +353,4 @@ def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, bu
         if theirs.began.is_open:
             theirs.ended.wait()
         expect_empty(connection_of(client))
-        eventually(lambda: not server.peers, "the end of the connection at the server")
+        until(lambda: not server.peers, "the end of the connection at the server")

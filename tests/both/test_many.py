@@ -5,11 +5,13 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, CancelledError, Future, as_completed, wait
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, Final
 
 import pytest
 
+from tests.ends import Colours, for_both
 from tests.support import PATIENCE, Gates, Log, Running, Tally, until
 from typedrpc import (
     CallCancelled,
@@ -18,15 +20,15 @@ from typedrpc import (
     DeadlineExceeded,
     Server,
     Service,
-    connect,
     current_call,
     deadline,
     rpc,
 )
-from typedrpc.common import loop
+from typedrpc.common.client import BaseClient
+from typedrpc.common.server import BaseServer
 from typedrpc.common.streams import StreamInLine
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 URL: Final = "tcp://127.0.0.1:0"
 MANY: Final = 10_000
@@ -39,6 +41,7 @@ class Crowd(Service):
         self.tally = Tally()
         self.gates = Gates()
         self._open = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of those who hold
 
     @rpc
     def add(self, a: int, b: int) -> int:
@@ -47,6 +50,7 @@ class Crowd(Service):
     @rpc
     async def hold(self, number: int) -> int:
         """Wait, as a task, until the test opens; how it ended is counted."""
+        self._loop = asyncio.get_running_loop()
         with self.tally.running():
             try:
                 await self._open.wait()
@@ -58,7 +62,11 @@ class Crowd(Service):
 
     def open(self) -> None:
         """Let go all who hold."""
-        loop.kept_loop().call_soon_threadsafe(self._open.set)
+        if self._loop is None:
+            self._open.set()
+            return
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(self._open.set)
 
     @rpc
     def wait(self, name: str) -> str:
@@ -91,12 +99,6 @@ class Crowd(Service):
         return current_call().peer.proxy(Crowd).add(number, 1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for async handlers lasts as long as the process, which is no leak."""
-    loop.kept_loop()
-
-
 @pytest.fixture
 def crowd() -> Iterator[Crowd]:
     crowd = Crowd()
@@ -106,16 +108,16 @@ def crowd() -> Iterator[Crowd]:
 
 
 @pytest.fixture
-def server(crowd: Crowd) -> Iterator[Server]:
-    with Server(crowd, url=URL, max_calls=2 * MANY) as server:
+def server(crowd: Crowd, colours: Colours) -> Iterator[Server]:
+    with colours.serve(crowd, url=URL, max_calls=2 * MANY) as server:
         yield server
         crowd.open()
         crowd.gates.open_all()
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client[Any]]:
-    with connect(server.url) as client:
+def client(server: Server, colours: Colours) -> Iterator[Client[Any]]:
+    with colours.connect(server.url) as client:
         yield client
 
 
@@ -131,11 +133,11 @@ def room_of(client: Client[Any]) -> Any:
 
 def core_of(end: Any) -> Any:
     """The core of a client's connection, or of that of a server's only client."""
-    link = end._link if isinstance(end, Client) else end.peers[0].link
+    link = end._link if isinstance(end, BaseClient) else end.peers[0].link
     return link.connection.core
 
 
-def expect_nothing_left(client: Client[Any], server: Server) -> None:
+def expect_nothing_left(client: Client[Any], server: BaseServer[Any]) -> None:
     """Neither end knows of any call, and there is room for as many as before.
 
     Nobody reads for an idle client: late answers are read with that of the next call.
@@ -152,6 +154,7 @@ def expect_nothing_left(client: Client[Any], server: Server) -> None:
 # In flight
 
 
+@for_both
 @pytest.mark.unmeasured
 def test_10_000_calls_are_in_flight_on_one_connection(
     client: Client[Any], server: Server, proxy: Crowd, crowd: Crowd
@@ -170,6 +173,7 @@ def test_10_000_calls_are_in_flight_on_one_connection(
     expect_nothing_left(client, server)
 
 
+@for_both
 @pytest.mark.unmeasured
 def test_10_000_awaited_calls_are_in_flight(client: Client[Any], server: Server, proxy: Crowd, crowd: Crowd) -> None:
     async def main() -> list[int]:
@@ -183,6 +187,7 @@ def test_10_000_awaited_calls_are_in_flight(client: Client[Any], server: Server,
     expect_nothing_left(client, server)
 
 
+@for_both
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("when", ["running", "at once"])
 def test_10_000_futures_of_which_every_second_is_cancelled(
@@ -353,8 +358,8 @@ def test_cancelled_and_answered_at_the_same_time(client: Client[Any], server: Se
 # Room
 
 
-def few(crowd: Crowd, calls: int) -> Server:
-    return Server(crowd, url=URL, max_calls=calls)
+def few(colours: Colours, crowd: Crowd, calls: int) -> AbstractContextManager[BaseServer[Any]]:
+    return colours.serve(crowd, url=URL, max_calls=calls)
 
 
 def fill(proxy: Crowd, crowd: Crowd, calls: int) -> list[Future[int]]:
@@ -364,8 +369,8 @@ def fill(proxy: Crowd, crowd: Crowd, calls: int) -> list[Future[int]]:
     return futures
 
 
-def test_a_call_past_the_limit_waits_at_the_caller(crowd: Crowd) -> None:
-    with few(crowd, 4) as server, connect(server.url) as client:
+def test_a_call_past_the_limit_waits_at_the_caller(crowd: Crowd, colours: Colours) -> None:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
         futures = fill(proxy, crowd, 4)
         room = room_of(client)
@@ -389,12 +394,12 @@ def fill_up(proxy: Crowd, crowd: Crowd) -> list[Future[int]]:
 
 @pytest.mark.parametrize("way", ["with_options", "deadline", "call_timeout"])
 @pytest.mark.parametrize("form", ["call", "submit", "aio"])
-def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: str) -> None:
+def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: str, colours: Colours) -> None:
     """Nothing of the call was sent then."""
     timeout = 0.05
     with (
-        few(crowd, 4) as server,
-        connect(server.url, call_timeout=timeout if way == "call_timeout" else None) as client,
+        few(colours, crowd, 4) as server,
+        colours.connect(server.url, call_timeout=timeout if way == "call_timeout" else None) as client,
     ):
         proxy = client.proxy(Crowd)
         hold = proxy.hold.with_options(timeout=PATIENCE)
@@ -405,17 +410,23 @@ def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: s
         def make() -> object:
             match form:
                 case "call":
-                    return add(1, 2)
+                    with block():
+                        return add(1, 2)
                 case "submit":
-                    return add.submit(1, 2).result(PATIENCE)
+                    with block():
+                        return add.submit(1, 2).result(PATIENCE)
                 case _:
                     return asyncio.run(awaited())
 
         async def awaited() -> int:
-            return await add.aio(1, 2)
+            with block():
+                result: int = await add.aio(1, 2)
+                return result
 
-        block = deadline(timeout) if way == "deadline" else contextlib.nullcontext()
-        with pytest.raises(DeadlineExceeded, match="no room"), block:
+        def block() -> contextlib.AbstractContextManager[None]:
+            return deadline(timeout) if way == "deadline" else contextlib.nullcontext()
+
+        with pytest.raises(DeadlineExceeded, match="no room"):
             make()
         assert core_of(server).running == 3
         assert len(core_of(client).calls) == 3
@@ -423,12 +434,12 @@ def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: s
         assert {future.result(PATIENCE) for future in futures} == {0, 1, 2}
 
 
-def test_nested_calls_do_not_wait_for_room(crowd: Crowd) -> None:
+def test_nested_calls_do_not_wait_for_room(crowd: Crowd, colours: Colours) -> None:
     """The client has no room left for calls of the server's; one that is nested in one of its own is made at once."""
     exposed = Crowd()
     with (
-        few(crowd, 4) as server,
-        connect(server.url, expose=[exposed], max_calls=2) as client,
+        few(colours, crowd, 4) as server,
+        colours.connect(server.url, expose=[exposed], max_calls=2) as client,
     ):
         back = server.peers[0].proxy(Crowd)
         held = back.hold.submit(1)
@@ -441,8 +452,8 @@ def test_nested_calls_do_not_wait_for_room(crowd: Crowd) -> None:
         assert held.result(PATIENCE) == 1
 
 
-def test_an_awaited_call_that_waits_for_room_does_not_hold_up_its_loop(crowd: Crowd) -> None:
-    with few(crowd, 4) as server, connect(server.url) as client:
+def test_an_awaited_call_that_waits_for_room_does_not_hold_up_its_loop(crowd: Crowd, colours: Colours) -> None:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
 
         async def main() -> list[int]:
@@ -450,14 +461,15 @@ def test_an_awaited_call_that_waits_for_room_does_not_hold_up_its_loop(crowd: Cr
                 calls = [asyncio.ensure_future(proxy.hold(number)) for number in range(20)]
                 await asyncio.to_thread(crowd.tally.wait_for, "running", 3)
                 crowd.open()
-                return await asyncio.gather(*calls)
+                results: list[int] = await asyncio.gather(*calls)
+                return results
 
         assert asyncio.run(main()) == list(range(20))
         assert crowd.tally["running, begun"] == 20
 
 
-def test_a_cancelled_task_that_waits_for_room_makes_no_call(crowd: Crowd) -> None:
-    with few(crowd, 4) as server, connect(server.url) as client:
+def test_a_cancelled_task_that_waits_for_room_makes_no_call(crowd: Crowd, colours: Colours) -> None:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
         futures = fill(proxy, crowd, 4)
 
@@ -476,14 +488,14 @@ def test_a_cancelled_task_that_waits_for_room_makes_no_call(crowd: Crowd) -> Non
         assert crowd.tally["running, begun"] == 3
 
 
-def test_a_cancelled_handler_that_waits_for_room_elsewhere_stops(crowd: Crowd, log: Log) -> None:
+def test_a_cancelled_handler_that_waits_for_room_elsewhere_stops(crowd: Crowd, log: Log, colours: Colours) -> None:
     """A handler calls another server, which has no room: it is told when its own call is cancelled."""
     middle = Middle()
-    with few(crowd, 4) as far, connect(far.url) as link, Server(middle, url=URL) as server:
+    with few(colours, crowd, 4) as far, colours.connect(far.url) as link, colours.serve(middle, url=URL) as server:
         middle.proxy = link.proxy(Crowd)
         futures = fill(middle.proxy, crowd, 4)
         room = room_of(link)
-        with connect(Middle, server.url) as proxy:
+        with colours.connect(Middle, server.url) as proxy:
             future = proxy.pass_on.submit(1)
             until(lambda: room.waiting == 1)
             assert future.cancel()
@@ -510,8 +522,8 @@ class Middle(Service):
                 raise
 
 
-def test_many_threads_wait_for_room_and_all_get_it(crowd: Crowd) -> None:
-    with few(crowd, 2) as server, connect(server.url) as client:
+def test_many_threads_wait_for_room_and_all_get_it(crowd: Crowd, colours: Colours) -> None:
+    with few(colours, crowd, 2) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
         start = threading.Barrier(50)
 
@@ -521,7 +533,8 @@ def test_many_threads_wait_for_room_and_all_get_it(crowd: Crowd) -> None:
             if number % 3 == 0:
                 future.cancel()
                 return -1
-            return future.result(PATIENCE)
+            result: int = future.result(PATIENCE)
+            return result
 
         running = [Running(call, number) for number in range(50)]
         assert [one.result() for one in running] == [-1 if number % 3 == 0 else number for number in range(50)]
@@ -529,9 +542,9 @@ def test_many_threads_wait_for_room_and_all_get_it(crowd: Crowd) -> None:
 
 
 @pytest.mark.parametrize("end", ["answered", "cancelled", "lost"])
-def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str) -> None:
+def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str, colours: Colours) -> None:
     """Several loops and threads share four places: each call is made once; who leaves the line leaves his place."""
-    with few(crowd, 4) as server, connect(server.url) as client:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
         held = fill(proxy, crowd, 4)
         room = room_of(client)
@@ -543,9 +556,11 @@ def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str) -> None:
                 if end == "cancelled":
                     for task in tasks[::2]:
                         task.cancel()
+                crowd.tally.add("in line")
                 return await asyncio.gather(*tasks, return_exceptions=True)
 
         loops = [Running(lambda: asyncio.run(main())) for _ in range(3)]
+        crowd.tally.wait_for("in line", 3)  # before that, there may be 60 on the way up as well
         until(lambda: room.waiting == (60 if end == "cancelled" else 120))
         if end == "lost":
             client.close()
@@ -564,7 +579,7 @@ def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str) -> None:
         wait(held, PATIENCE)
 
 
-def test_arguments_of_awaited_calls_that_need_their_loop(crowd: Crowd) -> None:
+def test_arguments_of_awaited_calls_that_need_their_loop(crowd: Crowd, colours: Colours) -> None:
     """The items of the calls that were made come from the loop in which others wait for room."""
 
     async def numbers() -> AsyncIterator[int]:
@@ -572,19 +587,20 @@ def test_arguments_of_awaited_calls_that_need_their_loop(crowd: Crowd) -> None:
             await asyncio.sleep(0)
             yield number
 
-    with few(crowd, 4) as server, connect(server.url) as client:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
 
         async def main() -> list[int]:
             async with asyncio.timeout(PATIENCE):
-                return await asyncio.gather(*(proxy.total(numbers()) for _ in range(30)))
+                results: list[int] = await asyncio.gather(*(proxy.total(numbers()) for _ in range(30)))
+                return results
 
         assert asyncio.run(main()) == [45] * 30
 
 
-def test_a_task_whose_time_is_over_in_line_makes_no_call(crowd: Crowd) -> None:
+def test_a_task_whose_time_is_over_in_line_makes_no_call(crowd: Crowd, colours: Colours) -> None:
     """The time in line counts, and what is left of it is the call's."""
-    with few(crowd, 4) as server, connect(server.url) as client:
+    with few(colours, crowd, 4) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Crowd)
         held = fill(proxy, crowd, 4)
 
@@ -618,7 +634,7 @@ async def counted(limit: int) -> AsyncIterator[int]:
 class TestStreamsInLine:
     """Streams that are opened where the peer has no room: the loop goes on, which their arguments need."""
 
-    def test_all_get_their_turn(self) -> None:
+    def test_all_get_their_turn(self, colours: Colours) -> None:
         async def one(proxy: Doubler) -> list[int]:
             return [item async for item in proxy.double(counted(3))]
 
@@ -626,10 +642,10 @@ class TestStreamsInLine:
             async with asyncio.timeout(PATIENCE):
                 return await asyncio.gather(*(one(proxy) for _ in range(20)))
 
-        with Server(Doubler(), url=URL, max_calls=3) as server, connect(Doubler, server.url) as proxy:
+        with colours.serve(Doubler(), url=URL, max_calls=3) as server, colours.connect(Doubler, server.url) as proxy:
             assert asyncio.run(main(proxy)) == [[0, 2, 4]] * 20
 
-    def test_one_that_is_left_before_its_turn_is_not_sent(self) -> None:
+    def test_one_that_is_left_before_its_turn_is_not_sent(self, colours: Colours) -> None:
         async def main(proxy: Doubler) -> None:
             endless = [proxy.double(counted(10**9)) for _ in range(2)]
             assert [await anext(stream) for stream in endless] == [0, 0]
@@ -652,10 +668,10 @@ class TestStreamsInLine:
                 await stream.aclose()
             assert [item async for item in proxy.double(counted(3))] == [0, 2, 4]
 
-        with Server(Doubler(), url=URL, max_calls=3) as server, connect(Doubler, server.url) as proxy:
+        with colours.serve(Doubler(), url=URL, max_calls=3) as server, colours.connect(Doubler, server.url) as proxy:
             asyncio.run(main(proxy))
 
-    def test_a_deadline_passes_in_line(self) -> None:
+    def test_a_deadline_passes_in_line(self, colours: Colours) -> None:
         async def main(proxy: Doubler) -> None:
             endless = [proxy.double(counted(10**9)) for _ in range(2)]
             assert [await anext(stream) for stream in endless] == [0, 0]
@@ -664,5 +680,5 @@ class TestStreamsInLine:
             for stream in endless:
                 await stream.aclose()
 
-        with Server(Doubler(), url=URL, max_calls=3) as server, connect(Doubler, server.url) as proxy:
+        with colours.serve(Doubler(), url=URL, max_calls=3) as server, colours.connect(Doubler, server.url) as proxy:
             asyncio.run(main(proxy))
