@@ -75,6 +75,7 @@ class Client(BaseClient[EnteredT_co]):
             await self._stop_threads()  # the server may have called already
             raise
         self._link = link
+        await self._runtime.open(lambda: link.connection.close("the event loop of the client has ended"))
         self._caller = LoopCaller(repr(self), link.agreements, self._call_timeout)
         try:
             await self._begin(stay)
@@ -106,7 +107,7 @@ class Client(BaseClient[EnteredT_co]):
         return Closing.done() if inside else closing
 
     async def _stop_threads(self) -> None:
-        self._runtime.starter.close()
+        await self._runtime.close()
         await in_thread(lambda: self._workers.close(1.0))
 
     async def __aenter__(self) -> EnteredT_co:

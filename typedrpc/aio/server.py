@@ -80,6 +80,7 @@ class Server(BaseServer[Connection]):
             self._listener = await loop.create_unix_server(self._make, sock=listener)
         else:
             self._listener = await loop.create_server(self._make, sock=listener)
+        await self._runtime.open(self._abandon)
         logger.info("serving at %s", self._url)
         return self
 
@@ -103,13 +104,21 @@ class Server(BaseServer[Connection]):
         return Closing.done() if handled_by(self) or told_by(self) else closing
 
     def _abandon(self) -> None:
-        """The loop was closed while the server ran: whoever is connected is to know at least."""
+        """The event loop ends, or has ended: there is no time for anybody to finish."""
         first, self._closing = not self._closing, True
-        if first and self._address is not None:
-            self._socket.close()
-            transport.unlisten(self._socket, *self._address)
+        if first:
+            self._stop_listening()
             for connection in tuple(self._connections):
-                connection.end(ConnectionLost("the event loop of the server is closed"))
+                connection.close("the event loop of the server has ended")
+        self._closed.set()
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None and self._address is not None:
+            if self._runtime.loop.is_closed():
+                self._socket.close()
+            else:
+                self._listener.close()
+            transport.unlisten(self._socket, *self._address)
 
     async def _close(self, grace: float) -> None:
         first, self._closing = not self._closing, True
@@ -118,9 +127,7 @@ class Server(BaseServer[Connection]):
                 async with asyncio.timeout(grace + 1.0):
                     await self._closed.wait()
             return
-        if self._listener is not None and self._address is not None:
-            self._listener.close()
-            transport.unlisten(self._socket, *self._address)
+        self._stop_listening()
         deadline = monotonic() + grace
         connections = tuple(self._connections)
         try:
@@ -131,7 +138,7 @@ class Server(BaseServer[Connection]):
         finally:
             for connection in connections:
                 connection.close("the server is closing")
-            self._runtime.starter.close()
+            await self._runtime.close()
             left = await in_thread(lambda: self._workers.close(max(1.0, deadline - monotonic())))
             if left:
                 logger.warning("%d handlers go on after the server has closed", left)
