@@ -742,7 +742,7 @@ class TestManyPeers:
             reading = [Running(texts, peer, messages) for peer in good]
             send = server.broadcast(Listener.on_text)
             counts = []
-            sent = [f"{number} {'x' * 500}" for number in range(messages)]
+            sent = [f"{number} {'x' * 2000}" for number in range(messages)]  # more than the system and a transport take
             for number, text in enumerate(sent):
                 if number == messages // 2:
                     program.process.kill()
