@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove bench-codec bench-asyncio fuzz fmt clean
+.PHONY: help demo test check unit prove bench-codec bench-asyncio twins fuzz fmt clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench-codec: $(VENV)/.bench  ## Measure the codec beside other libraries, each f
 
 bench-asyncio: $(VENV)/.bench  ## Measure calls between asyncio programs, beside gRPC's and a bare echo.
 	@$(RUN) benchmarks/asyncio_calls.py
+
+twins: $(VENV)/.made  ## Count the lines of code that the two connections share, with threads and on an event loop.
+	@$(RUN) benchmarks/twins.py
 
 fuzz: $(VENV)/.fuzz  ## Let a coverage-guided fuzzer send payloads to the codec, FUZZ_SECONDS=60 of them.
 	@$(RUN) benchmarks/fuzz_codec.py --seconds $(FUZZ_SECONDS)

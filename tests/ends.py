@@ -13,7 +13,6 @@ import pytest
 
 from tests.support import PATIENCE
 from typedrpc import aio, connect
-from typedrpc.common.server import BaseServer
 from typedrpc.sync import Server
 
 T = TypeVar("T")
@@ -60,14 +59,14 @@ def loop_thread() -> Iterator[LoopThread]:
 
 
 @contextlib.contextmanager
-def threads_server(*services: Any, url: str = "tcp://127.0.0.1:0", **options: Any) -> Iterator[BaseServer[Any]]:
+def threads_server(*services: Any, url: str = "tcp://127.0.0.1:0", **options: Any) -> Iterator[Any]:
     """A server of the threads side."""
     with Server(*services, url=url, **options) as server:
         yield server
 
 
 @contextlib.contextmanager
-def loop_server(*services: Any, url: str = "tcp://127.0.0.1:0", **options: Any) -> Iterator[BaseServer[Any]]:
+def loop_server(*services: Any, url: str = "tcp://127.0.0.1:0", **options: Any) -> Iterator[Any]:
     """A server of the asyncio side."""
     with loop_thread() as thread:
 
@@ -105,7 +104,7 @@ def loop_connect(*target: Any, **options: Any) -> Iterator[Any]:
             thread.run(stop())
 
 
-SERVERS: Final[dict[str, Callable[..., contextlib.AbstractContextManager[BaseServer[Any]]]]] = {
+SERVERS: Final[dict[str, Callable[..., contextlib.AbstractContextManager[Any]]]] = {
     "threads": threads_server,
     "loop": loop_server,
 }
@@ -115,7 +114,7 @@ CLIENTS: Final[dict[str, Callable[..., contextlib.AbstractContextManager[Any]]]]
 }
 
 
-def close(server: BaseServer[Any], grace: float) -> None:
+def close(server: Any, grace: float) -> None:
     """Close a server of either side, and wait for that; not from its loop."""
     closing: Any = server.close(grace)
     if closing is not None:
@@ -132,7 +131,7 @@ class Colours(NamedTuple):
     client: str
     server: str
 
-    def serve(self, *services: Any, **options: Any) -> contextlib.AbstractContextManager[BaseServer[Any]]:
+    def serve(self, *services: Any, **options: Any) -> contextlib.AbstractContextManager[Server]:
         """Serve services; options as for ``Server``."""
         return SERVERS[self.server](*services, **options)
 

@@ -5,11 +5,10 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from tests.ends import THREADS, Colours
-from tests.support import PATIENCE, Gate
+from tests.support import PATIENCE, Gate, until
 from typedrpc import Service, rpc
 from typedrpc.common.client import BaseClient
 from typedrpc.common.connection import Connection
@@ -157,15 +156,6 @@ class AsyncGate(Gate):
             assert done, "a gate stayed shut"
 
 
-def eventually(condition: Callable[[], object], what: str = "it") -> None:
-    """Wait for what another thread does and tells nobody of, such as emptying a table."""
-    end = monotonic() + PATIENCE
-    pause = threading.Event()
-    while not condition():
-        assert monotonic() < end, f"{what} did not come"
-        pause.wait(0.002)
-
-
 def tables_of(connection: Connection) -> dict[str, int]:
     """What a connection holds of calls and streams: nothing, where none goes on."""
     core = connection.core
@@ -182,13 +172,13 @@ def tables_of(connection: Connection) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size}
 
 
-def connection_of(client: BaseClient[Any]) -> Connection:
+def connection_of(client: BaseClient[Any]) -> Any:
     link: Any = client.peer.link
     connection: Connection = link.connection
     return connection
 
 
-def connections_of(server: BaseServer[Any]) -> list[Connection]:
+def connections_of(server: BaseServer[Any]) -> list[Any]:
     links: list[Any] = [peer.link for peer in server.peers]
     return [link.connection for link in links]
 
@@ -201,7 +191,7 @@ def expect_empty(*connections: Connection) -> None:
     """Both ends come to hold nothing of calls that are over."""
     for connection in connections:
         try:
-            eventually(partial(is_empty, connection), "empty tables")
+            until(partial(is_empty, connection), "empty tables")
         except AssertionError as error:
             raise AssertionError(f"left: {tables_of(connection)}") from error
 
@@ -215,7 +205,7 @@ class Joined:
         self.client = client
         self.pipes: Pipes = client.proxy(Pipes)
         self.near = connection_of(client)
-        eventually(lambda: server.peers, "the peer")
+        until(lambda: server.peers, "the peer")
         (self.far,) = connections_of(server)
 
     def expect_empty(self) -> None:

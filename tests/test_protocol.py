@@ -735,6 +735,21 @@ def test_the_end_of_the_peers_bytes() -> None:
         assert core.receive_eof() == []
 
 
+def test_a_peer_that_has_said_goodbye_may_reset_the_connection() -> None:
+    broken = ConnectionResetError(104, "Connection reset by peer")
+    for core in (client(), server(), opened(client=True), opened(client=False)):
+        assert core.receive_error(broken) == [Closed()]
+        assert cause(core) == "the connection broke: Connection reset by peer"
+        assert core.receive_error(broken) == []
+    core = opened(client=True)
+    goodbye = opened(client=False).goodbye("good night")
+    assert isinstance(goodbye, bytes)
+    feed(core, goodbye)
+    assert core.receive_error(broken) == [Closed()]
+    assert cause(core) == "the peer closed the connection: good night"
+    assert core.lost().__cause__ is broken
+
+
 def test_the_end_of_the_peers_bytes_within_a_frame() -> None:
     core = opened(client=False)
     assert feed(core, frame(Kind.REQUEST, b"\x90", call=1)[:-1]) == []

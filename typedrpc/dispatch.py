@@ -112,7 +112,10 @@ class Dispatcher:
         extras = request.extras
         row: Row | None = None
         try:
-            row = self._row_of(request, peer)
+            if extras is NO_EXTRAS:
+                row = self._rows.get(request.command)
+            if row is None:
+                row = self._row_of(request, peer)
             if not request.call and row.stream is not None:
                 raise ProtocolError(f"{row.name} streams its result, and cannot be called one-way")
             if row.has_callbacks:

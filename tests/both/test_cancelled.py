@@ -20,10 +20,9 @@ from typedrpc import (
     current_call,
     rpc,
 )
-from typedrpc.common import loop
 from typedrpc.common.server import BaseServer
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 URL: Final = "tcp://127.0.0.1:0"
 
@@ -208,12 +207,6 @@ class Desk(Service):
             except BaseException as error:
                 self.ends.append(error)
                 raise
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for async handlers lasts as long as the process, which is no leak."""
-    loop.kept_loop()
 
 
 @pytest.fixture

@@ -25,14 +25,13 @@ from typedrpc import (
     deadline,
     rpc,
 )
-from typedrpc.common import loop
 from typedrpc.common.agreements import AGREE_TIME
 from typedrpc.wire import Kind
 
-pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
+pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
 
 URL: Final = "tcp://127.0.0.1:0"
-LIMIT: Final = 0.3
+LIMIT: Final = 0.1
 
 
 class Stage(Service):
@@ -212,12 +211,6 @@ class Row:
     def wait_until_none_runs(self) -> None:
         self.b.tally.wait_for("running", 0)
         self.c.tally.wait_for("running", 0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for async handlers lasts as long as the process, which is no leak."""
-    loop.kept_loop()
 
 
 @pytest.fixture

@@ -29,9 +29,8 @@ from typedrpc import (
     current_call,
     rpc,
 )
-from typedrpc.common import loop
 
-pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
+pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
 
 LARGE_REQUEST: Final = 271_828
 LARGE_RESPONSE: Final = 314_159
@@ -160,12 +159,6 @@ class Wider(Service, name="Interop"):
 class Unimplemented(Service):
     @rpc
     def unimplemented_call(self) -> None: ...
-
-
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for async handlers lasts as long as the process, which is no leak."""
-    loop.kept_loop()
 
 
 @pytest.fixture

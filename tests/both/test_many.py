@@ -24,12 +24,11 @@ from typedrpc import (
     deadline,
     rpc,
 )
-from typedrpc.common import loop
 from typedrpc.common.client import BaseClient
 from typedrpc.common.server import BaseServer
 from typedrpc.common.streams import StreamInLine
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 URL: Final = "tcp://127.0.0.1:0"
 MANY: Final = 10_000
@@ -100,12 +99,6 @@ class Crowd(Service):
         return current_call().peer.proxy(Crowd).add(number, 1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for async handlers lasts as long as the process, which is no leak."""
-    loop.kept_loop()
-
-
 @pytest.fixture
 def crowd() -> Iterator[Crowd]:
     crowd = Crowd()
@@ -144,7 +137,7 @@ def core_of(end: Any) -> Any:
     return link.connection.core
 
 
-def expect_nothing_left(client: Client[Any], server: Server) -> None:
+def expect_nothing_left(client: Client[Any], server: BaseServer[Any]) -> None:
     """Neither end knows of any call, and there is room for as many as before.
 
     Nobody reads for an idle client: late answers are read with that of the next call.
@@ -417,17 +410,23 @@ def test_waiting_for_room_ends_with_the_deadline(crowd: Crowd, form: str, way: s
         def make() -> object:
             match form:
                 case "call":
-                    return add(1, 2)
+                    with block():
+                        return add(1, 2)
                 case "submit":
-                    return add.submit(1, 2).result(PATIENCE)
+                    with block():
+                        return add.submit(1, 2).result(PATIENCE)
                 case _:
                     return asyncio.run(awaited())
 
         async def awaited() -> int:
-            return await add.aio(1, 2)
+            with block():
+                result: int = await add.aio(1, 2)
+                return result
 
-        block = deadline(timeout) if way == "deadline" else contextlib.nullcontext()
-        with pytest.raises(DeadlineExceeded, match="no room"), block:
+        def block() -> contextlib.AbstractContextManager[None]:
+            return deadline(timeout) if way == "deadline" else contextlib.nullcontext()
+
+        with pytest.raises(DeadlineExceeded, match="no room"):
             make()
         assert core_of(server).running == 3
         assert len(core_of(client).calls) == 3
@@ -462,7 +461,8 @@ def test_an_awaited_call_that_waits_for_room_does_not_hold_up_its_loop(crowd: Cr
                 calls = [asyncio.ensure_future(proxy.hold(number)) for number in range(20)]
                 await asyncio.to_thread(crowd.tally.wait_for, "running", 3)
                 crowd.open()
-                return await asyncio.gather(*calls)
+                results: list[int] = await asyncio.gather(*calls)
+                return results
 
         assert asyncio.run(main()) == list(range(20))
         assert crowd.tally["running, begun"] == 20
@@ -533,7 +533,8 @@ def test_many_threads_wait_for_room_and_all_get_it(crowd: Crowd, colours: Colour
             if number % 3 == 0:
                 future.cancel()
                 return -1
-            return future.result(PATIENCE)
+            result: int = future.result(PATIENCE)
+            return result
 
         running = [Running(call, number) for number in range(50)]
         assert [one.result() for one in running] == [-1 if number % 3 == 0 else number for number in range(50)]
@@ -555,9 +556,11 @@ def test_tasks_wait_for_room_in_line(crowd: Crowd, end: str, colours: Colours) -
                 if end == "cancelled":
                     for task in tasks[::2]:
                         task.cancel()
+                crowd.tally.add("in line")
                 return await asyncio.gather(*tasks, return_exceptions=True)
 
         loops = [Running(lambda: asyncio.run(main())) for _ in range(3)]
+        crowd.tally.wait_for("in line", 3)  # before that, there may be 60 on the way up as well
         until(lambda: room.waiting == (60 if end == "cancelled" else 120))
         if end == "lost":
             client.close()
@@ -589,7 +592,8 @@ def test_arguments_of_awaited_calls_that_need_their_loop(crowd: Crowd, colours: 
 
         async def main() -> list[int]:
             async with asyncio.timeout(PATIENCE):
-                return await asyncio.gather(*(proxy.total(numbers()) for _ in range(30)))
+                results: list[int] = await asyncio.gather(*(proxy.total(numbers()) for _ in range(30)))
+                return results
 
         assert asyncio.run(main()) == [45] * 30
 

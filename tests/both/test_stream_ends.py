@@ -10,23 +10,16 @@ from typing import Any, Final
 import pytest
 
 from tests.ends import LOOPS, THREADS, Colours
-from tests.streaming import Pipes, Watched, connection_of, connections_of, eventually, expect_empty
-from tests.support import PATIENCE, Gate, Program, RawPeer, Running
+from tests.streaming import Pipes, Watched, connection_of, connections_of, expect_empty
+from tests.support import PATIENCE, Gate, Program, RawPeer, Running, until
 from typedrpc import ConnectionLost
-from typedrpc.common.loop import kept_loop
 
-pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.unmeasured]
+pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
 
 URL = "tcp://127.0.0.1:0"
 POINTS: Final = ["before the first item", "between two items", "while nobody takes", "after the last item"]
 COUNT: Final = 5
 CASES: Final = [(THREADS, point) for point in POINTS] + [(LOOPS, point) for point in POINTS[1:3]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def loop() -> None:
-    """The loop of async handlers is kept for as long as the process runs: it is no leak."""
-    kept_loop()
 
 
 class Script:
@@ -162,7 +155,7 @@ def test_the_server_is_killed(shape: str, form: str, point: str, colours: Colour
                 if shape == "both":
                     mine.expect_end()
             near = connection_of(client)
-            eventually(lambda: near.ended, "the end of the connection")
+            until(lambda: near.ended, "the end of the connection")
             expect_empty(near)
 
 
@@ -255,7 +248,7 @@ def test_the_client_is_killed(shape: str, form: str, point: str, colours: Colour
             elif script._at >= 0:
                 script.halted.wait()
             program.process.kill()
-            eventually(lambda: connection.ended, "the end of the connection")
+            until(lambda: connection.ended, "the end of the connection")
             script.go.open()
             if shape == "argument":
                 over.wait()
@@ -353,6 +346,7 @@ def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, bu
     service = Pipes(both=watched)
     with colours.serve(service, url=URL) as server, Cutter(server.url) as cutter, colours.connect(cutter.url) as client:
         pipes = client.proxy(Pipes)
+        assert pipes.add(1, 2) == 3  # the contract is agreed on
         cutter.budget = budget
         with pytest.raises(ConnectionLost):
             asyncio.run(main(pipes)) if form == "aio" else take_all(pipes)
@@ -360,4 +354,4 @@ def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, bu
         if theirs.began.is_open:
             theirs.ended.wait()
         expect_empty(connection_of(client))
-        eventually(lambda: not server.peers, "the end of the connection at the server")
+        until(lambda: not server.peers, "the end of the connection at the server")

@@ -10,8 +10,8 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from tests.ends import Colours, close, for_clients, for_servers
-from tests.streaming import AsyncGate, Joined, Pipes, Watched, connections_of, eventually, expect_empty, joined
-from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, failure_of
+from tests.streaming import AsyncGate, Joined, Pipes, Watched, connections_of, expect_empty, joined
+from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, failure_of, until
 from typedrpc import (
     ConnectionLost,
     NestedTooDeep,
@@ -23,22 +23,15 @@ from typedrpc import (
 )
 from typedrpc.codec import pack_plain, unpack_plain
 from typedrpc.codec.body import callback_mark
-from typedrpc.common.loop import kept_loop
 from typedrpc.failure import Code
 from typedrpc.flow import FIRST_CREDIT
 from typedrpc.parts import pack_parts
 from typedrpc.protocol import MAX_STREAMS, State
 from typedrpc.wire import HEADER, Kind
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 URL = "tcp://127.0.0.1:0"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def loop() -> None:
-    """The loop of async handlers is kept for as long as the process runs: it is no leak."""
-    kept_loop()
 
 
 @pytest.fixture
@@ -90,7 +83,7 @@ def test_hundreds_of_async_handlers_take_no_threads(colours: Colours) -> None:
         pair.service.scripts["wait"] = wait
         futures = [pair.pipes.aask.submit("wait") for _ in range(500)]
         assert pair.pipes.add(1, 1) == 2
-        eventually(lambda: len(go._waiting) == 500, "500 handlers")
+        until(lambda: len(go._waiting) == 500, "500 handlers")
         go.open()
         assert sum(future.result(PATIENCE) for future in futures) == 500
 
@@ -303,7 +296,7 @@ def test_an_async_handler_has_a_turn_too(colours: Colours) -> None:
         go = AsyncGate()
         pair.service.scripts["wait"] = go.pass_through
         first, second = pair.pipes.aask.submit("wait"), pair.pipes.add.submit(1, 2)
-        eventually(lambda: go._waiting, "the handler")
+        until(lambda: go._waiting, "the handler")
         assert not second.done()
         go.open()
         assert (first.result(PATIENCE), second.result(PATIENCE)) == (None, 3)
@@ -375,7 +368,7 @@ def test_a_server_that_closes_lets_a_stream_finish_in_its_grace(colours: Colours
         assert next(stream) == 0
         watched.paused.wait()
         closing = Running(close, server, PATIENCE)
-        eventually(lambda: not server.peers or connections_of(server)[0].core.state is State.DRAINING)
+        until(lambda: not server.peers or connections_of(server)[0].core.state is State.DRAINING)
         watched.go.open()
         assert list(stream) == [1, 2]
         closing.result()
@@ -493,7 +486,7 @@ def test_a_peer_that_breaks_the_rules_of_streams_is_told_and_cut_off(
         assert goodbye.kind == Kind.GOODBYE
         assert reason in str(unpack_plain(goodbye.payload))
     service.go.open()
-    eventually(lambda: service.seen, "the handler's error")
+    until(lambda: service.seen, "the handler's error")
     assert isinstance(service.seen[0], ConnectionLost)
 
 
@@ -566,7 +559,7 @@ def test_a_stream_that_comes_just_before_its_peer_leaves_ends(simple: tuple[Simp
         with RawPeer.dial(server.url).shake_hands() as peer:
             for call in range(1, 9, 2):
                 peer.send_frame(Kind.REQUEST, 1, call, b"\x90")
-    eventually(lambda: not server.peers, "the end of all connections")
+    until(lambda: not server.peers, "the end of all connections")
 
 
 @for_clients

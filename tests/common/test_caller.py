@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.ends import Colours, for_clients
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Workshop, run_all
 from typedrpc import (
     ArgumentTypeError,
@@ -16,15 +17,14 @@ from typedrpc import (
     ConnectionLost,
     DeadlineExceeded,
     RpcError,
-    Server,
     Service,
     UnknownCommand,
-    connect,
     rpc,
 )
 from typedrpc.agreement import Agreement
 from typedrpc.codec import pack_plain
 from typedrpc.command import remote
+from typedrpc.common.server import BaseServer
 from typedrpc.service import commands_of, services_of
 from typedrpc.wire import Kind
 
@@ -41,14 +41,14 @@ def workshop() -> Iterator[Workshop]:
 
 
 @pytest.fixture
-def server(workshop: Workshop) -> Iterator[Server]:
-    with Server(workshop, url=URL) as server:
+def server(workshop: Workshop, colours: Colours) -> Iterator[BaseServer[Any]]:
+    with colours.serve(workshop) as server:
         yield server
 
 
 @pytest.fixture
-def proxy(server: Server) -> Iterator[Workshop]:
-    with connect(Workshop, server.url) as proxy:
+def proxy(server: BaseServer[Any], colours: Colours) -> Iterator[Workshop]:
+    with colours.connect(Workshop, server.url) as proxy:
         yield proxy
 
 
@@ -105,7 +105,7 @@ def test_a_loop_that_ends_before_the_answer(proxy: Workshop, workshop: Workshop)
     assert proxy.add.submit(1, 2).result(PATIENCE) == 3
 
 
-def test_errors_are_raised_where_it_is_awaited(proxy: Workshop, workshop: Workshop, server: Server) -> None:
+def test_errors_are_raised_where_it_is_awaited(proxy: Workshop, workshop: Workshop, server: BaseServer[Any]) -> None:
     async def main() -> None:
         wrong: Any = "x"
         with pytest.raises(ArgumentTypeError):
@@ -208,10 +208,10 @@ def agreements_of(client: Client[Any]) -> Any:
     return client._link.agreements
 
 
-def test_soon_is_now_where_it_is_known() -> None:
-    with Server(Listener(), url=URL) as server:
-        client = connect(Listener, server.url)
-        with client:
+def test_soon_is_now_where_it_is_known(colours: Colours) -> None:
+    with colours.serve(Listener()) as server:
+        with colours.connect(server.url) as client:
+            client.proxy(Listener).on("")  # it is known
             told: list[Agreement] = []
 
             def then(agreement: Agreement) -> bool:
@@ -223,7 +223,8 @@ def test_soon_is_now_where_it_is_known() -> None:
             assert told == [agreements.known(COMMANDS)]
 
 
-def test_soon_asks_once_and_tells_all_in_the_order_in_which_they_came() -> None:
+@for_clients
+def test_soon_asks_once_and_tells_all_in_the_order_in_which_they_came(colours: Colours) -> None:
     asked: list[int] = []
     go_on, all_asked = Gate(), Gate()
 
@@ -236,8 +237,7 @@ def test_soon_asks_once_and_tells_all_in_the_order_in_which_they_came() -> None:
         peer.read_to_end()
 
     with FakeServer(script) as fake:
-        client = connect(fake.url)
-        with client:
+        with colours.connect(fake.url) as client:
             told: list[int] = []
             for number in range(20):
 
@@ -255,8 +255,9 @@ def test_soon_asks_once_and_tells_all_in_the_order_in_which_they_came() -> None:
             assert len(asked) == 1
 
 
+@for_clients
 @pytest.mark.parametrize("end", ["close", "nonsense"])
-def test_soon_fails_for_all_where_the_peer_does_not_tell(end: str, log: Log) -> None:
+def test_soon_fails_for_all_where_the_peer_does_not_tell(end: str, log: Log, colours: Colours) -> None:
     go_on = Gate()
 
     def script(peer: RawPeer) -> None:
@@ -268,8 +269,7 @@ def test_soon_fails_for_all_where_the_peer_does_not_tell(end: str, log: Log) -> 
             peer.read_to_end()
 
     with FakeServer(script) as fake:
-        client = connect(fake.url)
-        with client:
+        with colours.connect(fake.url) as client:
             errors: Future[RpcError] = Future()
             more: Future[RpcError] = Future()
             agreements = agreements_of(client)
@@ -295,10 +295,10 @@ class Kept(Service):
         self.kept.append(use)
 
 
-def test_what_is_kept_for_a_callback_is_small() -> None:
+def test_what_is_kept_for_a_callback_is_small(colours: Colours) -> None:
     """A peer may send 65535 of them in a call of 200 KB."""
     kept = Kept()
-    with Server(kept, url=URL) as server, connect(Kept, server.url) as proxy:
+    with colours.serve(kept) as server, colours.connect(Kept, server.url) as proxy:
         for _ in range(3):
             proxy.keep(abs)
         first, second, _ = kept.kept
@@ -309,10 +309,10 @@ def test_what_is_kept_for_a_callback_is_small() -> None:
         gc.collect()
 
 
-def test_a_callback_is_no_command_of_the_contract() -> None:
+def test_a_callback_is_no_command_of_the_contract(colours: Colours) -> None:
     assert [*commands_of(Kept)] == ["keep"]
     kept = Kept()
-    with Server(kept, url=URL) as server, connect(Kept, server.url) as proxy:
+    with colours.serve(kept) as server, colours.connect(Kept, server.url) as proxy:
         proxy.keep(abs)
         assert threading.get_ident()
         running = Running(kept.kept[0], -4)
@@ -320,7 +320,7 @@ def test_a_callback_is_no_command_of_the_contract() -> None:
         kept.kept.clear()
 
 
-def test_an_unknown_command_is_told_by_its_name() -> None:
-    with Server(Listener(), url=URL) as server, connect(server.url) as client:
+def test_an_unknown_command_is_told_by_its_name(colours: Colours) -> None:
+    with colours.serve(Listener()) as server, colours.connect(server.url) as client:
         with pytest.raises(UnknownCommand, match="Kept"):
             client.proxy(Kept).keep(abs)

@@ -69,6 +69,7 @@ def test_parent_and_child_call_a_thousand_times_each(url: str) -> None:
         call_often(proxy, 3_000_000, 10)
 
 
+@pytest.mark.unmeasured
 def test_several_children_and_a_grandchild(url: str) -> None:
     with connect(Workshop, url) as proxy:
         call_often(proxy, 0, 10)
@@ -114,7 +115,7 @@ def test_a_fork_while_other_threads_are_in_calls(url: str) -> None:
             return count
 
         asking = [Running(ask) for _ in range(3)]
-        for _ in range(10):
+        for _ in range(4):
             Child(lambda: call_often(proxy, 5000, 20)).finish()
             call_often(proxy, 7000, 20)
         stop.open()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import Gate, Program, Running, run_all
 from typedrpc.common import loop as module
-from typedrpc.common.loop import _kept, in_loop, running_loop
+from typedrpc.common.loop import _kept, blocking_call, in_loop, running_loop
 
 
 class Loop:
@@ -101,7 +101,7 @@ def test_it_waits_longer_than_it_takes_to_look(own: Loop, monkeypatch: pytest.Mo
 def test_a_loop_that_is_closed(own: Loop) -> None:
     own.stop()
     own.loop.close()
-    with pytest.raises(RuntimeError, match="the event loop of an async callback is closed"):
+    with pytest.raises(RuntimeError, match="the event loop of an async function is closed"):
         in_loop(double, own.loop)(1)
     gc.collect()  # no coroutine was left unawaited
 
@@ -109,7 +109,7 @@ def test_a_loop_that_is_closed(own: Loop) -> None:
 def test_a_loop_that_has_stopped(own: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHECK_TIME", 0.001)
     own.stop()
-    with pytest.raises(RuntimeError, match="the event loop of an async callback has stopped"):
+    with pytest.raises(RuntimeError, match="the event loop of an async function has stopped"):
         in_loop(double, own.loop)(1)
     gc.collect()
 
@@ -127,7 +127,7 @@ def test_a_loop_that_stops_meanwhile(own: Loop, monkeypatch: pytest.MonkeyPatch)
     own.stop()
     error = running.error()
     assert isinstance(error, RuntimeError)
-    assert str(error) == "the event loop of an async callback has stopped"
+    assert str(error) == "the event loop of an async function has stopped"
     for task in asyncio.all_tasks(own.loop):
         task.cancel()
     own.loop.run_until_complete(asyncio.sleep(0))
@@ -167,6 +167,20 @@ def test_a_forked_child_has_a_loop_of_its_own() -> None:
     with Program(program) as child:
         assert child.hear() == "0"
         child.expect_success()
+
+
+@pytest.mark.parametrize(
+    ("what", "instead", "right"),
+    [
+        ("Shop.buy", "await proxy.{}.aio(...)", "await proxy.buy.aio(...)"),
+        ("Shop.buy: callback 'ask'", "await proxy.{}.aio(...)", "await remote(ask).aio(...)"),
+        ("Shop.buy: callback 'ask'", "gather(*map(proxy.{}.aio, ...))", "gather(*map(remote(ask).aio, ...))"),
+        ("a stream", "async for item in ...", "async for item in ..."),
+    ],
+)
+def test_a_call_that_would_block_says_what_to_write(what: str, instead: str, right: str) -> None:
+    error = blocking_call(what, instead)
+    assert str(error) == f"{what}: this would block the thread of the event loop that it waits for; write `{right}`"
 
 
 def test_the_kept_loop_is_one_for_all_threads() -> None:

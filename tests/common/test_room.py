@@ -96,7 +96,7 @@ def test_a_call_that_is_given_up_makes_no_room_at_any_moment(
 
         def look() -> None:
             with connection._state:
-                looks.append(connection._room.has_place)
+                looks.append(connection._room.has_place())
 
         def failing(self: Pending, *args: Any) -> None:
             look()

@@ -2,21 +2,24 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from threading import get_ident
 from time import monotonic
 from typing import Any, cast, final
 
 from typedrpc.agreement import Agreement, Route
 from typedrpc.aio.connection import Connection
+from typedrpc.call import Call, get_call
 from typedrpc.codec import CodecError, Payload
 from typedrpc.command import CallOptions, Command
 from typedrpc.common.agreements import AGREE_TIME, Agreements
 from typedrpc.common.caller import (
     CallbackCaller,
     CallForms,
+    CallFuture,
     PeerLink,
     RemoteCaller,
     bad_result,
@@ -28,10 +31,12 @@ from typedrpc.common.caller import (
 )
 from typedrpc.common.calling import cancelled_with
 from typedrpc.common.connection import Connection as AnyConnection
+from typedrpc.common.handlers import Series
 from typedrpc.common.loop import blocking_call, running_loop
 from typedrpc.common.room import NoRoom
 from typedrpc.common.streams import StreamInLine
-from typedrpc.common.tokens import Owner, Pending
+from typedrpc.common.tokens import Owner
+from typedrpc.deadlines import get_limit
 from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, RpcError
 from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.service import bind, make_proxy, services_of
@@ -44,18 +49,19 @@ _RESPONSE = int(Kind.RESPONSE)
 
 
 @final
-class Awaited(Pending):
-    """A call whose outcome a task of the connection's own loop waits for."""
+class Awaited:
+    """A call whose outcome a task of the connection's own loop waits for; see :class:`typedrpc.common.tokens.Token`."""
 
-    __slots__ = ("_future",)
+    __slots__ = ("_future", "aborted", "series")
 
     def __init__(self, future: "asyncio.Future[Frame]") -> None:
-        super().__init__(self._set)
         self._future = future
+        self.aborted: RpcError | None = None
+        self.series: Series | None = None
 
     def complete(self, connection: Owner, frame: Frame) -> None:
         if self.series is not None:  # of callbacks, which run before it is told
-            super().complete(connection, frame)
+            connection.handlers.settle(partial(self._set, frame), self.series)
         elif not self._future.done():
             self._future.set_result(frame)
 
@@ -104,72 +110,109 @@ class LoopForms(CallForms):
             raise blocking_call(command.qualified_name)
         return super().invoker(command, options)
 
-    async def aio(
-        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
-    ) -> Any:
-        packed = pack(command, args, kwargs)
-        if not self._is_on_loop:
-            return await super().aio(command, args, kwargs, options)
-        return await self._awaited(command, packed, options)
+    def awaiter(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Coroutine[Any, Any, Any]]:
+        return self._awaiter(command, options)
 
-    async def _awaited(self, command: Command[Any], packed: tuple[Payload, list[Any]], options: CallOptions) -> Any:
-        """Call the command from a task of the connection's own loop."""
-        connection, what = self.connection, command.qualified_name
-        payload, things = packed
+    def _awaiter(
+        self, command: Command[Any], options: CallOptions, packed: tuple[Payload, list[Any]] | None = None
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """What gives the coroutine of a call.
+
+        Args:
+            command: The command.
+            options: Of the call.
+            packed: The packed arguments, where they are already: then it is to be called without any.
+        """
+        elsewhere = super().awaiter(command, options)
+        connection, codec, what, default = self.connection, command.codec, command.qualified_name, self.default_timeout
+        loop, thread, outlet = connection.loop, connection.thread, connection.outlet
+        pack_arguments, unpack = codec.pack_arguments, codec.unpack_result
+        pack_all = codec.pack_with_callbacks if codec.has_callbacks else None
+        timeout = default if options.timeout is None else options.timeout
+        is_plain = not options.metadata and timeout != 0
+        on_reply = metadata_to(options)
         route = self._route(command)
-        if route is None:
-            route = await self._ask_for_route(command, options.timeout)
-        if connection.outlet.paused:
-            await connection.outlet.drained()
-        end, extension, nested, within = plan_call(connection, route, options, what, self.default_timeout)
-        future: asyncio.Future[Frame] = connection.loop.create_future()
-        token = Awaited(future)
-        call, going = 0, None
-        while not call:
-            going = goes_with(connection, things, of_caller=True) if things else None
-            try:
-                call = connection.submit(route.id, payload, what, token, end, extension, nested, going, patient=False)
-            except NoRoom:
-                await connection.stand_in_line(what, end)
-        if within is not None:
-            within.on_cancel(future, lambda: connection.abort(call, token, cancelled_with(within, what)))
-        try:
-            frame = await future
-        except asyncio.CancelledError:
-            connection.abort(call, token, CallCancelled(f"{what}: the task was cancelled"))
-            raise
-        except DeadlineExceeded as error:
-            raise DeadlineExceeded(f"{what}: {error}") from None
-        except RpcError as error:
-            if going is not None and (failed := going.failure_of()) is not None:
-                raise failed from error
-            raise
-        finally:
+        plain_extension = b"" if route is None else route.extension(timeout)
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            nonlocal route, plain_extension
+            if get_ident() != thread:
+                return await elsewhere(*args, **kwargs)
+            things: list[Any] = []
+            if packed is not None:
+                payload, things = packed
+            elif pack_all is None:
+                payload = pack_arguments(*args, **kwargs)
+            else:
+                payload, things = pack_all(args, kwargs)
+            if route is None:
+                route = self._route(command) or await self._ask_for_route(command, options.timeout)
+                plain_extension = route.extension(timeout)
+            if outlet.paused:
+                await outlet.drained()
+            within: Call | None
+            if is_plain and get_call() is None and get_limit() is None:
+                end = None if timeout is None else monotonic() + timeout
+                extension, nested, within = plain_extension, False, None
+            else:
+                end, extension, nested, within = plan_call(connection, route, options, what, default)
+            future: asyncio.Future[Frame] = loop.create_future()
+            token = Awaited(future)
+            call, going = 0, None
+            while not call:
+                if things:
+                    going = goes_with(connection, things, of_caller=True)
+                try:
+                    call = connection.submit(
+                        route.id, payload, what, token, end, extension, nested, going, patient=False
+                    )
+                except NoRoom:
+                    await connection.stand_in_line(what, end)
             if within is not None:
-                within.forget(future)
-        if options.on_metadata is not None:
-            on_reply = metadata_to(options)
-            assert on_reply is not None
-            on_reply(frame)
-        try:
-            if frame.kind != _RESPONSE:
+                outer = within
+                outer.on_cancel(future, lambda: connection.abort(call, token, cancelled_with(outer, what)))
+            try:
+                frame = await future
+            except asyncio.CancelledError:
+                connection.abort(call, token, CallCancelled(f"{what}: the task was cancelled"))
+                raise
+            except DeadlineExceeded as error:
+                raise DeadlineExceeded(f"{what}: {error}") from None
+            except RpcError as error:
                 if going is not None and (failed := going.failure_of()) is not None:
-                    raise failed
-                raise unpack_failure(frame.payload, what)
-            return (route.unpack_adapted or command.codec.unpack_result)(frame.payload)
-        except CodecError as error:
-            raise bad_result(error) from error
-        except DeclaredFailure as failure:
-            rebuilt = command.errors.rebuild(failure)
-            raise rebuilt from rebuilt.__cause__
+                    raise failed from error
+                raise
+            finally:
+                if within is not None:
+                    within.forget(future)
+            if on_reply is not None:
+                on_reply(frame)
+            try:
+                if frame.kind != _RESPONSE:
+                    if going is not None and (failed := going.failure_of()) is not None:
+                        raise failed
+                    raise unpack_failure(frame.payload, what)
+                return (route.unpack_adapted or unpack)(frame.payload)
+            except CodecError as error:
+                raise bad_result(error) from error
+            except DeclaredFailure as failure:
+                rebuilt = command.errors.rebuild(failure)
+                raise rebuilt from rebuilt.__cause__
+
+        return awaited
 
     def submit(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> Future[Any]:
         if not self._is_on_loop:
             return super().submit(command, args, kwargs, options)
+        connection = self.connection
         packed = pack(command, args, kwargs)
-        return asyncio.run_coroutine_threadsafe(self._awaited(command, packed, options), self.connection.loop)
+        future = CallFuture(connection, command.qualified_name)
+        task = connection.loop.create_task(self._awaiter(command, options, packed)())
+        future.give_up = partial(connection.call_soon, task.cancel)
+        task.add_done_callback(partial(_finish, future))
+        return future
 
     def stream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
@@ -212,6 +255,19 @@ class LoopForms(CallForms):
         if self._is_on_loop:
             raise blocking_call(command.qualified_name, "await asyncio.gather(*map(proxy.{}.aio, ...))")
         return super().map(command, iterables, options, return_exceptions)
+
+
+def _finish(future: CallFuture, task: asyncio.Task[Any]) -> None:
+    """Give a future what a task has come to."""
+    if task.cancelled():
+        future.cancel()
+    error = None if task.cancelled() else task.exception()
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())
 
 
 @final

@@ -14,7 +14,7 @@ from typedrpc.aio.closing import Closing
 from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
 from typedrpc.aio.threads import in_thread
-from typedrpc.call import Call
+from typedrpc.call import Call, get_call
 from typedrpc.common.client import (
     CONNECT_TIME,
     FIRST_PAUSE,
@@ -40,7 +40,7 @@ from typedrpc.errors import (
     RpcError,
     ServerBusy,
 )
-from typedrpc.hooks import CallOutcome
+from typedrpc.hooks import CallOutcome, told_by
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
@@ -61,6 +61,9 @@ class Client(BaseClient[EnteredT_co]):
 
     def _prepare(self) -> None:
         self._workers = Workers("typedrpc-client", self._max_workers)
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._runtime.loop
 
     async def _open(self) -> None:
         self._runtime = Runtime(self._workers, self._max_workers)
@@ -91,11 +94,19 @@ class Client(BaseClient[EnteredT_co]):
     def close(self) -> Closing:
         """End the connection. Calls that wait raise ``ConnectionLost``. May be called again, and from any thread.
 
-        It ends whether or not what this returns is awaited.
+        It ends whether or not what this returns is awaited; and from one of the client's own handlers or hooks, which
+        has to finish too, there is nothing to await.
         """
         self._closed = True
         self._link.connection.close()
-        return Closing.start(self._stop_threads(), self._runtime.loop)
+        closing = Closing.start(self._finish(), self._runtime.loop)
+        call = get_call()
+        inside = told_by(self) or (call is not None and call.peer is self.peer)
+        return Closing.done() if inside else closing
+
+    async def _finish(self) -> None:
+        await self._link.connection.wait_until_gone()
+        await self._stop_threads()
 
     async def _stop_threads(self) -> None:
         self._runtime.starter.close()
@@ -166,7 +177,10 @@ class Client(BaseClient[EnteredT_co]):
             await self._reach(address, connection, deadline)
             await connection.open(deadline)
         except BaseException as error:
-            connection.close("the client waits no longer" if isinstance(error, TimeoutError) else "")
+            if isinstance(error, RpcError) and not isinstance(error, ConnectFailed):
+                connection.end(core.lost())
+            else:
+                connection.close("the client waits no longer" if isinstance(error, TimeoutError) else "")
             if isinstance(error, ConnectFailed):
                 raise
             if isinstance(error, RpcError):
@@ -182,7 +196,8 @@ class Client(BaseClient[EnteredT_co]):
             connect=self._connect,
             disconnect=self._disconnect,
             failed=self._connect_failed,
-            start=self._workers.start,
+            start=self._runtime.start_thread,
+            run_async=self._run_async,
         )
         stays.append(stay)  # from here on its end is told; who begins it looks whether that was too late
         return link, stay

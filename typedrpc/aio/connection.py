@@ -6,6 +6,7 @@ Everything that the protocol does happens in the loop's thread; calls may come f
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from threading import get_ident
 from time import monotonic
 from typing import Any, Final, cast, final
@@ -17,31 +18,30 @@ from typedrpc.aio.runtime import Runtime
 from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
 from typedrpc.common.calling import Calls
+from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.connection import Connection as AnyConnection
-from typedrpc.common.loop import awaiting, blocking_call, in_loop
-from typedrpc.common.role import ReadRole, Waiter
+from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
+from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
-from typedrpc.common.tokens import Token
+from typedrpc.common.tokens import CallWaiter, Pending, Token
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError, ServerBusy
 from typedrpc.messages import Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Outgoing, State
+from typedrpc.protocol import Outgoing
 from typedrpc.protocol import Protocol as Core
 
 QUICK_TICK: Final = 0.001
 """Seconds after which items are sent that their producer has left lying."""
 
-GOODBYE_TIME: Final = 0.1
-"""Seconds that closing waits for what is still being written."""
+LOOK_TIME: Final = 0.02
+"""Seconds between two looks whether there is room to read on, where too much waits to be handled."""
 
 
 @final
-class Connection(AnyConnection, asyncio.BufferedProtocol):
+class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
     """One end of a connection. Made in the thread of its loop; its methods may be called from any."""
-
-    handlers: LoopHandlers
 
     def __init__(
         self,
@@ -76,25 +76,27 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         self._held_up = False  # nothing is read, as too much waits to be handled
         self._timer: asyncio.TimerHandle | None = None
         self._greeted: asyncio.Future[None] | None = None
+        self._left: list[asyncio.Future[None]] = []
+        core.reader.borrow(runtime.buffer, runtime.view)
         self.handlers = LoopHandlers(
             core,
             loop=loop,
+            context=runtime.context,
             outlet=outlet,
             pool=lambda: runtime.pool,
             dispatcher=dispatcher,
             peer=peer,
             attended=attended,
             callbacks=self.callbacks,
-            run_apart=LoopApart(
+            apart=LoopApart(
                 self, dispatcher, lambda: runtime.workers, loop=loop, pool=lambda: runtime.pool, starter=runtime.starter
-            ).run,
+            ),
         )
 
         def make_calls(room: Room, router: Router) -> Calls:
             return Calls(self, core, self._state, callbacks=self.callbacks, room=room, router=router)
 
-        self._assemble(self.handlers, make_calls)
-        self.wait = self._wait
+        self._assemble(make_calls)
 
     # The transport's side
 
@@ -112,41 +114,54 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         return self.core.reader.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._react(lambda: self.core.receive(nbytes))
-        reader, shared = self.core.reader, self._runtime.buffer
-        if reader.buffer is shared:
-            if not reader.idle:
-                reader.keep()
-        elif reader.idle and not self.ended:
-            reader.borrow(shared, self._runtime.view)
-
-    def eof_received(self) -> bool:
-        self._react(self.core.receive_eof)
-        return False
-
-    def _react(self, receive: Callable[[], list[Any]]) -> None:
-        outlet, handlers = self.outlet, self.handlers
+        core, outlet, handlers = self.core, self.outlet, self.handlers
         outlet.gathering = True
         try:
-            self.deliver(receive())
+            self.deliver(core.receive(nbytes) if nbytes else core.receive_eof())
             if handlers.ready:
                 handlers.work()
-                if handlers.ready and not (self.core.calls.calls or self._held_up or handlers.has_room()):
-                    self._hold_up()
+            if not self._held_up and handlers.is_full and not self._is_waited_for():
+                self._hold_up()
         except Exception:
             self.fault()
         finally:
             outlet.gathering = False
-        if self._queue or outlet.outbox.lanes.busy:
+        lanes = outlet.outbox.lanes
+        if self._queue or lanes.turns or lanes.free:
             outlet.flush()
         if self._greeted is not None:
             self._look_whether_greeted()
 
+    def eof_received(self) -> bool:
+        self.buffer_updated(0)
+        return False
+
     def _hold_up(self) -> None:
-        """Too much waits to be handled: the peer does not read what it is answered."""
+        """Too much waits to be handled: read no more for a while."""
         if self._transport is not None and not self.ended:
             self._held_up = True
             self._transport.pause_reading()
+            self.loop.call_later(LOOK_TIME, self._read_on)
+
+    def _read_on(self) -> None:
+        """Read again if there is room, or if a call of this side waits for what would be read."""
+        if self._transport is None or self.ended:
+            return
+        if self.handlers.is_full and not self._is_waited_for():
+            self.loop.call_later(LOOK_TIME, self._read_on)
+        else:
+            self._held_up = False
+            self._transport.resume_reading()
+
+    def _is_waited_for(self) -> bool:
+        """Whether somebody waits for what would be read; not who has yet to run callbacks that came before it."""
+        for token in list(self.core.calls.calls.values()):
+            if isinstance(token, CallWaiter):
+                if token in self.role.parked:
+                    return True
+            elif not (isinstance(token, Pending) and token.series is not None and token.series.running):
+                return True
+        return False
 
     def pause_writing(self) -> None:
         self.outlet.pause()
@@ -155,16 +170,17 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         self.outlet.resume()
 
     def _resumed(self) -> None:
-        self.handlers.work()
-        if self._held_up and self.handlers.has_room() and self._transport is not None:
-            self._held_up = False
-            self._transport.resume_reading()
+        # Who wrote last may have been any task, and what is begun now is none of its.
+        self.loop.call_soon(self.handlers.work, context=self._runtime.context.copy())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        lost = ConnectionLost(f"the connection broke: {exc}" if exc else "the connection was closed")
-        lost.__cause__ = exc
-        self.end(lost)
+        for future in self._left:
+            if not future.done():
+                future.set_result(None)
+        if isinstance(exc, OSError):
+            self.core.receive_error(exc)
+        self.end(ConnectionLost("the connection was closed"))  # where nothing else is known
 
     # Opening and ending
 
@@ -185,13 +201,10 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
                 await self._greeted
         finally:
             self._greeted = None
-        if self.core.error is not None or self.core.state is State.DRAINING:
-            raise self.core.lost()
-        self._room.open()
+        self._opened()
 
     def _look_whether_greeted(self) -> None:
-        greeting = (State.GREETING, State.GREETED) if self.core.client else (State.GREETING,)
-        if self._greeted is not None and not self._greeted.done() and self.core.state not in greeting:
+        if self._greeted is not None and not self._greeted.done() and not self._is_greeting():
             self._greeted.set_result(None)
 
     def close(self, reason: str = "", code: int = Leave.OTHER) -> None:
@@ -230,6 +243,16 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         self.core.reader.discard()
         self._tell_of_end()
 
+    async def wait_until_gone(self) -> None:
+        """Wait until the socket is closed, once the connection was: for the goodbye, `GOODBYE_TIME` at most.
+
+        A loop that is stopped before that leaves a transport that nobody closes.
+        """
+        if self._transport is not None:
+            future = self.loop.create_future()
+            self._left.append(future)
+            await future
+
     def interrupted(self, error: BaseException) -> None:
         """Nothing is lost: other threads only queue what the loop writes."""
 
@@ -246,13 +269,8 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         if get_ident() != self.thread:
             outlet.add(data)
             outlet.await_room(deadline)
-        elif (
-            type(data) is bytes
-            and len(self.core.calls.calls) == 1
-            and not (outlet.gathering or outlet.sealed or self._queue)
-        ):
-            self._queue.append(data)  # the only call: nothing is gained by waiting for others
-            outlet.flush()
+        elif type(data) is bytes and len(self.core.calls.calls) == 1 and not (outlet.gathering or outlet.sealed):
+            outlet.write(data)  # the only call: nothing is gained by waiting for others
         else:
             outlet.add(data)
 
@@ -279,13 +297,8 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
 
     # Waiting
 
-    def why_not_wait(self, what: str) -> RpcError | None:
-        return blocking_call(what) if get_ident() == self.thread else None
-
-    def _wait(self, waiter: Waiter, deadline: float | None) -> None:
-        if get_ident() == self.thread:
-            raise blocking_call("a stream", "async for item in ...")
-        self._calls.wait(waiter, deadline)
+    def why_not_wait(self, what: str, instead: str = RIGHT_WAY) -> RpcError | None:
+        return blocking_call(what, instead) if get_ident() == self.thread else None
 
     def wake_reader(self) -> None:
         """Nobody who waits reads."""
@@ -302,9 +315,15 @@ class Connection(AnyConnection, asyncio.BufferedProtocol):
         return Row(codec.name, function, unpack, pack, apart=get_ident() != self.thread)
 
     def start_thread(self, body: Callable[[], None]) -> None:
-        self._runtime.workers.start(body)
+        context = copy_context()  # of the task whose iterator is to be consumed
+        self._runtime.workers.start(lambda: context.run(body))
 
     # What is done soon, or when time has passed
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Have a function called on the loop, if that still runs. May be called from any thread."""
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(function)
 
     def watch(self) -> None:
         self._poke()

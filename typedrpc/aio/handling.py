@@ -4,17 +4,20 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from threading import get_ident
 from typing import Any, Final, final
 
+from typedrpc.aio.apart import LoopApart, no_thread
 from typedrpc.aio.outlet import Outlet
 from typedrpc.aio.pool import Pool
 from typedrpc.batches import REPLY_TIME, BatchRun
 from typedrpc.call import Call
 from typedrpc.callbacks import Callbacks
-from typedrpc.common.handlers import LATER, Handlers, RunApart
+from typedrpc.common.handlers import LATER, Handlers
 from typedrpc.dispatch import Dispatcher, Opened
+from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
 from typedrpc.protocol import BatchRequest, Outgoing, Protocol, Request
 
@@ -34,34 +37,38 @@ class LoopHandlers(Handlers):
         core: Protocol[Any],
         *,
         loop: asyncio.AbstractEventLoop,
+        context: Context,
         outlet: Outlet,
         pool: Callable[[], Pool],
         dispatcher: Dispatcher,
         peer: Peer,
         attended: bool,
         callbacks: Callbacks,
-        run_apart: RunApart,
+        apart: LoopApart,
     ) -> None:
         """As for the base class; and:
 
         Args:
             core: The protocol's state.
             loop: The loop, in whose thread this is made.
+            context: Handlers run in copies of it, whoever was the cause that they are begun.
             outlet: Writes.
             pool: Has threads for batches.
             dispatcher: Leads requests to handlers.
             peer: The other end, for handlers.
             attended: Whether the peer may call.
             callbacks: What this side has offered the peer to call back.
-            run_apart: Runs a handler.
+            apart: Runs handlers.
         """
         super().__init__(
-            core, dispatcher=dispatcher, peer=peer, attended=attended, callbacks=callbacks, run_apart=run_apart
+            core, dispatcher=dispatcher, peer=peer, attended=attended, callbacks=callbacks, run_apart=apart.run
         )
         self._loop = loop
+        self._context = context
         self._thread = get_ident()
         self._outlet = outlet
         self._pool = pool
+        self._apart = apart
         self._called_for: dict[BatchRun, None] = {}  # batches for which no thread was free yet
         self._due = False
         self._working = False
@@ -78,7 +85,7 @@ class LoopHandlers(Handlers):
         self._working = True
         ready, outlet = self.ready, self._outlet
         try:
-            while ready and not (outlet.paused and not self.ended):
+            while ready and not (outlet.stuck and not self.ended):
                 work = ready.popleft()
                 if isinstance(work, BatchRequest):
                     self._run_batch(work)
@@ -96,11 +103,27 @@ class LoopHandlers(Handlers):
         if self.ended or self._draining:
             self._say_done()
 
+    def _start_apart(self, request: Request, call: Call, done: Callable[[], None] | None) -> Outgoing | None:
+        if not call.row.is_async or call.row.stream is not None or get_ident() != self._thread:
+            return super()._start_apart(request, call, done)
+        started = self._apart.start(request, call)
+        if not isinstance(started, asyncio.Future):
+            return started
+        with self._lock:
+            self._running_apart += 1
+        started.add_done_callback(partial(self._answer_late, done))
+        return LATER
+
+    def _answer_late(self, done: Callable[[], None] | None, task: asyncio.Task[Outgoing | None]) -> None:
+        answer = None if task.cancelled() else task.result()
+        if answer is not None:
+            self._outlet.add(answer)
+        self._ended_apart(done)
+
     def _run_batch(self, batch: BatchRequest) -> None:
         """Begin all calls of a batch."""
         run: BatchRun = batch.progress
-        self._open_batch(batch)
-        opened: Opened | bytes = run.opened
+        opened = self._open_batch(batch)
         if isinstance(opened, Opened) and opened.row.plain and opened.row.apart:
             self._hand_out(batch)
             return
@@ -114,11 +137,29 @@ class LoopHandlers(Handlers):
             self._running_apart += 1
         self._called_for[run] = None
         try:
-            self._pool().run(partial(self._work_off, batch), may_wait=True)
+            self._run_in_pool(batch)
         except RuntimeError:  # no thread now: it is tried again below
             self._called_for.pop(run, None)
             self._ended_apart(None)
         self._loop.call_later(TICK, self._look_at, batch, run.next)
+
+    def _run_in_pool(self, batch: BatchRequest) -> None:
+        """Have a thread of the pool work off a batch. Raises ``RuntimeError`` where there is none."""
+        pool, work = self._pool(), partial(self._work_off, batch)
+        if batch.extras.depth:
+            pool.run_first(work, partial(self._refuse_batch, batch, batch.progress.next), self._loop)
+        else:
+            pool.run(work)
+
+    def _refuse_batch(self, batch: BatchRequest, seen: int) -> None:
+        """No thread became free for a nested batch; if it did not come further meanwhile, it does not."""
+        run: BatchRun = batch.progress
+        self._called_for.pop(run, None)
+        with self._lock:
+            if run.next == seen:
+                run.settle_rest((True, pack_protocol_failure(no_thread())))
+        self._reply(run)
+        self._ended_apart(None)
 
     def _look_at(self, batch: BatchRequest, seen: int) -> None:
         run: BatchRun = batch.progress
@@ -143,12 +184,12 @@ class LoopHandlers(Handlers):
                     if run.is_taken:
                         break
                     index = run.take()
-                self._run_part(batch, index)
+                self._context.copy().run(self._run_part, batch, index)
                 if pool.is_wanted and not run.is_taken:  # other calls take their turn between two of a batch
                     with self._lock:
                         self._running_apart += 1
                     self._called_for[run] = None
-                    pool.run(partial(self._work_off, batch), may_wait=True)
+                    self._run_in_pool(batch)
                     return
             if run in self._batches:  # others still run, and nobody looks at it any more
                 self._look_soon()
@@ -156,6 +197,17 @@ class LoopHandlers(Handlers):
             self._ended_apart(None)
 
     # From any thread
+
+    def hand_over(self) -> Callable[[], None]:
+        return self._pool().step_aside()
+
+    def _held(self) -> int:
+        return super()._held() + self._apart.waiting_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """So much waits to be handled that no more is to be read."""
+        return bool(self.ready or self._in_series_bytes or self._apart.waiting_bytes) and not self.has_room()
 
     def call_for_help(self) -> None:
         if self.ready or self.ended:
@@ -166,17 +218,17 @@ class LoopHandlers(Handlers):
             return
         self._due = True
         if get_ident() == self._thread:
-            self._loop.call_soon(self.work)
+            self._loop.call_soon(self.work, context=self._context.copy())
         else:
             with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self.work)
+                self._loop.call_soon_threadsafe(self.work, context=self._context.copy())
 
     def _roused(self) -> None:
         if not self._working or get_ident() != self._thread:
             self._stir()
 
     def _runs_here(self, call: Call) -> bool:
-        return call.row.plain and get_ident() != self._thread
+        return get_ident() != self._thread
 
     def _is_at_work(self) -> bool:
         return self._working

@@ -9,7 +9,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Final, final
 
-from typedrpc.common.outbox import Outbox
+from typedrpc.common.outbox import CUT_FROM, STALL_TIME, Outbox
 from typedrpc.errors import ConnectionLost
 from typedrpc.protocol import Outgoing
 from typedrpc.transport import LONGEST_WAIT
@@ -20,8 +20,8 @@ logger = logging.getLogger("typedrpc")
 HIGH_WATER: Final = 256 * 1024
 """Bytes in the transport from which on it is given no more: what waits longer stays where small frames may pass."""
 
-STALL_TIME: Final = 60.0
-"""Seconds without a byte going out after which a peer that does not read is cut off."""
+PASSING: Final = 64
+"""Small frames that may wait beside large messages before nothing more is begun."""
 
 
 @final
@@ -72,7 +72,17 @@ class Outlet:
         if self.sealed:
             return
         self.outbox.queue.append(data if isinstance(data, bytes) else copied(data))
-        self.stir()
+        if not (self._due or self.gathering):
+            self.stir()
+
+    def write(self, data: bytes) -> None:
+        """Write a frame at once if nothing waits, and it is none that leaves in pieces; otherwise as :meth:`add`."""
+        transport, outbox = self._transport, self.outbox
+        lanes = outbox.lanes
+        if len(data) > CUT_FROM or transport is None or self.paused or outbox.queue or lanes.turns or lanes.free:
+            self.add(data)
+        else:
+            transport.write(data)
 
     def stir(self) -> None:
         """Something was queued: see to it that it is written. May be called from any thread."""
@@ -92,9 +102,13 @@ class Outlet:
         transport, outbox = self._transport, self.outbox
         if transport is None or self.ended:
             return
-        while (outbox.queue or outbox.lanes.busy) and not self.paused:
-            buffers = outbox.take()
-            if buffers:
+        queue, lanes = outbox.queue, outbox.lanes
+        while (queue or lanes.turns or lanes.free) and not self.paused:
+            alone = queue[0] if len(queue) == 1 and not (lanes.turns or lanes.free) else None
+            if type(alone) is bytes and len(alone) <= CUT_FROM:  # nothing to join or to cut
+                queue.popleft()
+                transport.write(alone)
+            elif buffers := outbox.take():
                 transport.write(buffers[0] if len(buffers) == 1 else b"".join(buffers))
         if self._crowd and not outbox.full:
             self._tell()
@@ -109,16 +123,27 @@ class Outlet:
         self.paused = False
         self._forget_stall()
         self.flush()
-        if not self.paused:
+        if not self.stuck:
             for future in self._drained:
                 if not future.done():
                     future.set_result(None)
             self._drained.clear()
             self._resumed()
 
+    @property
+    def stuck(self) -> bool:
+        """Nothing more is to be begun: the transport takes no more, and what waits is not only what may be passed.
+
+        A large message keeps the transport full for as long as it takes; small frames are to pass it meanwhile.
+        """
+        if not self.paused:
+            return False
+        outbox = self.outbox
+        return not (outbox.lanes.turns and outbox.frames <= PASSING and outbox.size() <= HIGH_WATER)
+
     async def drained(self) -> None:
-        """Wait, in a task of the loop, until the transport takes more."""
-        while self.paused and not self.ended:
+        """Wait, in a task of the loop, until something may be sent, see :attr:`stuck`."""
+        while self.stuck and not self.ended:
             future = self._loop.create_future()
             self._drained.append(future)
             await future

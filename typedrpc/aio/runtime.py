@@ -1,6 +1,8 @@
 """What the connections of one client or server on an event loop have in common: the loop, threads, a buffer."""
 
 import asyncio
+from collections.abc import Callable
+from contextvars import copy_context
 from typing import Final, final
 
 from typedrpc.aio.pool import Pool
@@ -15,6 +17,8 @@ class Runtime:
 
     Attributes:
         loop: The loop.
+        context: The context variables of who made this: what happens on the loop, or in a thread, for no task in
+            particular has a copy of it, whoever was the cause.
         workers: Threads.
         pool: So many of them for plain handlers.
         starter: Starts coroutines.
@@ -30,8 +34,14 @@ class Runtime:
             debug: Tell of handlers that hold up the loop.
         """
         self.loop: Final = asyncio.get_running_loop()
+        self.context: Final = copy_context()
         self.workers: Final = workers
         self.pool: Final = Pool(self.workers, max_workers)
         self.starter: Final = Starter(self.loop, debug=debug)
         self.buffer: Final = bytearray(RECEIVE_SIZE)
         self.view: Final = memoryview(self.buffer)
+
+    def start_thread(self, body: Callable[[], None]) -> None:
+        """Run a function in a thread of its own. Raises ``RuntimeError`` where the system has no more."""
+        context = self.context.copy()
+        self.workers.start(lambda: context.run(body))

@@ -20,11 +20,13 @@ from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
 from typedrpc.aio.threads import in_thread
 from typedrpc.call import handled_by
+from typedrpc.common.loop import blocking_call, running_loop
 from typedrpc.common.server import GRACE, BaseServer, ServerOptions
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
-from typedrpc.errors import ConnectionLost
+from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.factories import Servable
+from typedrpc.hooks import told_by
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 
@@ -54,6 +56,9 @@ class Server(BaseServer[Connection]):
         self._closed: asyncio.Event
         self._started = False
 
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._runtime.loop
+
     async def start(self) -> Self:
         """Listen, and serve in the background. A server is started once.
 
@@ -81,8 +86,8 @@ class Server(BaseServer[Connection]):
     def close(self, grace: float = GRACE) -> Closing:
         """Stop: accept no more, let the handlers that run finish, end all connections. May be called again.
 
-        It goes on whether or not what this returns is awaited; and from one of the server's handlers, which has to
-        finish too, there is nothing to await.
+        It goes on whether or not what this returns is awaited; and from one of the server's handlers or hooks, which
+        has to finish too, there is nothing to await.
 
         Args:
             grace: Seconds that running handlers have. After that their clients get ``ConnectionLost``, and handlers
@@ -92,7 +97,7 @@ class Server(BaseServer[Connection]):
             self._closing = True
             return Closing.done()
         closing = Closing.start(self._close(grace), self._runtime.loop)
-        return Closing.done() if handled_by(self) else closing
+        return Closing.done() if handled_by(self) or told_by(self) else closing
 
     async def _close(self, grace: float) -> None:
         first, self._closing = not self._closing, True
@@ -114,6 +119,8 @@ class Server(BaseServer[Connection]):
         finally:
             for connection in connections:
                 connection.close("the server is closing")
+            for connection in connections:
+                await connection.wait_until_gone()
             self._runtime.starter.close()
             left = await in_thread(lambda: self._workers.close(max(1.0, deadline - monotonic())))
             if left:
@@ -132,6 +139,10 @@ class Server(BaseServer[Connection]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         await self.close()
+
+    def _why_not_wait(self, what: str, instead: str) -> RpcError | None:
+        on_loop = self._started and running_loop() is self._runtime.loop
+        return blocking_call(what, instead) if on_loop else super()._why_not_wait(what, instead)
 
     # Serving
 
@@ -165,7 +176,8 @@ class Server(BaseServer[Connection]):
             disconnect=self._disconnect,
             failed=self._connect_failed,
             factories=self._factories,
-            start=self._workers.start,
+            start=self._runtime.start_thread,
+            run_async=self._run_async,
             on_over=self._on_over,
         )
         with self._lock:
@@ -193,7 +205,7 @@ class Server(BaseServer[Connection]):
 
     def _let_in(self, stay: Stay) -> None:
         if self._connect or self._factories:  # which may take their time
-            self._workers.start(lambda: super(Server, self)._let_in(stay))
+            self._runtime.start_thread(lambda: super(Server, self)._let_in(stay))
         else:
             super()._let_in(stay)
 

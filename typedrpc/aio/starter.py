@@ -12,9 +12,11 @@ from asyncio.tasks import _enter_task, _leave_task  # documented for who runs co
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from time import monotonic
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 logger = logging.getLogger("typedrpc")
+
+T = TypeVar("T")
 
 SLOW_TIME: Final = 0.1
 """Seconds that a handler may hold up its event loop before it is told of, where calls are debugged: asyncio's own."""
@@ -32,10 +34,12 @@ class Starter:
         """
         self._loop = loop
         self._debug = debug
-        self._spare: _Carrier | None = None
+        self._spare: tuple[asyncio.Task[Any], _Carrier] | None = None
 
-    def start(self, coroutine: Coroutine[Any, Any, None], context: Context, name: str) -> asyncio.Task[None] | None:
+    def start(self, coroutine: Coroutine[Any, Any, T], context: Context, name: str) -> asyncio.Task[T] | T:
         """Run a coroutine: its first step now, the rest as a task.
+
+        The first step is run in any case, also where the task is cancelled before its turn has come.
 
         Args:
             coroutine: Raises nothing but ``CancelledError``.
@@ -43,109 +47,120 @@ class Starter:
             name: What it is told of by.
 
         Returns:
-            The task; None where the coroutine has ended already.
+            The task; or what the coroutine has returned, where it has ended already.
         """
-        loop = self._loop
+        loop, told = self._loop, name if self._debug else ""
         if asyncio.current_task(loop) is not None:  # some other task has just ended, or called: it goes on first
-            return loop.create_task(self._watched(coroutine, name), context=context, name=name)
-        carrier = self._spare
-        if carrier is None or carrier.task.done():  # of a loop that was cancelled as a whole
-            carrier = self._spare = _Carrier(loop)
-        began = monotonic() if self._debug else 0.0
-        _enter_task(loop, carrier.task)
+            carrier = _Carrier(loop)
+            carrier.carry(coroutine, context, told)
+            return loop.create_task(carrier, name=name)
+        if self._spare is None or self._spare[0].done():  # of a loop that was cancelled as a whole
+            carrier = _Carrier(loop)
+            self._spare = loop.create_task(carrier, name="typedrpc-spare"), carrier
+        task, carrier = self._spare
+        began = monotonic() if told else 0.0
+        _enter_task(loop, task)
         try:
             waits_for = context.run(coroutine.send, None)
-        except StopIteration:
-            return None
+        except StopIteration as end:
+            if task.cancelling():  # by itself, in its last step
+                self._spare = None
+            returned: T = end.value
+            return returned
         finally:
-            _leave_task(loop, carrier.task)
-            if self._debug:
-                _tell_if_slow(name, monotonic() - began)
+            _leave_task(loop, task)
+            if told:
+                _tell_if_slow(told, monotonic() - began)
         self._spare = None
-        carrier.carry(_Rest(coroutine, context, waits_for, name if self._debug else ""))
-        carrier.task.set_name(name)
-        return carrier.task
-
-    async def _watched(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        if self._debug:
-            await _Rest(coroutine, None, None, name)
-        else:
-            await coroutine
+        carrier.carry_on(coroutine, context, told, waits_for)
+        task.set_name(name)
+        return task
 
     def close(self) -> None:
         """The loop is used no more."""
         if self._spare is not None:
-            self._spare.task.cancel()
+            self._spare[0].cancel()
             self._spare = None
 
 
 @final
-class _Carrier:
-    """A task that waits for a coroutine to go on with."""
+class _Carrier(Coroutine[Any, Any, Any]):
+    """What a task runs that waits for a coroutine to go on with, and then goes on with that, step by step.
 
-    __slots__ = ("_given", "task")
+    It is no ``async def``, since a task may be cancelled before its first step, or in the same turn of the loop in
+    which it is given the coroutine: an ``async def`` would end there, and the coroutine would never learn of it.
+    """
+
+    __slots__ = ("_begun", "_coroutine", "_given", "_name", "_parked", "_run", "_waits_for")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._given: asyncio.Future[_Rest] = loop.create_future()
-        self.task: asyncio.Task[None] = loop.create_task(self._run(), name="typedrpc-spare")
+        self._given: asyncio.Future[None] = loop.create_future()
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._run: Callable[..., Any]
+        self._name = ""
+        self._begun = False
+        self._parked = False  # the coroutine waits, and the task has not been told for what
+        self._waits_for: Any = None
 
-    async def _run(self) -> None:
-        rest = await self._given
-        await rest
+    def carry(self, coroutine: Coroutine[Any, Any, Any], context: Context, name: str) -> None:
+        """Run a coroutine.
 
-    def carry(self, rest: "_Rest") -> None:
-        self._given.set_result(rest)
-
-
-@final
-class _Rest:
-    """What is left of a coroutine, step by step in its own context."""
-
-    __slots__ = ("_context", "_coroutine", "_name", "_waits_for")
-
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, None], context: Context | None, waits_for: Any, name: str
-    ) -> None:
-        """
         Args:
             coroutine: The coroutine.
-            context: In which it runs; None for the task's.
-            waits_for: What it waits for now, if it was begun.
-            name: What it is told of by; empty where it is not.
+            context: In which it runs.
+            name: What it is told of by where a step takes long; empty where it is not.
         """
-        self._coroutine = coroutine
-        self._context = context
+        self._coroutine, self._run, self._name = coroutine, context.run, name
+
+    def carry_on(self, coroutine: Coroutine[Any, Any, Any], context: Context, name: str, waits_for: Any) -> None:
+        """As :meth:`carry`, with a coroutine that has begun, and waits for what is given."""
+        self.carry(coroutine, context, name)
+        self._begun = self._parked = True
         self._waits_for = waits_for
-        self._name = name
+        if not self._given.done():  # cancelled with the task, in the coroutine's first step
+            self._given.set_result(None)
 
-    def __await__(self) -> Generator[Any, Any, None]:
-        coroutine, waits_for = self._coroutine, self._waits_for
-        run = _directly if self._context is None else self._context.run
-        step: Callable[..., Any] = coroutine.send
-        value: Any = None
-        begun = self._context is not None
+    def send(self, value: Any) -> Any:
+        coroutine = self._coroutine
+        if coroutine is None:
+            return self._given.__await__().send(None)
+        if self._parked:
+            return self._unpark()
+        self._begun = True
+        return self._step(coroutine.send, value)
+
+    def throw(self, error: Any, value: Any = None, trace: Any = None, /) -> Any:
+        coroutine = self._coroutine
+        if coroutine is None:
+            raise error
+        if not self._begun:
+            self._begun = self._parked = True
+            self._waits_for = self._step(coroutine.send, None)
+        waits_for = self._unpark() if self._parked else None
+        # As a task does that is cancelled while it waits: what it waits for is, and it goes on when that has ended.
+        if waits_for is not None and waits_for.cancel(error.args[0] if error.args else None):
+            return waits_for
+        return self._step(coroutine.throw, error)
+
+    def _unpark(self) -> Any:
+        waits_for, self._waits_for, self._parked = self._waits_for, None, False
+        return waits_for
+
+    def _step(self, step: Callable[[Any], Any], value: Any) -> Any:
+        if not self._name:
+            return self._run(step, value)
+        began = monotonic()
         try:
-            while True:
-                if begun:
-                    try:
-                        value, step = (yield waits_for), coroutine.send
-                    except BaseException as error:
-                        value, step = error, coroutine.throw
-                begun = True
-                began = monotonic() if self._name else 0.0
-                try:
-                    waits_for = run(step, value)
-                finally:
-                    if self._name:
-                        _tell_if_slow(self._name, monotonic() - began)
-        except StopIteration:
-            return
+            return self._run(step, value)
         finally:
-            coroutine.close()
+            _tell_if_slow(self._name, monotonic() - began)
 
+    def close(self) -> None:
+        if self._coroutine is not None:
+            self._coroutine.close()
 
-def _directly(step: Callable[[Any], Any], value: Any) -> Any:
-    return step(value)
+    def __await__(self) -> Generator[Any, Any, Any]:
+        raise NotImplementedError("tasks run it")
 
 
 def _tell_if_slow(name: str, seconds: float) -> None:

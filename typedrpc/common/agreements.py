@@ -1,4 +1,4 @@
-"""What was agreed with the peer of one connection, with threads; and how that is found out."""
+"""What was agreed with the peer of one connection, and how that is found out."""
 
 import logging
 import threading

@@ -47,6 +47,8 @@ class End(Protocol):
 class _CallEnd:
     """The end of a call that is answered."""
 
+    __slots__ = ("_call", "_connection", "_core", "_dispatcher", "_done", "_request")
+
     def __init__(
         self,
         connection: Connection,
@@ -171,13 +173,13 @@ class Apart:
             if call.row.is_async:
                 self._start_task(call, context, end)
             else:
-                self._start_thread(call, context, end)
+                self._start_thread(request, call, context, end)
         except (RuntimeError, OSError) as error:  # no thread, or no descriptors for the event loop
             logger.warning("no thread could be started for %s: it was refused", call.command)
             self._dispatcher.refused(call, error)
             end.refused(pack_protocol_failure(ServerBusy(f"{call.command}: no thread could be started")))
 
-    def _start_thread(self, call: Call, context: Context, end: End) -> None:
+    def _start_thread(self, request: Request, call: Call, context: Context, end: End) -> None:
         self._workers().start(lambda: context.run(self._run, call, end))
 
     def _run(self, call: Call, end: End) -> None:
@@ -221,10 +223,6 @@ class Apart:
 
         def launch() -> None:
             workers.loop_thread = get_ident()
-            if call.why_cancelled:  # meanwhile: it has not begun, and does not
-                workers.task_ended()
-                end.failed(call.cancelled.error(), wait=False)
-                return
             task = loop.create_task(self._run_task(call, end), context=context, name=call.command)
             if call.deadline is not None:
                 timer = loop.call_later(call.deadline - monotonic(), task.cancel)
@@ -242,6 +240,8 @@ class Apart:
 
     async def _run_task(self, call: Call, end: End) -> None:
         try:
+            if call.why_cancelled:  # meanwhile: it has not begun, and does not
+                raise call.cancelled.error()
             result = call.function(*call.args, **call.kwargs)
             if call.row.stream is None:
                 result = await result

@@ -5,12 +5,18 @@ when too much waits for it. What is the same for all peers is found out once: wi
 takes the time.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
+from itertools import count
+from threading import Lock
 from time import monotonic
-from typing import Any, Final, final
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, final
 
 from typedrpc.agreement import Agreement, Route
 from typedrpc.call import get_call
@@ -18,15 +24,23 @@ from typedrpc.codec import Payload, Segmented
 from typedrpc.command import Command
 from typedrpc.common.agreements import nesting
 from typedrpc.common.caller import PeerLink, completion
+from typedrpc.common.calling import cancelled_with
+from typedrpc.common.connection import Connection
 from typedrpc.common.tokens import Pending
-from typedrpc.deadlines import is_duration
-from typedrpc.errors import ConnectionLost, DeadlineExceeded, DefinitionError, RpcError
+from typedrpc.deadlines import get_limit, is_duration, nearest
+from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, DefinitionError, RpcError
 from typedrpc.peer import Peer
 from typedrpc.protocol import Outgoing, State
 from typedrpc.schema import NONE
 from typedrpc.service import check_carried, services_of
 from typedrpc.transport import LONGEST_WAIT
 from typedrpc.wire import Kind, copied, encode, payload_size
+
+if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
+    import asyncio
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 logger = logging.getLogger("typedrpc")
 
@@ -39,6 +53,9 @@ MAX_BACKLOG_FRAMES: Final = 4096
 _SMALL: Final = 64 * 1024
 _COUNTED: Final = 64
 """The bytes that wait are counted with every frame of more than _SMALL bytes, and now and then with others."""
+
+_RIGHT_WAY: Final = "await server.gather(...).aio(...)"
+"""Where waiting would block the thread of an event loop."""
 
 
 def broadcast(command: Command[Any], peers: Iterable[Peer], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
@@ -117,73 +134,222 @@ class _Cast:
         return not connection.ended
 
 
-def gather(
-    command: Command[Any],
-    peers: Iterable[Peer],
-    timeout: float | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> dict[Peer, Any]:
-    """Ask every peer that exposes a command, all at once, and wait for the answers.
+@final
+class Gather(Generic[P, R]):
+    """See :class:`typedrpc.peer.Gather`."""
 
-    Args:
-        command: What is asked.
-        peers: Who.
-        timeout: Seconds that they have.
-        args: The arguments by position.
-        kwargs: The arguments by name.
+    __slots__ = ("_command", "_peers", "_timeout", "_why_not_wait")
 
-    Returns:
-        Peer to result, or to the exception with which its call ended.
+    def __init__(
+        self,
+        command: Command[Any],
+        peers: Callable[[], Iterable[Peer]],
+        timeout: float | None,
+        why_not_wait: Callable[[str, str], RpcError | None],
+    ) -> None:
+        """
+        Args:
+            command: What is asked.
+            peers: Gives who, when it is asked.
+            timeout: Seconds that they have.
+            why_not_wait: Says what is wrong with a thread that is about to wait for the answers, given the name of the
+                command and the right way.
 
-    Raises:
-        DefinitionError: The command takes callbacks, or is none of a service.
-        ArgumentError: The arguments do not fit.
+        Raises:
+            ValueError: The time-out is no number of seconds.
+        """
+        if timeout is not None and not (is_duration(timeout) and timeout <= LONGEST_WAIT):
+            raise ValueError(f"timeout must be None or a number of seconds from 0 up to a day, not {timeout!r}")
+        self._command = command
+        self._peers = peers
+        self._timeout = timeout
+        self._why_not_wait = why_not_wait
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> dict[Peer, R | Exception]:
+        question = _Question(self._command, self._timeout, args, kwargs)
+        links = question.links(self._peers())
+        refused = self._why_not_wait(question.what, _RIGHT_WAY)
+        for link in links:
+            refused = refused or link.connection.why_not_wait(question.what, _RIGHT_WAY)
+        if refused is not None:
+            raise refused
+        come_back = _hand_over()
+        try:
+            with question:
+                question.ask(links)
+                wait(question.futures.values(), question.time_left())
+        finally:
+            come_back()
+        return question.outcomes()
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> dict[Peer, R | Exception]:
+        import asyncio  # whoever awaits has it
+
+        question = _Question(self._command, self._timeout, args, kwargs)
+        loop = asyncio.get_running_loop()
+        answered = loop.create_future()
+        links = question.links(self._peers())
+        with question:
+            question.ask(links)
+            question.when_answered(lambda: _call_soon(loop, answered.cancel))
+            await asyncio.wait([answered], timeout=question.time_left())
+        return question.outcomes()
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(function)
+
+
+@final
+class _Question:
+    """What is asked of many peers at once, and what they answer.
+
+    Attributes:
+        what: Names the command.
+        futures: The answer of each peer.
     """
-    commands = _commands_beside(command)
-    payload = _shared(command, args, kwargs)
-    size = payload_size(payload)
-    deadline = None if timeout is None else monotonic() + timeout
-    futures: dict[Peer, Future[Any]] = {}
 
-    def send(link: PeerLink, future: Future[Any], agreement: Agreement) -> bool:
-        connection, what = link.connection, command.qualified_name
+    __slots__ = (
+        "_asked",
+        "_command",
+        "_commands",
+        "_deadline",
+        "_given_up",
+        "_lock",
+        "_payload",
+        "_within",
+        "futures",
+        "what",
+    )
+
+    def __init__(
+        self, command: Command[Any], timeout: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """
+        Raises:
+            DefinitionError: The command takes callbacks, or is none of a service.
+            ArgumentError: The arguments do not fit.
+        """
+        self._commands = _commands_beside(command)
+        self._command = command
+        self._payload = _shared(command, args, kwargs)
+        self.what = command.qualified_name
+        self._within = within = get_call()
+        own = None if timeout is None else monotonic() + timeout
+        self._deadline = nearest(nearest(own, get_limit()), None if within is None else within.deadline)
+        self._lock = Lock()
+        self._given_up: CallCancelled | None = None
+        # None while it is just being asked.
+        self._asked: dict[Future[Any], tuple[Connection, int, Pending] | None] = {}
+        self.futures: dict[Peer, Future[Any]] = {}
+
+    def links(self, peers: Iterable[Peer]) -> list[PeerLink]:
+        """Those who are to be asked."""
+        links = _links(self._command, peers)
+        _resolve(self._command, self._commands, links)
+        self.futures = {link.peer: Future() for link in links}
+        return links
+
+    def ask(self, links: Iterable[PeerLink]) -> None:
+        """Ask, without waiting for anybody."""
+        size = payload_size(self._payload)
+        for link in links:
+            future = self.futures[link.peer]
+            link.agreements.soon(
+                self._commands, partial(self._send, link, future), partial(self._not_sent, future), size
+            )
+            _check_backlog(link, size)
+
+    def _send(self, link: PeerLink, future: Future[Any], agreement: Agreement) -> bool:
+        left = self.time_left()
+        if left is not None and left <= 0:
+            return False  # nobody waits any more
+        if not self._begin(future):
+            return False
+        connection, command = link.connection, self._command
         try:
             route: Route = agreement.route_of(command)
             parent, depth = nesting(connection)
-            left = None if deadline is None else deadline - monotonic()
-            if left is not None and left <= 0:
-                return False  # nobody waits any more
             extension = route.extension(left, parent, depth)
             token = Pending(completion(future, command, route))
-            connection.submit(route.id, payload, what, token, deadline, extension, parent != 0, at_once=True)
+            call = connection.submit(
+                route.id, self._payload, self.what, token, self._deadline, extension, parent != 0, at_once=True
+            )
         except (RpcError, RuntimeError) as error:  # a RuntimeError: there is no thread to read the answer
             future.set_exception(error)
+            return True
+        with self._lock:
+            given_up = self._given_up
+            self._asked[future] = connection, call, token
+        if given_up is not None:  # meanwhile
+            connection.abort(call, token, given_up)
         return True
 
-    links = _links(command, peers)
-    _resolve(command, commands, links)
-    come_back = _hand_over()
-    try:
-        for link in links:
-            future = futures[link.peer] = Future()
-            link.agreements.soon(commands, partial(send, link, future), future.set_exception, size)
-            _check_backlog(link, size)
-        done, _ = wait(futures.values(), None if deadline is None else max(0.0, deadline - monotonic()))
-    finally:
-        come_back()
-    late = f"{command.qualified_name}: no answer in time"
-    return {peer: _outcome(future) if future in done else DeadlineExceeded(late) for peer, future in futures.items()}
+    def _begin(self, future: Future[Any]) -> bool:
+        """Whether a peer is still to be asked."""
+        with self._lock:
+            if self._given_up is None:
+                self._asked[future] = None
+            return self._given_up is None
 
+    def _not_sent(self, future: Future[Any], error: RpcError) -> None:
+        """The peer did not tell its contract."""
+        with self._lock:
+            if self._given_up is None:
+                future.set_exception(error)
 
-def check_timeout(timeout: float | None) -> None:
-    """Check what ``gather`` is given.
+    def time_left(self) -> float | None:
+        """Seconds that are left for the answers; None without a limit."""
+        return None if self._deadline is None else max(0.0, self._deadline - monotonic())
 
-    Raises:
-        ValueError: It is no number of seconds.
-    """
-    if timeout is not None and not (is_duration(timeout) and timeout <= LONGEST_WAIT):
-        raise ValueError(f"timeout must be None or a number of seconds from 0 up to a day, not {timeout!r}")
+    def when_answered(self, function: Callable[[], None]) -> None:
+        """Have a function called once, by whatever thread, when all have answered."""
+        left = count(len(self.futures), -1)
+
+        def answered(future: Future[Any]) -> None:
+            if next(left) == 1:
+                function()
+
+        for future in self.futures.values():
+            future.add_done_callback(answered)
+        if not self.futures:
+            function()
+
+    def give_up(self, error: CallCancelled) -> None:
+        """Nobody waits for the answers any more: those who have not answered are told. May be called again."""
+        with self._lock:
+            if self._given_up is not None:
+                return
+            self._given_up = error
+            asked = dict(self._asked)
+            waiting = [future for future in self.futures.values() if not (future in asked or future.done())]
+        for future in waiting:
+            future.set_exception(error)
+        for one in asked.values():
+            if one is not None:
+                connection, call, token = one
+                connection.abort(call, token, error)
+
+    def __enter__(self) -> None:
+        """From now on the call that is being handled takes what is asked with it when it is cancelled."""
+        if (within := self._within) is not None:
+            within.on_cancel(self, lambda: self.give_up(cancelled_with(within, self.what)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        if self._within is not None:
+            self._within.forget(self)
+        if error is not None:  # Ctrl-C, a cancelled task
+            self.give_up(CallCancelled(f"{self.what}: whoever asked was interrupted"))
+
+    def outcomes(self) -> dict[Peer, Any]:
+        """Peer to answer, or to the exception with which its call ended, as far as is known now."""
+        late = f"{self.what}: no answer in time"
+        return {
+            peer: _outcome(future) if future.done() else DeadlineExceeded(late) for peer, future in self.futures.items()
+        }
 
 
 def _outcome(future: Future[Any]) -> Any:

@@ -1,8 +1,8 @@
-"""How bound commands reach a peer, with threads: the callers behind proxies and behind callbacks."""
+"""How bound commands reach a peer: the callers behind proxies and behind callbacks."""
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import lru_cache, partial
 from time import monotonic
@@ -144,7 +144,7 @@ class CallForms:
         connection, route = self._resolve(command, options.timeout)
         what = command.qualified_name
         end, extension, nested, within = plan_call(connection, route, options, what, self.default_timeout)
-        future = CallFuture()
+        future = CallFuture(connection, what)
         going = goes_with(connection, things, of_caller=True)
         on_reply = metadata_to(options)
         finish = completion(future, command, route, on_reply, None if going is None else going.failure_of)
@@ -159,17 +159,18 @@ class CallForms:
                 within.forget(future)
         return future
 
-    async def aio(
-        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
-    ) -> Any:
-        import asyncio  # whoever awaits has it
+    def awaiter(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Coroutine[Any, Any, Any]]:
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            import asyncio  # whoever awaits has it
 
-        try:
-            future = self._submit(command, args, kwargs, options, patient=False)
-        except NoRoom:
-            start = partial(self._submit, command, args, kwargs, patient=False)
-            future = await self._in_line(command, options, self.default_timeout, lambda rest: start(options=rest))
-        return await asyncio.wrap_future(future)
+            try:
+                future = self._submit(command, args, kwargs, options, patient=False)
+            except NoRoom:
+                start = partial(self._submit, command, args, kwargs, patient=False)
+                future = await self._in_line(command, options, self.default_timeout, lambda rest: start(options=rest))
+            return await asyncio.wrap_future(future)
+
+        return awaited
 
     async def _in_line(
         self,
@@ -538,9 +539,37 @@ class CallFuture(Future[Any]):
         give_up: Tells it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Connection, what: str) -> None:
+        """
+        Args:
+            connection: What the call is made on.
+            what: Names the command in errors.
+        """
         super().__init__()
         self.give_up: Callable[[], None] | None = None
+        self._connection = connection
+        self._what = what
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As of every future; in the thread of the event loop that the outcome comes from it must be there already.
+
+        Raises:
+            BlockingCall: It is not.
+        """
+        self._check_wait(timeout)
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As :meth:`result`."""
+        self._check_wait(timeout)
+        return super().exception(timeout)
+
+    def _check_wait(self, timeout: float | None) -> None:
+        if timeout == 0 or self.done():
+            return
+        refusal = self._connection.why_not_wait(self._what, "await asyncio.wrap_future(proxy.{}.submit(...))")
+        if refusal is not None:
+            raise refusal
 
     def cancel(self) -> bool:
         """Cancel the call, also while it runs. Returns False when its outcome is there already."""

@@ -20,7 +20,7 @@ from typedrpc.common.handlers import Handlers, Series
 from typedrpc.common.role import ReadRole, Waiter
 from typedrpc.common.room import NoRoom, Room
 from typedrpc.common.router import Router
-from typedrpc.common.tokens import Batch, CallWaiter, Failed, NotSent, Pending, Token
+from typedrpc.common.tokens import Batch, CallWaiter, Failed, NotSent, Submitted, Token
 from typedrpc.errors import CallCancelled, DeadlineExceeded, RpcError
 from typedrpc.failure import unpack_failure
 from typedrpc.flow import Inflow
@@ -302,7 +302,7 @@ class Calls:
         command: int,
         payload: Payload,
         what: str,
-        token: Pending,
+        token: Submitted,
         deadline: float | None = None,
         extension: bytes = b"",
         nested: bool = False,
@@ -436,7 +436,7 @@ class Calls:
         core = self._core
         with self._state:
             call = core.new_call(nested)
-            if not (wait or nested or self._room.has_place):
+            if not (wait or nested or self._room.has_place()):
                 return False
         if len(bodies) == 1:
             data = core.request(call, command, bodies[0], what, extension)
@@ -566,8 +566,8 @@ class Calls:
         """
         core = self._core
         with self._state:
-            if not nested:
-                if not patient and not self._room.has_place:
+            if not (nested or self._room.has_place()):
+                if not patient:
                     raise NotSent(NoRoom())
                 self._room.await_place(what, monotonic() if at_once else deadline, token)
             if self._connection.ended:

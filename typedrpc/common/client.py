@@ -1,6 +1,6 @@
 """The client, whichever way it connects: what it is made with, and what users see of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypedDict, TypeVar, overload
 
@@ -8,6 +8,7 @@ from typedrpc.call import Call
 from typedrpc.command import BoundCommand, Command
 from typedrpc.common.agreements import AGREE_TIME
 from typedrpc.common.caller import PeerLink
+from typedrpc.common.loop import run_on
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import check_counts
 from typedrpc.dispatch import Dispatcher
@@ -18,6 +19,9 @@ from typedrpc.peer import Peer
 from typedrpc.protocol import Protocol, State
 from typedrpc.service import FunctionService, Service, Table
 from typedrpc.transport import LONGEST_WAIT
+
+if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
+    import asyncio
 
 ServiceT = TypeVar("ServiceT", bound=Service)
 EnteredT_co = TypeVar("EnteredT_co", covariant=True)
@@ -114,6 +118,13 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
             # Who forgets the `with` looks for commands here.
             how = "`with connect(...) as proxy:` gives the proxy, and so does client.proxy(Contract)"
             raise AttributeError(f"a client has no attribute {name!r}; {how}")
+
+    def _get_loop(self) -> "asyncio.AbstractEventLoop | None":
+        """Where what is ``async`` runs; None for the loop that is kept."""
+        return None
+
+    def _run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return run_on(self._get_loop(), coroutine)
 
     def __repr__(self) -> str:
         return f"<client of {self._url}>"

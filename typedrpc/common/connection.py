@@ -11,7 +11,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Generic
+
+from typing_extensions import TypeVar
 
 from typedrpc.batches import BatchRun
 from typedrpc.call import Row
@@ -20,6 +22,7 @@ from typedrpc.codec import CallbackCodec
 from typedrpc.common.calling import Calls
 from typedrpc.common.fork import forsake_after_fork
 from typedrpc.common.handlers import Handlers
+from typedrpc.common.loop import RIGHT_WAY
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
@@ -39,11 +42,17 @@ _RESPONSE: Final = int(Kind.RESPONSE)
 MAX_UNASKED: Final = 16 * 1024
 """Refusals and pongs that may wait to be written before the peer is taken for one that does not read."""
 
+GOODBYE_TIME: Final = 0.1
+"""Seconds that closing waits for what is still being written."""
 
-class Connection(ABC):
+
+HandlersT_co = TypeVar("HandlersT_co", bound=Handlers, default=Handlers, covariant=True)
+
+
+class Connection(ABC, Generic[HandlersT_co]):
     """One end of a connection. Every method may be called from any thread, but for what says otherwise."""
 
-    handlers: Handlers
+    handlers: HandlersT_co
 
     def __init__(
         self,
@@ -79,10 +88,10 @@ class Connection(ABC):
         self._on_end = on_end
         self._on_forsaken = on_forsaken
 
-    def _assemble(self, handlers: Handlers, make_calls: Callable[[Room, Router], Calls]) -> None:
+    def _assemble(self, make_calls: Callable[[Room, Router], Calls]) -> None:
         """The rest of what it consists of, once there is who handles calls."""
-        self._room = Room(self.core, self._state, handlers)
-        self._router = Router(self.core, self.role, handlers, self.callbacks)
+        self._room = Room(self.core, self._state, self.handlers)
+        self._router = Router(self.core, self.role, self.handlers, self.callbacks)
         self._calls = calls = make_calls(self._room, self._router)
         self.call = calls.call
         self.submit = calls.submit
@@ -115,7 +124,7 @@ class Connection(ABC):
         """As :meth:`write`, for what the peer does not hold back by waiting: return when not too much waits."""
 
     @abstractmethod
-    def why_not_wait(self, what: str) -> RpcError | None:
+    def why_not_wait(self, what: str, instead: str = RIGHT_WAY) -> RpcError | None:
         """What is wrong with a thread that is about to wait for a call."""
 
     @abstractmethod
@@ -219,6 +228,21 @@ class Connection(ABC):
         """End it because of an exception that should not be; called in its handler."""
         logger.exception("a fault of typedrpc's own ended a connection")
         self.end(ConnectionLost("a fault of typedrpc's own, see the log"))
+
+    def _is_greeting(self) -> bool:
+        """The handshake goes on: a client's until it is let in."""
+        state = self.core.state
+        return state is State.GREETING or (self.core.client and state is State.GREETED)
+
+    def _opened(self) -> None:
+        """The handshake is over.
+
+        Raises:
+            ConnectionLost: The peer is none, or left.
+        """
+        if self.core.error is not None or self.core.state is State.DRAINING:
+            raise self.core.lost()
+        self._room.open()
 
     def _take_leave(self, reason: str, code: int) -> tuple[ConnectionLost, Outgoing | None]:
         """This side closes: with which error, and what the peer is told."""

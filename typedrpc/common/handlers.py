@@ -20,7 +20,7 @@ from typedrpc.batches import BatchRun, Result
 from typedrpc.call import Call, enter_call, leave_call
 from typedrpc.callbacks import Callbacks
 from typedrpc.definition import FIRST_RESERVED_ID
-from typedrpc.dispatch import Dispatcher
+from typedrpc.dispatch import Dispatcher, Opened
 from typedrpc.errors import CallCancelled
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
@@ -196,7 +196,7 @@ class Handlers(Attendance, ABC):
         """Have somebody look in a few milliseconds whether outcomes wait to be sent."""
 
     def _runs_here(self, call: Call) -> bool:
-        """Whether a handler that takes a thread or a task of its own is in one that it can have."""
+        """Whether a plain handler that takes a thread of its own is in one that it can have."""
         return False
 
     def _say_done(self) -> None:
@@ -270,10 +270,13 @@ class Handlers(Attendance, ABC):
         with self._lock:
             self._enter(series, run)
 
+    def _held(self) -> int:
+        """Bytes of requests that are not begun."""
+        return self._in_series_bytes + sum(weight(work) for work in self.ready.copy() if isinstance(work, Request))
+
     def has_room(self) -> bool:
         """Whether more may be read although what came is not handled yet."""
-        held = self._in_series_bytes + sum(weight(work) for work in self.ready.copy() if isinstance(work, Request))
-        return held < max(HELD_BYTES, 4 * self._core.limits.max_message_size)
+        return self._held() < max(HELD_BYTES, 4 * self._core.limits.max_message_size)
 
     # The end
 
@@ -417,16 +420,17 @@ class Handlers(Attendance, ABC):
         if self.ended:
             return None  # nobody waits for it any more
         run: BatchRun = batch.progress
-        if run.opened is None:
-            self._open_batch(batch)
+        opened: Any = run.opened
+        if opened is None:
+            opened = self._open_batch(batch)
         interrupt: BaseException | None = None
         if run.why_cancelled:
             call: Call | bytes = pack_protocol_failure(CallCancelled(f"the caller gave it up: {run.why_cancelled}"))
         else:
-            call = self._dispatcher.begin_part(run.opened, run.parts[index])
+            call = self._dispatcher.begin_part(opened, run.parts[index])
         if isinstance(call, Call):
             run.begun(call)
-            if call.row.apart and not self._runs_here(call):
+            if call.row.apart and not (call.row.plain and self._runs_here(call)):
                 with self._lock:
                     self._running_apart += 1
                 self._run_apart(batch, call, partial(self._ended_apart, done), partial(self._settle, run, index, call))
@@ -440,13 +444,14 @@ class Handlers(Attendance, ABC):
             self._make_room()
         return interrupt
 
-    def _open_batch(self, batch: BatchRequest) -> None:
-        """The first call of a batch is about to be run."""
+    def _open_batch(self, batch: BatchRequest) -> Opened | bytes:
+        """The first call of a batch is about to be run. Returns what all have in common, or why none is run."""
         run: BatchRun = batch.progress
         self._batches[run] = True
-        run.opened = self._dispatcher.open_batch(self._core, batch, self.peer, run.since)
+        run.opened = opened = self._dispatcher.open_batch(self._core, batch, self.peer, run.since)
         if not self._core.begin(batch.call, run):
             run.cancel("its caller has given it up")
+        return opened
 
     def _settle(self, run: BatchRun, index: int, call: Call, result: Result) -> None:
         """A handler of a batch's call that took a thread or a task of its own has ended; must not wait."""
@@ -501,11 +506,8 @@ class Handlers(Attendance, ABC):
         call = dispatcher.begin(core, request, self.peer)
         if not isinstance(call, Call):
             return call, None
-        if call.row.apart and not self._runs_here(call):
-            with self._lock:
-                self._running_apart += 1
-            self._run_apart(request, call, partial(self._ended_apart, done), None)
-            return LATER, None
+        if call.row.apart and not (call.row.plain and self._runs_here(call)):
+            return self._start_apart(request, call, done), None
         token = enter_call(call)
         try:
             result = call.function(*call.args, **call.kwargs)
@@ -519,6 +521,13 @@ class Handlers(Attendance, ABC):
             return dispatcher.finish(core, request, call, result), None
         except BaseException as error:  # its generator ends a program, or a signal does
             return dispatcher.fail(core, request, call, error, raised_here=nested), error
+
+    def _start_apart(self, request: Request, call: Call, done: Callable[[], None] | None) -> Outgoing | None:
+        """Run a handler in a thread or a task of its own: ``LATER``, or the answer if it has ended already."""
+        with self._lock:
+            self._running_apart += 1
+        self._run_apart(request, call, partial(self._ended_apart, done), None)
+        return LATER
 
     def _ended_apart(self, done: Callable[[], None] | None) -> None:
         """A handler that ran apart has ended, and its answer is on its way."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,19 +68,26 @@ def kept_loop() -> asyncio.AbstractEventLoop:
     return _kept.get()
 
 
-def refuse_on_kept_loop(what: str) -> BlockingCall | None:
+RIGHT_WAY: Final = "await proxy.{}.aio(...)"
+
+
+def refuse_on_kept_loop(what: str, instead: str = RIGHT_WAY) -> BlockingCall | None:
     """The error of who is about to wait for a call in the thread of the kept loop, where all async handlers run."""
-    return blocking_call(what) if threading.get_ident() == _kept.thread else None
+    return blocking_call(what, instead) if threading.get_ident() == _kept.thread else None
 
 
-def blocking_call(what: str, instead: str = "await proxy.{}.aio(...)") -> BlockingCall:
+def blocking_call(what: str, instead: str = RIGHT_WAY) -> BlockingCall:
     """What says that a call must not wait in the thread of an event loop.
 
     Args:
-        what: Names the command.
+        what: Names the command, or what came as an argument of one.
         instead: The right way, with a place for the command's own name.
     """
-    right = instead.format(what.rpartition(".")[2])
+    command, _, argument = what.partition(": ")
+    if argument:  # "Host.train: callback 'progress'"
+        right = instead.replace("proxy.{}", "remote({})").format(argument.split("'")[1])
+    else:
+        right = instead.format(command.rpartition(".")[2])
     return BlockingCall(f"{what}: this would block the thread of the event loop that it waits for; write `{right}`")
 
 
@@ -92,6 +99,27 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def run_on(loop: asyncio.AbstractEventLoop | None, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on an event loop, with the context variables of this thread, and wait for what it returns.
+
+    Args:
+        loop: Where to; without one, the loop that is kept.
+        coroutine: The coroutine.
+
+    Raises:
+        BlockingCall: This is the thread of that very loop.
+        RuntimeError: The loop is closed, or has stopped.
+    """
+    try:
+        target = loop or kept_loop()
+        if running_loop() is target:
+            raise blocking_call("an async function", "await it")
+        return in_loop(lambda: coroutine, target)()
+    finally:
+        if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            coroutine.close()
 
 
 def awaiting(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -125,7 +153,7 @@ def in_loop(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None
             future: Future[Any] = asyncio.run_coroutine_threadsafe(coroutine, target)
         except RuntimeError as error:
             coroutine.close()
-            raise RuntimeError("the event loop of an async callback is closed") from error
+            raise RuntimeError("the event loop of an async function is closed") from error
         while True:
             try:
                 return future.result(CHECK_TIME)
@@ -135,6 +163,6 @@ def in_loop(function: Callable[..., Any], loop: asyncio.AbstractEventLoop | None
                 if not target.is_running():
                     if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                         coroutine.close()
-                    raise RuntimeError("the event loop of an async callback has stopped") from None
+                    raise RuntimeError("the event loop of an async function has stopped") from None
 
     return run

@@ -1,7 +1,7 @@
-"""`map` over a connection, with threads: calls leave in batches, a bounded number of them ahead of the consumer.
+"""`map` over a connection: calls leave in batches, a bounded number of them ahead of the consumer.
 
-The consuming thread packs, sends, reads and unpacks; no future and no hand-over per item. While it is elsewhere, the
-watcher sees to it that what comes is read.
+The consuming thread packs, sends, reads and unpacks; no future and no hand-over per item. While it is elsewhere,
+somebody else reads what comes: see :class:`typedrpc.common.handlers.Attendance`.
 """
 
 from collections import deque

@@ -14,12 +14,14 @@ BATCH_SIZE: Final = 128 * 1024
 CUT_FROM: Final = CHUNK_SIZE
 """Bytes from which on a frame in one buffer is looked at, whether it is to leave in pieces."""
 
-
 QUEUED_BYTES: Final = 64 * 1024 * 1024
 """Bytes that may wait to be written before one-way calls and answers wait too."""
 
 QUEUED_FRAMES: Final = 4096
 """Frames that may, whatever their size."""
+
+STALL_TIME: Final = 60.0
+"""Seconds without a byte going out after which a peer that does not read is cut off."""
 
 
 class Rest(tuple[Buffer, ...]):

@@ -54,10 +54,12 @@ class Room:
         """The peer's limits are known."""
         self.is_counted = self._core.peer_limits.max_calls == 1
 
-    @property
     def has_place(self) -> bool:
         """Whether another call would not wait for room. The state lock is held."""
-        return not self._is_full()
+        core = self._core
+        taken = len(core.calls.calls) + self._given_up - core.late_replies
+        # One place is left for the thread that reads its own reply and is not in the table.
+        return taken < core.peer_limits.max_calls - 1 or taken < 1
 
     def await_place(self, what: str, deadline: float | None, token: Token) -> None:
         """Return when the peer has room for another call, or none is needed: the connection has ended, or the call was
@@ -66,14 +68,14 @@ class Room:
         Raises:
             NotSent: The deadline passed; or a handler makes the call, and has waited for long.
         """
-        if not self._is_full():
+        if self.has_place():
             return
         last_moment = monotonic() + (math.inf if get_call() is None else HANDLERS_PATIENCE)
         expecting = False
         # Counted before the look that decides: whoever answers something does so first, and looks at the count then.
         self.waiting += 1
         try:
-            while self._is_full() and self._core.state is not State.CLOSED and token.aborted is None:
+            while not self.has_place() and self._core.state is not State.CLOSED and token.aborted is None:
                 end = last_moment if deadline is None else min(deadline, last_moment)
                 left = end - monotonic()
                 if left <= 0:
@@ -88,7 +90,7 @@ class Room:
             self.waiting -= 1
             if expecting:
                 self._handlers.forget()
-        if self._is_full() and self._core.state is not State.CLOSED and token.aborted is None:
+        if not self.has_place() and self._core.state is not State.CLOSED and token.aborted is None:
             raise NotSent(_no_room_in_time(what, deadline, last_moment))
 
     async def stand_in_line(self, what: str, deadline: float | None) -> None:
@@ -146,11 +148,8 @@ class Room:
             rouse()
             free -= 1
 
-    def _is_full(self) -> bool:
-        return self._free() <= 0
-
     def _free(self) -> int:
-        # One place is left for the thread that reads its own reply and is not in the table.
+        """Calls for which :meth:`has_place` would be true, one after another."""
         room = max(1, self._core.peer_limits.max_calls - 1)
         return room - (len(self._core.calls) + self._given_up - self._core.late_replies)
 

@@ -1,8 +1,8 @@
-"""Streams that go out, with threads: who produces waits for credit.
+"""Streams that go out: who produces waits for credit.
 
 They are produced in a thread of their own by a :class:`Sender`, or in a task by an :class:`AsyncSender`. Items that are
 ready together leave together: a producer that is quick holds its items back for a moment, and the watcher sends what it
-leaves lying.
+leaves lying, or the event loop does where the connection belongs to one.
 """
 
 from __future__ import annotations

@@ -4,14 +4,16 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from typedrpc import transport
 from typedrpc.admission import Admission, Answer, WhenFull
 from typedrpc.call import Call
 from typedrpc.command import Command
-from typedrpc.common.broadcast import broadcast, check_timeout, gather
+from typedrpc.common.broadcast import Gather as Gathering
+from typedrpc.common.broadcast import broadcast
 from typedrpc.common.connection import Connection
+from typedrpc.common.loop import refuse_on_kept_loop, run_on
 from typedrpc.common.stay import Stay
 from typedrpc.common.workers import MAX_WORKERS, Workers, check_counts
 from typedrpc.dispatch import MAX_NESTING, Dispatcher
@@ -19,8 +21,11 @@ from typedrpc.errors import ConnectionLost, ProtocolError, RpcError, ServerBusy
 from typedrpc.factories import Servable, sort_out
 from typedrpc.hooks import CallOutcome, Hooked
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Leave, Limits
-from typedrpc.peer import Peer
+from typedrpc.peer import Gather, Peer
 from typedrpc.service import Table
+
+if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
+    import asyncio
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -205,22 +210,24 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         *,
         timeout: float | None = None,
         to: Iterable[Peer] | None = None,
-    ) -> Callable[P, dict[Peer, R | Exception]]: ...
+    ) -> Gather[P, R]: ...
     @overload
     def gather(
         self, command: Command[Callable[P, R]], /, *, timeout: float | None = None, to: Iterable[Peer] | None = None
-    ) -> Callable[P, dict[Peer, R | Exception]]: ...
+    ) -> Gather[P, R]: ...
     def gather(
         self, command: Command[Any], /, *, timeout: float | None = None, to: Iterable[Peer] | None = None
-    ) -> Callable[..., dict[Peer, Any]]:
+    ) -> Gather[..., Any]:
         """Call a command of many clients at once: ``server.gather(Listener.ask, timeout=1.0)("ready?")``.
 
         What is returned takes the command's arguments, waits until each client that exposes the service has answered
-        or the time is over, and returns client to result, or to the exception with which its call ended.
+        or the time is over, and returns client to result, or to the exception with which its call ended. On an event
+        loop it is awaited, ``await server.gather(Listener.ask).aio("ready?")``: called there, where answers come by the
+        very loop, it raises ``BlockingCall``.
 
         Args:
             command: Of a contract, ``Listener.ask``, or a function of a ``FunctionService``.
-            timeout: Seconds that all have together; None for as long as it takes.
+            timeout: Seconds that all have together; None for as long as it takes. A handler's own deadline counts too.
             to: Which clients, each once; by default all that are connected when the arguments are given.
 
         Raises:
@@ -228,9 +235,24 @@ class BaseServer(Hooked, Generic[ConnectionT]):
             DefinitionError: When it is called: the command takes callbacks.
             ArgumentError: When it is called: the arguments do not fit.
         """
-        check_timeout(timeout)
         chosen = None if to is None else tuple(to)
-        return lambda *args, **kwargs: gather(command, self.peers if chosen is None else chosen, timeout, args, kwargs)
+        return Gathering(command, lambda: self.peers if chosen is None else chosen, timeout, self._why_not_wait)
+
+    def _why_not_wait(self, what: str, instead: str) -> RpcError | None:
+        """What is wrong with a thread that is about to wait for clients.
+
+        Args:
+            what: Names the command.
+            instead: The right way.
+        """
+        return refuse_on_kept_loop(what, instead)
+
+    def _get_loop(self) -> "asyncio.AbstractEventLoop | None":
+        """Where what is ``async`` runs; None for the loop that is kept."""
+        return None
+
+    def _run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return run_on(self._get_loop(), coroutine)
 
     def __repr__(self) -> str:
         return f"<server at {self._url}>"

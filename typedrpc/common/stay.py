@@ -7,10 +7,10 @@ What happens in it, in this order: its services are made, ``on_connect`` runs, i
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from threading import Lock
-from typing import Final, final
+from typing import Any, Final, final
 
 from typedrpc.common.connection import Connection
 from typedrpc.errors import ConnectionLost, RpcError
@@ -38,6 +38,7 @@ class Stay:
         "_on_over",
         "_parts",
         "_refusal",
+        "_run_async",
         "_start",
         "connection",
         "peer",
@@ -53,6 +54,7 @@ class Stay:
         failed: Event,
         factories: Sequence[Factory] = (),
         start: Callable[[Callable[[], None]], None],
+        run_async: Callable[[Coroutine[Any, Any, Any]], Any],
         on_over: Callable[["Stay"], None] = lambda stay: None,
     ) -> None:
         """
@@ -64,6 +66,7 @@ class Stay:
             failed: Told when it is not let in.
             factories: Make its services.
             start: Runs a function in a thread of its own.
+            run_async: Runs a coroutine on an event loop, and waits for what it returns.
             on_over: Called when all is over; must not block.
         """
         self.connection: Final = connection
@@ -73,6 +76,7 @@ class Stay:
         self._failed = failed
         self._factories = factories
         self._start = start
+        self._run_async = run_async
         self._on_over = on_over
         self._lock = Lock()
         self._begun = False
@@ -132,9 +136,9 @@ class Stay:
             for factory in self._factories:
                 instance = factory.make(self.peer)
                 instances.append(instance)
-                if isinstance(instance, AbstractContextManager):
+                if isinstance(instance, AbstractContextManager | AbstractAsyncContextManager):
                     self._entered = self._entered or ExitStack()
-                    self._entered.enter_context(instance)
+                    self._enter(instance, self._entered)
         except BaseException:  # whatever it is, it is no reason for this thread to end
             error_id = os.urandom(4).hex()
             logger.exception("the services of %s could not be made, error id %s", self.peer, error_id)
@@ -142,6 +146,16 @@ class Stay:
             return False
         self.peer.instances = tuple(instances)
         return True
+
+    def _enter(
+        self, instance: AbstractContextManager[Any] | AbstractAsyncContextManager[Any], entered: ExitStack
+    ) -> None:
+        if isinstance(instance, AbstractContextManager):
+            entered.enter_context(instance)
+            return
+        leave = instance.__aexit__
+        self._run_async(_await(instance.__aenter__))
+        entered.push(lambda *error: self._run_async(_await(leave, *error)))
 
     def end(self) -> None:
         """The connection has ended. Does not block."""
@@ -207,3 +221,7 @@ class Stay:
             self._start(leave_services)
         except RuntimeError:
             leave_services()
+
+
+async def _await(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    return await function(*args)

@@ -1,4 +1,4 @@
-"""Streams that come in, with threads: who consumes waits for items, and whoever waits may read.
+"""Streams that come in: who consumes waits for items, and whoever waits may read.
 
 They are consumed through a :class:`Receiver`, in a thread, or an :class:`AsyncReceiver`, on any event loop. For those
 that go out see :mod:`~typedrpc.common.sending`.
@@ -42,12 +42,18 @@ THE_END: Final = object()
 """There will be no item any more."""
 
 
+_OF_RESULT: Final = "async for item in proxy.{}.aio(...)"
+_OF_ARGUMENT: Final = "{}: AsyncIterator[...]"
+"""What to write where waiting would block the thread of an event loop."""
+
+
 class Connection(Owner, Protocol):
     """What streams need of their connection."""
 
     @property
     def core(self) -> Core[Token]: ...
     def wait(self, waiter: Waiter, deadline: float | None) -> None: ...
+    def why_not_wait(self, what: str, instead: str, /) -> RpcError | None: ...
     def wake_reader(self) -> None: ...
     def post(self, data: Outgoing) -> None: ...
     def send(self, data: Outgoing) -> None: ...
@@ -290,6 +296,9 @@ class Receiver(_Consumed, Stream[Any]):
                 if items is not WAIT_FOR_MORE:
                     self._items = items
                     continue
+                right_way = _OF_ARGUMENT if source.number else _OF_RESULT
+                if (refusal := source.connection.why_not_wait(source.what, right_way)) is not None:
+                    raise refusal
                 call = get_call()
                 deadline = None if call is None else call.deadline
                 if deadline is not None and monotonic() >= deadline:

@@ -36,6 +36,16 @@ class Token(Protocol):
         """There is no answer, unless there was one: what came first counts."""
 
 
+class Submitted(Token, Protocol):
+    """A token of a call that no thread waits for.
+
+    Attributes:
+        series: Of the callbacks that went with the call: those that were sent before the answer run before it is told.
+    """
+
+    series: Series | None
+
+
 class CallWaiter(Waiter):
     """A thread that waits for its reply."""
 
@@ -80,7 +90,6 @@ class Pending:
         self._finish = [finish]
         self.aborted: RpcError | None = None
         self.series: Series | None = None
-        """Of the callbacks that went with the call: those that were sent before the answer run before it is told."""
 
     def complete(self, connection: Owner, frame: Frame) -> None:
         connection.handlers.settle(partial(self._settle, frame), self.series)

@@ -36,7 +36,7 @@ from typedrpc.errors import (
     RpcError,
     ServerBusy,
 )
-from typedrpc.hooks import CallOutcome, LossHookT
+from typedrpc.hooks import CallOutcome, LossHookT, told_by
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
@@ -90,7 +90,10 @@ class Client(BaseClient[EnteredT_co]):
         """End the connection. Calls that wait, in any thread, raise ``ConnectionLost``. May be called again."""
         self._closed = True
         self._link.connection.close()
-        self._stop_threads()
+        if told_by(self):  # a hook, which has to finish too
+            threading.Thread(target=self._stop_threads, name="typedrpc-close").start()
+        else:
+            self._stop_threads()
 
     def _stop_threads(self) -> None:
         # It stays, closed: a thread that is still at work may ask for it, and must not be given another one.
@@ -189,6 +192,7 @@ class Client(BaseClient[EnteredT_co]):
                 disconnect=self._disconnect,
                 failed=self._connect_failed,
                 start=lambda body: self._get_runtime()[0].start(body),
+                run_async=self._run_async,
             )
             stays.append(stay)  # from here on its end is told; who begins it looks whether that was too late
             connection.handlers.look_again()

@@ -10,14 +10,15 @@ import contextlib
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final, final
+from typing import Any, final
 
 from typedrpc import transport
 from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
 from typedrpc.common.apart import Apart
+from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.connection import Connection as AnyConnection
-from typedrpc.common.loop import in_loop, refuse_on_kept_loop
+from typedrpc.common.loop import RIGHT_WAY, in_loop, refuse_on_kept_loop
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
@@ -27,22 +28,17 @@ from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.messages import Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Event, Outgoing, State
+from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.calling import LeadingCalls
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.watcher import QUICK_TICK, Watcher
 from typedrpc.sync.writer import Writer
 
-GOODBYE_TIME: Final = 0.1
-"""Seconds that closing waits for what is still being written."""
-
 
 @final
-class Connection(AnyConnection):
+class Connection(AnyConnection[HandlerThreads]):
     """One end of a connection. Every method may be called from any thread."""
-
-    handlers: HandlerThreads
 
     def __init__(
         self,
@@ -106,7 +102,7 @@ class Connection(AnyConnection):
                 self, sock, core, self._state, writer=writer, callbacks=self.callbacks, room=room, router=router
             )
 
-        self._assemble(self.handlers, make_calls)
+        self._assemble(make_calls)
 
     # Opening and ending
 
@@ -120,12 +116,11 @@ class Connection(AnyConnection):
             ConnectionLost: The peer is none, or left.
             TimeoutError: It did not answer in time.
         """
-        greeting = (State.GREETING, State.GREETED) if self.core.client else (State.GREETING,)
         if not self.role.try_take():
             raise self.core.lost()  # it has ended before: whoever ended it keeps the role
         try:
             self._post(deadline)
-            while self.core.state in greeting and not self.ended:
+            while self._is_greeting() and not self.ended:
                 if monotonic() >= deadline:
                     raise TimeoutError
                 self.deliver(self.read(deadline))
@@ -133,9 +128,7 @@ class Connection(AnyConnection):
                 self.attend(deadline)
         finally:
             self.stop_leading()
-        if self.core.error is not None or self.core.state is State.DRAINING:
-            raise self.core.lost()
-        self._room.open()
+        self._opened()
 
     def post(self, data: Outgoing) -> None:
         """Send a frame as soon as there is room for it, without waiting for that. It must not change any more."""
@@ -185,9 +178,9 @@ class Connection(AnyConnection):
         if not self.watched:  # otherwise it looks within a tick
             self._runtime()[1].watch(self)
 
-    def why_not_wait(self, what: str) -> RpcError | None:
+    def why_not_wait(self, what: str, instead: str = RIGHT_WAY) -> RpcError | None:
         """What is wrong with a thread that is about to wait for a call; asked within handlers."""
-        return refuse_on_kept_loop(what)
+        return refuse_on_kept_loop(what, instead)
 
     def write(self, data: Outgoing, deadline: float | None) -> None:
         """Write a frame, or leave it to the thread that is writing; wait for room in the pipe until the deadline.
@@ -338,9 +331,7 @@ class Connection(AnyConnection):
         except OSError as error:
             if not transport.is_of_socket(error):
                 raise
-            lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
-            lost.__cause__ = error
-            return [core.close(lost)]
+            return core.receive_error(error)
         return core.receive(count) if count else core.receive_eof()
 
     def _read_and_deliver(self) -> None:

@@ -20,6 +20,7 @@ from typedrpc.common.tokens import Token
 from typedrpc.common.workers import Workers
 from typedrpc.errors import ConnectionLost
 from typedrpc.factories import Servable
+from typedrpc.hooks import told_by
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.sync.acceptor import Acceptor
@@ -69,13 +70,13 @@ class Server(BaseServer[Connection]):
     def close(self, grace: float = GRACE) -> None:
         """Stop: accept no more, let the handlers that run finish, end all connections. May be called again.
 
-        Called by one of the server's handlers it returns at once: that handler has to finish too.
+        Called by one of the server's handlers or hooks it returns at once: they have to finish too.
 
         Args:
             grace: Seconds that running handlers have. After that their clients get ``ConnectionLost``; a thread cannot
                 be ended from outside, so a handler that goes on does so for nobody.
         """
-        if handled_by(self):
+        if handled_by(self) or told_by(self):
             threading.Thread(target=self._close, args=(grace,), name="typedrpc-close").start()
         else:
             self._close(grace)
@@ -152,6 +153,7 @@ class Server(BaseServer[Connection]):
             failed=self._connect_failed,
             factories=self._factories,
             start=self._workers.start,
+            run_async=self._run_async,
             on_over=self._on_over,
         )
         with self._lock:

@@ -15,16 +15,13 @@ from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
-from typedrpc.common.outbox import CUT_FROM, Outbox, Rest
+from typedrpc.common.outbox import CUT_FROM, STALL_TIME, Outbox, Rest
 from typedrpc.common.role import ReadRole
 from typedrpc.errors import ConnectionLost
 from typedrpc.protocol import Outgoing
 from typedrpc.wire import Buffer, copied
 
 logger = logging.getLogger("typedrpc")
-
-STALL_TIME: Final = 60.0
-"""Seconds without a byte going out after which a peer that does not read is cut off."""
 
 MIN_LOOK: Final = 0.02
 MAX_LOOK: Final = 1.0
@@ -313,7 +310,7 @@ class Writer:
                 if not transport.is_of_socket(error):
                     raise
                 lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
-                lost.__cause__ = error
+                lost.__cause__ = error.with_traceback(None)  # which would keep the buffers
                 self._end(lost)
                 return []
             if count or not len(buffers[0]):

@@ -1,18 +1,20 @@
 """Servers that run so many handlers at a time."""
 
+import contextlib
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
+from tests.ends import Colours, for_servers
 from tests.support import PATIENCE, Gate, Running, Workshop, run_all
-from typedrpc import ConnectionLost, DeadlineExceeded, Server, Service, connect, current_call, rpc
+from typedrpc import ConnectionLost, DeadlineExceeded, Service, current_call, rpc
+from typedrpc.common.server import BaseServer
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-
-URL = "tcp://127.0.0.1:0"
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def workshop() -> Iterator[Workshop]:
 class Line:
     """Knows how many calls have come to a server that is busy."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: BaseServer[Any]) -> None:
         turns = server._dispatcher.turns
         assert turns is not None
         self._changed = threading.Condition()
@@ -47,6 +49,13 @@ class Line:
             assert self._changed.wait_for(lambda: self._length >= count, PATIENCE), self._length
 
 
+@contextlib.contextmanager
+def in_line(colours: Colours, *services: Service, **options: Any) -> Iterator[tuple[BaseServer[Any], Line]]:
+    """A server that handles one call at a time, and the line before it."""
+    with colours.serve(*services, max_concurrent=1, **options) as server:
+        yield server, Line(server)
+
+
 class Fragile(Service):
     """Breaks when two handlers run at once."""
 
@@ -65,12 +74,12 @@ class Fragile(Service):
 
 
 @pytest.mark.parametrize(("most", "workers"), [(1, 4), (3, 4), (1, 0)])
-def test_thirty_clients_at_once(most: int, workers: int) -> None:
+def test_thirty_clients_at_once(most: int, workers: int, colours: Colours) -> None:
     fragile = Fragile(most)
-    with Server(fragile, url=URL, max_concurrent=most, max_workers=workers) as server:
+    with colours.serve(fragile, max_concurrent=most, max_workers=workers) as server:
 
         def work() -> None:
-            with connect(Fragile, server.url) as proxy:
+            with colours.connect(Fragile, server.url) as proxy:
                 for number in range(20):
                     assert proxy.touch(number) == number
                 futures = [proxy.touch.submit(number) for number in range(20)]
@@ -83,10 +92,12 @@ def test_thirty_clients_at_once(most: int, workers: int) -> None:
     assert len(fragile.seen) == 30 * 46
 
 
-def test_calls_wait_in_the_order_in_which_they_came(workshop: Workshop) -> None:
-    server = Server(workshop, url=URL, max_concurrent=1)
-    line = Line(server)
-    with server, connect(Workshop, server.url) as one, connect(Workshop, server.url) as two:
+def test_calls_wait_in_the_order_in_which_they_came(workshop: Workshop, colours: Colours) -> None:
+    with (
+        in_line(colours, workshop) as (server, line),
+        colours.connect(Workshop, server.url) as one,
+        colours.connect(Workshop, server.url) as two,
+    ):
         working = Running(one.wait, "job")
         workshop.started["job"].wait()
         calls = []
@@ -104,11 +115,11 @@ def test_calls_wait_in_the_order_in_which_they_came(workshop: Workshop) -> None:
             call.result(PATIENCE)
 
 
-def test_the_protocols_own_commands_take_no_turn(workshop: Workshop) -> None:
-    with Server(workshop, url=URL, max_concurrent=1) as server, connect(Workshop, server.url) as proxy:
+def test_the_protocols_own_commands_take_no_turn(workshop: Workshop, colours: Colours) -> None:
+    with colours.serve(workshop, max_concurrent=1) as server, colours.connect(Workshop, server.url) as proxy:
         working = Running(proxy.wait, "job")
         workshop.started["job"].wait()
-        with connect(Workshop, server.url):
+        with colours.connect(Workshop, server.url):
             assert not working.done
             workshop.gates["job"].open()
         assert working.result() == "job"
@@ -128,25 +139,23 @@ class Deep(Asking):
         return depth and 1 + current_call().peer.proxy(Asking).ask(depth - 1)
 
 
-def test_a_nested_call_does_not_wait_for_itself() -> None:
-    with Server(Deep(), url=URL, max_concurrent=1) as server:
-        clients = [connect(Asking, server.url, expose=[Deep()]) for _ in range(4)]
-        try:
-            proxies = [client.proxy(Asking) for client in clients]
+def test_a_nested_call_does_not_wait_for_itself(colours: Colours) -> None:
+    with colours.serve(Deep(), max_concurrent=1) as server:
+        with contextlib.ExitStack() as stack:
+            clients = [colours.connect(Asking, server.url, expose=[Deep()]) for _ in range(4)]
+            proxies = [stack.enter_context(client) for client in clients]
             assert run_all([partial(proxy.ask, 20) for proxy in proxies]) == [20] * 4
-        finally:
-            for client in clients:
-                client.close()
 
 
-def test_who_leaves_the_line_is_not_waited_for(workshop: Workshop) -> None:
+def test_who_leaves_the_line_is_not_waited_for(workshop: Workshop, colours: Colours) -> None:
     left = Gate()
-    server = Server(workshop, url=URL, max_concurrent=1, on_disconnect=lambda peer, cause: left.open())
-    line = Line(server)
-    with server, connect(Workshop, server.url) as one:
+    with (
+        in_line(colours, workshop, on_disconnect=lambda peer, cause: left.open()) as (server, line),
+        colours.connect(Workshop, server.url) as one,
+    ):
         working = Running(one.wait, "job")
         workshop.started["job"].wait()
-        with connect(Workshop, server.url) as two:
+        with colours.connect(Workshop, server.url) as two:
             futures = [two.note.submit("never") for _ in range(100)]
             line.wait_for(100)
         left.wait()
@@ -158,10 +167,8 @@ def test_who_leaves_the_line_is_not_waited_for(workshop: Workshop) -> None:
         assert workshop.notes == ["last"]
 
 
-def test_a_call_whose_deadline_passes_in_line_is_not_run(workshop: Workshop) -> None:
-    server = Server(workshop, url=URL, max_concurrent=1)
-    line = Line(server)
-    with server, connect(Workshop, server.url) as proxy:
+def test_a_call_whose_deadline_passes_in_line_is_not_run(workshop: Workshop, colours: Colours) -> None:
+    with in_line(colours, workshop) as (server, line), colours.connect(Workshop, server.url) as proxy:
         working = Running(proxy.wait, "job")
         workshop.started["job"].wait()
         short = proxy.note.with_options(timeout=0.2).submit("too late")
@@ -176,11 +183,15 @@ def test_a_call_whose_deadline_passes_in_line_is_not_run(workshop: Workshop) -> 
         assert "too late" not in workshop.notes
 
 
-def test_a_line_that_is_too_long_to_be_held(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_too_long_to_be_held(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, colours: Colours
+) -> None:
     monkeypatch.setattr("typedrpc.common.handlers.HELD_BYTES", 8192)
-    server = Server(workshop, url=URL, max_concurrent=1, max_message_size=2048)
-    line = Line(server)
-    with server, connect(Workshop, server.url) as one, connect(Workshop, server.url) as two:
+    with (
+        in_line(colours, workshop, max_message_size=2048) as (server, line),
+        colours.connect(Workshop, server.url) as one,
+        colours.connect(Workshop, server.url) as two,
+    ):
         working = Running(one.wait, "job")
         workshop.started["job"].wait()
         futures = [two.echo.submit(bytes(1500)) for _ in range(200)]
@@ -190,13 +201,11 @@ def test_a_line_that_is_too_long_to_be_held(workshop: Workshop, monkeypatch: pyt
         assert all(len(future.result(PATIENCE)) == 1500 for future in futures)
 
 
-def test_a_place_is_kept_for_one_way_calls_in_line(workshop: Workshop) -> None:
-    server = Server(workshop, url=URL, max_concurrent=1)
-    line = Line(server)
-    with server, connect(Workshop, server.url) as one:
+def test_a_place_is_kept_for_one_way_calls_in_line(workshop: Workshop, colours: Colours) -> None:
+    with in_line(colours, workshop) as (server, line), colours.connect(Workshop, server.url) as one:
         working = Running(one.wait, "job")
         workshop.started["job"].wait()
-        with connect(Workshop, server.url) as two:
+        with colours.connect(Workshop, server.url) as two:
             for number in range(10):
                 two.note.notify(str(number))
             line.wait_for(10)
@@ -205,7 +214,8 @@ def test_a_place_is_kept_for_one_way_calls_in_line(workshop: Workshop) -> None:
         assert workshop.wait_for_notes(10) == [str(number) for number in range(10)]
 
 
+@for_servers
 @pytest.mark.parametrize("number", [0, -1, 1.5])
-def test_what_makes_no_sense(number: int) -> None:
-    with pytest.raises(ValueError, match="max_concurrent must be"):
-        Server(Workshop(), url=URL, max_concurrent=number)
+def test_what_makes_no_sense(number: int, colours: Colours) -> None:
+    with pytest.raises(ValueError, match="max_concurrent must be"), colours.serve(Workshop(), max_concurrent=number):
+        pass

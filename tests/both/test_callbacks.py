@@ -1,6 +1,7 @@
 """Callbacks over real sockets: in which thread, in which order, for how long, and how they end."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
+from tests.ends import Colours, for_clients, for_servers
 from tests.support import (
     PATIENCE,
     FakeServer,
@@ -35,7 +37,6 @@ from typedrpc import (
     MessageTooLarge,
     NestedTooDeep,
     RemoteError,
-    Server,
     Service,
     UnknownCommand,
     connect,
@@ -47,14 +48,12 @@ from typedrpc.codec import pack_plain
 from typedrpc.codec.body import callback_mark
 from typedrpc.command import remote
 from typedrpc.common import handlers
-from typedrpc.common.loop import _kept
+from typedrpc.common.server import BaseServer
 from typedrpc.failure import Code
 from typedrpc.messages import ProtocolCommand, pack_extension
 from typedrpc.wire import Frame, Kind, encode
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
-
-URL = "tcp://127.0.0.1:0"
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 Use = Callable[[int], int]
 
@@ -120,12 +119,6 @@ class Room(Service):
         return first(1) + second(2)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def kept_loop() -> None:
-    """The one for coroutines of plain threads lasts as long as the process, which is no leak."""
-    _kept.get()
-
-
 @pytest.fixture
 def room() -> Iterator[Room]:
     room = Room()
@@ -135,22 +128,19 @@ def room() -> Iterator[Room]:
 
 
 @pytest.fixture
-def server(room: Room) -> Iterator[Server]:
-    with Server(room, url=URL) as server:
+def server(room: Room, colours: Colours) -> Iterator[BaseServer[Any]]:
+    with colours.serve(room) as server:
         yield server
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client[Room]]:
-    with connect(Room, server.url) as _:
-        pass
-    client = connect(Room, server.url)
-    with client:
+def client(server: BaseServer[Any], colours: Colours) -> Iterator[Client[Any]]:
+    with colours.connect(server.url) as client:
         yield client
 
 
 @pytest.fixture
-def proxy(client: Client[Room]) -> Room:
+def proxy(client: Client[Any]) -> Room:
     return client.proxy(Room)
 
 
@@ -513,7 +503,7 @@ def test_one_that_cannot_be_called_so_fails_when_it_is_called(proxy: Room) -> No
         proxy.each([1], hidden)
 
 
-def test_a_result_that_is_too_large(server: Server, room: Room, log: Log) -> None:
+def test_a_result_that_is_too_large(server: BaseServer[Any], room: Room, log: Log, colours: Colours) -> None:
     def script(use: Any) -> str:
         with pytest.raises(MessageTooLarge, match=r"the result of Room\.big: callback 'use'"):
             use()
@@ -525,8 +515,8 @@ def test_a_result_that_is_too_large(server: Server, room: Room, log: Log) -> Non
             return str(script(use))
 
     with (
-        Server(Big(), url=URL, max_message_size=2000) as server,
-        connect(Big, server.url) as proxy,
+        colours.serve(Big(), max_message_size=2000) as server,
+        colours.connect(Big, server.url) as proxy,
     ):
         assert proxy.big(lambda: bytes(5000)) == "fine"
     assert "the result of Room.big: callback 'use'" in log.line()
@@ -594,7 +584,7 @@ def test_no_time_left_for_a_callback(proxy: Room, room: Room) -> None:
 # After the call
 
 
-def test_a_handler_may_keep_it(proxy: Room, room: Room, client: Client[Room]) -> None:
+def test_a_handler_may_keep_it(proxy: Room, room: Room, client: Client[Any]) -> None:
     threads: list[int] = []
 
     def use(number: int) -> int:
@@ -632,10 +622,10 @@ def test_after_a_future_and_after_a_one_way_call(proxy: Room, room: Room) -> Non
     assert room.kept[1](5) == 10
 
 
-def test_after_the_connection(room: Room, log: Log) -> None:
+def test_after_the_connection(room: Room, log: Log, colours: Colours) -> None:
     gone = Mortal()
-    with Server(room, url=URL) as server:
-        with connect(Room, server.url) as proxy:
+    with colours.serve(room) as server:
+        with colours.connect(Room, server.url) as proxy:
             proxy.keep(gone.make())
         gone.gone.wait()
         with pytest.raises(ConnectionLost):
@@ -647,7 +637,7 @@ def test_after_the_connection(room: Room, log: Log) -> None:
         room.kept.clear()
 
 
-def test_the_connection_ends_in_a_callback(room: Room, log: Log) -> None:
+def test_the_connection_ends_in_a_callback(room: Room, log: Log, colours: Colours) -> None:
     lost: Future[BaseException] = Future()
 
     def script(use: Use) -> None:
@@ -657,8 +647,7 @@ def test_the_connection_ends_in_a_callback(room: Room, log: Log) -> None:
             lost.set_result(error)
 
     room.scripts["a"] = script
-    with Server(room, url=URL) as server:
-        client = connect(Room, server.url)
+    with colours.serve(room) as server, colours.connect(server.url) as client:
 
         def use(number: int) -> int:
             client.close()
@@ -669,16 +658,17 @@ def test_the_connection_ends_in_a_callback(room: Room, log: Log) -> None:
         assert isinstance(lost.result(PATIENCE), ConnectionLost)
 
 
-def test_in_another_process_that_is_killed(room: Room) -> None:
+@for_servers
+def test_in_another_process_that_is_killed(room: Room, colours: Colours) -> None:
     program = """
-        from tests.sync.test_callbacks import Room
+        from tests.both.test_callbacks import Room
         from typedrpc import connect
         client = connect(Room, hear())
         client.proxy(Room).keep(lambda number: number + 1)
         say("kept")
         hear()
     """
-    with Server(room, url=URL) as server, Program(program) as child:
+    with colours.serve(room) as server, Program(program) as child:
         child.say(server.url)
         assert child.hear() == "kept"
         assert room.kept[0](1) == 2
@@ -694,7 +684,7 @@ def test_in_another_process_that_is_killed(room: Room) -> None:
         room.kept.clear()
 
 
-def test_called_often(proxy: Room, room: Room, client: Client[Room]) -> None:
+def test_called_often(proxy: Room, room: Room, client: Client[Any]) -> None:
     seen: list[int] = []
 
     def use(number: int) -> int:
@@ -727,7 +717,7 @@ def test_one_that_calls_back_and_is_called_back(proxy: Room, room: Room) -> None
     assert run_all([lambda: proxy.each([12], use)] * 6) == [[12]] * 6
 
 
-def test_too_deep(proxy: Room, client: Client[Room]) -> None:
+def test_too_deep(proxy: Room, client: Client[Any]) -> None:
     def use(number: int) -> int:
         return proxy.each([number], use)[0]
 
@@ -744,7 +734,7 @@ def test_nested_in_a_future(proxy: Room) -> None:
     assert [future.result(PATIENCE) for future in futures] == [[10]] * 5
 
 
-def test_the_server_gives_callbacks_to_its_client(room: Room) -> None:
+def test_the_server_gives_callbacks_to_its_client(room: Room, colours: Colours) -> None:
     class Listener(Service):
         @rpc
         def on(self, use: Callable[[int], int]) -> int:
@@ -768,7 +758,7 @@ def test_the_server_gives_callbacks_to_its_client(room: Room) -> None:
     room.scripts["a"] = script
     room.scripts["hold"] = lambda: current_call().peer.proxy(Listener).hold(gone.make())
     gone = Mortal()
-    with Server(room, url=URL) as server, connect(Room, server.url, expose=[Listener()]) as proxy:
+    with colours.serve(room) as server, colours.connect(Room, server.url, expose=[Listener()]) as proxy:
         assert proxy.run("a") == 102
         assert len(set(threads)) == 1
         proxy.run("hold")
@@ -785,7 +775,7 @@ def test_the_server_gives_callbacks_to_its_client(room: Room) -> None:
 
 
 @pytest.mark.parametrize("form", ["call", "submit", "notify", "aio"])
-def test_it_is_forgotten_when_the_handler_has_returned(form: str, proxy: Room, client: Client[Room]) -> None:
+def test_it_is_forgotten_when_the_handler_has_returned(form: str, proxy: Room, client: Client[Any]) -> None:
     mortal = Mortal()
     if form == "aio":
         asyncio.run(proxy.ignore.aio(mortal.make()))
@@ -797,7 +787,7 @@ def test_it_is_forgotten_when_the_handler_has_returned(form: str, proxy: Room, c
     assert groups(client) == {}
 
 
-def test_it_is_forgotten_when_the_handler_has_failed(proxy: Room, client: Client[Room], room: Room) -> None:
+def test_it_is_forgotten_when_the_handler_has_failed(proxy: Room, client: Client[Any], room: Room) -> None:
     def script(use: Use) -> None:
         use(1)
         raise ValueError("no")
@@ -810,7 +800,7 @@ def test_it_is_forgotten_when_the_handler_has_failed(proxy: Room, client: Client
     assert groups(client) == {}
 
 
-def test_it_is_forgotten_when_the_last_reference_goes(proxy: Room, room: Room, client: Client[Room]) -> None:
+def test_it_is_forgotten_when_the_last_reference_goes(proxy: Room, room: Room, client: Client[Any]) -> None:
     first, second = Mortal(), Mortal()
     proxy.keep(first.make(), second.make())
     assert [len(offers) for offers in groups(client).values()] == [2]
@@ -828,7 +818,7 @@ def test_it_is_forgotten_when_the_last_reference_goes(proxy: Room, room: Room, c
     assert groups(client) == {}
 
 
-def test_it_is_forgotten_when_a_cycle_is_collected(proxy: Room, room: Room, client: Client[Room]) -> None:
+def test_it_is_forgotten_when_a_cycle_is_collected(proxy: Room, room: Room, client: Client[Any]) -> None:
     mortal = Mortal()
     proxy.keep(mortal.make())
     cycle: list[Any] = [room.kept.pop()]
@@ -839,7 +829,7 @@ def test_it_is_forgotten_when_a_cycle_is_collected(proxy: Room, room: Room, clie
     assert groups(client) == {}
 
 
-def test_refused_calls_leave_nothing(proxy: Room, client: Client[Room], server: Server, log: Log) -> None:
+def test_refused_calls_leave_nothing(proxy: Room, client: Client[Any], server: BaseServer[Any], log: Log) -> None:
     connection = client._link.connection
     mortals = []
 
@@ -873,7 +863,7 @@ def call_unknown(proxy: Room, form: str, use: Use) -> None:
 
 @pytest.mark.parametrize("form", ["call", "submit", "notify"])
 def test_a_call_that_the_peer_refuses_unseen_leaves_nothing(
-    form: str, proxy: Room, client: Client[Room], server: Server, room: Room, log: Log
+    form: str, proxy: Room, client: Client[Any], server: BaseServer[Any], room: Room, log: Log
 ) -> None:
     """The callee does not have the command, whatever was agreed."""
     entry = server._dispatcher._table.entries.pop(Room.ignore.id)
@@ -894,7 +884,7 @@ def test_a_call_that_the_peer_refuses_unseen_leaves_nothing(
 
 @pytest.mark.parametrize("form", ["call", "submit", "notify"])
 def test_bad_arguments_that_the_peer_finds_leave_nothing(
-    form: str, proxy: Room, client: Client[Room], room: Room, log: Log, monkeypatch: pytest.MonkeyPatch
+    form: str, proxy: Room, client: Client[Any], room: Room, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pack(args: Any, kwargs: Any) -> Any:
         payload, functions = original(args, kwargs)
@@ -918,12 +908,12 @@ def test_bad_arguments_that_the_peer_finds_leave_nothing(
     assert groups(client) == {}
 
 
-def test_a_call_that_is_not_sent_leaves_nothing(room: Room, log: Log) -> None:
+def test_a_call_that_is_not_sent_leaves_nothing(room: Room, log: Log, colours: Colours) -> None:
     mortals = [Mortal() for _ in range(6)]
     room.scripts["wait"] = lambda: room.gates["go on"].wait()
-    with Server(room, url=URL, max_calls=1, max_message_size=2000) as server:
-        client = connect(Room, server.url)
-        with client as proxy:
+    with colours.serve(room, max_calls=1, max_message_size=2000) as server:
+        with colours.connect(server.url) as client:
+            proxy = client.proxy(Room)
             blocking = proxy.run.submit("wait")
             for form, mortal in zip(["__call__", "submit"], mortals, strict=False):
                 with pytest.raises(DeadlineExceeded, match="no room for another call in time"):
@@ -941,7 +931,7 @@ def test_a_call_that_is_not_sent_leaves_nothing(room: Room, log: Log) -> None:
 
 
 def test_a_message_refused_for_a_limit_that_was_lowered_leaves_nothing(
-    proxy: Room, client: Client[Room], server: Server, room: Room, log: Log
+    proxy: Room, client: Client[Any], server: BaseServer[Any], room: Room, log: Log
 ) -> None:
     """The client does not know of the new limit yet."""
     core = client._link.connection.core
@@ -961,10 +951,9 @@ def test_a_message_refused_for_a_limit_that_was_lowered_leaves_nothing(
     assert groups(client) == {}
 
 
-def test_the_end_of_the_connection_drops_all(room: Room) -> None:
+def test_the_end_of_the_connection_drops_all(room: Room, colours: Colours) -> None:
     mortals = [Mortal() for _ in range(10)]
-    with Server(room, url=URL) as server:
-        client = connect(Room, server.url)
+    with colours.serve(room) as server, colours.connect(server.url) as client:
         proxy = client.proxy(Room)
         for mortal in mortals:
             proxy.keep(mortal.make())
@@ -976,7 +965,7 @@ def test_the_end_of_the_connection_drops_all(room: Room) -> None:
         room.kept.clear()
 
 
-def test_call_ids_that_wrap_skip_live_callbacks(proxy: Room, room: Room, client: Client[Room]) -> None:
+def test_call_ids_that_wrap_skip_live_callbacks(proxy: Room, room: Room, client: Client[Any]) -> None:
     proxy.keep(double)
     (origin,) = groups(client)
     calls = client._link.connection.core.calls
@@ -995,7 +984,7 @@ def test_call_ids_that_wrap_skip_live_callbacks(proxy: Room, room: Room, client:
     assert {1, 0xFFFF_FFFD} <= numbers
 
 
-def test_dropped_at_any_moment(room: Room) -> None:
+def test_dropped_at_any_moment(room: Room, colours: Colours) -> None:
     """The garbage collector runs all the time, in every thread, with callbacks in cycles."""
     threshold = gc.get_threshold()
 
@@ -1008,9 +997,8 @@ def test_dropped_at_any_moment(room: Room) -> None:
             gc.collect(0)
 
     room.scripts["cycle"] = lambda use: Cycle(use).use(1)
-    with Server(room, url=URL) as server:
-        client = connect(Room, server.url)
-        with client as proxy:
+    with colours.serve(room) as server:
+        with colours.connect(Room, server.url) as proxy:
             try:
                 gc.set_threshold(1, 1, 1)
 
@@ -1035,7 +1023,8 @@ def test_dropped_at_any_moment(room: Room) -> None:
             last.gone.wait()
 
 
-def test_a_client_drops_callbacks_of_its_server_at_any_moment(room: Room) -> None:
+@for_servers
+def test_a_client_drops_callbacks_of_its_server_at_any_moment(room: Room, colours: Colours) -> None:
     """Also while it holds the lock that its threads are started under."""
 
     class Listener(Service):
@@ -1046,8 +1035,10 @@ def test_a_client_drops_callbacks_of_its_server_at_any_moment(room: Room) -> Non
             return use(1)
 
     room.scripts["a"] = lambda: current_call().peer.proxy(Listener).hold(double)
-    with Server(room, url=URL) as server:
-        client = connect(Room, server.url, expose=[Listener()])
+    with (
+        colours.serve(room) as server,
+        contextlib.closing(connect(Room, server.url, expose=[Listener()])) as client,
+    ):
         with client as proxy:
             assert proxy.run("a") == 2
 
@@ -1098,13 +1089,13 @@ def test_methods_and_objects(proxy: Room) -> None:
     assert proxy.each([-1, 2], abs) == [1, 2]
 
 
-def test_a_callback_may_be_passed_on(room: Room) -> None:
+def test_a_callback_may_be_passed_on(room: Room, colours: Colours) -> None:
     """A handler gives the one that it got to another server."""
     with (
-        Server(room, url=URL) as server,
-        Server(Room(), url=URL) as behind,
-        connect(Room, server.url) as proxy,
-        connect(Room, behind.url) as further,
+        colours.serve(room) as server,
+        colours.serve(Room()) as behind,
+        colours.connect(Room, server.url) as proxy,
+        colours.connect(Room, behind.url) as further,
     ):
         room.scripts["on"] = lambda use: further.each([1, 2], use)
         threads = []
@@ -1117,12 +1108,12 @@ def test_a_callback_may_be_passed_on(room: Room) -> None:
         assert threads == [threading.get_ident()] * 2
 
 
-def test_a_command_of_a_proxy_as_a_callback(room: Room) -> None:
+def test_a_command_of_a_proxy_as_a_callback(room: Room, colours: Colours) -> None:
     with (
-        Server(room, url=URL) as server,
-        Server(Room(), url=URL) as other,
-        connect(Room, server.url) as proxy,
-        connect(Room, other.url) as further,
+        colours.serve(room) as server,
+        colours.serve(Room()) as other,
+        colours.connect(Room, server.url) as proxy,
+        colours.connect(Room, other.url) as further,
     ):
         room.scripts["a"] = lambda: 5
         wrapped: Callable[[int], int] = lambda number: further.add(number, 1)  # noqa: E731
@@ -1331,6 +1322,7 @@ def test_the_other_forms_of_a_callback(proxy: Room, room: Room) -> None:
     assert seen == [1, 2, 3, 4, 5, 6, 7]
 
 
+@for_servers
 def test_what_a_handler_gets(proxy: Room, room: Room) -> None:
     def script(use: Any) -> list[str]:
         return [repr(use), use.__name__, repr(remote(use) is use)]
@@ -1346,10 +1338,11 @@ def test_what_a_handler_gets(proxy: Room, room: Room) -> None:
 # Interrupts and forks
 
 
-def test_ctrl_c_in_a_callback_comes_out_of_the_call(room: Room) -> None:
+@for_servers
+def test_ctrl_c_in_a_callback_comes_out_of_the_call(room: Room, colours: Colours) -> None:
     program = """
         import os, signal
-        from tests.sync.test_callbacks import Room
+        from tests.both.test_callbacks import Room
         from typedrpc import connect
         def use(number):
             if number == 2:
@@ -1362,7 +1355,7 @@ def test_ctrl_c_in_a_callback_comes_out_of_the_call(room: Room) -> None:
                 say("interrupted")
             say(proxy.add(1, 2))
     """
-    with Server(room, url=URL) as server, Program(program, measured=False) as child:
+    with colours.serve(room) as server, Program(program, measured=False) as child:
         child.say(server.url)
         assert child.hear() == "interrupted"
         assert child.hear() == "3"
@@ -1374,7 +1367,7 @@ def test_ctrl_c_in_a_callback_comes_out_of_the_call(room: Room) -> None:
 def test_a_callback_in_a_forked_child(room: Room) -> None:
     program = """
         import gc, os
-        from tests.sync.test_callbacks import Room
+        from tests.both.test_callbacks import Room
         from typedrpc import Server, connect, ConnectionLost
         room = Room()
         with Server(room, url="tcp://127.0.0.1:0") as server, connect(Room, server.url) as proxy:
@@ -1415,6 +1408,7 @@ def target(call: int, index: int) -> bytes:
     return pack_extension(target=(call, index))
 
 
+@for_servers
 @pytest.mark.parametrize(
     "extension",
     [
@@ -1426,7 +1420,7 @@ def target(call: int, index: int) -> bytes:
         pack_extension(schema=0, target=(1, 0)),
     ],
 )
-def test_a_call_of_what_is_not_there_is_refused(extension: bytes, server: Server, log: Log) -> None:
+def test_a_call_of_what_is_not_there_is_refused(extension: bytes, server: BaseServer[Any], log: Log) -> None:
     with RawPeer.dial(server.url) as peer:
         peer.shake_hands()
         callback_request(peer, 1, extension, pack_plain([1]))
@@ -1438,7 +1432,8 @@ def test_a_call_of_what_is_not_there_is_refused(extension: bytes, server: Server
         assert failure_of(peer.read_frame())[0] == Code.UNKNOWN_COMMAND
 
 
-def test_releases_of_anything(server: Server) -> None:
+@for_servers
+def test_releases_of_anything(server: BaseServer[Any]) -> None:
     with RawPeer.dial(server.url) as peer:
         peer.shake_hands()
         for call in (0, 1, 2, 0xFFFF_FFFF):
@@ -1459,7 +1454,8 @@ def ask_for_callbacks(peer: RawPeer) -> Frame:
     return peer.question()
 
 
-def test_a_callback_that_was_not_given(log: Log) -> None:
+@for_clients
+def test_a_callback_that_was_not_given(log: Log, colours: Colours) -> None:
     """The client answers each, whatever it is asked for, and goes on."""
     answers: list[int] = []
 
@@ -1484,12 +1480,13 @@ def test_a_callback_that_was_not_given(log: Log) -> None:
         peer.send_frame(Kind.RESPONSE, 0, question.call, pack_plain([8]))
         peer.read_to_end()
 
-    with FakeServer(script) as fake, connect(Room, fake.url) as proxy:
+    with FakeServer(script) as fake, colours.connect(Room, fake.url) as proxy:
         assert proxy.each([4], double) == [8]
     assert answers == [Code.UNKNOWN_COMMAND] * 5
 
 
-def test_a_release_does_not_undo_what_was_called_before_it(room: Room) -> None:
+@for_clients
+def test_a_release_does_not_undo_what_was_called_before_it(room: Room, colours: Colours) -> None:
     seen: list[int] = []
 
     def use(number: int) -> int:
@@ -1513,7 +1510,7 @@ def test_a_release_does_not_undo_what_was_called_before_it(room: Room) -> None:
     for form in ("call", "submit"):
         seen.clear()
         room.gates = Gates()
-        with FakeServer(script) as fake, connect(Room, fake.url) as proxy:
+        with FakeServer(script) as fake, colours.connect(Room, fake.url) as proxy:
             if form == "call":
                 proxy.ignore(use)
             else:
@@ -1522,8 +1519,11 @@ def test_a_release_does_not_undo_what_was_called_before_it(room: Room) -> None:
         assert seen == list(range(50))
 
 
+@for_clients
 @pytest.mark.parametrize("form", ["call", "submit"])
-def test_a_flood_of_one_way_callbacks_is_bounded(form: str, monkeypatch: pytest.MonkeyPatch, room: Room) -> None:
+def test_a_flood_of_one_way_callbacks_is_bounded(
+    form: str, monkeypatch: pytest.MonkeyPatch, room: Room, colours: Colours
+) -> None:
     """While one runs, so many are read and no more; then they are run, and the rest is read."""
     monkeypatch.setattr(handlers, "HELD_BYTES", 100_000)
     count = 20_000
@@ -1560,19 +1560,21 @@ def test_a_flood_of_one_way_callbacks_is_bounded(form: str, monkeypatch: pytest.
         peer.read_to_end()
 
     with FakeServer(script) as fake:
-        client = connect(Flood, fake.url, max_message_size=2000)
-        with client as proxy:
+        with colours.connect(fake.url, max_message_size=2000) as client:
+            proxy = client.proxy(Flood)
             if form == "call":
                 proxy.flood(use)
             else:
                 proxy.flood.submit(use).result(PATIENCE)
             assert blocked.is_open
             assert seen == list(range(count))
-            threads = client._link.connection.handlers
+            link: Any = client._link
+            threads = link.connection.handlers
             assert (threads._in_series, threads._in_series_bytes) == (0, 0)
 
 
-def test_one_index_twice_and_many(server: Server, room: Room, log: Log) -> None:
+@for_servers
+def test_one_index_twice(server: BaseServer[Any], log: Log) -> None:
     with RawPeer.dial(server.url) as peer:
         peer.shake_hands()
         mark = callback_mark(3)
@@ -1582,6 +1584,13 @@ def test_one_index_twice_and_many(server: Server, room: Room, log: Log) -> None:
             released.append(frame.command)
         assert ALL_CALLBACKS in released
         assert "got number 3, which was given before" in failure_of(frame)[1]
+
+
+@for_servers
+@pytest.mark.unmeasured
+def test_as_many_as_there_are_indices(server: BaseServer[Any], room: Room) -> None:
+    with RawPeer.dial(server.url) as peer:
+        peer.shake_hands()
         peer.send_frame(Kind.REQUEST, Room.keep.id, 3, packed([[callback_mark(index) for index in range(65535)]]))
         while (frame := peer.read_frame()).kind == Kind.RELEASE:
             pass
@@ -1597,10 +1606,12 @@ class Newer(Service, name="Room"):
 
 
 @pytest.mark.parametrize("form", ["call", "submit", "notify"])
-def test_one_that_the_callee_does_not_know_is_dropped_at_once(form: str, server: Server, room: Room) -> None:
+def test_one_that_the_callee_does_not_know_is_dropped_at_once(
+    form: str, server: BaseServer[Any], room: Room, colours: Colours
+) -> None:
     mortal = Mortal()
-    client = connect(Newer, server.url)
-    with client as proxy:
+    with colours.connect(server.url) as client:
+        proxy = client.proxy(Newer)
         outcome = getattr(proxy.ignore, form)(double, 5, mortal.make())
         assert form == "notify" or (outcome.result(PATIENCE) if form == "submit" else outcome) == 5
         mortal.gone.wait()
