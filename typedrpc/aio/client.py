@@ -105,7 +105,7 @@ class Client(BaseClient[EnteredT_co]):
         return Closing.done() if inside else closing
 
     async def _finish(self) -> None:
-        await self._link.connection.wait_until_gone()
+        await cast(Connection, self._link.connection).wait_until_gone()
         await self._stop_threads()
 
     async def _stop_threads(self) -> None:
