@@ -152,7 +152,7 @@ def test_large_calls_from_both_ends_and_small_ones_between(colours: Colours) -> 
         assert [one.result() for one in crossing] == [64 * MIB, 64 * MIB]
 
 
-def test_a_task_of_a_loop_calls_beside_a_large_message() -> None:
+def test_a_task_of_a_loop_calls_beside_a_large_message(queued: Gate) -> None:
     """A transport that is paused, again and again, until a large message is through holds up no small call."""
     stuck, answered = Gate(), Gate()
 
@@ -160,6 +160,7 @@ def test_a_task_of_a_loop_calls_beside_a_large_message() -> None:
         agree(peer)
         peer.sock.recv(1, socket.MSG_PEEK)
         stuck.open()
+        queued.wait()
         small = peer.question()
         assert small.command == Workshop.add.id
         peer.send(response(small.call, 3))
