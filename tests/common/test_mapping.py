@@ -647,7 +647,7 @@ class TestAtTheServer:
             peer.send(request(WAIT, 1, "a"))
             workshop.started["a"].wait()
             peer.send(batch(NOTE, 3, ["1"], ["2"], ["3"]) + request(NOTE, 5, "between"))
-            if not isinstance(server, Server):  # whose loop reads on, while the only thread is in the handler
+            if colours.server == "loop":  # which reads on, while the only thread is in the handler
                 pool = cast("Any", connections_of(server)[0])._runtime.pool
                 until(lambda: len(pool._line) == 2)
             workshop.gates["a"].open()

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from tests.ends import Colours, for_clients, for_servers
-from tests.support import PATIENCE, FakeServer, Gate, RawPeer, Running, Workshop, agree
+from tests.support import PATIENCE, FakeServer, Gate, RawPeer, Running, Workshop, agree, read_header
 from typedrpc import ConnectionLost, aio
 from typedrpc.aio.outlet import Outlet
 from typedrpc.codec import Segmented, pack_plain
 from typedrpc.protocol import Outgoing
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import HEADER, Frame, Kind
+from typedrpc.wire import HEADER, HEADER_SIZE, Frame, Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -31,19 +31,24 @@ def size_of(frame: Frame) -> int:
     return len(frame.payload.segments[0]) if isinstance(frame.payload, Segmented) else len(frame.payload)
 
 
+def is_of_a_call(data: Outgoing) -> bool:
+    """Whether a frame that waits is one that may pass large messages, and no one-way call."""
+    return isinstance(data, bytes) and len(data) >= HEADER_SIZE and read_header(data)[1] != Kind.NOTIFY
+
+
 @pytest.fixture
 def queued(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Opened when a thread has left a frame to another one that is writing, or to a loop that is."""
+    """Opened when a thread has left a call, or an answer, to another one that is writing, or to a loop that is."""
     gate, flush, add = Gate(), Writer.flush, Outlet.add
 
     def flush_and_look(writer: Writer, *args: Any, **options: Any) -> None:
         flush(writer, *args, **options)
-        if writer.queue and not writer.pen:
+        if any(map(is_of_a_call, writer.queue.copy())) and not writer.pen:
             gate.open()
 
     def add_and_look(outlet: Outlet, data: Outgoing) -> None:
         add(outlet, data)
-        if outlet.outbox.lanes.turns:
+        if is_of_a_call(data) and outlet.outbox.lanes.turns:
             gate.open()
 
     monkeypatch.setattr(Writer, "flush", flush_and_look)
