@@ -346,6 +346,7 @@ def test_the_connection_is_cut_in_the_middle_of_whatever_it_may_be(form: str, bu
     service = Pipes(both=watched)
     with colours.serve(service, url=URL) as server, Cutter(server.url) as cutter, colours.connect(cutter.url) as client:
         pipes = client.proxy(Pipes)
+        assert pipes.add(1, 2) == 3  # the contract is agreed on
         cutter.budget = budget
         with pytest.raises(ConnectionLost):
             asyncio.run(main(pipes)) if form == "aio" else take_all(pipes)

@@ -11,7 +11,20 @@ from typing import Any, cast
 import pytest
 
 from tests.ends import Colours, close, for_clients, for_servers, for_threads
-from tests.support import PATIENCE, FakeServer, Forwarder, Gate, RawPeer, Running, Workshop, agree, in_time, run_all
+from tests.streaming import connections_of
+from tests.support import (
+    PATIENCE,
+    FakeServer,
+    Forwarder,
+    Gate,
+    RawPeer,
+    Running,
+    Workshop,
+    agree,
+    in_time,
+    run_all,
+    until,
+)
 from typedrpc import (
     ArgumentTypeError,
     ConnectionLost,
@@ -634,6 +647,9 @@ class TestAtTheServer:
             peer.send(request(WAIT, 1, "a"))
             workshop.started["a"].wait()
             peer.send(batch(NOTE, 3, ["1"], ["2"], ["3"]) + request(NOTE, 5, "between"))
+            if colours.server == "loop":  # which reads on, while the only thread is in the handler
+                pool = cast("Any", connections_of(server)[0])._runtime.pool
+                until(lambda: len(pool._line) == 2)
             workshop.gates["a"].open()
             assert workshop.wait_for_notes(4) == ["1", "between", "2", "3"]
 

@@ -1,5 +1,6 @@
 """Small calls pass large messages on the same connection, whatever stands still in the pipe."""
 
+import asyncio
 import socket
 import threading
 from typing import Any
@@ -7,14 +8,13 @@ from typing import Any
 import pytest
 
 from tests.ends import Colours, for_clients, for_servers
-from tests.streaming import connections_of
-from tests.support import PATIENCE, FakeServer, Gate, RawPeer, Running, Workshop, agree, until
-from typedrpc import ConnectionLost
-from typedrpc.aio.connection import Connection as LoopConnection
+from tests.support import PATIENCE, FakeServer, Gate, RawPeer, Running, Workshop, agree, read_header
+from typedrpc import ConnectionLost, aio
 from typedrpc.aio.outlet import Outlet
 from typedrpc.codec import Segmented, pack_plain
+from typedrpc.protocol import Outgoing
 from typedrpc.sync.writer import Writer
-from typedrpc.wire import HEADER, Frame, Kind
+from typedrpc.wire import HEADER, HEADER_SIZE, Frame, Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -31,23 +31,28 @@ def size_of(frame: Frame) -> int:
     return len(frame.payload.segments[0]) if isinstance(frame.payload, Segmented) else len(frame.payload)
 
 
+def is_of_a_call(data: Outgoing) -> bool:
+    """Whether a frame that waits is one that may pass large messages, and no one-way call."""
+    return isinstance(data, bytes) and len(data) >= HEADER_SIZE and read_header(data)[1] != Kind.NOTIFY
+
+
 @pytest.fixture
 def queued(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Opened when a frame is queued behind one that is being written, by another thread or by the transport."""
-    gate, flush, flush_outlet = Gate(), Writer.flush, Outlet.flush
+    """Opened when a thread has left a call, or an answer, to another one that is writing, or to a loop that is."""
+    gate, flush, add = Gate(), Writer.flush, Outlet.add
 
     def flush_and_look(writer: Writer, *args: Any, **options: Any) -> None:
         flush(writer, *args, **options)
-        if writer.queue and not writer.pen:
+        if any(map(is_of_a_call, writer.queue.copy())) and not writer.pen:
             gate.open()
 
-    def flush_outlet_and_look(outlet: Outlet) -> None:
-        flush_outlet(outlet)
-        if outlet.outbox.queue and outlet.paused:
+    def add_and_look(outlet: Outlet, data: Outgoing) -> None:
+        add(outlet, data)
+        if is_of_a_call(data) and outlet.outbox.lanes.turns:
             gate.open()
 
     monkeypatch.setattr(Writer, "flush", flush_and_look)
-    monkeypatch.setattr(Outlet, "flush", flush_outlet_and_look)
+    monkeypatch.setattr(Outlet, "add", add_and_look)
     return gate
 
 
@@ -87,9 +92,7 @@ def test_a_small_call_is_answered_before_a_large_response_is_complete(queued: Ga
         peer.send_frame(Kind.REQUEST, Workshop.blob.id, 1, pack_plain([LARGE]))
         assert peer.sock.recv(1, socket.MSG_PEEK)
         peer.send_frame(Kind.REQUEST, Workshop.add.id, 3, pack_plain([1, 2]))
-        (connection,) = connections_of(server)
-        # An event loop does not begin a call before there is room for answers.
-        until(lambda: queued.is_open or (connection.handlers.ready and isinstance(connection, LoopConnection)))
+        queued.wait()
         small, large = peer.read_frame(), peer.read_frame()
         assert (small.call, large.call) == (3, 1)
         assert bytes(small.payload if not isinstance(small.payload, Segmented) else b"") == pack_plain(3)
@@ -98,7 +101,7 @@ def test_a_small_call_is_answered_before_a_large_response_is_complete(queued: Ga
 
 @for_clients
 def test_one_way_calls_keep_their_order_beside_a_call_that_passes(queued: Gate, colours: Colours) -> None:
-    stuck = Gate()
+    stuck, came = Gate(), Gate()
     frames: list[Frame] = []
 
     def script(peer: RawPeer) -> None:
@@ -110,6 +113,7 @@ def test_one_way_calls_keep_their_order_beside_a_call_that_passes(queued: Gate, 
             frames.append(peer.read_frame())
             if frames[-1].call:
                 peer.send(response(frames[-1].call, 3))
+        came.open()
         peer.read_to_end()
 
     with FakeServer(script) as fake, colours.connect(Workshop, fake.url) as proxy:
@@ -120,6 +124,7 @@ def test_one_way_calls_keep_their_order_beside_a_call_that_passes(queued: Gate, 
         assert proxy.add(1, 2) == 3
         upload.result()
         proxy.note.notify("last")
+        came.wait()
     kinds = [(frame.kind, frame.command) for frame in frames]
     assert kinds[-2:] == [(Kind.NOTIFY, Workshop.swallow.id), (Kind.NOTIFY, Workshop.note.id)]
 
@@ -150,3 +155,33 @@ def test_large_calls_from_both_ends_and_small_ones_between(colours: Colours) -> 
         sums = [proxy.add.submit(number, 1).result(PATIENCE) for number in range(50)]
         assert sums == list(range(1, 51))
         assert [one.result() for one in crossing] == [64 * MIB, 64 * MIB]
+
+
+def test_a_task_of_a_loop_calls_beside_a_large_message(queued: Gate) -> None:
+    """A transport that is paused, again and again, until a large message is through holds up no small call."""
+    stuck, answered = Gate(), Gate()
+
+    def script(peer: RawPeer) -> None:
+        agree(peer)
+        peer.sock.recv(1, socket.MSG_PEEK)
+        stuck.open()
+        queued.wait()
+        small = peer.question()
+        assert small.command == Workshop.add.id
+        peer.send(response(small.call, 3))
+        answered.wait()
+        large = peer.question()
+        peer.send(response(large.call, size_of(large)))
+        peer.read_to_end()
+
+    async def main(url: str) -> None:
+        async with asyncio.timeout(PATIENCE), aio.connect(Workshop, url) as proxy:
+            upload = asyncio.create_task(proxy.swallow.aio(bytes(LARGE)))
+            await asyncio.to_thread(stuck.wait)
+            assert await proxy.add.aio(1, 2) == 3
+            assert not upload.done()
+            answered.open()
+            assert await upload == LARGE
+
+    with FakeServer(script) as fake:
+        asyncio.run(main(fake.url))

@@ -101,10 +101,14 @@ class Client(BaseClient[EnteredT_co]):
         """
         self._closed = True
         self._link.connection.close()
-        closing = Closing.start(self._stop_threads(), self._runtime.loop)
+        closing = Closing.start(self._finish(), self._runtime.loop)
         call = get_call()
         inside = told_by(self) or (call is not None and call.peer is self.peer)
         return Closing.done() if inside else closing
+
+    async def _finish(self) -> None:
+        await cast(Connection, self._link.connection).wait_until_gone()
+        await self._stop_threads()
 
     async def _stop_threads(self) -> None:
         await self._runtime.close()

@@ -77,6 +77,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         self._held_up = False  # nothing is read, as too much waits to be handled
         self._timer: asyncio.TimerHandle | None = None
         self._greeted: asyncio.Future[None] | None = None
+        self._left: list[asyncio.Future[None]] = []
         core.reader.borrow(runtime.buffer, runtime.view)
         self.handlers = LoopHandlers(
             core,
@@ -175,6 +176,9 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        for future in self._left:
+            if not future.done():
+                future.set_result(None)
         if isinstance(exc, OSError):
             self.core.receive_error(exc)
         self.end(ConnectionLost("the connection was closed"))  # where nothing else is known
@@ -247,6 +251,16 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         self._look_whether_greeted()
         self.core.reader.discard()
         self._tell_of_end()
+
+    async def wait_until_gone(self) -> None:
+        """Wait until the socket is closed, once the connection was: for the goodbye, `GOODBYE_TIME` at most.
+
+        A loop that is stopped before that leaves a transport that nobody closes.
+        """
+        if self._transport is not None:
+            future = self.loop.create_future()
+            self._left.append(future)
+            await future
 
     def interrupted(self, error: BaseException) -> None:
         """Nothing is lost: other threads only queue what the loop writes."""

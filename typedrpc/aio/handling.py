@@ -85,7 +85,7 @@ class LoopHandlers(Handlers):
         self._working = True
         ready, outlet = self.ready, self._outlet
         try:
-            while ready and not (outlet.paused and not self.ended):
+            while ready and not (outlet.stuck and not self.ended):
                 work = ready.popleft()
                 if isinstance(work, BatchRequest):
                     self._run_batch(work)

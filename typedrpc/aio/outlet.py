@@ -20,6 +20,9 @@ logger = logging.getLogger("typedrpc")
 HIGH_WATER: Final = 256 * 1024
 """Bytes in the transport from which on it is given no more: what waits longer stays where small frames may pass."""
 
+PASSING: Final = 64
+"""Small frames that may wait beside large messages before nothing more is begun."""
+
 
 @final
 class Outlet:
@@ -120,16 +123,27 @@ class Outlet:
         self.paused = False
         self._forget_stall()
         self.flush()
-        if not self.paused:
+        if not self.stuck:
             for future in self._drained:
                 if not future.done():
                     future.set_result(None)
             self._drained.clear()
             self._resumed()
 
+    @property
+    def stuck(self) -> bool:
+        """Nothing more is to be begun: the transport takes no more, and what waits is not only what may be passed.
+
+        A large message keeps the transport full for as long as it takes; small frames are to pass it meanwhile.
+        """
+        if not self.paused:
+            return False
+        outbox = self.outbox
+        return not (outbox.lanes.turns and outbox.frames <= PASSING and outbox.size() <= HIGH_WATER)
+
     async def drained(self) -> None:
-        """Wait, in a task of the loop, until the transport takes more."""
-        while self.paused and not self.ended:
+        """Wait, in a task of the loop, until something may be sent, see :attr:`stuck`."""
+        while self.stuck and not self.ended:
             future = self._loop.create_future()
             self._drained.append(future)
             await future

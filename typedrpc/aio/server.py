@@ -138,6 +138,8 @@ class Server(BaseServer[Connection]):
         finally:
             for connection in connections:
                 connection.close("the server is closing")
+            for connection in connections:
+                await connection.wait_until_gone()
             await self._runtime.close()
             left = await in_thread(lambda: self._workers.close(max(1.0, deadline - monotonic())))
             if left:
