@@ -2,8 +2,9 @@
 
 import asyncio
 import gc
+import importlib
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import pytest
@@ -11,17 +12,14 @@ import pytest
 from tests.support import PATIENCE
 from typedrpc import Server, aio
 
-try:
-    import uvloop
-except ImportError:  # pragma: no cover  # not on Windows
-    uvloop = None  # type: ignore[assignment]
+uvloop: Any = None  # on Windows
+with suppress(ImportError):
+    uvloop = importlib.import_module("uvloop")
 
 T = TypeVar("T")
 
-LOOPS: Final = [
-    "asyncio",
-    pytest.param("uvloop", marks=pytest.mark.skipif(uvloop is None, reason="uvloop is not installed")),
-]
+ON_UVLOOP: Final = pytest.param("uvloop", marks=pytest.mark.skipif(uvloop is None, reason="uvloop is not installed"))
+LOOPS: Final = ["asyncio", ON_UVLOOP]
 
 if uvloop is not None:  # it keeps a pipe for as long as the process runs, which is no leak of a test's
     uvloop.new_event_loop().close()
