@@ -17,12 +17,15 @@ from typedrpc.sync import Server
 
 T = TypeVar("T")
 
+make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+"""Makes the event loops; a runner puts another one here."""
+
 
 class LoopThread:
     """An event loop that runs in a thread."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = make_loop()
         self._thread = threading.Thread(target=self._run, name="test-loop", daemon=True)
         self._thread.start()
 

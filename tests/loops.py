@@ -17,10 +17,8 @@ uvloop: Any = importlib.import_module("uvloop") if find_spec("uvloop") else None
 
 T = TypeVar("T")
 
-LOOPS: Final = [
-    "asyncio",
-    pytest.param("uvloop", marks=pytest.mark.skipif(uvloop is None, reason="uvloop is not installed")),
-]
+ON_UVLOOP: Final = pytest.param("uvloop", marks=pytest.mark.skipif(uvloop is None, reason="uvloop is not installed"))
+LOOPS: Final = ["asyncio", ON_UVLOOP]
 
 if uvloop is not None:  # it keeps a pipe for as long as the process runs, which is no leak of a test's
     uvloop.new_event_loop().close()

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
+from unittest.mock import patch
 
 from typing_extensions import Unpack
 
+from tests import ends
 from tests.ends import CLIENTS, SERVERS
+from tests.loops import ON_UVLOOP, uvloop
 from typedrpc import BoundCommand, Command, FunctionService, Peer, Server, Service, connect
 from typedrpc.common.server import ServerOptions
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE
@@ -91,6 +94,24 @@ class ColouredRunner(Runner):
             yield client
 
 
+class UvloopRunner(ColouredRunner):
+    """Server and client of the asyncio side, each on a loop of uvloop's."""
+
+    @contextlib.contextmanager
+    def talk(
+        self,
+        *services: Service | FunctionService,
+        accepts: int = MAX_MESSAGE_SIZE,
+        **options: Unpack[ServerOptions],
+    ) -> Iterator[Talk]:
+        assert uvloop is not None
+        with (
+            patch.object(ends, "make_loop", uvloop.new_event_loop),
+            super().talk(*services, accepts=accepts, **options) as talk,
+        ):
+            yield talk
+
+
 def make_runner(name: str, directory: Path) -> Runner:
     """The runner of this name; what it leaves in the file system is in the directory."""
     match name:
@@ -104,8 +125,10 @@ def make_runner(name: str, directory: Path) -> Runner:
             return ColouredRunner("loop", "threads")
         case "aio server":
             return ColouredRunner("threads", "loop")
+        case "uvloop":
+            return UvloopRunner("loop", "loop")
         case _:
             raise ValueError(name)
 
 
-RUNNERS = ("tcp", "unix", "aio", "aio client", "aio server")
+RUNNERS = ("tcp", "unix", "aio", "aio client", "aio server", ON_UVLOOP)
