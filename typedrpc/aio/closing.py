@@ -20,8 +20,12 @@ class Closing:
 
     @classmethod
     def start(cls, coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> "Closing":
-        """Run a coroutine on a loop, from any thread."""
-        return cls(asyncio.run_coroutine_threadsafe(coroutine, loop))
+        """Run a coroutine on a loop, from any thread; where that is closed, nothing is left to be done."""
+        try:
+            return cls(asyncio.run_coroutine_threadsafe(coroutine, loop))
+        except RuntimeError:
+            coroutine.close()
+            return cls.done()
 
     @classmethod
     def done(cls) -> "Closing":
