@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from tests.loops import Loop, come_about, serving, turns
 from tests.streaming import AsyncGate, Pipes
 from tests.support import FakeServer, Gate, RawPeer, agree
-from typedrpc import DeadlineExceeded, RemoteError, aio, current_call
+from typedrpc import DeadlineExceeded, RemoteError, aio, current_call, deadline
 from typedrpc.common.loop import kept_loop
 from typedrpc.wire import Kind
 
@@ -430,6 +430,72 @@ def test_a_call_that_waits_until_the_peer_reads_is_cancelled(loop: Loop) -> None
 
     loop.run(main())
     assert Kind.REQUEST not in kinds
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_call_that_waits_until_the_peer_reads_has_its_deadline(loop: Loop, nested: bool) -> None:
+    go = Gate()
+    kinds: list[int] = []
+
+    def script(peer: RawPeer) -> None:
+        agree(peer)
+        go.wait()
+        kinds.extend(frame.kind for frame in peer.read_frames_to_end())
+
+    async def main() -> None:
+        with FakeServer(script) as server:
+            client = await aio.connect(Pipes, server.url)
+            async with client as proxy:
+                link: Any = client.peer.link
+                outlet = link.connection.outlet
+                outlet.pause()  # as the transport does when it is full
+                timeout = None if nested else 0.01
+                with (
+                    deadline(0.01) if nested else nullcontext(),
+                    pytest.raises(DeadlineExceeded, match=r"Pipes.add: the peer did not read in time"),
+                ):
+                    await proxy.add.with_options(timeout=timeout).aio(1, 2)
+                outlet.resume()
+                go.open()
+
+    loop.run(main())
+    assert Kind.REQUEST not in kinds
+
+
+@COLOURS
+class TestProducersThatCancelThemselves:
+    """What they had before that arrives, as with any other exception, and nothing follows the end of the stream."""
+
+    @staticmethod
+    async def produce() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+        raise asyncio.CancelledError
+
+    def test_of_a_result(self, loop: Loop, colour: str) -> None:
+        async def main() -> None:
+            async with pipes(colour, {"go": self.produce}) as proxy:
+                items = proxy.aproduce("go")
+                assert [await anext(items), await anext(items)] == [1, 2]
+                with pytest.raises(RemoteError):
+                    await anext(items)
+
+        loop.run(main())
+
+    def test_of_an_argument(self, loop: Loop, colour: str) -> None:
+        came: list[int] = []
+
+        async def consume(items: AsyncIterator[int]) -> None:
+            while True:
+                came.append(await anext(items))
+
+        async def main() -> None:
+            async with pipes(colour, {"consume": consume}) as proxy:
+                with pytest.raises(asyncio.CancelledError):
+                    await proxy.aconsume("consume", self.produce())
+
+        loop.run(main())
+        assert came == [1, 2]
 
 
 @COLOURS

@@ -106,3 +106,22 @@ def test_one_that_is_over(loop: Loop) -> None:
         await closing
 
     loop.run(main())
+
+
+def test_where_the_loop_is_closed_nothing_is_left_to_be_done(loop: Loop) -> None:
+    async def begin() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    begun: list[None] = []
+
+    async def close() -> None:
+        begun.append(None)
+
+    closed = loop.run(begin())
+    closing = Closing.start(close(), closed)
+
+    async def wait() -> None:
+        await closing
+
+    loop.run(wait())
+    assert begun == []

@@ -164,3 +164,34 @@ def test_a_system_without_threads(workers: Workers, monkeypatch: pytest.MonkeyPa
     assert not ran.is_open
     pool.run(ran.open)  # the attempts took no place
     ran.wait()
+
+
+def test_who_steps_aside_where_there_are_no_threads_loses_nobody(
+    workers: Workers, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool, loop, go, aside = Pool(workers, 1), Loop(), Gate(), Gate()
+    failures: list[BaseException] = []
+
+    def step_aside() -> None:
+        go.wait()
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", refuse)
+                pool.step_aside()()
+        except BaseException as error:
+            failures.append(error)
+        aside.open()
+
+    pool.run(step_aside)
+    pool.run(lambda: held.job(1))
+    loop.run(pool, lambda: held.job(2), 2)  # before that
+    held.gates["1"].open()
+    held.gates["2"].open()
+    go.open()
+    aside.wait()
+    held.wait_for(2)
+    assert failures == []
+    assert held.began == [2, 1]

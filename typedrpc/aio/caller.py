@@ -148,14 +148,18 @@ class LoopForms(CallForms):
             if route is None:
                 route = self._route(command) or await self._ask_for_route(command, options.timeout)
                 plain_extension = route.extension(timeout)
-            if outlet.paused:
-                await outlet.drained()
             within: Call | None
             if is_plain and get_call() is None and get_limit() is None:
                 end = None if timeout is None else monotonic() + timeout
                 extension, nested, within = plain_extension, False, None
             else:
                 end, extension, nested, within = plan_call(connection, route, options, what, default)
+            if outlet.paused:
+                try:
+                    async with asyncio.timeout(None if end is None else end - monotonic()):
+                        await outlet.drained()
+                except TimeoutError:
+                    raise DeadlineExceeded(f"{what}: the peer did not read in time") from None
             future: asyncio.Future[Frame] = loop.create_future()
             token = Awaited(future)
             call, going = 0, None

@@ -138,8 +138,16 @@ class Pool:
         return line.popleft() if line and self._free >= 0 else None
 
     def _give_back(self) -> None:
+        """Let another thread have the place of this one."""
         with self._lock:
+            is_first = bool(self._first)
             job = self._next()
-            self._free += 1
-        if job is not None:
-            self.run(job)
+            if job is None:
+                self._free += 1
+                return
+        try:
+            self._workers.start(partial(self._work, job))  # which has the place
+        except RuntimeError:  # no thread now: it goes on waiting, as the first
+            with self._lock:
+                (self._first if is_first else self._line).appendleft(job)
+                self._free += 1

@@ -141,11 +141,13 @@ class Server(BaseServer[Connection]):
             for connection in connections:
                 await connection.wait_until_gone()
             await self._runtime.close()
-            left = await in_thread(lambda: self._workers.close(max(1.0, deadline - monotonic())))
-            if left:
-                logger.warning("%d handlers go on after the server has closed", left)
-            logger.info("closed %s", self._url)
-            self._closed.set()
+            try:
+                left = await in_thread(lambda: self._workers.close(max(1.0, deadline - monotonic())))
+                if left:
+                    logger.warning("%d handlers go on after the server has closed", left)
+            finally:  # also where the system has no thread for that
+                logger.info("closed %s", self._url)
+                self._closed.set()
 
     async def wait(self) -> None:
         """Return when the server is closed."""
@@ -224,7 +226,11 @@ class Server(BaseServer[Connection]):
 
     def _let_in(self, stay: Stay) -> None:
         if self._connect or self._factories:  # which may take their time
-            self._runtime.start_thread(lambda: super(Server, self)._let_in(stay))
+            try:
+                self._runtime.start_thread(lambda: super(Server, self)._let_in(stay))
+            except RuntimeError:
+                logger.warning("no thread could be started for %s: it was cut off", stay.peer)
+                stay.connection.end(ConnectionLost("no thread could be started"))
         else:
             super()._let_in(stay)
 

@@ -270,7 +270,11 @@ class AsyncSender(_Outlet):
                     loop.call_soon(self._flush_now)
                 if not flow.may_send:
                     await self._flush()
-        except (Stopped, asyncio.CancelledError):
+        except Stopped:
+            raise
+        except asyncio.CancelledError:
+            self._flush_now()  # without waiting; what the peer does not take now comes to nothing
+            self._batch.take()
             raise
         except BaseException:
             await self._flush()
