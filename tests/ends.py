@@ -150,6 +150,12 @@ THREADS: Final = Colours("threads", "threads")
 LOOPS: Final = Colours("loop", "loop")
 
 
+@pytest.fixture(params=(THREADS, LOOPS), ids=" ".join)
+def alike(request: pytest.FixtureRequest) -> Colours:
+    """In a module that takes it for its ``colours``: both ends of one side, where crossed pairs would show no more."""
+    return Colours(*request.param)
+
+
 def for_colours(*colours: Colours) -> pytest.MarkDecorator:
     """Have a test run with these only; the fixture ``colours`` gives all of them."""
     return pytest.mark.parametrize("colours", colours, ids=" ".join, indirect=True)

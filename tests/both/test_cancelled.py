@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.ends import Colours, for_servers
+from tests.ends import Colours, alike, for_servers
 from tests.support import PATIENCE, Gate, Log, Program, Running, Tally, until
 from typedrpc import (
     CallCancelled,
@@ -23,6 +23,7 @@ from typedrpc import (
 from typedrpc.common.server import BaseServer
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
+colours = alike
 
 URL: Final = "tcp://127.0.0.1:0"
 

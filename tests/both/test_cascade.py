@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.ends import Colours, for_clients
+from tests.ends import Colours, alike, for_clients
 from tests.support import PATIENCE, FakeServer, Forwarder, Gate, RawPeer, Running, Tally, until
 from typedrpc import (
     CallCancelled,
@@ -29,6 +29,7 @@ from typedrpc.common.agreements import AGREE_TIME
 from typedrpc.wire import Kind
 
 pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
+colours = alike
 
 URL: Final = "tcp://127.0.0.1:0"
 LIMIT: Final = 0.1

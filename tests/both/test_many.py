@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.ends import Colours, for_both
+from tests.ends import Colours, alike, for_both
 from tests.support import PATIENCE, Gates, Log, Running, Tally, until
 from typedrpc import (
     CallCancelled,
@@ -29,6 +29,7 @@ from typedrpc.common.server import BaseServer
 from typedrpc.common.streams import StreamInLine
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
+colours = alike
 
 URL: Final = "tcp://127.0.0.1:0"
 MANY: Final = 10_000

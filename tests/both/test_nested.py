@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from tests.ends import Colours, for_servers
+from tests.ends import Colours, alike, for_servers
 from tests.support import PATIENCE, Gate, Gates, Log, Program, RawPeer, Running, hello, in_time, run_all, until
 from typedrpc import (
     CallCancelled,
@@ -37,6 +37,7 @@ from typedrpc.messages import pack_extension
 from typedrpc.wire import PREAMBLE, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+colours = alike
 
 URL: Final = "tcp://127.0.0.1:0"
 

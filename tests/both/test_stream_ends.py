@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import pytest
 
-from tests.ends import LOOPS, THREADS, Colours
+from tests.ends import LOOPS, THREADS, Colours, alike
 from tests.streaming import Pipes, Watched, connection_of, connections_of, expect_empty
 from tests.support import PATIENCE, Gate, Program, RawPeer, Running, until
 from typedrpc import ConnectionLost
 
 pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
+colours = alike
 
 URL = "tcp://127.0.0.1:0"
 POINTS: Final = ["before the first item", "between two items", "while nobody takes", "after the last item"]

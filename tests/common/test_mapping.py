@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.ends import Colours, close, for_clients, for_servers, for_threads
+from tests.ends import Colours, alike, close, for_clients, for_servers, for_threads
 from tests.streaming import connections_of
 from tests.support import (
     PATIENCE,
@@ -48,6 +48,7 @@ from typedrpc.sync.handling import HandlerThreads
 from typedrpc.wire import Frame, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
+colours = alike
 
 URL = "tcp://127.0.0.1:0"
 
