@@ -26,7 +26,7 @@ from typedrpc.codec.body import callback_mark
 from typedrpc.failure import Code
 from typedrpc.flow import FIRST_CREDIT
 from typedrpc.parts import pack_parts
-from typedrpc.protocol import MAX_STREAMS, State
+from typedrpc.protocol import MAX_STREAMS, Protocol, State
 from typedrpc.wire import HEADER, Kind
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
@@ -358,6 +358,39 @@ def test_a_server_that_closes_ends_a_stream_that_has_no_end(form: str, grace: fl
         watched.ended.wait()
         with pytest.raises(ConnectionLost):
             list(stream)
+
+
+@for_servers
+def test_a_generator_whose_client_has_left_is_told_so(
+    colours: Colours, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = Gate()
+    whys: list[str] = []
+    stop = Protocol.end_all_flows
+
+    def items() -> Iterator[int]:
+        try:
+            while True:
+                yield 0
+        except BaseException as error:
+            whys.append(str(error))
+            raise
+        finally:
+            ended.open()
+
+    def stop_and_linger(core: Protocol[Any]) -> None:
+        stop(core)
+        if not core.client:
+            ended.wait()  # as if the generator's thread were quicker than this one
+
+    monkeypatch.setattr(Protocol, "end_all_flows", stop_and_linger)
+    with colours.serve(Pipes(items=items), url=URL) as server:
+        with colours.connect(Pipes, server.url) as pipes:
+            stream = pipes.produce("items")
+            assert next(stream) == 0
+        ended.wait()
+    assert whys == ["Pipes.produce: its caller has left"]
+    assert "failed in a call" not in caplog.text
 
 
 def test_a_server_that_closes_lets_a_stream_finish_in_its_grace(colours: Colours) -> None:

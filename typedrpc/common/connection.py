@@ -266,10 +266,10 @@ class Connection(ABC, Generic[HandlersT_co]):
             token.fail(self, self.core.lost())
             with contextlib.suppress(ValueError):
                 self._failing.remove(token)
-        self.core.end_all_flows()  # only now: who takes from one is to find why
         for handled in tuple(self.core.handled.values()):
             if handled is not None and not handled.why_cancelled:
                 handled.cancel("its caller has left")
+        self.core.end_all_flows()  # only now: who takes from one, or yields to one, is to find why
         self.handlers.end()
         if (on_end := self._on_end) is not None:
             on_end(self)
