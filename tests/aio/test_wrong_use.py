@@ -153,6 +153,11 @@ class Listener(Service):
         return number + 1
 
     @rpc
+    async def held(self) -> None:
+        """Until it is given up."""
+        await asyncio.get_running_loop().create_future()
+
+    @rpc
     def items(self) -> Iterator[int]:
         yield from range(3)
 
@@ -179,7 +184,9 @@ class Host(Service):
             return 0
         self.wrong(lambda: listener.plain(1))
         self.wrong(lambda: listener.awaited.call(1))
-        self.wrong(lambda: listener.awaited.submit(1).result())
+        held = listener.held.submit()
+        self.wrong(held.result)
+        held.cancel()
         self.wrong(lambda: list(listener.plain.map([1, 2])))
         self.wrong(lambda: list(listener.awaited.map([1, 2])))
         self.wrong(lambda: list(listener.items()))
@@ -209,7 +216,7 @@ def test_async_handlers_that_would_block_their_loop(loop: Loop, colour: str) -> 
                 [
                     "await proxy.plain.aio(...)",
                     "await proxy.awaited.aio(...)",
-                    "await asyncio.wrap_future(proxy.awaited.submit(...))",
+                    "await asyncio.wrap_future(proxy.held.submit(...))",
                     "plain",
                     "awaited",
                     "proxy.items.aio(...)",

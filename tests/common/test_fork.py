@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -266,6 +267,8 @@ def test_a_child_that_is_forked_within_a_callback_learns_that_the_call_is_the_pa
 @pytest.mark.parametrize("colour", ["client", "server"])
 def test_what_belongs_to_an_event_loop_is_the_parents(colour: str, url: str) -> None:
     """The child has no such loop: whoever calls or closes there is told at once, and the parent goes on."""
+    client: Any
+    server: Any = None
     with contextlib.ExitStack() as stack:
         if colour == "client":
             client = stack.enter_context(LoopClient(url))

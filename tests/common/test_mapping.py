@@ -249,18 +249,18 @@ class TestFrames:
             agree(peer)
             frame = peer.read_frame()
             answer(peer, frame)
-            while calls_in(peer.read_frame()) != 32:
-                pass
+            elsewhere.wait()
             peer.send_frame(Kind.PING, 0, 0, b"who reads?")
             while peer.read_frame().kind != Kind.PONG:
                 pass
             ponged.open()
             peer.read_to_end()
 
-        ponged = Gate()
+        elsewhere, ponged = Gate(), Gate()
         with FakeServer(script) as fake, colours.connect(Workshop, fake.url) as proxy:
             results = proxy.add.map(range(100))
             assert next(results) == 0
+            elsewhere.open()
             ponged.wait()
 
 

@@ -323,6 +323,9 @@ class CallForms:
     ) -> Iterator[Any]:
         """Each call is a request of its own, as what goes with it is known by it, or it takes its time anyway."""
         connection, _ = self._resolve(command, options.timeout)
+        refusal = connection.why_not_wait(command.qualified_name)
+        if refusal is not None:  # here, and not where the first result is not there yet
+            raise refusal
         connection.prepare_watcher()
         futures: deque[Future[Any]] = deque()
         inputs = zip(*iterables, strict=False)
