@@ -10,10 +10,10 @@ FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove bench-codec fuzz fmt clean
+.PHONY: help demo test check unit prove bench-codec bench-asyncio twins fuzz fmt clean
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "PYTHON=python3.13 chooses the interpreter, VENV=dir its environment, PYTEST_ARGS='-k name' what unit runs."
 
@@ -44,6 +44,12 @@ prove: $(VENV)/.dev  ## Measure what is promised in milliseconds and megabytes, 
 
 bench-codec: $(VENV)/.bench  ## Measure the codec beside other libraries, each figure beside its budget.
 	@$(RUN) benchmarks/codec.py
+
+bench-asyncio: $(VENV)/.bench  ## Measure calls between asyncio programs, beside gRPC's and a bare echo.
+	@$(RUN) benchmarks/asyncio_calls.py
+
+twins: $(VENV)/.made  ## Count the lines of code that the two connections share, with threads and on an event loop.
+	@$(RUN) benchmarks/twins.py
 
 fuzz: $(VENV)/.fuzz  ## Let a coverage-guided fuzzer send payloads to the codec, FUZZ_SECONDS=60 of them.
 	@$(RUN) benchmarks/fuzz_codec.py --seconds $(FUZZ_SECONDS)

@@ -32,6 +32,15 @@ class Process:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
+    def ask(self, line: str) -> str:
+        """Write a line to its standard input; the next line of its output."""
+        assert self._process.stdin is not None
+        print(line, file=self._process.stdin, flush=True)
+        answer = self.read_line()
+        if not answer:
+            raise RuntimeError(f"a process of the benchmark ended when it was to answer {line!r}")
+        return answer
+
     def end_input(self) -> None:
         """End its standard input, and so, soon, the process."""
         assert self._process.stdin is not None

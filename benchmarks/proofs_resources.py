@@ -17,7 +17,7 @@ from processes import serve_workload
 from workload import Usage, Workload, memory_of, own_usage
 
 from typedrpc import Server, Service, connect, rpc
-from typedrpc.sync.workers import LINGER
+from typedrpc.common.workers import LINGER
 
 IMPORT_LIMIT = 60.0
 COMMANDS = 16_000

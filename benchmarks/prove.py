@@ -27,6 +27,7 @@ from typing import NamedTuple
 import proofs_bad_input
 import proofs_broadcast
 import proofs_cascade
+import proofs_connections
 import proofs_nested
 import proofs_resources
 import proofs_speed
@@ -56,6 +57,7 @@ PARTS = {
     "callbacks": Part(proofs_resources.callbacks, 180),
     "stalled": Part(proofs_streams.stalled, 120),
     "breakoff": Part(proofs_streams.breakoff, 60),
+    "held": Part(proofs_connections.held, 120),
     "fork": Part(proofs_resources.fork, 30),
     "broadcast": Part(proofs_broadcast.broadcast, 150),
     "all-ids": Part(proofs_broadcast.all_ids, 60),

@@ -187,3 +187,12 @@ def cores() -> tuple[int | None, int | None]:
         return None, None
     usable = sorted(os.sched_getaffinity(0))
     return usable[-1], usable[0]
+
+
+def allow_descriptors() -> None:
+    """Let this process open as many files and sockets as the system lets it, where that has to be asked for."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -12,8 +12,11 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.blocking import ENDS, Ends
+from tests.ends import COLOURS, Colours
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
+from typedrpc.common import loop
 
 SLOWEST: Final = [
     "benchmarks/test_prove.py",
@@ -22,15 +25,21 @@ SLOWEST: Final = [
     "sync/test_hostile.py",
     "sync/test_connection.py",
     "codec/test_properties.py",
-    "sync/test_nested.py",
-    "sync/test_callbacks.py",
-    "sync/test_streams.py",
-    "sync/test_many.py",
-    "sync/test_cascade.py",
-    "sync/test_apart.py",
-    "sync/test_broadcast.py",
-    "sync/test_fork.py",
+    "both/test_nested.py",
+    "both/test_callbacks.py",
+    "common/test_streams.py",
+    "both/test_many.py",
+    "both/test_cascade.py",
+    "common/test_apart.py",
+    "common/test_broadcast.py",
+    "common/test_fork.py",
+    "both/test_stream_ends.py",
+    "common/test_mapping.py",
+    "both/test_interop.py",
+    "codec/test_wrapped.py",
+    "schema/test_evolution.py",
     "examples/test_codesearch.py",
+    "examples/test_tail.py",
     "examples/test_progress.py",
     "examples/test_chat.py",
 ]
@@ -46,6 +55,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     place = {tests / name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+    for item in items:
+        colours = getattr(item, "callspec", None) and item.callspec.params.get("colours")  # type: ignore[attr-defined]
+        if isinstance(colours, Colours) and colours.client != colours.server:
+            item.add_marker("unmeasured")  # both were measured with their like
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -87,6 +100,12 @@ def no_leaks() -> Iterator[None]:
     assert not left, f"descriptors were left: {left}"
 
 
+@pytest.fixture(scope="session")
+def kept_loop() -> None:
+    """The loop of async handlers, and of coroutines that threads run, lasts as long as the process: it is no leak."""
+    loop.kept_loop()
+
+
 @pytest.fixture
 def log() -> Iterator[Log]:
     """The library's log from warnings up. A line that the test does not read fails it.
@@ -101,7 +120,20 @@ def log() -> Iterator[Log]:
     assert log.unread == []
 
 
+@pytest.fixture(params=COLOURS, ids=" ".join)
+def colours(request: pytest.FixtureRequest) -> Colours:
+    """Client and server of either side, each with each."""
+    return Colours(*request.param)
+
+
 @pytest.fixture(params=RUNNERS)
 def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Runner:
     """Each way to have a conversation."""
     return make_runner(request.param, tmp_path)
+
+
+@pytest.fixture(params=ENDS, ids=repr)
+def ends(request: pytest.FixtureRequest) -> Ends:
+    """Clients and servers of each colour, the crossed pairs too."""
+    found: Ends = request.param
+    return found

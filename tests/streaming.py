@@ -5,12 +5,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from time import monotonic
 from typing import Any
 
-from tests.support import PATIENCE, Gate
-from typedrpc import Client, Server, Service, connect, rpc
-from typedrpc.sync.connection import Connection
+from tests.ends import THREADS, Colours
+from tests.support import PATIENCE, Gate, until
+from typedrpc import Service, rpc
+from typedrpc.common.client import BaseClient
+from typedrpc.common.connection import Connection
+from typedrpc.common.server import BaseServer
 
 
 class Pipes(Service):
@@ -154,15 +156,6 @@ class AsyncGate(Gate):
             assert done, "a gate stayed shut"
 
 
-def eventually(condition: Callable[[], object], what: str = "it") -> None:
-    """Wait for what another thread does and tells nobody of, such as emptying a table."""
-    end = monotonic() + PATIENCE
-    pause = threading.Event()
-    while not condition():
-        assert monotonic() < end, f"{what} did not come"
-        pause.wait(0.002)
-
-
 def tables_of(connection: Connection) -> dict[str, int]:
     """What a connection holds of calls and streams: nothing, where none goes on."""
     core = connection.core
@@ -174,18 +167,18 @@ def tables_of(connection: Connection) -> dict[str, int]:
         "outflows": len(core.outflows),
         "callbacks": len(connection.callbacks.groups),
         "frames": 0 if connection.ended else connection.waiting_frames,
-        "apart": connection.threads._running_apart,
+        "apart": connection.handlers._running_apart,
     }
     return {name: size for name, size in sizes.items() if size}
 
 
-def connection_of(client: Client[Any]) -> Connection:
+def connection_of(client: BaseClient[Any]) -> Any:
     link: Any = client.peer.link
     connection: Connection = link.connection
     return connection
 
 
-def connections_of(server: Server) -> list[Connection]:
+def connections_of(server: BaseServer[Any]) -> list[Any]:
     links: list[Any] = [peer.link for peer in server.peers]
     return [link.connection for link in links]
 
@@ -198,7 +191,7 @@ def expect_empty(*connections: Connection) -> None:
     """Both ends come to hold nothing of calls that are over."""
     for connection in connections:
         try:
-            eventually(partial(is_empty, connection), "empty tables")
+            until(partial(is_empty, connection), "empty tables")
         except AssertionError as error:
             raise AssertionError(f"left: {tables_of(connection)}") from error
 
@@ -206,13 +199,13 @@ def expect_empty(*connections: Connection) -> None:
 class Joined:
     """A server of :class:`Pipes` and a client of it in this process."""
 
-    def __init__(self, service: Pipes, server: Server, client: Client[Any]) -> None:
+    def __init__(self, service: Pipes, server: BaseServer[Any], client: BaseClient[Any]) -> None:
         self.service = service
         self.server = server
         self.client = client
         self.pipes: Pipes = client.proxy(Pipes)
         self.near = connection_of(client)
-        eventually(lambda: server.peers, "the peer")
+        until(lambda: server.peers, "the peer")
         (self.far,) = connections_of(server)
 
     def expect_empty(self) -> None:
@@ -221,12 +214,18 @@ class Joined:
 
 @contextmanager
 def joined(
-    url: str = "tcp://127.0.0.1:0", /, *, expose: Any = (), server: Any = None, **client: Any
+    colours: Colours = THREADS,
+    url: str = "tcp://127.0.0.1:0",
+    /,
+    *,
+    expose: Any = (),
+    server: Any = None,
+    **client: Any,
 ) -> Iterator[Joined]:
     """A server and its client; at the end neither may hold anything of a call."""
     service = Pipes()
-    with Server(service, url=url, **(server or {})) as running:
-        with connect(running.url, expose=expose, **client) as opened:
+    with colours.serve(service, url=url, **(server or {})) as running:
+        with colours.connect(running.url, expose=expose, **client) as opened:
             pair = Joined(service, running, opened)
             yield pair
             if not pair.near.ended:

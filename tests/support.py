@@ -113,6 +113,15 @@ def until(condition: Callable[[], object], what: str = "") -> None:
         threading.Event().wait(0.001)
 
 
+def in_time(attempt: Callable[[float], bool]) -> None:
+    """Try with ever longer time-outs, until what has to happen before one passes has happened: machines may be slow.
+
+    Args:
+        attempt: Takes the seconds, and returns whether they were enough.
+    """
+    assert any(attempt(timeout) for timeout in (0.05, 0.5, 5.0)), "there was never time enough"
+
+
 class Running(Generic[T]):
     """A function in a thread of its own; :meth:`result` gives what it returned or raises what it raised."""
 
@@ -572,8 +581,11 @@ SERVING: Final = """
 
 @contextlib.contextmanager
 def serving_process(options: str = "") -> Iterator[tuple[str, Program]]:
-    """A server of a :class:`Workshop` in a process of its own; its URL, and the process, which a line ends."""
-    with Program(SERVING.format(options=options and ", " + options)) as program:
+    """A server of a :class:`Workshop` in a process of its own; its URL, and the process, which a line ends.
+
+    It does what servers in the tests' own process do, where it is measured.
+    """
+    with Program(SERVING.format(options=options and ", " + options), measured=False) as program:
         yield program.hear(), program
 
 

@@ -5,7 +5,7 @@ import logging
 import math
 import weakref
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from functools import wraps
 from typing import Any
@@ -100,10 +100,11 @@ class Recorder:
     ) -> None:
         self.notified.append((command.qualified_name, args, kwargs, options))
 
-    async def aio(
-        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
-    ) -> Any:
-        return "aio", command.qualified_name, args, kwargs, options
+    def awaiter(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Coroutine[Any, Any, Any]]:
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            return "aio", command.qualified_name, args, kwargs, options
+
+        return awaited
 
     def map(
         self,

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, NotRequired, Type
 
 import pytest
 
+from tests.common.test_fork import Child
 from tests.support import PATIENCE, ROOT, Log
-from tests.sync.test_fork import Child
 from typedrpc import ContractMismatch, Server, Service, connect, rpc
 from typedrpc.schema import compatible
 from typedrpc.service import commands_of

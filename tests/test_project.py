@@ -39,6 +39,7 @@ LAYERS = [
     {"dispatch"},
     {"admission", "batches", "factories", "hooks"},
     {"transport"},
+    {"common"},
     {"sync", "aio"},
     {"testing"},
     {"__init__"},
@@ -177,6 +178,7 @@ def test_every_import_follows_the_arrows() -> None:
         ({"errors.py": "import typedrpc"}, "errors may not import __init__"),
         ({"errors.py": "if TYPE_CHECKING:\n    from typedrpc.codec import x"}, "errors may not import codec"),
         ({"sync/client.py": "from typedrpc.aio.client import Client"}, "sync may not import aio"),
+        ({"common/client.py": "from typedrpc.sync.client import Client"}, "common may not import sync"),
         ({"aio/__init__.py": "from ..sync.client import Client"}, "aio may not import sync"),
         ({"sync/client.py": "def f() -> None:\n    from typedrpc.errors import RpcError"}, "inside a function"),
         ({"wire.py": "import msgpack"}, "wire may not import msgpack"),
@@ -273,6 +275,13 @@ def test_importing_typedrpc_needs_what_is_said_to_be_imported_at_once() -> None:
     assert imported >= IMPORTED_AT_ONCE - set(sys.builtin_module_names)
 
 
+def test_the_asyncio_side_is_imported_by_who_asks_for_it() -> None:
+    """IMPORTED_AT_ONCE has no asyncio for the same reason: programs of threads would wait for it."""
+    imported = imported_by("typedrpc", after=["sys"])
+    assert {name for name in imported if top(name) == "asyncio" or name.startswith("typedrpc.aio")} == set()
+    assert "typedrpc.aio.client" in imported_by("typedrpc.aio", after=["typedrpc"])
+
+
 def documents() -> list[Path]:
     return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -322,6 +331,7 @@ EXAMPLES = [
     example
     for document in (
         "README.md",
+        "docs/asyncio.md",
         "docs/broadcast.md",
         "docs/callbacks.md",
         "docs/deadlines.md",

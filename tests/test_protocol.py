@@ -735,6 +735,20 @@ def test_the_end_of_the_peers_bytes() -> None:
         assert core.receive_eof() == []
 
 
+def test_a_peer_that_has_said_goodbye_may_reset_the_connection() -> None:
+    broken = ConnectionResetError(104, "Connection reset by peer")
+    for core in (client(), server(), opened(client=True), opened(client=False)):
+        assert core.receive_error(broken) == [Closed()]
+        assert str(core.lost()) == "the connection broke: Connection reset by peer"
+        assert core.receive_error(broken) == []
+    core = opened(client=True)
+    core.calls.insert(1, "waits")
+    assert feed(core, frame(Kind.GOODBYE, pack_plain([1, "good night"]))) == []
+    assert core.receive_error(broken) == [Closed()]
+    assert str(core.lost()) == "the peer closed the connection: good night"
+    assert core.lost().__cause__ is broken
+
+
 def test_the_end_of_the_peers_bytes_within_a_frame() -> None:
     core = opened(client=False)
     assert feed(core, frame(Kind.REQUEST, b"\x90", call=1)[:-1]) == []

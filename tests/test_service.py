@@ -843,7 +843,7 @@ class Echo:
     def _unused(self, *args: Any) -> Any:
         raise AssertionError
 
-    aio = submit = notify = map = stream = astream = _unused
+    awaiter = submit = notify = map = stream = astream = _unused
 
     def __repr__(self) -> str:
         return "<echo>"

@@ -740,6 +740,54 @@ def test_a_reader_lets_go_of_its_buffers() -> None:
     assert len(reader.get_buffer()) == 0
 
 
+def fill(reader: FrameReader, data: bytes) -> list[Frame]:
+    """What a reader gives when it has read some bytes, and is not asked for more."""
+    reader.get_buffer()[: len(data)] = data
+    reader.received(len(data))
+    frames = list(iter(reader.next_frame, None))
+    reader.keep()
+    return frames
+
+
+def test_a_reader_has_no_buffer_before_it_is_asked_for_one() -> None:
+    reader = FrameReader(LIMIT, preamble=False)
+    assert not reader.buffer
+    assert len(reader.get_buffer()) == RECEIVE_SIZE
+    assert len(reader.buffer) == RECEIVE_SIZE
+
+
+@pytest.mark.parametrize("cut", range(1, HEADER_SIZE + 3))
+def test_readers_that_share_a_buffer_do_not_disturb_each_other(cut: int) -> None:
+    """One of its own is kept for as long as a part of a frame waits, and no longer."""
+    shared = bytearray(RECEIVE_SIZE)
+    readers = [FrameReader(LIMIT, preamble=False) for _ in range(3)]
+    for reader in readers:
+        reader.borrow(shared, memoryview(shared))
+    data = wire(Kind.REQUEST, 5, 9, b"abc")
+    for reader in readers[:2]:
+        assert len(fill(reader, data + data[:cut])) == 1
+        assert reader.buffer is not shared
+    assert [frame.payload for frame in fill(readers[2], wire(Kind.PING, 0, 0, bytes(100)))] == [bytes(100)]
+    for reader in readers[:2]:
+        assert [(frame.command, frame.call, frame.payload) for frame in fill(reader, data[cut:])] == [(5, 9, b"abc")]
+    assert all(reader.buffer is shared for reader in readers)
+
+
+def test_a_large_message_needs_no_buffer_beside_its_own() -> None:
+    shared = bytearray(RECEIVE_SIZE)
+    reader = FrameReader(LIMIT, preamble=False)
+    reader.borrow(shared, memoryview(shared))
+    assert fill(reader, header(RECEIVE_SIZE + 10) + bytes(1000)) == []
+    assert reader.in_frame
+    assert reader.buffer is shared
+    shared[:] = b"x" * RECEIVE_SIZE
+    frames: list[Frame] = []
+    while not frames:
+        frames = fill(reader, bytes(len(reader.get_buffer())))
+    assert [frame.payload for frame in frames] == [bytes(RECEIVE_SIZE + 10)]
+    assert reader.buffer is shared
+
+
 # Whatever comes
 
 PAYLOADS = st.one_of(

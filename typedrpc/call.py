@@ -243,6 +243,7 @@ class Row:
         "is_async",
         "name",
         "pack",
+        "plain",
         "result_name",
         "stream",
         "unpack",
@@ -260,6 +261,7 @@ class Row:
         stream: StreamCodec | None = None,
         is_async: bool = False,
         apart: bool = False,
+        plain: bool = True,
     ) -> None:
         """
         Args:
@@ -271,7 +273,9 @@ class Row:
             entry: The command's entry, where the handler is another one for each peer.
             stream: The codec of the items, where the result is a stream.
             is_async: The handler gives an awaitable or an async iterator.
-            apart: The handler takes a thread or a task of its own: it is async, or has streams.
+            apart: The handler takes a thread or a task of its own: it is async, has streams, or is not to hold up an
+                event loop.
+            plain: The handler may run in any thread that is no event loop's: it is not async, and has no streams.
         """
         self.name = name
         self.entry = entry
@@ -284,3 +288,4 @@ class Row:
         self.stream = stream
         self.is_async = is_async
         self.apart = apart
+        self.plain = plain

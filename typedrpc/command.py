@@ -95,18 +95,16 @@ class Caller(Protocol):
 
     ``invoker`` gives the function that makes a blocking call: ``invoker(command, options)(*args, **kwargs) -> result``,
     also of a coroutine command. It is asked once for each bound command, when that is first called; if it raises, the
-    next call asks again. ``aio`` gives the coroutine of a call, which starts when it is awaited, on whatever event loop
-    runs. ``submit`` starts a call and returns its future, ``notify`` sends a one-way call. ``map`` calls once for each
-    tuple of items and yields the results in order; there is at least one iterable; the last argument asks for the
-    ``Exception`` of a call that fails in its place. ``stream`` and ``astream`` start a call and return its stream, for
-    threads and for whatever event loop runs.
+    next call asks again. ``awaiter`` gives the coroutine function of a call likewise: what that gives starts when it is
+    awaited, on whatever event loop runs. ``submit`` starts a call and returns its future, ``notify`` sends a one-way
+    call. ``map`` calls once for each tuple of items and yields the results in order; there is at least one iterable;
+    the last argument asks for the ``Exception`` of a call that fails in its place. ``stream`` and ``astream`` start a
+    call and return its stream, for threads and for whatever event loop runs.
     """
 
     def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]: ...
 
-    def aio(
-        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
-    ) -> Coroutine[Any, Any, Any]: ...
+    def awaiter(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Coroutine[Any, Any, Any]]: ...
 
     def submit(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
@@ -467,7 +465,7 @@ class _Call5(Protocol[A1_contra, A2_contra, A3_contra, A4_contra, A5_contra, S_c
 
 
 class BoundCommand(Generic[CallableT_co]):
-    __slots__ = ("__weakref__", "_block", "_caller", "_invoke", "_options", "_streams", "command")
+    __slots__ = ("__weakref__", "_await", "_block", "_caller", "_invoke", "_options", "_streams", "command")
     __doc__ = _FunctionDocs(  # pyright: ignore[reportAssignmentType]  # a descriptor, where the checker knows only str
         "A command of one instance or one proxy: call it as its function, or in its other forms."
     )
@@ -479,13 +477,15 @@ class BoundCommand(Generic[CallableT_co]):
 
     if not TYPE_CHECKING:  # pragma: no branch
         # These are empty slots until the first call, which ends up here: later calls find them filled, and branch on
-        # nothing where they go by `_invoke` or `_block`. Hidden from type checkers, for which any attribute would exist
-        # otherwise.
+        # nothing where they go by `_invoke`, `_block` or `_await`. Hidden from type checkers, for which any attribute
+        # would exist otherwise.
         def __getattr__(self, name: str) -> Any:
             if name == "_invoke":
                 self._invoke = found = self._coloured()
             elif name == "_block":
                 self._block = found = self._blocking()
+            elif name == "_await":
+                self._await = found = self._awaiting()
             elif name == "_streams":
                 self._streams = found = self.command.streams
             else:
@@ -494,6 +494,7 @@ class BoundCommand(Generic[CallableT_co]):
 
     _invoke: Callable[..., Any]
     _block: Callable[..., Any]
+    _await: Callable[..., Any]
     _streams: bool
 
     def _coloured(self) -> Callable[..., Any]:
@@ -503,8 +504,15 @@ class BoundCommand(Generic[CallableT_co]):
             start = caller.astream if command.is_async else caller.stream
             return lambda *args, **kwargs: start(command, args, kwargs, options)
         if command.is_async:
-            return lambda *args, **kwargs: caller.aio(command, args, kwargs, options)
+            return self._await
         return caller.invoker(command, options)
+
+    def _awaiting(self) -> Callable[..., Any]:
+        """What gives the coroutine, or the stream for ``async for``, of a call, whatever its colour."""
+        command, caller, options = self.command, self._caller, self._options
+        if command.streams:
+            return lambda *args, **kwargs: caller.astream(command, args, kwargs, options)
+        return caller.awaiter(command, options)
 
     def _blocking(self) -> Callable[..., Any]:
         """What calls the command and waits, whatever its colour."""
@@ -588,9 +596,7 @@ class BoundCommand(Generic[CallableT_co]):
 
         A stream of either colour comes as one for ``async for``.
         """
-        if self._streams:
-            return self._caller.astream(self.command, args, kwargs, self._options)
-        return self._caller.aio(self.command, args, kwargs, self._options)
+        return self._await(*args, **kwargs)
 
     def notify(self: BoundCommand[Callable[P, Any]], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call one-way: no result and no error of the handler comes back. A local instance logs the error.
@@ -771,11 +777,14 @@ class LocalCaller:
 
         return wait
 
-    async def aio(
-        self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
-    ) -> Any:
-        result = self._function_of(command)(*args, **kwargs)
-        return await result if inspect.isawaitable(result) else result
+    def awaiter(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Coroutine[Any, Any, Any]]:
+        function = self._function_of(command)
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+
+        return awaited
 
     def submit(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /

@@ -79,6 +79,7 @@ class Dispatcher:
         debug: bool = False,
         max_depth: int = MAX_NESTING,
         max_concurrent: int | None = None,
+        apart: bool = False,
     ) -> None:
         """
         Args:
@@ -86,6 +87,7 @@ class Dispatcher:
             debug: Tell callers the traceback of an undeclared exception.
             max_depth: Calls that may be nested in each other.
             max_concurrent: Handlers that run at a time, nested ones and the protocol's own not counted; None for any.
+            apart: Every handler takes a thread or a task of its own, as an event loop reads the requests.
 
         Raises:
             ValueError: It is no number from 1 up.
@@ -94,6 +96,7 @@ class Dispatcher:
         self._table = table
         self._debug = debug
         self._max_depth = max_depth
+        self._apart = apart
         self.observer: Observer | None = None
         self._rows: dict[int, Row] = {
             id: Row(builtin.name, partial(builtin.answer, table), partial(_unpack_plain, builtin), pack_plain)
@@ -109,7 +112,10 @@ class Dispatcher:
         extras = request.extras
         row: Row | None = None
         try:
-            row = self._row_of(request, peer)
+            if extras is NO_EXTRAS:
+                row = self._rows.get(request.command)
+            if row is None:
+                row = self._row_of(request, peer)
             if not request.call and row.stream is not None:
                 raise ProtocolError(f"{row.name} streams its result, and cannot be called one-way")
             if row.has_callbacks:
@@ -356,7 +362,7 @@ class Dispatcher:
             command.errors,
             codec.has_callbacks,
             None if entry.place is None else entry,
-            *_how_to_run(command),
+            *self._how_to_run(command),
         )
         self._rows[id] = row
         return row
@@ -369,10 +375,37 @@ class Dispatcher:
         numbers = {}
         for name, data in schemas.items():
             entry = self._table.services.get(service, {}).get(name)
-            number = _admit(versions, entry, data) if entry is not None else None
+            number = self._admit(versions, entry, data) if entry is not None else None
             if number is not None:
                 numbers[name] = number
         return numbers
+
+    def _admit(self, versions: Versions, entry: Entry, data: Any) -> int | None:
+        """The number of a caller's schema, if all that differs is safe. Nothing is compiled for it yet."""
+        command = entry.command
+        packed = pack_plain(data)
+        if len(packed) > MAX_SIGNATURE:
+            return None
+        try:
+            caller = Schema.from_data(data)
+        except ValueError:
+            return None
+        if not all(difference.safe for difference in compatible(caller, command.schema)):
+            return None
+        unpack = partial(_unpack_version, command.codec, packed)
+        pack = partial(_pack_result, command.codec)
+        own = None if entry.place is None else entry
+        name, has_callbacks = command.qualified_name, caller.has_callbacks
+        make = partial(
+            Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own, *self._how_to_run(command)
+        )
+        return versions.number_of(entry.id, packed, make)
+
+    def _how_to_run(self, command: Command[Any]) -> tuple[StreamCodec | None, bool, bool, bool]:
+        """What a row says of it: the codec of a stream, whether it is async, runs apart, and in any thread."""
+        stream = command.codec.result_stream
+        plain = not (command.is_async or stream is not None or command.schema.has_streams)
+        return stream, command.is_async, self._apart or not plain, plain
 
     def _row_of_version(self, row: Row, number: int, peer: Peer) -> Row:
         rows: list[Row] = peer.versions.rows
@@ -390,32 +423,6 @@ def _function_of(row: Row, entry: Entry, peer: Peer) -> Callable[..., Any] | Ser
 
 def _too_deep(row: Row, depth: int) -> NestedTooDeep:
     return NestedTooDeep(f"{row.name}: {depth} calls are nested in each other, which is the limit")
-
-
-def _admit(versions: Versions, entry: Entry, data: Any) -> int | None:
-    """The number of a caller's schema, if all that differs is safe. Nothing is compiled for it yet."""
-    command = entry.command
-    packed = pack_plain(data)
-    if len(packed) > MAX_SIGNATURE:
-        return None
-    try:
-        caller = Schema.from_data(data)
-    except ValueError:
-        return None
-    if not all(difference.safe for difference in compatible(caller, command.schema)):
-        return None
-    unpack = partial(_unpack_version, command.codec, packed)
-    pack = partial(_pack_result, command.codec)
-    own = None if entry.place is None else entry
-    name, has_callbacks = command.qualified_name, caller.has_callbacks
-    make = partial(Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own, *_how_to_run(command))
-    return versions.number_of(entry.id, packed, make)
-
-
-def _how_to_run(command: Command[Any]) -> tuple[StreamCodec | None, bool, bool]:
-    """What a row says of it: the codec of a stream, whether the handler is async, and whether it runs apart."""
-    stream = command.codec.result_stream
-    return stream, command.is_async, command.is_async or stream is not None or command.schema.has_streams
 
 
 def _receive_no_stream(receive: Callable[[int, Any], Any], index: int, callback: Any) -> Any:

@@ -15,6 +15,7 @@
     |- DeadlineExceeded (TimeoutError)      the deadline of a call passed
     |- CallCancelled (futures.CancelledError)   the call was cancelled
     |- NestedTooDeep (RecursionError)       a call within calls within calls, past the limit
+    |- BlockingCall (RuntimeError)          a call that would block the event loop that it waits for
     |- ServerBusy                           the peer has no room for this
     |- MessageTooLarge                      an argument list or a result above the limit
     |- ProtocolError                        the peer broke the protocol
@@ -161,6 +162,10 @@ class DeadlineExceeded(RpcError, TimeoutError):
 
 class CallCancelled(RpcError, CancelledError):
     """The call was cancelled."""
+
+
+class BlockingCall(RpcError, RuntimeError):
+    """A call that would block the thread of an event loop which it waits for. Nothing was sent; await it instead."""
 
 
 class NestedTooDeep(RpcError, RecursionError):

@@ -88,6 +88,9 @@ def _made_by(function: Callable[..., object]) -> type[Service]:
     if not inspect.isroutine(inner):
         inner = type(inner).__call__
     name = getattr(inner, "__qualname__", repr(function))
+    if inspect.iscoroutinefunction(inner):
+        how = "make the service at once, and give it __aenter__ for what is to be awaited before the client is let in"
+        raise DefinitionError(name, [f"it is async: {how}"])
     if "return" not in getattr(inner, "__annotations__", {}):
         remedy = "annotate its result, as in `-> Session`, or pass the class of the service"
         raise DefinitionError(name, [f"nothing says which service it makes: {remedy}"])

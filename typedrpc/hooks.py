@@ -1,16 +1,20 @@
 """What users have called when something happens at a server or a client: who comes, who goes, what is called.
 
-A hook that raises is logged and harms nothing: neither what it was told of nor the hooks after it.
+Hooks about peers may be ``async def``: whoever runs them waits until they have run on an event loop. A hook that raises
+is logged and harms nothing: neither what it was told of nor the hooks after it.
 """
 
+import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from threading import Lock
+from types import CoroutineType
 from typing import Any, Final, TypeVar, final
 
 from typedrpc.call import Call
 from typedrpc.dispatch import Dispatcher
-from typedrpc.errors import ConnectionLost, RpcError
+from typedrpc.errors import ConnectionLost, DefinitionError, RpcError
 from typedrpc.peer import Peer
 
 logger = logging.getLogger("typedrpc")
@@ -43,6 +47,14 @@ class CallOutcome:
         return f"CallOutcome({what}, seconds={self.seconds:.6f})"
 
 
+_teller: Final[ContextVar[object]] = ContextVar("typedrpc.teller", default=None)
+
+
+def told_by(end: object) -> bool:
+    """Whether this thread or task runs a hook of this server or client."""
+    return _teller.get() is end
+
+
 ResultHookT = TypeVar("ResultHookT", bound=Callable[[Call, CallOutcome], object])
 
 
@@ -50,10 +62,23 @@ ResultHookT = TypeVar("ResultHookT", bound=Callable[[Call, CallOutcome], object]
 class Event:
     """The hooks of one event, in the order in which they were registered. Thread-safe."""
 
-    __slots__ = ("_hooks", "_lock")
+    __slots__ = ("_hooks", "_lock", "_run_async", "_teller")
 
-    def __init__(self, hook: Callable[..., object] | None) -> None:
+    def __init__(
+        self,
+        hook: Callable[..., object] | None,
+        teller: object = None,
+        run_async: Callable[[Coroutine[Any, Any, Any]], Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            hook: The first one.
+            teller: The server or client whose hooks they are.
+            run_async: Runs a coroutine on an event loop and waits for it; without it hooks must be plain functions.
+        """
         self._lock = Lock()
+        self._teller = teller
+        self._run_async = run_async
         self._hooks: tuple[Callable[..., object], ...] = () if hook is None else (hook,)
 
     def __bool__(self) -> bool:
@@ -70,15 +95,49 @@ class Event:
             args: What they are called with.
             until: Asked before each one: whether it, and those after it, are not needed any more.
         """
-        for hook in self._hooks:
-            if until is not None and until():
-                return
-            try:
-                hook(*args)
-            except KeyboardInterrupt:  # not the hook's
-                raise
-            except BaseException:
-                logger.exception("a hook failed")
+        if not self._hooks:
+            return
+        token = _teller.set(self._teller)
+        try:
+            for hook in self._hooks:
+                if until is not None and until():
+                    return
+                try:
+                    self._run_one(hook, args)
+                except KeyboardInterrupt:  # not the hook's
+                    raise
+                except BaseException:
+                    logger.exception("a hook failed")
+        finally:
+            _teller.reset(token)
+
+    def _run_one(self, hook: Callable[..., object], args: tuple[Any, ...]) -> None:
+        result = hook(*args)
+        if type(result) is not CoroutineType:
+            return
+        if self._run_async is None:
+            result.close()
+            raise TypeError(f"{hook!r} is called while a call waits for it, and must be a plain function")
+        self._run_async(result)
+
+
+def check_plain(hook: Callable[..., object] | None, what: str) -> None:
+    """Check a hook that is called while a call waits for it, in whatever thread handles that.
+
+    Args:
+        hook: The hook.
+        what: Which one it is.
+
+    Raises:
+        DefinitionError: It is ``async def``.
+    """
+    call = getattr(type(hook), "__call__", None)  # noqa: B004  # of an object that can be called
+    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(call):
+        name = getattr(hook, "__qualname__", repr(hook))
+        raise DefinitionError(
+            name,
+            [f"{what} takes plain functions, which each call waits for: declare it with def, and let it begin a task"],
+        )
 
 
 class Hooked:
@@ -98,19 +157,25 @@ class Hooked:
         on_call: Callable[[Call], object] | None,
         on_result: Callable[[Call, CallOutcome], object] | None,
     ) -> None:
+        check_plain(on_call, "on_call")
+        check_plain(on_result, "on_result")
         self._dispatcher = dispatcher
-        self._connect = Event(on_connect)
-        self._disconnect = Event(on_disconnect)
-        self._connect_failed = Event(on_connect_failed)
+        self._connect = Event(on_connect, self, self._run_async)
+        self._disconnect = Event(on_disconnect, self, self._run_async)
+        self._connect_failed = Event(on_connect_failed, self, self._run_async)
         self._call = Event(on_call)
         self._result = Event(on_result)
         self._observe()
+
+    def _run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on the event loop of this side, and wait for what it returns."""
+        raise NotImplementedError
 
     def on_connect(self, hook: PeerHookT, /) -> PeerHookT:
         """Register a function that is called with each peer before a call passes between the two sides.
 
         It may call the peer, set its ``state``, and turn it away with ``peer.close(reason)``; hooks after it are not
-        called then.
+        called then. It may be ``async def``, as may the other hooks that are about peers.
         """
         self._connect.add(hook)
         return hook
@@ -129,13 +194,23 @@ class Hooked:
         return hook
 
     def on_call(self, hook: CallHookT, /) -> CallHookT:
-        """Register a function that is called before each handler of this side, in its thread."""
+        """Register a function that is called before each handler of this side, in its thread.
+
+        Raises:
+            DefinitionError: It is ``async def``: each call waits for it.
+        """
+        check_plain(hook, "on_call")
         self._call.add(hook)
         self._observe()
         return hook
 
     def on_result(self, hook: ResultHookT, /) -> ResultHookT:
-        """Register a function that is called after each handler of this side, in its thread, before it is answered."""
+        """Register a function that is called after each handler of this side, in its thread, before it is answered.
+
+        Raises:
+            DefinitionError: It is ``async def``: each call waits for it.
+        """
+        check_plain(hook, "on_result")
         self._result.add(hook)
         self._observe()
         return hook

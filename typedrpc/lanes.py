@@ -61,14 +61,15 @@ class Lanes:
     Attributes:
         free: Frames that waited, and may go now, before anything else.
         held: Bytes that wait for a message on its way.
+        turns: The messages on their way, the next one first.
     """
 
-    __slots__ = ("_announced", "_keys", "_turns", "_waiting", "free", "held")
+    __slots__ = ("_announced", "_keys", "_waiting", "free", "held", "turns")
 
     def __init__(self) -> None:
         self.free: deque[Outgoing] = deque()
         self.held = 0
-        self._turns: deque[tuple[Pieces, _Place]] = deque()
+        self.turns: deque[tuple[Pieces, _Place]] = deque()
         self._waiting: deque[_Place] = deque()  # in the order in which they came
         self._keys: set[int] = set()  # that messages on their way and frames that wait hold
         self._announced = 0  # bytes of the messages on their way
@@ -76,7 +77,7 @@ class Lanes:
     @property
     def busy(self) -> bool:
         """A message is on its way, or something is free to go."""
-        return bool(self._turns or self.free)
+        return bool(self.turns or self.free)
 
     @property
     def frames(self) -> int:
@@ -93,10 +94,10 @@ class Lanes:
 
     def take(self) -> list[Buffer]:
         """The next piece, of the message whose turn it is; there must be one, and nothing free."""
-        pieces, place = self._turns.popleft()
+        pieces, place = self.turns.popleft()
         buffers = pieces.take()
         if pieces.left:
-            self._turns.append((pieces, place))
+            self.turns.append((pieces, place))
         else:
             self._announced -= pieces.size
             self._look_again()
@@ -112,7 +113,7 @@ class Lanes:
         def owned(item: Outgoing) -> Outgoing:
             return copied(item) if isinstance(item, tuple) else item
 
-        for pieces, _ in self._turns:
+        for pieces, _ in self.turns:
             pieces.own()
         self.free = deque(map(owned, self.free))
         self._waiting = deque(place._replace(frame=owned(place.frame)) for place in self._waiting)
@@ -120,7 +121,7 @@ class Lanes:
     def clear(self) -> None:
         """Nothing is written any more."""
         self.free.clear()
-        self._turns.clear()
+        self.turns.clear()
         self._waiting.clear()
         self._keys.clear()
         self.held = self._announced = 0
@@ -130,11 +131,11 @@ class Lanes:
             pass
         elif not place.may_be_split:
             return True
-        elif may_begin(place.size, len(self._turns), self._announced):
+        elif may_begin(place.size, len(self.turns), self._announced):
             self._announced += place.size
             self._keys |= place.holds
             frame = place.frame
-            self._turns.append((Pieces(frame if isinstance(frame, tuple) else (frame,)), place._replace(frame=b"")))
+            self.turns.append((Pieces(frame if isinstance(frame, tuple) else (frame,)), place._replace(frame=b"")))
             return False
         self._waiting.append(place)
         self._keys |= place.holds
@@ -143,14 +144,14 @@ class Lanes:
 
     def _is_blocked(self, place: _Place) -> bool:
         if place.waits is None:
-            return bool(self._turns or self._waiting)
+            return bool(self.turns or self._waiting)
         return not self._keys.isdisjoint(place.waits)
 
     def _look_again(self) -> None:
         """A message is complete: some of what waits may go."""
         waiting, self._waiting = self._waiting, deque()
         self.held = 0
-        self._keys = set().union(*(place.holds for _, place in self._turns))
+        self._keys = set().union(*(place.holds for _, place in self.turns))
         self.free.extend(place.frame for place in waiting if self._admit(place))
 
 

@@ -64,6 +64,29 @@ class Link(Protocol):
     def receive_callback(self, origin: int, index: int, callback: Any, /) -> Any: ...
 
 
+class Gather(Protocol[P, R]):
+    """A command that is asked of many peers at once, as ``server.gather`` gives it."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> "dict[Peer, R | Exception]":
+        """Ask, and wait for the answers: peer to result, or to the exception with which its call ended.
+
+        Raises:
+            BlockingCall: This is the thread of an event loop that answers come by.
+            DefinitionError: The command takes callbacks.
+            ArgumentError: The arguments do not fit.
+        """
+        ...
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> "dict[Peer, R | Exception]":
+        """The same, awaited, from any event loop. If the task is cancelled, so are the calls.
+
+        Raises:
+            DefinitionError: The command takes callbacks.
+            ArgumentError: The arguments do not fit.
+        """
+        ...
+
+
 class PeerServer(Protocol):
     """The server of a peer, as handlers see it; in full it is ``typedrpc.Server``."""
 
@@ -88,12 +111,12 @@ class PeerServer(Protocol):
         *,
         timeout: float | None = None,
         to: "Iterable[Peer] | None" = None,
-    ) -> "Callable[P, dict[Peer, R | Exception]]": ...
+    ) -> Gather[P, R]: ...
     @overload
     def gather(
         self, command: Command[Callable[P, R]], /, *, timeout: float | None = None, to: "Iterable[Peer] | None" = None
-    ) -> "Callable[P, dict[Peer, R | Exception]]": ...
-    def close(self, grace: float = ...) -> None: ...
+    ) -> Gather[P, R]: ...
+    def close(self, grace: float = ...) -> object: ...
 
 
 @final

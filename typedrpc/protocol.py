@@ -296,10 +296,15 @@ class Protocol(Generic[TokenT]):
         reader = self.reader
         if self.state is _OPEN:
             sole = reader.sole_frame(count)
-            if sole is not None and sole[0] == _REQUEST:
-                _, command, call, payload = sole
-                request = self._accept(command, call, payload)
-                return [request] if request is not None else []
+            if sole is not None:
+                kind, command, call, payload = sole
+                if kind == _REQUEST:
+                    request = self._accept(command, call, payload)
+                    return [] if request is None else [request]
+                if kind == _RESPONSE:
+                    self.leaving.clear()
+                    outcome = self._on_outcome(Frame(kind, command, call, payload))
+                    return [] if outcome is None else [outcome]
         elif self.state is State.CLOSED:
             return []
         reader.received(count)
@@ -315,6 +320,7 @@ class Protocol(Generic[TokenT]):
                 events.append(event)
                 if type(event) is Closed:
                     return events
+        reader.keep()
         if reader.fault is not None:
             events.append(self._break(str(reader.fault)))
         return events
@@ -330,6 +336,15 @@ class Protocol(Generic[TokenT]):
         error = ConnectionLost("the peer closed the connection in the middle of a frame")
         error.__cause__ = ProtocolError("a truncated frame")
         return [self.close(error)]
+
+    def receive_error(self, error: OSError) -> list[Event[TokenT]]:
+        """Nothing can be read any more. A peer that has said goodbye may reset what was still on its way to it."""
+        if self.state is State.CLOSED:
+            return []
+        reason = f"the connection broke: {error.strerror or error}"
+        lost = ConnectionLost(self._farewell if self.state is State.DRAINING else reason)
+        lost.__cause__ = error
+        return [self.close(lost)]
 
     def close(self, error: ConnectionLost) -> Closed:
         """End the connection: nothing is received any more. The owner then completes what :attr:`calls` still holds."""
@@ -556,10 +571,11 @@ class Protocol(Generic[TokenT]):
             self.outgoing.append(self.release(frame.call, ALL_CALLBACKS))
 
     def _on_outcome(self, frame: Frame) -> Event[TokenT] | None:
-        token = self.calls.get(frame.call)
+        calls = self.calls.calls
+        token = calls.get(frame.call)
         if token is not None:
             self.leaving.append(token)
-            token = self.calls.pop(frame.call)
+            token = calls.pop(frame.call, None)
         if self.outflows or self.inflows:
             self.end_flows(frame.call)
         if self.batches:
@@ -619,7 +635,9 @@ class Protocol(Generic[TokenT]):
             ConnectionLost: The connection is closed, or about to be.
             MessageTooLarge: The peer would not accept it.
         """
-        call = self.new_call(nested)
+        if self.state is not _OPEN and not self.may_call(nested):
+            raise self.lost()
+        call = self.calls.new_id()
         if type(payload) is bytes and len(payload) <= self._small and not extension:
             return call, pack_header(len(payload), _REQUEST, 0, command, call) + payload
         return call, self.request(call, command, payload, what, extension)

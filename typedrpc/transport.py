@@ -99,7 +99,7 @@ def listen(url: str, *, insecure: bool, mode: int = UNIX_MODE) -> tuple[socket.s
     except (OSError, UnicodeError) as error:
         if isinstance(error, ListenFailed):
             raise
-        reason = "its directory does not exist" if isinstance(error, FileNotFoundError) else _in_words(error)
+        reason = "its directory does not exist" if isinstance(error, FileNotFoundError) else in_words(error)
         raise ListenFailed(url, reason) from error
 
 
@@ -205,7 +205,7 @@ def dial(url: str, timeout: float) -> socket.socket:
             sock.close()
             raise
     except (OSError, UnicodeError) as error:
-        raise ConnectFailed(url, _in_words(error)) from error
+        raise ConnectFailed(url, in_words(error)) from error
     return sock
 
 
@@ -244,11 +244,16 @@ def resolve(url: str) -> Address:
         raise ConnectFailed(url, str(error)) from None
 
 
-def prepare(sock: socket.socket) -> None:
-    """Set a connected socket up: no delay, keep-alive, reads that wait for data, writes that wait but a moment."""
+def set_options(sock: socket.socket) -> None:
+    """Set a connected socket up: no delay, keep-alive."""
     if sock.family != getattr(socket, "AF_UNIX", None):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def prepare(sock: socket.socket) -> None:
+    """The same; and reads that wait for data, writes that wait but a moment."""
+    set_options(sock)
     if os.name == "posix":
         sock.setblocking(True)
         timeval = struct.pack("@ll", 0, int(SEND_PATIENCE * 1_000_000))
@@ -354,7 +359,7 @@ def describe_peer(sock: socket.socket) -> str:
     return f"unix:{os.fsdecode(name)}" if name else "unix"
 
 
-def _in_words(error: OSError | UnicodeError) -> str:
+def in_words(error: OSError | UnicodeError) -> str:
     match error:
         case UnicodeError():
             return "no host or file can have this name"

@@ -33,7 +33,7 @@ The normative text, which also says what each kind means, is ``docs/protocol.md`
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import Final, NamedTuple, TypeAlias
@@ -238,6 +238,7 @@ class FrameReader:
         "_announced",
         "_end",
         "_left",
+        "_lent",
         "_partial",
         "_preamble",
         "_start",
@@ -254,10 +255,11 @@ class FrameReader:
             limit: The largest payload accepted, in bytes; may be changed between frames.
             preamble: Whether the stream begins with the peer's preamble.
         """
-        self.buffer = bytearray(RECEIVE_SIZE)
+        self.buffer = bytearray()  # made when first asked for, if no other is used
         self.view = memoryview(self.buffer)
         self.limit = limit
         self.fault: ProtocolError | None = None
+        self._lent: tuple[bytearray, memoryview] | None = None
         self._preamble = preamble
         self._start = 0
         self._end = 0
@@ -272,8 +274,35 @@ class FrameReader:
         """Nothing is read any more: let go of the buffers, which may be all that a dead connection weighs."""
         self.buffer = bytearray()
         self.view = memoryview(self.buffer)
+        self._lent = self.buffer, self.view
         self._waiting = None
         self._partial = {}
+
+    def borrow(self, buffer: bytearray, view: memoryview) -> None:
+        """Read into this buffer, which others use too; there is one of its own only while a part of a frame waits.
+
+        Args:
+            buffer: Of the same size as its own.
+            view: A view of it.
+        """
+        self._lent = buffer, view
+        self.keep()
+
+    def keep(self) -> None:
+        """No more frames are asked for now: take what is left out of a borrowed buffer, which others may use next."""
+        if self._lent is None:
+            return
+        if not self._end:
+            self.buffer, self.view = self._lent
+        elif self.buffer is self._lent[0]:
+            self._make_buffer()
+
+    def _make_buffer(self) -> memoryview:
+        own = bytearray(RECEIVE_SIZE)
+        own[: self._end] = self.view[: self._end]
+        self.buffer = own
+        self.view = view = memoryview(own)
+        return view
 
     @property
     def idle(self) -> bool:
@@ -289,7 +318,9 @@ class FrameReader:
         """Where the next bytes belong; never empty."""
         if self._waiting is not None:
             return self._waiting.get_buffer()[: self._left]
-        return self.view[self._end :] if self._end else self.view
+        if self._end:
+            return self.view[self._end :]
+        return self.view if self.view or self._lent is not None else self._make_buffer()
 
     def received(self, count: int) -> None:
         """``count`` bytes were read into the buffer that :meth:`get_buffer` gave."""
@@ -637,3 +668,12 @@ class _Large:
         body, *segments = self._parts
         payload: Payload = Segmented(body, list(segments)) if self.segmented else body
         return Frame(self.kind, self.command, self.call, payload, self.extension)
+
+
+def copied(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
+    """Buffers that nobody can change: copies, but for those of bytes. Views are new ones, as theirs may be released."""
+    return tuple(_copied(buffer) if type(buffer) is memoryview else buffer for buffer in buffers)
+
+
+def _copied(view: memoryview) -> Buffer:
+    return memoryview(view) if type(view.obj) is bytes else bytes(view)

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from tests.codec.both_ways import same
 from tests.codec.invented import TYPES, mutated, thorough
 from typedrpc.codec import (
-    MAX_CALLBACKS,
     CallbackCodec,
     CodecError,
     CommandCodec,
@@ -451,14 +450,16 @@ def test_a_plain_iterable_is_read_whole_beside_an_async_stream() -> None:
     assert (payload, value) == (packb([mark(0)]), c)
 
 
-def test_a_call_has_so_many_streams_at_most() -> None:
+def test_a_call_has_so_many_streams_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = 10
+    monkeypatch.setattr("typedrpc.codec.streams.MAX_CALLBACKS", few)
     codec = codec_of(each)
-    payload, given = codec.pack_with_callbacks((a,) * MAX_CALLBACKS, {})
-    assert len(given) == MAX_CALLBACKS
-    assert codec.unpack_with_callbacks(payload, lambda index, stream: index)[0] == (*range(MAX_CALLBACKS),)
+    payload, given = codec.pack_with_callbacks((a,) * few, {})
+    assert len(given) == few
+    assert codec.unpack_with_callbacks(payload, lambda index, stream: index)[0] == (*range(few),)
     with pytest.raises(ArgumentValueError) as caught:
-        codec.pack_with_callbacks((a,) * (MAX_CALLBACKS + 1), {})
-    text = "Store.put: argument 'rows'[65535]: expected at most 65535 callbacks and streams in a call, got more"
+        codec.pack_with_callbacks((a,) * (few + 1), {})
+    text = "Store.put: argument 'rows'[10]: expected at most 10 callbacks and streams in a call, got more"
     assert str(caught.value) == text
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.blocking import ENDS, Ends
 from tests.support import PATIENCE, FakeServer, Forwarder, Gate, RawPeer, Running, Workshop, agree, run_all
 from typedrpc import (
     ArgumentError,
@@ -19,7 +20,7 @@ from typedrpc import (
     Server,
     Service,
     UnknownCommand,
-    connect,
+    aio,
     rpc,
 )
 from typedrpc.codec import pack_plain
@@ -31,14 +32,14 @@ URL = "tcp://127.0.0.1:0"
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server(Workshop(), url=URL) as server:
+def server(ends: Ends) -> Iterator[Server]:
+    with ends.Server(Workshop(), url=URL) as server:
         yield server
 
 
 class TestBytesThatAreNotSent:
-    def test_wrong_arguments_send_nothing(self, server: Server) -> None:
-        with Forwarder(server.url) as forwarder, connect(Workshop, forwarder.url) as proxy:
+    def test_wrong_arguments_send_nothing(self, ends: Ends, server: Server) -> None:
+        with Forwarder(server.url) as forwarder, ends.connect(Workshop, forwarder.url) as proxy:
             assert proxy.add(1) == 1
             sent = bytes(forwarder.sent)
             forms: list[Any] = [
@@ -59,7 +60,7 @@ class TestBytesThatAreNotSent:
             assert bytes(forwarder.sent)[: len(sent)] == sent
             assert (more.kind, len(forwarder.frames())) == (Kind.REQUEST, 4)  # hello, contract, two calls
 
-    def test_calls_that_cannot_be_made_send_nothing(self, server: Server) -> None:
+    def test_calls_that_cannot_be_made_send_nothing(self, ends: Ends, server: Server) -> None:
         class Other(Service, name="Workshop"):
             @rpc
             def add(self, a: str) -> int: ...  # type: ignore[empty-body]  # a contract
@@ -70,7 +71,7 @@ class TestBytesThatAreNotSent:
             @rpc
             def missing(self) -> None: ...
 
-        with Forwarder(server.url) as forwarder, connect(Other, forwarder.url) as proxy:
+        with Forwarder(server.url) as forwarder, ends.connect(Other, forwarder.url) as proxy:
             assert proxy.echo(b"x") == b"x"
             count = len(forwarder.frames())
             assert count == 4  # hello, contract, signatures, call
@@ -84,8 +85,8 @@ class TestBytesThatAreNotSent:
             assert proxy.echo(b"x") == b"x"
             assert len(forwarder.frames()) == count + 1
 
-    def test_arguments_that_are_not_given_are_not_sent(self, server: Server) -> None:
-        with Forwarder(server.url) as forwarder, connect(Workshop, forwarder.url) as proxy:
+    def test_arguments_that_are_not_given_are_not_sent(self, ends: Ends, server: Server) -> None:
+        with Forwarder(server.url) as forwarder, ends.connect(Workshop, forwarder.url) as proxy:
             proxy.add(1)
             proxy.add(1, 2)
             assert [bytes(frame.payload) for frame in forwarder.frames()[-2:]] == [  # type: ignore[arg-type]  # no segments
@@ -93,8 +94,8 @@ class TestBytesThatAreNotSent:
                 pack_plain([1, 2]),
             ]
 
-    def test_an_agreement_is_asked_for_once(self, server: Server) -> None:
-        with Forwarder(server.url) as forwarder, connect(forwarder.url) as client:
+    def test_an_agreement_is_asked_for_once(self, ends: Ends, server: Server) -> None:
+        with Forwarder(server.url) as forwarder, ends.connect(forwarder.url) as client:
             for _ in range(3):
                 assert client.proxy(Workshop).add(1) == 1
             frames = forwarder.frames()
@@ -103,22 +104,22 @@ class TestBytesThatAreNotSent:
 
 
 class TestConnecting:
-    def test_without_a_contract(self, server: Server) -> None:
-        with connect(server.url) as client:
-            assert isinstance(client, Client)
+    def test_without_a_contract(self, ends: Ends, server: Server) -> None:
+        with ends.connect(server.url) as client:
+            assert isinstance(ends.itself(client), Client | aio.Client)
             assert repr(client) == f"<client of {server.url}>"
             assert client.peer.address == server.url
             assert client.proxy(Workshop).add(1) == 1
             assert "client of" in repr(client.proxy(Workshop))
 
-    def test_a_client_that_is_not_entered(self, server: Server) -> None:
-        client = connect(Workshop, server.url)
+    def test_a_client_that_is_not_entered(self, ends: Ends, server: Server) -> None:
+        client = ends.connect(Workshop, server.url)
         assert client.proxy(Workshop).add(1) == 1
         client.close()
         with pytest.raises(ConnectionLost):
             client.proxy(Workshop)
 
-    def test_an_abstract_contract(self) -> None:
+    def test_an_abstract_contract(self, ends: Ends) -> None:
         class Store(Service, name="store"):
             @rpc
             @abstractmethod
@@ -129,12 +130,12 @@ class TestConnecting:
             def get(self, key: str) -> str:
                 return key * 2
 
-        with Server(Memory(), url=URL) as server, connect(Store, server.url) as store:
+        with ends.Server(Memory(), url=URL) as server, ends.connect(Store, server.url) as store:
             assert store.get("k") == "kk"
             with pytest.raises(AttributeError, match="no command"):
                 store.put  # type: ignore[attr-defined]  # noqa: B018  # that it is missing is what is tried
 
-    def test_a_service_that_grew(self) -> None:
+    def test_a_service_that_grew(self, ends: Ends) -> None:
         """A function that is declared after the client knows the service is agreed about when it is needed."""
         service = FunctionService("grows")
 
@@ -142,7 +143,7 @@ class TestConnecting:
         def first() -> int:
             return 1
 
-        with Server(service, url=URL) as server, connect(server.url) as client:
+        with ends.Server(service, url=URL) as server, ends.connect(server.url) as client:
             assert client.proxy(first)() == 1
 
             @service.rpc
@@ -153,36 +154,39 @@ class TestConnecting:
                 client.proxy(second)()
             assert client.proxy(first)() == 1
 
-    def test_it_gives_up_in_time_while_the_contract_is_awaited(self) -> None:
+    def test_it_gives_up_in_time_while_the_contract_is_awaited(self, ends: Ends) -> None:
         def script(peer: RawPeer) -> None:
             peer.shake_hands()
             peer.question()
             peer.read_to_end()
 
         with FakeServer(script) as fake, pytest.raises(ConnectFailed, match="contract in time") as caught:
-            connect(Workshop, fake.url, timeout=0.1)
+            ends.connect(Workshop, fake.url, timeout=0.1)
         assert caught.value.url == fake.url
 
-    def test_limits_without_sense(self, server: Server) -> None:
+    def test_limits_without_sense(self, ends: Ends, server: Server) -> None:
         with pytest.raises(ValueError, match="max_message_size"):
-            connect(server.url, max_message_size=1)
+            ends.connect(server.url, max_message_size=1)
         with pytest.raises(ValueError, match="max_calls"):
-            connect(server.url, max_calls=0)
+            ends.connect(server.url, max_calls=0)
 
-    def test_a_fault_in_the_handshake_leaves_no_socket(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("ends", ENDS[:2], ids=repr)
+    def test_a_fault_in_the_handshake_leaves_no_socket(
+        self, ends: Ends, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def fail(*_: object) -> None:
             raise MemoryError
 
         with monkeypatch.context() as patch:
             patch.setattr("typedrpc.sync.connection.Connection.open", fail)
             with pytest.raises(MemoryError):
-                connect(server.url)
+                ends.connect(server.url)
 
 
 class TestManyThreads:
-    def test_a_proxy_is_first_used_by_many_threads_at_once(self, server: Server) -> None:
+    def test_a_proxy_is_first_used_by_many_threads_at_once(self, ends: Ends, server: Server) -> None:
         for _ in range(20):
-            with connect(server.url) as client:
+            with ends.connect(server.url) as client:
                 barrier = threading.Barrier(6)
 
                 def use(client: Client[Client[object]] = client, barrier: threading.Barrier = barrier) -> int:
@@ -191,8 +195,9 @@ class TestManyThreads:
 
                 assert run_all([use] * 6) == [4] * 6
 
-    def test_no_thread_for_a_future(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        with connect(Workshop, server.url) as proxy:
+    @pytest.mark.parametrize("ends", ENDS[:2], ids=repr)
+    def test_no_thread_for_a_future(self, ends: Ends, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        with ends.connect(Workshop, server.url) as proxy:
             start = threading.Thread.start
 
             def refuse(thread: threading.Thread) -> None:
@@ -207,7 +212,7 @@ class TestManyThreads:
                 assert proxy.add(1) == 1
             assert proxy.add.submit(1).result(PATIENCE) == 1
 
-    def test_a_future_is_settled_while_another_thread_reads(self) -> None:
+    def test_a_future_is_settled_while_another_thread_reads(self, ends: Ends) -> None:
         """The thread that reads for its own call delivers to a future, whose thread it has to wake."""
         go_on, done = Gate(), Gate()
 
@@ -223,7 +228,7 @@ class TestManyThreads:
             peer.send_frame(Kind.RESPONSE, 0, calls[Workshop.add.id], pack_plain(3))
             peer.read_to_end()
 
-        with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
+        with FakeServer(script) as fake, ends.connect(Workshop, fake.url) as proxy:
             calling = Running(proxy.add, 1, 2)
             future = proxy.process.submit()
             go_on.open()
@@ -232,9 +237,9 @@ class TestManyThreads:
             done.open()
             assert calling.result() == 3
 
-    def test_closing_in_one_thread_while_others_begin_to_call(self, server: Server) -> None:
+    def test_closing_in_one_thread_while_others_begin_to_call(self, ends: Ends, server: Server) -> None:
         for _ in range(30):
-            client = connect(server.url)
+            client = ends.connect(server.url)
             proxy = client.proxy(Workshop)
             barrier = threading.Barrier(4)
 
@@ -256,18 +261,18 @@ class TestManyThreads:
 
 
 @pytest.mark.parametrize("timeout", [float("nan"), float("inf"), -1.0, 1e300])
-def test_a_time_out_that_is_none(timeout: float) -> None:
+def test_a_time_out_that_is_none(ends: Ends, timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout must be None or a number of seconds"):
-        connect(Workshop, "tcp://127.0.0.1:9", timeout=timeout)
+        ends.connect(Workshop, "tcp://127.0.0.1:9", timeout=timeout)
 
 
 @pytest.mark.parametrize("arguments", [(Workshop, None), (Workshop,), ("tcp://127.0.0.1:9", Workshop)])
-def test_arguments_that_are_no_url(arguments: tuple[Any, ...]) -> None:
+def test_arguments_that_are_no_url(ends: Ends, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(ConnectFailed, match="a URL is a str, not"):
-        connect(*arguments)
+        ends.connect(*arguments)
 
 
-def test_one_way_calls_to_a_peer_that_does_not_read() -> None:
+def test_one_way_calls_to_a_peer_that_does_not_read(ends: Ends) -> None:
     """With a time-out they come back in time; what was begun is sent by another thread."""
     reading, read = Gate(), Gate()
 
@@ -277,21 +282,21 @@ def test_one_way_calls_to_a_peer_that_does_not_read() -> None:
         assert payload_size(peer.read_frame().payload) > 8_000_000
         read.open()
 
-    with FakeServer(script) as fake, connect(Workshop, fake.url) as proxy:
+    with FakeServer(script) as fake, ends.connect(Workshop, fake.url) as proxy:
         proxy.swallow.with_options(timeout=0.05).notify(bytes(8_000_000))
         reading.open()
         read.wait()
 
 
-def test_who_forgets_the_with_is_told(server: Server) -> None:
-    client: Any = connect(Workshop, server.url)
+def test_who_forgets_the_with_is_told(ends: Ends, server: Server) -> None:
+    client: Any = ends.connect(Workshop, server.url)
     with pytest.raises(AttributeError, match=r"a client has no attribute 'add'; `with connect\(...\) as proxy:` gives"):
         client.add(1)
     client.close()
 
 
-def test_a_client_that_exposes_nothing_is_not_asked(server: Server) -> None:
-    with connect(server.url):
+def test_a_client_that_exposes_nothing_is_not_asked(ends: Ends, server: Server) -> None:
+    with ends.connect(server.url):
         (peer,) = server.peers
         proxy = peer.proxy(Workshop)
         with pytest.raises(UnknownCommand, match=r"the peer has no command 'Workshop\.add'"):

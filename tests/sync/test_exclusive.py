@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.blocking import Ends
 from tests.support import Gate, Log, Program, Running, Visitor, Workshop, run_all
 from typedrpc import (
     ConnectFailed,
@@ -13,12 +14,11 @@ from typedrpc import (
     ConnectTimeout,
     Server,
     ServerBusy,
-    connect,
 )
 from typedrpc.admission import Answer
 from typedrpc.codec import unpack_plain
+from typedrpc.common.stay import Stay
 from typedrpc.messages import Leave
-from typedrpc.sync.stay import Stay
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -75,60 +75,60 @@ def note_when_waiting(server: Server, count: int) -> Gate:
 
 
 class TestRefusing:
-    def test_a_further_client_is_told_how_many_are_in(self, workshop: Workshop) -> None:
-        with Server(workshop, url=URL, max_clients=2) as server:
-            with connect(Workshop, server.url) as one, connect(Workshop, server.url) as two:
+    def test_a_further_client_is_told_how_many_are_in(self, ends: Ends, workshop: Workshop) -> None:
+        with ends.Server(workshop, url=URL, max_clients=2) as server:
+            with ends.connect(Workshop, server.url) as one, ends.connect(Workshop, server.url) as two:
                 for timeout in (None, 20.0):
                     with pytest.raises(ServerBusy, match=r"^2 of 2 clients are in$"):
-                        connect(Workshop, server.url, timeout=timeout)
+                        ends.connect(Workshop, server.url, timeout=timeout)
                 assert one.add(1) + two.add(2) == 3
                 assert len(server.peers) == 2
 
-    def test_by_a_goodbye_with_a_code(self, workshop: Workshop) -> None:
-        with Server(workshop, url=URL, max_clients=1) as server, connect(Workshop, server.url):
+    def test_by_a_goodbye_with_a_code(self, ends: Ends, workshop: Workshop) -> None:
+        with ends.Server(workshop, url=URL, max_clients=1) as server, ends.connect(Workshop, server.url):
             with Visitor.dial(server.url).shake_hands(welcome=False) as peer:
                 [frame] = peer.read_frames_to_end()
                 assert frame.kind == Kind.GOODBYE
                 assert unpack_plain(frame.payload) == [0, "1 of 1 clients are in", Leave.BUSY]
 
-    def test_a_place_is_free_again(self, workshop: Workshop) -> None:
-        server = Server(workshop, url=URL, max_clients=1)
+    def test_a_place_is_free_again(self, ends: Ends, workshop: Workshop) -> None:
+        server = ends.Server(workshop, url=URL, max_clients=1)
         free = note_when_free(server)
         with server:
-            with connect(Workshop, server.url) as proxy:
+            with ends.connect(Workshop, server.url) as proxy:
                 assert proxy.add(1) == 1
             free.wait()
-            with connect(Workshop, server.url) as proxy:
+            with ends.connect(Workshop, server.url) as proxy:
                 assert proxy.add(2) == 2
 
-    def test_strangers_take_no_place(self, workshop: Workshop) -> None:
-        with Server(workshop, url=URL, max_clients=1) as server:
+    def test_strangers_take_no_place(self, ends: Ends, workshop: Workshop) -> None:
+        with ends.Server(workshop, url=URL, max_clients=1) as server:
             with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))):
-                with connect(Workshop, server.url) as proxy:
+                with ends.connect(Workshop, server.url) as proxy:
                     assert proxy.add(1) == 1
 
     @pytest.mark.parametrize("options", [{"max_clients": 0}, {"when_full": "perhaps"}])
-    def test_what_makes_no_sense(self, options: dict[str, int]) -> None:
+    def test_what_makes_no_sense(self, ends: Ends, options: dict[str, int]) -> None:
         with pytest.raises(ValueError, match="must be"):
-            Server(Workshop(), url=URL, **options)  # type: ignore[arg-type]
+            ends.Server(Workshop(), url=URL, **options)  # type: ignore[arg-type]
 
 
 class TestWaiting:
-    def test_a_second_client_waits_until_its_time_is_over(self, workshop: Workshop) -> None:
-        with Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
-            with connect(Workshop, server.url) as proxy:
+    def test_a_second_client_waits_until_its_time_is_over(self, ends: Ends, workshop: Workshop) -> None:
+        with ends.Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
+            with ends.connect(Workshop, server.url) as proxy:
                 working = Running(proxy.wait, "job")
                 workshop.started["job"].wait()
                 with pytest.raises(ConnectTimeout, match=r"the server had no place in time: 1 of 1 clients are in$"):
-                    connect(Workshop, server.url, timeout=0.3)
+                    ends.connect(Workshop, server.url, timeout=0.3)
                 assert not working.done
                 assert proxy.add(1, 2) == 3
                 workshop.gates["job"].open()
                 assert working.result() == "job"
 
-    def test_the_next_is_let_in_when_the_first_leaves(self, workshop: Workshop) -> None:
-        with Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
-            first = connect(Workshop, server.url)
+    def test_the_next_is_let_in_when_the_first_leaves(self, ends: Ends, workshop: Workshop) -> None:
+        with ends.Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
+            first = ends.connect(Workshop, server.url)
             with stand_in_line(server.url) as second, stand_in_line(server.url) as third:
                 assert len(server.peers) == 1
                 first.close()
@@ -137,20 +137,20 @@ class TestWaiting:
                 second.sock.close()
                 assert third.is_let_in()
 
-    def test_a_client_that_waits_and_gets_its_place(self, workshop: Workshop) -> None:
-        server = Server(workshop, url=URL, max_clients=1, when_full="wait")
+    def test_a_client_that_waits_and_gets_its_place(self, ends: Ends, workshop: Workshop) -> None:
+        server = ends.Server(workshop, url=URL, max_clients=1, when_full="wait")
         waits = note_when_waiting(server, 1)
         with server:
-            first = connect(Workshop, server.url)
-            waiting = Running(lambda: connect(Workshop, server.url))
+            first = ends.connect(Workshop, server.url)
+            waiting = Running(lambda: ends.connect(Workshop, server.url))
             waits.wait()
             assert not waiting.done
             first.close()
             with waiting.result() as proxy:
                 assert proxy.add(1) == 1
 
-    def test_the_line_keeps_its_order_when_half_of_it_leaves(self, workshop: Workshop) -> None:
-        with Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
+    def test_the_line_keeps_its_order_when_half_of_it_leaves(self, ends: Ends, workshop: Workshop) -> None:
+        with ends.Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
             first = enter(server.url)
             line = [stand_in_line(server.url) for _ in range(50)]
             leaving = line[::2]
@@ -162,16 +162,19 @@ class TestWaiting:
                 assert all(other.hears_nothing() for other in line[1::2][number + 1 :])
                 peer.sock.close()
 
-    def test_a_client_that_calls_before_it_is_let_in_is_cut_off(self, workshop: Workshop, log: Log) -> None:
-        with Server(workshop, url=URL, max_clients=1, when_full="wait") as server, connect(Workshop, server.url):
+    def test_a_client_that_calls_before_it_is_let_in_is_cut_off(self, ends: Ends, workshop: Workshop, log: Log) -> None:
+        with (
+            ends.Server(workshop, url=URL, max_clients=1, when_full="wait") as server,
+            ends.connect(Workshop, server.url),
+        ):
             with stand_in_line(server.url) as peer:
                 peer.send_frame(Kind.REQUEST, 1, 1, b"\x90")
                 assert [frame.kind for frame in peer.read_frames_to_end()] == [Kind.GOODBYE]
             assert "a call before the welcome" in log.line()
 
-    def test_a_place_is_not_free_while_a_handler_runs(self, workshop: Workshop) -> None:
-        with Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
-            with connect(Workshop, server.url) as proxy:
+    def test_a_place_is_not_free_while_a_handler_runs(self, ends: Ends, workshop: Workshop) -> None:
+        with ends.Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
+            with ends.connect(Workshop, server.url) as proxy:
                 working = Running(proxy.wait, "job")
                 workshop.started["job"].wait()
             assert isinstance(working.error(), ConnectionLost)
@@ -180,12 +183,12 @@ class TestWaiting:
                 workshop.gates["job"].open()
                 assert second.is_let_in()
 
-    def test_the_server_closes_while_clients_wait(self, workshop: Workshop) -> None:
-        server = Server(workshop, url=URL, max_clients=1, when_full="wait")
+    def test_the_server_closes_while_clients_wait(self, ends: Ends, workshop: Workshop) -> None:
+        server = ends.Server(workshop, url=URL, max_clients=1, when_full="wait")
         wait = note_when_waiting(server, 4)
-        with server, connect(Workshop, server.url):
-            waiting = [Running(connect, server.url) for _ in range(2)]
-            waiting.append(Running(lambda: connect(server.url, timeout=20.0)))
+        with server, ends.connect(Workshop, server.url):
+            waiting = [Running(ends.connect, server.url) for _ in range(2)]
+            waiting.append(Running(lambda: ends.connect(server.url, timeout=20.0)))
             with stand_in_line(server.url) as peer:
                 wait.wait()
                 server.close()
@@ -197,12 +200,15 @@ class TestWaiting:
                 [goodbye] = peer.read_frames_to_end()
                 assert goodbye.kind == Kind.GOODBYE
 
-    def test_the_line_is_not_endless(self, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_line_is_not_endless(self, ends: Ends, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("typedrpc.admission.MAX_WAITING", 2)
-        with Server(workshop, url=URL, max_clients=1, when_full="wait") as server, connect(Workshop, server.url):
+        with (
+            ends.Server(workshop, url=URL, max_clients=1, when_full="wait") as server,
+            ends.connect(Workshop, server.url),
+        ):
             with stand_in_line(server.url), stand_in_line(server.url):
                 with pytest.raises(ServerBusy, match=r"^1 of 1 clients are in, and 2 wait$"):
-                    connect(Workshop, server.url)
+                    ends.connect(Workshop, server.url)
 
 
 class TestProcesses:
@@ -214,8 +220,8 @@ class TestProcesses:
             hear()
     """
 
-    def test_a_killed_client_leaves_its_place_to_the_next(self, workshop: Workshop) -> None:
-        with Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
+    def test_a_killed_client_leaves_its_place_to_the_next(self, ends: Ends, workshop: Workshop) -> None:
+        with ends.Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
             with Program(self.CLIENT.format(url=server.url)) as first:
                 assert first.hear() == "in 3"
                 with stand_in_line(server.url) as second:
@@ -223,8 +229,8 @@ class TestProcesses:
                     assert second.is_let_in()
                     assert len(server.peers) == 1
 
-    def test_a_client_that_is_killed_in_line(self, workshop: Workshop) -> None:
-        with Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
+    def test_a_client_that_is_killed_in_line(self, ends: Ends, workshop: Workshop) -> None:
+        with ends.Server(workshop, url=URL, max_clients=1, when_full="wait") as server:
             first = enter(server.url)
             told = """
                 from tests.support import Visitor

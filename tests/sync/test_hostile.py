@@ -10,6 +10,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
+from tests.blocking import ALIKE, SERVERS, Ends
 from tests.support import (
     PATIENCE,
     FakeServer,
@@ -23,7 +24,7 @@ from tests.support import (
     failure_of,
     hello,
 )
-from typedrpc import ConnectFailed, ConnectionLost, ProtocolError, RpcError, Server, connect
+from typedrpc import ConnectFailed, ConnectionLost, ProtocolError, RpcError, Server
 from typedrpc.codec import CommandCodec, pack_plain
 from typedrpc.failure import Code
 from typedrpc.messages import pack_extension
@@ -38,6 +39,13 @@ TLS_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(range(194))
 GIBIBYTES_4 = 0xFFFF_FFFF
 
 
+@pytest.fixture(params=ALIKE, ids=repr)
+def ends(request: pytest.FixtureRequest) -> Ends:
+    """The ends of each colour; who is hostile is neither."""
+    found: Ends = request.param
+    return found
+
+
 @pytest.fixture
 def workshop() -> Iterator[Workshop]:
     workshop = Workshop()
@@ -46,13 +54,13 @@ def workshop() -> Iterator[Workshop]:
 
 
 @pytest.fixture
-def server(workshop: Workshop, log: Log) -> Iterator[Server]:
-    with Server(workshop, url="tcp://127.0.0.1:0") as server:
+def server(ends: Ends, workshop: Workshop, log: Log) -> Iterator[Server]:
+    with ends.Server(workshop, url="tcp://127.0.0.1:0") as server:
         yield server
 
 
 @pytest.fixture
-def good(server: Server) -> Iterator[Workshop]:
+def good(ends: Ends, server: Server) -> Iterator[Workshop]:
     """Another client, which calls all the time while something else goes wrong, and must not notice."""
     stop = Gate()
 
@@ -63,7 +71,7 @@ def good(server: Server) -> Iterator[Workshop]:
             count += 1
         return count
 
-    with connect(Workshop, server.url) as proxy:
+    with ends.connect(Workshop, server.url) as proxy:
         calling = Running(call_on, proxy)
         yield proxy
         stop.open()
@@ -102,9 +110,9 @@ def test_a_stranger_is_cut_off_and_told_nothing(name: str, server: Server, good:
 
 
 @pytest.mark.parametrize("sent", [b"", PREAMBLE[:3], PREAMBLE, PREAMBLE + hello()[:5]], ids=len)
-def test_who_does_not_say_hello_in_time_is_cut_off(sent: bytes, log: Log) -> None:
-    with Server(Workshop(), url="tcp://127.0.0.1:0", handshake_timeout=0.05) as server:
-        with RawPeer.dial(server.url) as peer, connect(Workshop, server.url, timeout=PATIENCE) as good:
+def test_who_does_not_say_hello_in_time_is_cut_off(ends: Ends, sent: bytes, log: Log) -> None:
+    with ends.Server(Workshop(), url="tcp://127.0.0.1:0", handshake_timeout=0.05) as server:
+        with RawPeer.dial(server.url) as peer, ends.connect(Workshop, server.url, timeout=PATIENCE) as good:
             peer.send(sent)
             assert peer.read_to_end() == b""
             assert good.add(1) == 1
@@ -305,9 +313,10 @@ def test_a_peer_that_resets(server: Server, good: Workshop) -> None:
 
 MEMORY = """
     import faulthandler, resource, tracemalloc
+    from tests.blocking import Ends
     from tests.support import PATIENCE, Workshop
-    from typedrpc import Server, connect
-    with Server(Workshop(), url="tcp://127.0.0.1:0"{options}) as server:
+    from typedrpc import connect
+    with Ends(server={colour!r}).Server(Workshop(), url="tcp://127.0.0.1:0"{options}) as server:
         with connect(Workshop, server.url) as own:
             assert own.add(1) == 1
             tracemalloc.start()
@@ -342,9 +351,9 @@ class Meter:
         return int(self._program.hear())
 
 
-@pytest.fixture(scope="module")
-def meter() -> Iterator[Meter]:
-    with Program(MEMORY.format(options=""), measured=False) as program:
+@pytest.fixture(scope="module", params=SERVERS)
+def meter(request: pytest.FixtureRequest) -> Iterator[Meter]:
+    with Program(MEMORY.format(colour=request.param, options=""), measured=False) as program:
         yield Meter(program)
 
 
@@ -576,7 +585,9 @@ def test_a_peer_with_thousands_of_versions(server: Server, good: Workshop, monke
     assert good.add(1) == 1
 
 
-def test_nothing_is_compiled_for_a_version_that_nobody_uses(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_compiled_for_a_version_that_nobody_uses(
+    ends: Ends, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled: list[object] = []
     compiling = CommandCodec.unpack_with_callbacks_of
 
@@ -585,7 +596,7 @@ def test_nothing_is_compiled_for_a_version_that_nobody_uses(server: Server, monk
         return compiling(codec, caller)
 
     monkeypatch.setattr(CommandCodec, "unpack_with_callbacks_of", compile_and_note)
-    schema = [[*ADD_SCHEMA[0], ["nobody_uses_it", 1, "int", False]], "int", []]
+    schema = [[*ADD_SCHEMA[0], [f"nobody_uses_it_with_{ends.server}", 1, "int", False]], "int", []]
     with RawPeer.dial(server.url) as peer:
         peer.shake_hands()
         assert ask(peer, 1, ADAPT, ["Workshop", {"add": schema}]) == {"add": 0}
@@ -685,18 +696,18 @@ BAD_SERVERS: dict[Script, str] = {
 
 
 @pytest.mark.parametrize("script", BAD_SERVERS, ids=lambda script: script.__name__)
-def test_connecting_to_a_server_that_misbehaves(script: Script) -> None:
+def test_connecting_to_a_server_that_misbehaves(ends: Ends, script: Script) -> None:
     with FakeServer(script) as fake:
         with pytest.raises(ConnectFailed) as caught:
-            connect(Workshop, fake.url, timeout=0.1)
+            ends.connect(Workshop, fake.url, timeout=0.1)
         assert re.search(BAD_SERVERS[script], caught.value.reason)
         assert caught.value.url == fake.url
         assert isinstance(caught.value, ConnectionError)
 
 
-def test_connecting_gives_up_without_being_told_to() -> None:
+def test_connecting_gives_up_without_being_told_to(ends: Ends) -> None:
     with FakeServer(leaves) as fake, pytest.raises(ConnectFailed, match=BAD_SERVERS[leaves]):
-        connect(fake.url)
+        ends.connect(fake.url)
 
 
 def after_agreeing(data: bytes) -> Callable[[RawPeer], None]:
@@ -742,9 +753,9 @@ BAD_ANSWERS: dict[str, tuple[bytes, type[RpcError], str]] = {
 
 @pytest.mark.parametrize("name", BAD_ANSWERS)
 @pytest.mark.parametrize("form", ["call", "submit", "timed"])
-def test_a_server_that_answers_badly(name: str, form: str) -> None:
+def test_a_server_that_answers_badly(ends: Ends, name: str, form: str) -> None:
     data, error, text = BAD_ANSWERS[name]
-    with FakeServer(after_agreeing(data)) as fake, connect(Workshop, fake.url) as workshop:
+    with FakeServer(after_agreeing(data)) as fake, ends.connect(Workshop, fake.url) as workshop:
         forms: dict[str, Callable[[], int]] = {
             "call": lambda: workshop.add(1),
             "timed": lambda: workshop.add.with_options(timeout=PATIENCE)(1),
@@ -754,7 +765,7 @@ def test_a_server_that_answers_badly(name: str, form: str) -> None:
             forms[form]()
 
 
-def test_answers_to_calls_that_nobody_made() -> None:
+def test_answers_to_calls_that_nobody_made(ends: Ends) -> None:
     def script(peer: RawPeer) -> None:
         agree(peer)
         question = peer.question()
@@ -765,11 +776,11 @@ def test_answers_to_calls_that_nobody_made() -> None:
         peer.send_frame(Kind.RESPONSE, 0, peer.question().call, pack_plain(2))
         peer.read_to_end()
 
-    with FakeServer(script) as fake, connect(Workshop, fake.url) as workshop:
+    with FakeServer(script) as fake, ends.connect(Workshop, fake.url) as workshop:
         assert [workshop.add(1), workshop.add(2)] == [1, 2]
 
 
-def test_a_server_that_calls_a_client_which_serves_nothing() -> None:
+def test_a_server_that_calls_a_client_which_serves_nothing(ends: Ends) -> None:
     answered = Gate()
 
     def script(peer: RawPeer) -> None:
@@ -784,7 +795,7 @@ def test_a_server_that_calls_a_client_which_serves_nothing() -> None:
         answered.open()
         peer.read_to_end()
 
-    with FakeServer(script) as fake, connect(Workshop, fake.url) as workshop:
+    with FakeServer(script) as fake, ends.connect(Workshop, fake.url) as workshop:
         assert workshop.add(1) == 1
         answered.wait()  # although the client does nothing more
 
@@ -792,11 +803,11 @@ def test_a_server_that_calls_a_client_which_serves_nothing() -> None:
 # Addresses where nobody is
 
 
-def test_a_closed_port() -> None:
+def test_a_closed_port(ends: Ends) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(ConnectFailed, match="connection refused"):
-        connect(Workshop, url)
+        ends.connect(Workshop, url)
 
 
 @pytest.mark.parametrize(
@@ -814,21 +825,21 @@ def test_a_closed_port() -> None:
         ("", "scheme"),
     ],
 )
-def test_an_address_that_is_none(url: str, reason: str) -> None:
+def test_an_address_that_is_none(ends: Ends, url: str, reason: str) -> None:
     with pytest.raises(ConnectFailed) as caught:
-        connect(Workshop, url)
+        ends.connect(Workshop, url)
     assert reason in caught.value.reason
     assert caught.value.url == url
 
 
-def test_a_url_that_is_wrong_is_not_tried_again() -> None:
+def test_a_url_that_is_wrong_is_not_tried_again(ends: Ends) -> None:
     with pytest.raises(ConnectFailed, match="unknown scheme"):
-        connect(Workshop, "ftp://x:1", timeout=10 * PATIENCE)
+        ends.connect(Workshop, "ftp://x:1", timeout=10 * PATIENCE)
 
 
-def test_a_server_that_comes_up_later(tmp_path: Any) -> None:
+def test_a_server_that_comes_up_later(ends: Ends, tmp_path: Any) -> None:
     url = f"unix://{tmp_path}/later.sock"
-    connecting = Running(lambda: connect(Workshop, url, timeout=PATIENCE))
+    connecting = Running(lambda: ends.connect(Workshop, url, timeout=PATIENCE))
     # It fails, and tries again: only then does the server come.
     with socket.socket(socket.AF_UNIX) as probe, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{tmp_path}/later.sock")
@@ -839,16 +850,16 @@ def test_a_server_that_comes_up_later(tmp_path: Any) -> None:
         assert not connecting.done
         probe.settimeout(PATIENCE)
     os.unlink(f"{tmp_path}/later.sock")
-    with Server(Workshop(), url=url), connecting.result() as workshop:
+    with ends.Server(Workshop(), url=url), connecting.result() as workshop:
         assert workshop.add(1) == 1
 
 
 # Peers that ask for more than they take
 
 
-def flood(url: str, make_frame: Callable[[int], bytes], limit: int) -> None:
+def flood(ends: Ends, url: str, make_frame: Callable[[int], bytes], limit: int) -> None:
     """Send frames until no more are taken, several times over with another client served between, and read nothing."""
-    with RawPeer.dial(url, receive_buffer=4096) as peer, connect(Workshop, url) as other:
+    with RawPeer.dial(url, receive_buffer=4096) as peer, ends.connect(Workshop, url) as other:
         peer.shake_hands()
         peer.sock.setblocking(False)
         pending = b""
@@ -873,8 +884,8 @@ def request(command: int, call: int, *arguments: object) -> bytes:
 
 
 SMALL_BOUNDS = """
-    from typedrpc.sync import handling, writer
-    handling.HELD_BYTES = writer.QUEUED_BYTES = 8 << 20
+    from typedrpc.common import handlers, outbox
+    handlers.HELD_BYTES = outbox.QUEUED_BYTES = 8 << 20
 """
 
 FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
@@ -890,9 +901,9 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize("name", FLOODS)
-def test_a_flood(name: str) -> None:
+def test_a_flood(ends: Ends, name: str) -> None:
     """What a client makes the server hold is bounded, and it does not hold up others."""
-    source = SMALL_BOUNDS + MEMORY.format(options=", max_message_size=100_000")
+    source = SMALL_BOUNDS + MEMORY.format(colour=ends.server, options=", max_message_size=100_000, max_workers=8")
     with Program(source, measured=False) as program:
         meter = Meter(program)
-        assert meter.measure(lambda: flood(meter.url, *FLOODS[name])) < 40 << 20
+        assert meter.measure(lambda: flood(ends, meter.url, *FLOODS[name])) < 40 << 20

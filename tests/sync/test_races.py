@@ -5,32 +5,26 @@ import gc
 import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.streaming import AsyncGate, Pipes, connection_of, connections_of, eventually, expect_empty, joined
-from tests.support import PATIENCE, Gate, Log, Running
+from tests.streaming import AsyncGate, Pipes, connection_of, connections_of, expect_empty, joined
+from tests.support import PATIENCE, Gate, Log, Running, until
 from typedrpc import Server, ServerBusy, Service, connect, current_call, rpc
-from typedrpc.sync import apart, caller, sending
-from typedrpc.sync import loop as loop_module
+from typedrpc.common import apart, caller, sending
+from typedrpc.common import loop as loop_module
+from typedrpc.common.sending import Sender
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.handling import HandlerThreads
-from typedrpc.sync.loop import kept_loop
-from typedrpc.sync.sending import Sender
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import HEADER_SIZE, Kind, unpack_header
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 URL = "tcp://127.0.0.1:0"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def loop() -> None:
-    """The loop of async handlers is kept for as long as the process runs: it is no leak."""
-    kept_loop()
 
 
 class TellingLock:
@@ -69,11 +63,11 @@ def test_items_that_the_watcher_sends_come_before_the_end(shape: str, monkeypatc
 
     def produce() -> Iterator[int]:
         yield from range(3)
-        # The first has left at once, the others wait for more. They may be sent before the watcher comes.
-        while not taken.is_open:
-            yield from range(3)
-            taken._event.wait(0.01)
+        taken.wait()
 
+    # Nothing but the watcher sends what lies about, however slow this machine is.
+    monkeypatch.setattr(sending, "QUICK_TIME", inf)
+    monkeypatch.setattr(sending, "HOLD_TIME", inf)
     monkeypatch.setattr(Sender, "_post", held)
     monkeypatch.setattr(sending, "threading", SimpleNamespace(Lock=lambda: TellingLock(go)))
     with joined() as pair:
@@ -128,7 +122,7 @@ def test_a_cancel_that_overtakes_its_call(form: str, monkeypatch: pytest.MonkeyP
                     cancelled.wait()
                     found = write_whole(self, data, *args, **more)
                     (far,) = connections_of(at_last)
-                    eventually(lambda: far.core.last_accepted == call_of(data), "the call")
+                    until(lambda: far.core.last_accepted == call_of(data), "the call")
                     sent.open()
                     return found
                 return write_whole(self, data, *args, **more)
@@ -188,7 +182,7 @@ def test_a_kept_loop_that_could_not_be_started_is_started_by_the_next(monkeypatc
         assert asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "runs"), loop).result(PATIENCE) == "runs"
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        eventually(lambda: not loop.is_running(), "the end of the loop")
+        until(lambda: not loop.is_running(), "the end of the loop")
         loop.close()
 
 
@@ -230,7 +224,7 @@ def test_what_an_async_handler_was_given_goes_with_its_call() -> None:
         gc.disable()
         try:
             pair.pipes.aask.call("note")
-            eventually(lambda: calls[1]() is None, "the end of what it was given")
+            until(lambda: calls[1]() is None, "the end of what it was given")
         finally:
             gc.enable()
 
@@ -313,7 +307,7 @@ def test_the_outcome_of_an_async_handler_in_a_batch_is_not_held_back_by_the_othe
         results = client.proxy(Here).step.map([0, 0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1])
         try:
             found = Running(lambda: [next(results) for _ in range(4)])
-            eventually(lambda: found.done, "what is done")
+            until(lambda: found.done, "what is done")
         finally:
             gone.open()
         assert [*found.result(), *results] == [0, 0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1]

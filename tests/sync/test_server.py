@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.blocking import ENDS, Ends
 from tests.support import PATIENCE, Gate, Log, Program, RawPeer, Running, Workshop, run_all
 from typedrpc import (
     ConnectFailed,
@@ -44,25 +45,25 @@ def workshop() -> Iterator[Workshop]:
 
 
 class TestStarting:
-    def test_port_0_becomes_a_port(self) -> None:
-        server = Server(Workshop(), url=URL)
+    def test_port_0_becomes_a_port(self, ends: Ends) -> None:
+        server = ends.Server(Workshop(), url=URL)
         assert server.url == URL
         assert repr(server) == f"<server at {URL}>"
         with server:
             assert server.url != URL
             assert repr(server) == f"<server at {server.url}>"
-            with connect(Workshop, server.url) as proxy:
+            with ends.connect(Workshop, server.url) as proxy:
                 assert proxy.add(1) == 1
 
-    def test_a_server_is_started_once(self) -> None:
-        server = Server(Workshop(), url=URL)
+    def test_a_server_is_started_once(self, ends: Ends) -> None:
+        server = ends.Server(Workshop(), url=URL)
         with server, pytest.raises(RuntimeError, match="started once"):
             server.start()
         with pytest.raises(RuntimeError, match="started once"):
             server.start()
 
-    def test_a_server_that_was_never_started_closes(self) -> None:
-        server = Server(Workshop(), url=URL)
+    def test_a_server_that_was_never_started_closes(self, ends: Ends) -> None:
+        server = ends.Server(Workshop(), url=URL)
         server.close()
         server.wait()
         with pytest.raises(RuntimeError, match="started once"):
@@ -77,27 +78,27 @@ class TestStarting:
             ("tcp://no.such.host.invalid:1", "resolved"),
         ],
     )
-    def test_where_it_cannot_listen(self, url: str, reason: str) -> None:
-        server = Server(Workshop(), url=url)
+    def test_where_it_cannot_listen(self, ends: Ends, url: str, reason: str) -> None:
+        server = ends.Server(Workshop(), url=url)
         with pytest.raises(ListenFailed, match=reason):
             server.start()
         server.close()
 
-    def test_a_port_that_is_taken(self) -> None:
-        with Server(Workshop(), url=URL) as server:
-            other = Server(Workshop(), url=server.url)
+    def test_a_port_that_is_taken(self, ends: Ends) -> None:
+        with ends.Server(Workshop(), url=URL) as server:
+            other = ends.Server(Workshop(), url=server.url)
             with pytest.raises(ListenFailed, match="in use"):
                 other.start()
-            with connect(Workshop, server.url) as proxy:
+            with ends.connect(Workshop, server.url) as proxy:
                 assert proxy.add(1) == 1
 
-    def test_beyond_loopback_if_it_is_meant(self) -> None:
-        with Server(Workshop(), url="tcp://0.0.0.0:0", insecure=True) as server:
+    def test_beyond_loopback_if_it_is_meant(self, ends: Ends) -> None:
+        with ends.Server(Workshop(), url="tcp://0.0.0.0:0", insecure=True) as server:
             port = server.url.rpartition(":")[2]
-            with connect(Workshop, f"tcp://127.0.0.1:{port}") as proxy:
+            with ends.connect(Workshop, f"tcp://127.0.0.1:{port}") as proxy:
                 assert proxy.add(1) == 1
 
-    def test_services_that_clash(self) -> None:
+    def test_services_that_clash(self, ends: Ends) -> None:
         one, two = FunctionService("one"), FunctionService("two")
 
         def hello() -> None: ...
@@ -105,66 +106,66 @@ class TestStarting:
         one.rpc(id=5)(hello)
         two.rpc(id=5)(hello)
         with pytest.raises(DefinitionError, match=r"one\.hello.*two\.hello"):
-            Server(one, two, url=URL)
-        with Server(one, two, url=URL, ids={"two.hello": 6}):
+            ends.Server(one, two, url=URL)
+        with ends.Server(one, two, url=URL, ids={"two.hello": 6}):
             pass
 
     @pytest.mark.parametrize("options", [{"max_message_size": 10}, {"max_calls": 0}])
-    def test_limits_without_sense(self, options: dict[str, int]) -> None:
+    def test_limits_without_sense(self, ends: Ends, options: dict[str, int]) -> None:
         with pytest.raises(ValueError, match="must be"):
-            Server(Workshop(), url=URL, **options)  # type: ignore[arg-type]  # mypy knows no keys of a dict
+            ends.Server(Workshop(), url=URL, **options)  # type: ignore[arg-type]  # mypy knows no keys of a dict
 
 
 class TestUnixSockets:
-    def test_only_the_owner_may_connect_unless_told(self, tmp_path: Path) -> None:
+    def test_only_the_owner_may_connect_unless_told(self, ends: Ends, tmp_path: Path) -> None:
         path = tmp_path / "s.sock"
-        with Server(Workshop(), url=f"unix://{path}") as server:
+        with ends.Server(Workshop(), url=f"unix://{path}") as server:
             assert server.url == f"unix://{path}"
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            with connect(Workshop, server.url) as proxy:
+            with ends.connect(Workshop, server.url) as proxy:
                 assert proxy.add(1) == 1
                 assert len(server.peers) == 1
         assert not path.exists()
-        with Server(Workshop(), url=f"unix://{path}", mode=0o666):
+        with ends.Server(Workshop(), url=f"unix://{path}", mode=0o666):
             assert stat.S_IMODE(path.stat().st_mode) == 0o666
 
-    def test_a_stale_file_is_replaced(self, tmp_path: Path) -> None:
+    def test_a_stale_file_is_replaced(self, ends: Ends, tmp_path: Path) -> None:
         path = tmp_path / "s.sock"
         with socket.socket(socket.AF_UNIX) as stale:
             stale.bind(str(path))
-        with Server(Workshop(), url=f"unix://{path}") as server, connect(Workshop, server.url) as proxy:
+        with ends.Server(Workshop(), url=f"unix://{path}") as server, ends.connect(Workshop, server.url) as proxy:
             assert proxy.add(1) == 1
 
-    def test_a_server_that_runs_is_not_replaced(self, tmp_path: Path) -> None:
+    def test_a_server_that_runs_is_not_replaced(self, ends: Ends, tmp_path: Path) -> None:
         url = f"unix://{tmp_path}/s.sock"
-        with Server(Workshop(), url=url), connect(Workshop, url) as proxy:
+        with ends.Server(Workshop(), url=url), ends.connect(Workshop, url) as proxy:
             with pytest.raises(ListenFailed, match="another server listens there"):
-                Server(Workshop(), url=url).start()
+                ends.Server(Workshop(), url=url).start()
             assert proxy.add(1) == 1
-            with connect(Workshop, url) as other:
+            with ends.connect(Workshop, url) as other:
                 assert other.add(1) == 1
 
-    def test_a_file_that_is_no_socket_stays(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_socket_stays(self, ends: Ends, tmp_path: Path) -> None:
         path = tmp_path / "file"
         path.write_text("mine")
         with pytest.raises(ListenFailed, match="no socket"):
-            Server(Workshop(), url=f"unix://{path}").start()
+            ends.Server(Workshop(), url=f"unix://{path}").start()
         assert path.read_text() == "mine"
 
-    def test_a_path_that_is_too_long(self) -> None:
+    def test_a_path_that_is_too_long(self, ends: Ends) -> None:
         with pytest.raises(ListenFailed, match="too long"):
-            Server(Workshop(), url="unix:///" + "x" * 200).start()
+            ends.Server(Workshop(), url="unix:///" + "x" * 200).start()
 
 
 class TestPeers:
-    def test_who_is_connected(self) -> None:
-        with Server(Workshop(), url=URL) as server:
+    def test_who_is_connected(self, ends: Ends) -> None:
+        with ends.Server(Workshop(), url=URL) as server:
             assert not server.peers
-            with connect(Workshop, server.url) as one, connect(Workshop, server.url) as two:
+            with ends.connect(Workshop, server.url) as one, ends.connect(Workshop, server.url) as two:
                 assert one.add(1) + two.add(1) == 2
                 first, second = server.peers
                 assert first.id < second.id
-                assert first.server is server
+                assert first.server is ends.itself(server)
                 assert first.address.startswith("127.0.0.1:")
                 assert repr(first) == f"<peer {first.id} at {first.address}>"
                 first.close("you are one too many")
@@ -173,7 +174,7 @@ class TestPeers:
                 assert two.add(1) == 1
                 assert [peer.id for peer in server.peers] == [second.id]
 
-    def test_who_has_left_is_forgotten(self) -> None:
+    def test_who_has_left_is_forgotten(self, ends: Ends) -> None:
         left = Gate()
 
         class Nosy(Service):
@@ -182,9 +183,9 @@ class TestPeers:
                 peers.append(current_call().peer)
 
         peers: list[object] = []
-        with Server(Nosy(), url=URL) as server:
+        with ends.Server(Nosy(), url=URL) as server:
             for _ in range(10):
-                with connect(Nosy, server.url) as nosy:
+                with ends.connect(Nosy, server.url) as nosy:
                     nosy.join()
             left.open()
         assert len(peers) == 10
@@ -192,9 +193,9 @@ class TestPeers:
 
 
 class TestClosing:
-    def test_twice_and_from_many_threads(self) -> None:
-        server = Server(Workshop(), url=URL).start()
-        with connect(Workshop, server.url) as proxy:
+    def test_twice_and_from_many_threads(self, ends: Ends) -> None:
+        server = ends.Server(Workshop(), url=URL).start()
+        with ends.connect(Workshop, server.url) as proxy:
             assert proxy.add(1) == 1
             run_all([server.close] * 4)
             server.close()
@@ -202,11 +203,11 @@ class TestClosing:
             with pytest.raises(ConnectionLost):
                 proxy.add(1)
         with pytest.raises(ConnectFailed):
-            connect(Workshop, server.url)
+            ends.connect(Workshop, server.url)
 
-    def test_a_handler_that_runs_finishes_and_its_answer_arrives(self, workshop: Workshop) -> None:
-        server = Server(workshop, url=URL).start()
-        with connect(Workshop, server.url) as proxy, RawPeer.dial(server.url) as idle:
+    def test_a_handler_that_runs_finishes_and_its_answer_arrives(self, ends: Ends, workshop: Workshop) -> None:
+        server = ends.Server(workshop, url=URL).start()
+        with ends.connect(Workshop, server.url) as proxy, RawPeer.dial(server.url) as idle:
             idle.shake_hands()
             calls = [Running(proxy.wait, "a"), Running(proxy.wait, "b")]
             future = proxy.wait.submit("c")
@@ -223,9 +224,9 @@ class TestClosing:
             assert idle.read_frames_to_end() == []
             closing.result()
 
-    def test_a_handler_that_does_not_finish(self, workshop: Workshop, log: Log) -> None:
-        server = Server(workshop, url=URL).start()
-        with connect(Workshop, server.url) as proxy:
+    def test_a_handler_that_does_not_finish(self, ends: Ends, workshop: Workshop, log: Log) -> None:
+        server = ends.Server(workshop, url=URL).start()
+        with ends.connect(Workshop, server.url) as proxy:
             blocked = Running(proxy.wait, "a")
             workshop.started["a"].wait()
             server.close(grace=0)
@@ -233,7 +234,7 @@ class TestClosing:
         assert log.line() == "1 handlers go on after the server has closed"
         workshop.gates["a"].open()
 
-    def test_a_handler_that_runs_may_call_its_caller_until_the_end(self, log: Log) -> None:
+    def test_a_handler_that_runs_may_call_its_caller_until_the_end(self, ends: Ends, log: Log) -> None:
         called, closing = Gate(), Gate()
 
         class Listener(Service):
@@ -253,8 +254,8 @@ class TestClosing:
             def double(self, number: int) -> int:
                 return 2 * number
 
-        server = Server(Long(), url=URL).start()
-        with RawPeer.dial(server.url) as idle, connect(Long, server.url, expose=[Listener()]) as server_side:
+        server = ends.Server(Long(), url=URL).start()
+        with RawPeer.dial(server.url) as idle, ends.connect(Long, server.url, expose=[Listener()]) as server_side:
             idle.shake_hands()
             seen: list[int] = []
 
@@ -272,7 +273,7 @@ class TestClosing:
             stopping.result()
         assert log.unread == []
 
-    def test_a_handler_that_learns_that_its_caller_has_left_is_no_failure(self, log: Log) -> None:
+    def test_a_handler_that_learns_that_its_caller_has_left_is_no_failure(self, ends: Ends, log: Log) -> None:
         called, left = Gate(), Gate()
 
         class Long(Service):
@@ -282,28 +283,31 @@ class TestClosing:
                 left.wait()
                 progress(1)
 
-        with Server(Long(), url=URL, on_disconnect=lambda peer, cause: left.open()) as server:
-            with connect(Long, server.url) as long:
+        with ends.Server(Long(), url=URL, on_disconnect=lambda peer, cause: left.open()) as server:
+            with ends.connect(Long, server.url) as long:
                 running = Running(long.run, lambda number: None)
                 called.wait()
             assert isinstance(running.error(), ConnectionLost)
             left.wait()
         assert log.unread == []
 
-    def test_a_connection_that_ends_before_it_is_served(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("ends", ENDS[:1], ids=repr)
+    def test_a_connection_that_ends_before_it_is_served(
+        self, ends: Ends, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         serving = Server._serve
 
-        def end_first(server: Server, stay: Any) -> None:
-            stay.connection.end(ConnectionLost("the server is closing"))
-            serving(server, stay)
+        def end_first(server: Server, connection: Any, stay: Any) -> None:
+            connection.end(ConnectionLost("the server is closing"))
+            serving(server, connection, stay)
 
         monkeypatch.setattr(Server, "_serve", end_first)
-        with Server(Workshop(), url=URL) as server, RawPeer.dial(server.url) as peer:
+        with ends.Server(Workshop(), url=URL) as server, RawPeer.dial(server.url) as peer:
             assert peer.read_to_end() == b""
         assert log.unread == []
 
-    def test_large_answers_are_written_before_the_end(self, workshop: Workshop) -> None:
-        server = Server(workshop, url=URL).start()
+    def test_large_answers_are_written_before_the_end(self, ends: Ends, workshop: Workshop) -> None:
+        server = ends.Server(workshop, url=URL).start()
         with RawPeer.dial(server.url) as peer:
             peer.shake_hands()
             peer.send_frame(Kind.REQUEST, Workshop.blob.id, 1, pack_plain([8_000_000]))
@@ -314,7 +318,7 @@ class TestClosing:
             assert goodbye.kind == Kind.GOODBYE
             closing.result()
 
-    def test_from_within_a_handler(self) -> None:
+    def test_from_within_a_handler(self, ends: Ends) -> None:
         class Closer(Service):
             @rpc
             def close_server(self) -> str:
@@ -322,38 +326,38 @@ class TestClosing:
                 current_call().server.close(grace=PATIENCE)
                 return "closing"
 
-        with Server(Closer(), url=URL) as server, connect(Closer, server.url) as proxy:
+        with ends.Server(Closer(), url=URL) as server, ends.connect(Closer, server.url) as proxy:
             assert proxy.close_server() == "closing"
             server.wait()
             with pytest.raises(ConnectionLost, match="the server is closing"):
                 proxy.close_server()
 
-    def test_from_within_a_one_way_handler(self) -> None:
+    def test_from_within_a_one_way_handler(self, ends: Ends) -> None:
         class Closer(Service):
             @rpc
             def close_server(self) -> None:
                 current_call().server.close(grace=PATIENCE)
 
-        with Server(Closer(), url=URL) as server, connect(Closer, server.url) as proxy:
+        with ends.Server(Closer(), url=URL) as server, ends.connect(Closer, server.url) as proxy:
             proxy.close_server.notify()
             server.wait()
 
-    def test_who_is_in_the_middle_of_the_handshake_is_told_nothing(self) -> None:
-        server = Server(Workshop(), url=URL).start()
-        with RawPeer.dial(server.url) as stranger, connect(Workshop, server.url) as proxy:
+    def test_who_is_in_the_middle_of_the_handshake_is_told_nothing(self, ends: Ends) -> None:
+        server = ends.Server(Workshop(), url=URL).start()
+        with RawPeer.dial(server.url) as stranger, ends.connect(Workshop, server.url) as proxy:
             assert proxy.add(1) == 1
             server.close()
             assert stranger.read_to_end() == b""
 
-    def test_while_clients_come_and_go(self) -> None:
+    def test_while_clients_come_and_go(self, ends: Ends) -> None:
         for _ in range(5):
-            server = Server(Workshop(), url=URL).start()
+            server = ends.Server(Workshop(), url=URL).start()
             begun = Gate()
 
             def come_and_go(url: str = server.url, begun: Gate = begun) -> None:
                 while True:
                     try:
-                        with connect(Workshop, url) as proxy:
+                        with ends.connect(Workshop, url) as proxy:
                             proxy.add(1)
                             begun.open()
                             proxy.add.submit(1).result(PATIENCE)
@@ -413,12 +417,12 @@ class TestServe:
                 def started(server):
                     frame = sys._getframe(1)
                     frame.f_trace, frame.f_trace_opcodes = step, True
+                    timer.start()
                     sys.settrace(enter)
                 def stop_all_the_same():
                     late.set()
                     os.kill(os.getpid(), signal.SIGTERM)
-                timer = threading.Timer(3, stop_all_the_same)
-                timer.start()
+                timer = threading.Timer(1, stop_all_the_same)
                 serve(Workshop(), url="tcp://127.0.0.1:0", on_start=started)
                 sys.settrace(None)
                 timer.cancel()
@@ -513,7 +517,7 @@ class TestServe:
 
 
 class TestExhaustion:
-    def test_out_of_descriptors(self) -> None:
+    def test_out_of_descriptors(self, ends: Ends) -> None:
         """It is logged, who is connected is served on, and who waits is served when there is room again."""
         with Program("""
             import logging, os, resource
@@ -539,11 +543,11 @@ class TestExhaustion:
                 hear()
         """) as program:
             url = program.hear()
-            with connect(Workshop, url) as proxy:
+            with ends.connect(Workshop, url) as proxy:
                 assert proxy.add(1) == 1
                 program.say()
                 assert program.hear() == "out of descriptors"
-                connecting = Running(lambda: connect(Workshop, url, timeout=PATIENCE))
+                connecting = Running(lambda: ends.connect(Workshop, url, timeout=PATIENCE))
                 assert "cannot accept connections now" in program.hear()
                 assert proxy.add(1) == 1
                 assert not connecting.done
@@ -554,8 +558,9 @@ class TestExhaustion:
                 program.say()
             program.expect_success()
 
-    def test_no_thread_for_a_new_connection(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-        with Server(Workshop(), url=URL) as server, connect(Workshop, server.url) as proxy:
+    @pytest.mark.parametrize("ends", ENDS[:1], ids=repr)
+    def test_no_thread_for_a_new_connection(self, ends: Ends, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+        with ends.Server(Workshop(), url=URL) as server, ends.connect(Workshop, server.url) as proxy:
             assert proxy.add(1) == 1
             start = threading.Thread.start
 
@@ -569,11 +574,12 @@ class TestExhaustion:
                 with RawPeer.dial(server.url) as peer:
                     assert peer.read_to_end() == b""
             assert "no thread could be started" in log.line()
-            with connect(Workshop, server.url) as other:
+            with ends.connect(Workshop, server.url) as other:
                 assert proxy.add(1) + other.add(1) == 2
 
-    def test_no_thread_to_lend(self, workshop: Workshop, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-        with Server(workshop, url=URL) as server, connect(Workshop, server.url) as proxy:
+    @pytest.mark.parametrize("ends", ENDS[:1], ids=repr)
+    def test_no_thread_to_lend(self, ends: Ends, workshop: Workshop, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+        with ends.Server(workshop, url=URL) as server, ends.connect(Workshop, server.url) as proxy:
             assert proxy.add(1) == 1
             start = threading.Thread.start
 
@@ -596,15 +602,15 @@ class TestExhaustion:
                 log.line()
 
     def test_a_fault_of_our_own_ends_its_connection_alone(
-        self, workshop: Workshop, log: Log, monkeypatch: pytest.MonkeyPatch
+        self, ends: Ends, workshop: Workshop, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with Server(workshop, url=URL) as server, connect(Workshop, server.url) as good:
+        with ends.Server(workshop, url=URL) as server, ends.connect(Workshop, server.url) as good:
             assert good.add(1) == 1
 
             def fail(*_: object) -> None:
                 raise RuntimeError("a fault")
 
-            with connect(Workshop, server.url) as proxy:
+            with ends.connect(Workshop, server.url) as proxy:
                 assert proxy.add(1) == 1
                 with monkeypatch.context() as patch:
                     patch.setattr("typedrpc.dispatch.Dispatcher.begin", fail)
@@ -620,18 +626,18 @@ class TestExhaustion:
             assert good.add(1) == 1
 
 
-def test_what_is_logged_of_a_life(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_logged_of_a_life(ends: Ends, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "typedrpc"):
-        with Server(Workshop(), url=URL) as server, connect(Workshop, server.url) as proxy:
+        with ends.Server(Workshop(), url=URL) as server, ends.connect(Workshop, server.url) as proxy:
             assert proxy.add(1) == 1
             url = server.url
     messages = [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
     assert messages == [f"serving at {url}", f"closed {url}"]
 
 
-def test_limits_of_the_system_are_not_touched() -> None:
+def test_limits_of_the_system_are_not_touched(ends: Ends) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE), os.getcwd()
-    with Server(Workshop(), url=URL):
+    with ends.Server(Workshop(), url=URL):
         pass
     assert (resource.getrlimit(resource.RLIMIT_NOFILE), os.getcwd()) == before
 
@@ -648,6 +654,6 @@ def test_limits_of_the_system_are_not_touched() -> None:
         ("handshake_timeout", float("nan")),
     ],
 )
-def test_options_out_of_range(option: str, value: Any) -> None:
+def test_options_out_of_range(ends: Ends, option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=option):
-        Server(Workshop(), url="tcp://127.0.0.1:0", **{option: value})
+        ends.Server(Workshop(), url="tcp://127.0.0.1:0", **{option: value})

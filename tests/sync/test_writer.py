@@ -8,12 +8,13 @@ from time import monotonic
 import pytest
 
 from tests.support import PATIENCE, Gate, Log, Running
-from typedrpc import transport
+from typedrpc import transport, wire
 from typedrpc.codec import Segmented
+from typedrpc.common import outbox
+from typedrpc.common.role import ReadRole
 from typedrpc.errors import ConnectionLost
 from typedrpc.protocol import Outgoing
 from typedrpc.sync import writer as module
-from typedrpc.sync.role import ReadRole
 from typedrpc.sync.writer import Writer
 from typedrpc.wire import CHUNK_SIZE, Buffer, Frame, FrameReader, Kind, encode, pack_header
 
@@ -333,7 +334,7 @@ class TestBuffersThatChange:
         assert item[1].obj is BIG
 
     def test_a_connection_that_ends_while_the_rest_is_copied(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-        copied = module.copied
+        copied = wire.copied
         waiting = [(b"waits",), (b"as well",)]
 
         def copy_and_end(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
@@ -343,7 +344,7 @@ class TestBuffersThatChange:
             return copied(buffers)
 
         rig.writer.queue.extend([(HEAD, BODY), *waiting])
-        monkeypatch.setattr(module, "copied", copy_and_end)
+        monkeypatch.setattr(outbox, "copied", copy_and_end)
         rig.writer.flush(monotonic())
         assert rig.writer.idle
         assert rig.left == 1
@@ -378,7 +379,7 @@ class TestRoom:
     def test_more_waits_for_the_pen(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str, bound: int, items: list[Outgoing]
     ) -> None:
-        monkeypatch.setattr(module, name, bound)
+        monkeypatch.setattr(outbox, name, bound)
         assert rig.writer.try_take_pen()  # another thread writes, and is stuck
         rig.writer.queue.extend(items)
         assert rig.writer.full
@@ -488,7 +489,7 @@ class TestLargeMessages:
         assert rig.writer.frames == 2  # the rest of the first, and the second
         assert rig.writer.size() > len(BODY)
         full = [rig.writer.full]
-        monkeypatch.setattr(module, "QUEUED_BYTES", len(BODY))
+        monkeypatch.setattr(outbox, "QUEUED_BYTES", len(BODY))
         full.append(rig.writer.full)
         rig.writer.discard()
         full.append(rig.writer.full)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, final
 
 from typedrpc import transport
-from typedrpc.sync.fork import forsake_after_fork
+from typedrpc.common.fork import forsake_after_fork
 
 logger = logging.getLogger("typedrpc")
 
@@ -49,7 +49,7 @@ class Acceptor:
         transport.unlisten(self._listener, self._address, self._inode)
 
     def forsake(self) -> None:
-        """See :mod:`typedrpc.sync.fork`. The socket's file stays: it is the parent's."""
+        """See :mod:`typedrpc.common.fork`. The socket's file stays: it is the parent's."""
         self._listener.close()
         self._wake.close()
         self._waker.close()

@@ -1,37 +1,28 @@
-"""The calls that this side makes on one connection, with threads: who waits for a reply, reads.
-
-A thread that waits for a reply takes the read role if it is free, and reads until it has its own. While it waits it
-runs what the peer's handler calls back, as long as it is nested in its call. A call that nobody waits for any more is
-given up: the peer is told, and may stop; its answer comes all the same, and makes room for another call.
-
-An exception of a signal handler, such as ``KeyboardInterrupt``, may come anywhere. Where it provably lost no byte, only
-the call that it interrupted is given up; elsewhere it ends the connection.
-"""
+"""The calls of a thread that reads for itself: who waits for a reply takes the read role if it is free."""
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final, Protocol, cast, final
+from typing import Final, final
+from typing import Protocol as TypingProtocol
 
 from typedrpc import transport
-from typedrpc.call import Call, get_call
+from typedrpc.call import Call
 from typedrpc.callbacks import Callbacks
-from typedrpc.codec import Payload, Segmented
+from typedrpc.codec import Payload
+from typedrpc.common.calling import Calls, Going
+from typedrpc.common.calling import Connection as AnyConnection
+from typedrpc.common.role import Waiter
+from typedrpc.common.room import Room
+from typedrpc.common.router import Router
+from typedrpc.common.tokens import CallWaiter, Failed, Token
 from typedrpc.deadlines import nearest
-from typedrpc.errors import CallCancelled, DeadlineExceeded, RpcError
-from typedrpc.failure import unpack_failure
-from typedrpc.flow import Inflow
 from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
-from typedrpc.sync.handling import HandlerThreads, Series
-from typedrpc.sync.role import ReadRole, Waiter
-from typedrpc.sync.room import NoRoom, Room
-from typedrpc.sync.router import Router
-from typedrpc.sync.tokens import Batch, CallWaiter, Failed, NotSent, Pending, Token
 from typedrpc.sync.writer import Writer
 from typedrpc.transport import Waker
-from typedrpc.wire import Buffer, Frame, Kind
+from typedrpc.wire import Frame, Kind
 
 LOOK_TIME: Final = 0.05
 """Seconds after which a thread that reads looks whether it is to stop, where the system has nothing to tell it with."""
@@ -41,54 +32,20 @@ _POISON: Final = 0xFF
 """Put where the first byte of a header is read to. No header begins with it: a frame cannot be so long."""
 
 
-class Connection(Protocol):
-    """What calls need of their connection beside its parts."""
+class Connection(AnyConnection, TypingProtocol):
+    """What they need beside."""
 
-    ended: bool
-    forked: bool
-    watched: bool
-
-    @property
-    def role(self) -> ReadRole: ...
-    @property
-    def threads(self) -> HandlerThreads: ...
-    def check(self) -> None: ...
     def read(self, deadline: float | None = None, waker: Waker | None = None) -> list[Event[Token]]: ...
     def get_waker(self) -> Waker | None: ...
-    def wake_reader(self) -> None: ...
     def deliver(self, events: list[Event[Token]]) -> None: ...
     def attend(self, deadline: float | None) -> None: ...
-    def stop_leading(self) -> None: ...
-    def post(self, data: Outgoing) -> None: ...
-    def prepare_watcher(self) -> None: ...
-    def interrupted(self, error: BaseException) -> None: ...
-    def watch(self) -> None: ...
-
-
-class Sending(Protocol):
-    """An argument that is a stream, while it is sent; see :class:`typedrpc.sync.sending.Sender`."""
-
-    @property
-    def error(self) -> BaseException | None: ...
-    def start(self) -> None: ...
-
-
-class Going(Protocol):
-    """What goes with a call beside its plain arguments: functions that the peer may call back, and streams."""
-
-    @property
-    def functions(self) -> list[Any]: ...
-    def prepare(self, call: int) -> Sequence[Sending]: ...
-
-
-def cancelled_with(outer: Call, what: str) -> CallCancelled:
-    """The error of a call that a handler made whose own call was cancelled."""
-    return CallCancelled(f"{what}: it was called by {outer.command}, which was cancelled: {outer.why_cancelled}")
 
 
 @final
-class Calls:
-    """Makes calls. Every public method may be called from any thread."""
+class LeadingCalls(Calls):
+    """Makes calls, and reads where nobody else does."""
+
+    _connection: Connection
 
     def __init__(
         self,
@@ -97,131 +54,17 @@ class Calls:
         core: Core[Token],
         state: threading.Lock,
         *,
-        role: ReadRole,
         writer: Writer,
-        threads: HandlerThreads,
         callbacks: Callbacks,
         room: Room,
         router: Router,
     ) -> None:
-        """
-        Args:
-            connection: What they are made on.
-            sock: Its socket.
-            core: The protocol's state.
-            state: The lock that guards it.
-            role: The read role.
-            writer: What writes.
-            threads: Those that handle what comes for others.
-            callbacks: What goes with calls, and is called back.
-            room: For calls at the peer.
-            router: Knows which thread runs what is nested.
-        """
-        self._connection = connection
+        """As for :class:`typedrpc.common.calling.Calls`; and its socket, and what writes."""
+        super().__init__(connection, core, state, callbacks=callbacks, room=room, router=router)
         self._sock = sock
-        self._core = core
-        self._state = state
-        self._role = role
         self._writer = writer
-        self._threads = threads
-        self._callbacks = callbacks
-        self._room = room
-        self._router = router
 
-    def forsake(self, state: threading.Lock) -> None:
-        """See :mod:`typedrpc.sync.fork`: the state lock may be held by a thread that is not here."""
-        self._state = state
-
-    def call(
-        self,
-        command: int,
-        payload: Payload,
-        what: str,
-        deadline: float | None = None,
-        extension: bytes = b"",
-        nested: bool = False,
-        going: Going | None = None,
-        within: Call | None = None,
-        on_reply: Callable[[Frame], None] | None = None,
-    ) -> Payload:
-        """Call the peer and wait for its answer: the packed result.
-
-        Args:
-            command: The peer's id of the command.
-            payload: The packed arguments.
-            what: Names the command in errors.
-            deadline: When to stop waiting, on the monotonic clock.
-            extension: The packed extension map.
-            nested: Whether the call is made by a handler of a call that came on this connection.
-            going: The functions and streams that go with the call.
-            within: The call, of whatever connection, whose handler makes this one: it is cancelled with it.
-            on_reply: Called with the answer's frame first.
-
-        Raises:
-            CallCancelled: The call that it is made within was cancelled.
-            ConnectionLost: There is no connection (any more).
-            DeadlineExceeded: The deadline passed. The handler may have run.
-            MessageTooLarge: The peer would not accept the arguments.
-            Exception: What the peer answered instead of a result (see :mod:`typedrpc.failure`).
-        """
-        core = self._core
-        with self._state:
-            call, data = core.start(command, payload, what, extension, nested)
-        waiter: CallWaiter | None = None
-        try:
-            if nested or going is not None or within is not None or on_reply is not None:
-                return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
-            # A thread that reads its own reply needs no entry in the in-flight table. One that has much to write leaves
-            # reading to others meanwhile.
-            leads = not self._room.is_counted and type(data) is bytes and self._role.try_take()
-            if leads and core.calls.calls and self._room.is_taken:
-                self._connection.stop_leading()
-                leads = False
-            if not leads or type(data) is not bytes:
-                waiter = CallWaiter()
-                self._register(call, data, what, deadline, waiter)
-                return self._outcome(call, what, waiter, deadline)
-            if not self._writer.write_whole(data, deadline, leading=True):
-                waiter = self._register_leading(call)
-                self._writer.queue.append(data)
-                self._writer.flush(deadline, leading=True)
-            return self._read_reply(call, what, deadline, waiter)
-        except Failed as failed:
-            error = failed.error
-        except BaseException as interrupt:
-            self._connection.interrupted(interrupt)
-            raise
-        if isinstance(payload, Segmented):
-            # Who catches the error may want to resize a bytearray that he gave; the traceback keeps what is here.
-            payload.release()
-        try:
-            raise error
-        finally:
-            # Its traceback has this frame, and those of its callers, with the callbacks that a handler has there: they
-            # are to go when nobody needs them, and not when the garbage collector comes by.
-            del error
-            waiter = None
-
-    def _wait(self, waiter: Waiter, deadline: float | None) -> None:
-        """As `wait`; raises ``Failed`` for an exception of a signal handler that did no harm."""
-        leading = False
-        while not (waiter.done or self._connection.forked):
-            interrupt: BaseException | None = None
-            if leading or self._role.try_take():
-                leading = False
-                interrupt = self._lead(waiter, deadline)
-            left = None if deadline is None else deadline - monotonic()
-            if interrupt is None and (left is None or left > 0):
-                interrupt = self._park(waiter, left)
-                leading, waiter.leads = waiter.leads, False
-            if interrupt is not None:
-                raise Failed(interrupt)
-            if left is not None and left <= 0:
-                break
-        if leading:  # handed over although there is nothing to wait for
-            self._connection.stop_leading()
-
-    def _call_with(
+    def _answer_to(
         self,
         call: int,
         data: Outgoing,
@@ -232,85 +75,25 @@ class Calls:
         within: Call | None,
         on_reply: Callable[[Frame], None] | None,
     ) -> Payload:
-        """A call of a handler, one that something goes with, or whose answer's frame counts. Raises ``Failed``."""
-        waiter = CallWaiter(abortable=within is not None)
-        group = self._callbacks.offer(call, going.functions, waiter) if going is not None and going.functions else None
-        senders = going.prepare(call) if going is not None else ()
-        aside = False
-        try:
-            if within is not None:
-                within.on_cancel(waiter, lambda: self.abort(call, waiter, cancelled_with(within, what)))
-            aside = nested and self._threads.step_aside()
-            self._register(call, data, what, deadline, waiter, nested=nested)
-            for sender in senders:
-                sender.start()
-            payload = self._outcome(call, what, waiter, deadline, on_reply=on_reply)
-        except Failed as failed:
-            if isinstance(failed, NotSent):
-                self._callbacks.withdraw(call)
-            for sender in senders:
-                if sender.error is not None and not isinstance(failed, NotSent):
-                    raise Failed(sender.error) from failed.error
-            raise
-        finally:
-            if within is not None:
-                within.forget(waiter)
-            if senders:
-                self._core.end_flows(call)
-            if aside:
-                self._threads.step_back()
-            if group is not None:
-                group.waiter = None
-                self._router.hand_back(waiter)
-                self._threads.look_again()
-        return payload
-
-    def abort(self, call: int, token: Token, error: RpcError) -> None:
-        """Give up a call, in whatever thread: whoever waits for it gets the error. It never waits for anything.
-
-        If it is not sent yet, it will not be.
-        """
-        token.aborted = error  # the flag first: who registers the call looks at it afterwards
-        if not self._take_out(call):
-            if self._room.waiting:
-                with self._state:
-                    self._room.notify_all()
-            return
-        self.give_up(call)
-        token.fail(self._connection, error)
-        self._threads.call_for_help()
-        if isinstance(token, Batch) or (isinstance(token, Waiter) and token.abortable):
-            self._connection.wake_reader()
-
-    def _take_out(self, call: int) -> bool:
-        """Take a call that was not answered out of the in-flight table. Returns False if it is not there any more."""
-        with self._state:
-            if self._core.calls.pop(call) is None:
-                return False
-            self._room.give_up(1)
-            return True
-
-    def give_up(self, call: int) -> None:
-        """Nobody waits for a call any more, which was taken out of the in-flight table and counted: tell the peer."""
-        if self._core.inflows or self._core.outflows:
-            self._core.end_flows(call)
-        if not self._connection.ended:
-            self._connection.post(self._core.cancel(call))
-
-    def wait(self, waiter: Waiter, deadline: float | None) -> None:
-        """Wait, parked or reading, until the waiter is done or the deadline has passed.
-
-        An exception of a signal handler comes out of it.
-        """
-        try:
-            self._wait(waiter, deadline)
-            return
-        except Failed as failed:
-            error = failed.error
-        except BaseException as interrupt:
-            self._connection.interrupted(interrupt)
-            raise
-        raise error
+        if nested or going is not None or within is not None or on_reply is not None:
+            return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
+        # A thread that reads its own reply needs no entry in the in-flight table. One that has much to write leaves
+        # reading to others meanwhile.
+        core = self._core
+        leads = not self._room.is_counted and type(data) is bytes and self._role.try_take()
+        if leads and core.calls.calls and self._room.is_taken:
+            self._connection.stop_leading()
+            leads = False
+        if not leads or type(data) is not bytes:
+            waiter = CallWaiter()
+            self._register(call, data, what, deadline, waiter)
+            return self._outcome(call, what, waiter, deadline)
+        registered: CallWaiter | None = None
+        if not self._writer.write_whole(data, deadline, leading=True):
+            registered = self._register_leading(call)
+            self._writer.queue.append(data)
+            self._writer.flush(deadline, leading=True)
+        return self._read_reply(call, what, deadline, registered)
 
     def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
         """Read the reply to a call; the role is held. Raises ``Failed``."""
@@ -345,300 +128,6 @@ class Calls:
             waiter = self._register_leading(call)
         return self._outcome(call, what, waiter, deadline, leading=True)
 
-    def submit(
-        self,
-        command: int,
-        payload: Payload,
-        what: str,
-        token: Pending,
-        deadline: float | None = None,
-        extension: bytes = b"",
-        nested: bool = False,
-        going: Going | None = None,
-        *,
-        at_once: bool = False,
-        patient: bool = True,
-    ) -> int:
-        """Call the peer; the outcome goes to the token. Raises as :meth:`call` does, if nothing was sent.
-
-        Returns:
-            The id of the call, for :meth:`abort`.
-
-        Past the deadline, the token gets ``DeadlineExceeded``. With ``at_once`` this waits for nothing, and the payload
-        must not change any more: a peer without room for the call is one that has not answered in time. Without
-        ``patient`` this raises ``NoRoom`` then, for a task that has to wait in its own way.
-        """
-        with self._state:
-            call, data = self._core.start(command, payload, what, extension, nested)
-        self._threads.expect()
-        if going is not None and going.functions:
-            token.series = self._callbacks.offer(call, going.functions).series = Series()
-        senders = going.prepare(call) if going is not None else ()
-        try:
-            self._register(call, data, what, deadline, token, nested=nested, at_once=at_once, patient=patient)
-            if deadline is not None:
-                self._connection.watch()
-            for sender in senders:
-                sender.start()
-            return call
-        except Failed as failed:
-            error = failed.error
-            self._callbacks.withdraw(call)
-            self._core.end_flows(call)
-            self._threads.forget()
-            self._threads.call_for_help()
-        except BaseException as interrupt:
-            self._connection.interrupted(interrupt)
-            raise
-        try:
-            raise error
-        finally:
-            del error  # as above
-
-    def open_stream(
-        self,
-        command: int,
-        payload: Payload,
-        what: str,
-        make: Callable[[int, Inflow], Token],
-        deadline: float | None,
-        extension: bytes,
-        nested: bool,
-        going: Going | None,
-        *,
-        patient: bool = True,
-    ) -> None:
-        """Start a call whose result is a stream. Raises as :meth:`call` does, if nothing was sent.
-
-        Args:
-            command: The peer's id of the command.
-            payload: The packed arguments.
-            what: Names the command in errors.
-            make: Makes the token, of the call's id and the stream that will come.
-            deadline: When the token gets ``DeadlineExceeded``, on the monotonic clock.
-            extension: The packed extension map.
-            nested: Whether the call is made by a handler of a call that came on this connection.
-            going: The functions and streams that go with the call.
-            patient: Whether to wait for room at the peer; otherwise ``NoRoom`` is raised where there is none.
-        """
-        with self._state:
-            call, data = self._core.start(command, payload, what, extension, nested)
-        self._connection.prepare_watcher()
-        try:
-            token = make(call, self._core.inflow(call, 0))
-        except BaseException:
-            self._core.end_flows(call)
-            raise
-        if going is not None and going.functions:
-            self._callbacks.offer(call, going.functions)
-        senders = going.prepare(call) if going is not None else ()
-        try:
-            self._register(call, data, what, deadline, token, nested=nested, patient=patient)
-            if deadline is not None:
-                self._connection.watch()
-            if going is not None and going.functions:
-                self._threads.look_again()
-            for sender in senders:
-                sender.start()
-            return
-        except Failed as failed:
-            error = failed.error
-            self._callbacks.withdraw(call)
-            self._core.end_flows(call)
-        except BaseException as interrupt:
-            self._connection.interrupted(interrupt)
-            raise
-        try:
-            raise error
-        finally:
-            del error  # as above
-
-    def send_batch(
-        self,
-        batch: Batch,
-        command: int,
-        bodies: Sequence[Payload],
-        what: str,
-        extension: bytes = b"",
-        nested: bool = False,
-        *,
-        wait: bool,
-    ) -> bool:
-        """Call the peer, once for each of some packed arguments; :meth:`fetch` gives what they come to.
-
-        Args:
-            batch: What they are known by here.
-            command: The peer's id of the command.
-            bodies: Their packed arguments. Only one that goes alone may have segments.
-            what: Names the command in errors.
-            extension: The packed extension map.
-            nested: Whether they are made by a handler of a call that came on this connection.
-            wait: Whether to wait for room at the peer.
-
-        Returns:
-            Whether there was room.
-
-        Raises:
-            ConnectionLost, DeadlineExceeded, MessageTooLarge, ServerBusy: As :meth:`call` does; nothing was sent.
-        """
-        core = self._core
-        with self._state:
-            call = core.new_call(nested)
-            if not (wait or nested or self._room.has_place):
-                return False
-        if len(bodies) == 1:
-            data = core.request(call, command, bodies[0], what, extension)
-        else:
-            data = core.batch(call, command, cast("Sequence[Buffer]", bodies), what, extension)
-        batch.call = call
-        try:
-            self._register(call, data, what, batch.deadline, batch, nested=nested)
-            if batch.deadline is not None and not self._connection.watched:
-                self._connection.watch()
-            return True
-        except Failed as failed:
-            error = failed.error
-        except BaseException as interrupt:
-            self._connection.interrupted(interrupt)
-            raise
-        try:
-            raise error
-        finally:
-            del error  # as above
-
-    def fetch(self, batch: Batch, waiter: Waiter, what: str, *, nested: bool = False) -> Frame | RpcError:
-        """Wait until something of a batch has come: the next frame, or what all the rest came to."""
-        try:
-            return self._fetch(batch, waiter, what, nested=nested)
-        except Failed as failed:
-            error = failed.error  # of a signal handler, and it did no harm
-        except BaseException as interrupt:
-            self._connection.interrupted(interrupt)
-            raise
-        try:
-            raise error
-        finally:
-            del error  # as above
-
-    def _fetch(self, batch: Batch, waiter: Waiter, what: str, *, nested: bool) -> Frame | RpcError:
-        aside = nested and self._threads.step_aside()
-        within = get_call()
-        waiter.abortable = within is not None
-        try:
-            if within is not None:
-                within.on_cancel(waiter, lambda: self.abort(batch.call, batch, cancelled_with(within, what)))
-            while True:
-                # In this order: what came is told before the end.
-                waiter.done = False
-                error = batch.error
-                if batch.frames:
-                    return batch.frames.popleft()
-                if error is not None:
-                    return error
-                self._await_any(batch, waiter)
-        finally:
-            if within is not None:
-                within.forget(waiter)
-            if aside:
-                self._threads.step_back()
-
-    def _await_any(self, batch: Batch, waiter: Waiter) -> None:
-        """Wait, parked or leading, until something has come for the waiter, or the batch is out of time.
-
-        Raises ``Failed`` for an exception of a signal handler that did no harm.
-        """
-        self._wait(waiter, batch.deadline)
-        if self._connection.forked:
-            batch.end(self._core.lost())
-            return
-        if not waiter.done and self._take_out(batch.call):
-            self.give_up(batch.call)
-            batch.end(DeadlineExceeded("no answer in time"))
-
-    def give_up_all(self, batches: Iterable[Batch]) -> None:
-        """Nobody wants the outcomes of these any more. They are in flight to the peer, until it has answered."""
-        for batch in batches:
-            if self._take_out(batch.call):
-                self.give_up(batch.call)
-
-    def notify(
-        self,
-        command: int,
-        payload: Payload,
-        what: str,
-        deadline: float | None = None,
-        extension: bytes = b"",
-        going: Going | None = None,
-    ) -> None:
-        """Call the peer one-way: write the call, or leave it to the thread that is writing.
-
-        Past the deadline the rest is left to a thread of its own: what was begun is sent.
-
-        Raises:
-            ConnectionLost: There is no connection (any more).
-            MessageTooLarge: The peer would not accept the arguments.
-        """
-        self._connection.check()
-        origin = 0
-        functions = going.functions if going is not None else []
-        if functions:
-            with self._state:
-                origin = self._core.new_call()
-        data = self._core.notify(command, payload, what, extension, origin)
-        if functions:
-            self._callbacks.offer(origin, functions)
-            self._threads.look_again()
-        try:
-            if isinstance(data, bytes):
-                self._writer.queue.append(data)
-            else:
-                self._writer.write_parts(data, deadline)
-            self._writer.make_room(deadline)
-        except BaseException as interrupt:
-            self._connection.interrupted(interrupt)
-            raise
-
-    def _register(
-        self,
-        call: int,
-        data: Outgoing,
-        what: str,
-        deadline: float | None,
-        token: Token,
-        *,
-        nested: bool = False,
-        at_once: bool = False,
-        patient: bool = True,
-    ) -> None:
-        """Enter a call into the in-flight table once the peer has room for it, and send it. Raises ``NotSent``.
-
-        A nested call does not wait for room: what it would wait for may wait for it.
-        """
-        core = self._core
-        with self._state:
-            if not nested:
-                if not patient and not self._room.has_place:
-                    raise NotSent(NoRoom())
-                self._room.await_place(what, monotonic() if at_once else deadline, token)
-            if self._connection.ended:
-                raise NotSent(core.lost())
-            core.calls.insert(call, token, None if isinstance(token, CallWaiter) else deadline)
-            if isinstance(token, Batch) and token.count > 1:
-                core.batches[call] = token.count
-        if token.aborted is not None and core.calls.pop(call) is not None:
-            core.batches.pop(call, None)
-            raise NotSent(token.aborted)
-        if at_once:
-            self._connection.post(data)
-        elif not isinstance(data, bytes):
-            self._writer.write_parts(data, deadline)
-        elif not self._writer.write_whole(data, deadline):
-            self._writer.queue.append(data)
-            self._writer.flush(deadline, patient=False)
-        if token.aborted is not None:
-            # The cancel may have overtaken the call, and have meant nothing to the peer.
-            self._connection.post(core.cancel(call))
-
     def _register_leading(self, call: int) -> CallWaiter:
         """Enter the call of a thread that holds the role, which is given up if the connection has ended.
 
@@ -651,66 +140,6 @@ class Calls:
                 return waiter
         self._connection.stop_leading()
         raise Failed(self._core.lost())
-
-    def _outcome(
-        self,
-        call: int,
-        what: str,
-        waiter: CallWaiter,
-        deadline: float | None,
-        *,
-        leading: bool = False,
-        on_reply: Callable[[Frame], None] | None = None,
-    ) -> Payload:
-        """Wait, parked or leading, until the waiter is done or out of time. Raises ``Failed``."""
-        interrupt: BaseException | None = None
-        while interrupt is None:
-            if leading or self._role.try_take():
-                leading = False
-                interrupt = self._lead(waiter, deadline)
-            left = None if deadline is None else deadline - monotonic()
-            # What came before the reply is run before it, in the order in which it was sent.
-            if waiter.work and interrupt is None and not (left is not None and left <= 0 and not waiter.done):
-                interrupt = self._threads.run_nested(waiter.work)
-                continue
-            if waiter.done or interrupt is not None or (left is not None and left <= 0):
-                break
-            interrupt = self._park(waiter, left)
-            leading, waiter.leads = waiter.leads, False
-        if not waiter.done and self._take_out(call):
-            self.give_up(call)
-            self._router.hand_back(waiter)
-            raise Failed(interrupt or DeadlineExceeded(f"{what}: no answer in time"))
-        self._router.hand_back(waiter)
-        if interrupt is not None:
-            raise Failed(interrupt)
-        while not waiter.done:  # whoever removed the call from the table is about to say so
-            interrupt = self._park(waiter, None) or interrupt
-            if waiter.leads:  # handed over although there is nothing to wait for
-                waiter.leads = False
-                self._connection.stop_leading()
-        if interrupt is not None:
-            raise Failed(interrupt)
-        if waiter.error is not None:
-            raise Failed(waiter.error)
-        frame = waiter.frame
-        assert frame is not None, "a waiter that is done has a frame or an error"
-        if on_reply is not None:
-            try:
-                on_reply(frame)
-            except BaseException as error:  # of the user's
-                raise Failed(error) from None
-        if frame.kind != _RESPONSE:
-            raise Failed(unpack_failure(frame.payload, what))
-        return frame.payload
-
-    def _park(self, waiter: Waiter, timeout: float | None) -> BaseException | None:
-        """Park, and return an exception of a signal handler instead of raising it: it did no harm."""
-        try:
-            self._role.park(waiter, timeout)
-        except BaseException as error:
-            return error
-        return None
 
     def _lead(self, waiter: Waiter, deadline: float | None) -> BaseException | None:
         """Read, holding the role, until the waiter is done or out of time; then give the role up.

@@ -4,14 +4,29 @@ import threading
 from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypedDict, TypeVar, cast, final, overload
+from typing import Any, cast, final, overload
 
 from typing_extensions import Unpack
 
 from typedrpc import transport
 from typedrpc.call import Call
-from typedrpc.command import BoundCommand, Command
-from typedrpc.dispatch import MAX_NESTING, Dispatcher
+from typedrpc.common.caller import PeerLink, RemoteCaller
+from typedrpc.common.client import (
+    CONNECT_TIME,
+    FIRST_PAUSE,
+    LEAST_ATTEMPT,
+    LONGEST_PAUSE,
+    BaseClient,
+    ConnectOptions,
+    EnteredT_co,
+    ServiceT,
+    check_options,
+    why_not_in_time,
+)
+from typedrpc.common.stay import Stay
+from typedrpc.common.tokens import Token
+from typedrpc.common.workers import MAX_WORKERS, Workers
+from typedrpc.dispatch import MAX_NESTING
 from typedrpc.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -21,35 +36,17 @@ from typedrpc.errors import (
     RpcError,
     ServerBusy,
 )
-from typedrpc.hooks import CallOutcome, Hooked, LossHookT
+from typedrpc.hooks import CallOutcome, LossHookT, told_by
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
-from typedrpc.protocol import Protocol, State
-from typedrpc.service import FunctionService, Service, Table
-from typedrpc.sync.agreements import AGREE_TIME
-from typedrpc.sync.caller import PeerLink, RemoteCaller
+from typedrpc.protocol import Protocol
+from typedrpc.service import FunctionService, Service
 from typedrpc.sync.connection import Connection
-from typedrpc.sync.stay import Stay
-from typedrpc.sync.tokens import Token
-from typedrpc.sync.workers import MAX_WORKERS, Watcher, Workers, check_counts
-
-ServiceT = TypeVar("ServiceT", bound=Service)
-EnteredT_co = TypeVar("EnteredT_co", covariant=True)
-CallableT = TypeVar("CallableT", bound=Callable[..., Any])
-
-CONNECT_TIME: Final = 10.0
-"""Seconds that one attempt to connect and shake hands may take when ``connect`` is given no time-out."""
-
-FIRST_PAUSE: Final = 0.01
-LONGEST_PAUSE: Final = 0.25
-"""Seconds between two attempts to reach a server that is not up yet: doubled from the first to the longest."""
-
-LEAST_ATTEMPT: Final = 0.05
-"""Seconds that an attempt is worth making in; what a hurried one says of the server would mislead."""
+from typedrpc.sync.watcher import Watcher
 
 
 @final
-class Client(Hooked, Generic[EnteredT_co]):
+class Client(BaseClient[EnteredT_co]):
     """A connection to a server, made by :func:`connect`.
 
     As a context manager it yields the proxy of the contract that it was made with, or itself where there was none, and
@@ -57,46 +54,16 @@ class Client(Hooked, Generic[EnteredT_co]):
     own; the parent's is not touched.
     """
 
-    def __init__(
-        self,
-        url: str,
-        contract: Callable[..., Any] | None,
-        *,
-        limits: Limits,
-        timeout: float | None,
-        expose: Sequence[Service | FunctionService],
-        max_depth: int,
-        max_workers: int,
-        call_timeout: float | None,
-        on_connect: Callable[[Peer], object] | None,
-        on_disconnect: Callable[[Peer, ConnectionLost], object] | None,
-        on_connect_failed: Callable[[RpcError], object] | None,
-        on_call: Callable[[Call], object] | None,
-        on_result: Callable[[Call, CallOutcome], object] | None,
-    ) -> None:
-        table = Table(expose)
-        super().__init__(
-            Dispatcher(table, max_depth=max_depth),
-            on_connect=on_connect,
-            on_disconnect=on_disconnect,
-            on_connect_failed=on_connect_failed,
-            on_call=on_call,
-            on_result=on_result,
-        )
-        self._url = url
-        self._limits = limits
-        self._max_workers = max_workers
+    def _prepare(self) -> None:
         self._lock = threading.Lock()
         self._runtime_lock = threading.Lock()
         self._runtime: tuple[Workers, Watcher] | None = None
-        self._closed = False
-        self._exposes = bool(expose)
-        self._services = table.digests()
-        self._caller = RemoteCaller(repr(self), lambda deadline: self._current_link(deadline).agreements, call_timeout)
-        self._entered: Any = self
-        deadline = monotonic() + (CONNECT_TIME if timeout is None else timeout)
+        self._caller = RemoteCaller(
+            repr(self), lambda deadline: self._current_link(deadline).agreements, self._call_timeout
+        )
+        deadline = monotonic() + (CONNECT_TIME if self._timeout is None else self._timeout)
         try:
-            self._link, stay = self._dial(deadline, again=timeout is not None)
+            self._link, stay = self._dial(deadline, again=self._timeout is not None)
         except BaseException:
             self._stop_threads()  # the server may have called already
             raise
@@ -105,47 +72,28 @@ class Client(Hooked, Generic[EnteredT_co]):
         except BaseException:
             self.close()
             raise
-        if contract is not None:
+        if self._contract is not None:
             try:
-                self._entered = self._caller.make_proxy(contract, deadline)
+                self._entered = self._caller.make_proxy(self._contract, deadline)
             except BaseException as error:
                 self.close()
                 if isinstance(error, DeadlineExceeded):
-                    raise ConnectTimeout(url, "the server did not tell its contract in time") from None
+                    raise ConnectTimeout(self._url, "the server did not tell its contract in time") from None
                 if isinstance(error, RpcError) and not isinstance(error, DefinitionError):
-                    raise ConnectFailed(url, str(error)) from error
+                    raise ConnectFailed(self._url, str(error)) from error
                 raise
 
-    # What users see
-
-    @property
-    def peer(self) -> Peer:
-        """The other end of the connection, as the server's handlers see this one."""
-        return self._link.peer
-
-    @overload
-    def proxy(self, contract: Command[CallableT], /) -> BoundCommand[CallableT]: ...
-    @overload
-    def proxy(self, contract: Callable[..., ServiceT], /) -> ServiceT: ...
-    def proxy(self, contract: Any, /) -> Any:
-        """The proxy of a contract, or of a single command, on this connection.
-
-        Args:
-            contract: A subclass of ``Service``, abstract or not, or a command, such as a function of a
-                ``FunctionService``.
-
-        Raises:
-            DefinitionError: It is no contract, or one that cannot be carried.
-            ConnectionLost: There is no connection any more.
-            DeadlineExceeded: The peer did not tell its contract within 10 s.
-        """
-        return self._caller.make_proxy(contract, monotonic() + AGREE_TIME)
+    def _make_proxy(self, contract: Any, deadline: float) -> Any:
+        return self._caller.make_proxy(contract, deadline)
 
     def close(self) -> None:
         """End the connection. Calls that wait, in any thread, raise ``ConnectionLost``. May be called again."""
         self._closed = True
         self._link.connection.close()
-        self._stop_threads()
+        if told_by(self):  # a hook, which has to finish too
+            threading.Thread(target=self._stop_threads, name="typedrpc-close").start()
+        else:
+            self._stop_threads()
 
     def _stop_threads(self) -> None:
         # It stays, closed: a thread that is still at work may ask for it, and must not be given another one.
@@ -162,16 +110,9 @@ class Client(Hooked, Generic[EnteredT_co]):
         """
         super().on_disconnect(hook)
         connection = self._link.connection
-        connection.threads.attended = True
-        connection.threads.look_again()
+        connection.handlers.attended = True
+        connection.handlers.look_again()
         return hook
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            # Who forgets the `with` looks for commands here.
-            how = "`with connect(...) as proxy:` gives the proxy, and so does client.proxy(Contract)"
-            raise AttributeError(f"a client has no attribute {name!r}; {how}")
 
     def __enter__(self) -> EnteredT_co:
         return cast(EnteredT_co, self._entered)
@@ -180,9 +121,6 @@ class Client(Hooked, Generic[EnteredT_co]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"<client of {self._url}>"
 
     # Connections
 
@@ -254,9 +192,10 @@ class Client(Hooked, Generic[EnteredT_co]):
                 disconnect=self._disconnect,
                 failed=self._connect_failed,
                 start=lambda body: self._get_runtime()[0].start(body),
+                run_async=self._run_async,
             )
             stays.append(stay)  # from here on its end is told; who begins it looks whether that was too late
-            connection.threads.look_again()
+            connection.handlers.look_again()
             return link, stay
         except BaseException as error:
             if connection is None:
@@ -270,7 +209,7 @@ class Client(Hooked, Generic[EnteredT_co]):
                     raise error.__cause__ from None
                 raise ConnectFailed(self._url, str(error)) from error
             if isinstance(error, TimeoutError):
-                raise ConnectTimeout(self._url, _why_not_in_time(core)) from None
+                raise ConnectTimeout(self._url, why_not_in_time(core)) from None
             raise
 
     def _get_runtime(self) -> tuple[Workers, Watcher]:
@@ -292,32 +231,6 @@ class Client(Hooked, Generic[EnteredT_co]):
 def _end(stays: list[Stay]) -> None:
     for stay in stays:
         stay.end()
-
-
-def _why_not_in_time(core: Protocol[Token]) -> str:
-    if core.queue is not None:
-        inside, limit = core.queue
-        return f"the server had no place in time: {inside} of {limit} clients are in"
-    if core.state is State.GREETED:
-        return "the server did not let this client in in time"
-    return "something listens there, but did not answer in time"
-
-
-class ConnectOptions(TypedDict, total=False):
-    """What :func:`connect` takes besides contract and URL, with the same names, types and defaults."""
-
-    timeout: float | None
-    expose: Sequence[Service | FunctionService]
-    max_message_size: int
-    max_calls: int
-    max_depth: int
-    max_workers: int
-    call_timeout: float | None
-    on_connect: Callable[[Peer], object] | None
-    on_disconnect: Callable[[Peer, ConnectionLost], object] | None
-    on_connect_failed: Callable[[RpcError], object] | None
-    on_call: Callable[[Call], object] | None
-    on_result: Callable[[Call, CallOutcome], object] | None
 
 
 @overload
@@ -375,11 +288,7 @@ def connect(
         DefinitionError: The contract is none, or cannot be carried; or the services cannot be exposed together.
         ValueError: A limit or the time-out is out of range.
     """
-    if timeout is not None and not 0 <= timeout <= transport.LONGEST_WAIT:
-        raise ValueError(f"timeout must be None or a number of seconds from 0 up to a day, not {timeout!r}")
-    if call_timeout is not None and not 0 <= call_timeout <= transport.LONGEST_WAIT:
-        raise ValueError(f"call_timeout must be None or a number of seconds from 0 up to a day, not {call_timeout!r}")
-    check_counts(max_depth=max_depth, max_workers=max_workers)
+    check_options(timeout=timeout, call_timeout=call_timeout, max_depth=max_depth, max_workers=max_workers)
     return Client(
         contract if url is None else url,
         None if url is None else contract,

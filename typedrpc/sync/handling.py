@@ -1,7 +1,7 @@
 """The threads that handle what comes on a connection: the peer's calls, and outcomes that no thread waits for.
 
 An attached thread reads, gives the read role up, and handles what it read. While that takes long, the watcher lends
-the connection another thread (see :mod:`typedrpc.sync.workers`), which does the same: whoever finishes and finds that
+the connection another thread (see :mod:`typedrpc.sync.watcher`), which does the same: whoever finishes and finds that
 another one reads, leaves. So does a thread that only reads the replies for callers, who do that faster for themselves.
 The watcher sees to it that a connection on which something may come does not stay without anybody who reads.
 
@@ -15,37 +15,25 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from threading import get_ident
 from time import monotonic
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, final
 
-from typedrpc.batches import BatchRun, Result
-from typedrpc.call import Call, enter_call, leave_call
 from typedrpc.callbacks import Callbacks
-from typedrpc.definition import FIRST_RESERVED_ID
+from typedrpc.common.handlers import LATER, Handlers, RunApart
+from typedrpc.common.outbox import BATCH_SIZE
+from typedrpc.common.role import ReadRole
+from typedrpc.common.workers import Workers
 from typedrpc.dispatch import Dispatcher
-from typedrpc.errors import CallCancelled, ServerBusy
+from typedrpc.errors import ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
 from typedrpc.protocol import BatchRequest, Outgoing, Protocol, Request
-from typedrpc.sync.role import ReadRole
-from typedrpc.sync.workers import QUICK_TICK, QUICK_TICKS, TICK, Watched, Watcher, Workers
-from typedrpc.sync.writer import BATCH_SIZE, Writer, copied
-from typedrpc.turns import Turns
-from typedrpc.wire import payload_size
+from typedrpc.sync.watcher import QUICK_TICK, QUICK_TICKS, TICK, Watched, Watcher
+from typedrpc.sync.writer import Writer
+from typedrpc.wire import copied
 
 logger = logging.getLogger("typedrpc")
-
-Work: TypeAlias = Request | Callable[[], None]
-
-RunApart: TypeAlias = Callable[[Request, Call, Callable[[], None], Callable[[Result], None] | None], None]
-
-LATER: Final[tuple[bytes, ...]] = ()
-"""In place of an answer: it will be sent by the handler's own thread or task."""
-
-HELD_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of requests, or four messages if that is more, that may come before those that came are handled."""
 
 MANY: Final = 4
 """Replies for callers in a row, after which an attached thread leaves reading to the callers."""
@@ -53,31 +41,9 @@ MANY: Final = 4
 LOOK_TIME: Final = 0.05
 """Seconds between two looks whether everything is answered and written, while a server closes."""
 
-_OVERHEAD: Final = 512
-"""Bytes that a request takes beside its payload, about."""
-
-
-def _weight(work: Work) -> int:
-    return _OVERHEAD + (payload_size(work.payload) if isinstance(work, Request) else 0)
-
-
-def _of_a_service(work: Work) -> bool:
-    return isinstance(work, Request) and work.command < FIRST_RESERVED_ID
-
 
 @final
-class Series:
-    """What is done one after another, in the order in which it came."""
-
-    __slots__ = ("running", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: Final[deque[Work]] = deque()
-        self.running = False
-
-
-@final
-class HandlerThreads:
+class HandlerThreads(Handlers):
     """The threads attached to one connection, and what is ready for them."""
 
     def __init__(
@@ -113,12 +79,12 @@ class HandlerThreads:
             peer: The other end, for handlers.
             attended: Whether somebody has to read all the time; may be set later.
             callbacks: While this side has offered some, somebody has to read too.
-            run_apart: Runs a handler that takes a thread or a task of its own, see :mod:`typedrpc.sync.apart`.
+            run_apart: Runs a handler that takes a thread or a task of its own, see :mod:`typedrpc.common.apart`.
         """
-        self.ready: Final[deque[Work]] = deque()
-        self.ended = False
+        super().__init__(
+            core, dispatcher=dispatcher, peer=peer, attended=attended, callbacks=callbacks, run_apart=run_apart
+        )
         self.busy: Final[list[None]] = []  # one for each thread that works; appending and popping need no lock
-        self._core = core
         self._role = role
         self._writer = writer
         self._read = read
@@ -127,155 +93,49 @@ class HandlerThreads:
         self._fault = fault
         self._runtime = runtime
         self._watched = watched
-        self._dispatcher = dispatcher
-        self._turns = dispatcher.turns
-        self._peer = peer
-        self.attended = attended
-        self._callbacks = callbacks
         self.unattended = False
         """Nobody is attached although somebody has to read: whoever gives the role up tells the watcher."""
-        self.served_callers = 0
-        """Replies for callers that were read since a request came; a hint."""
-        self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._attached = 0  # threads that run, or are on their way
         self._aside: set[int] = set()  # of these, the ones that wait for a nested call of theirs, by their idents
         self._on_way = 0  # of these, the lent ones that have not begun yet
         self._idents: set[int] = set()  # of the attached threads
         self._pending = 0  # outcomes that are to be delivered
-        self._draining = False
-        self._on_over: Callable[[], None] | None = None
-        self._over = False
-        self._one_way = Series()
-        self._in_series = 0  # requests that wait in a series, or for one thread
-        self._in_series_bytes = 0
-        self._run_apart = run_apart
-        self._running_apart = 0  # handlers with a thread or a task of their own
         self._standing_by = 0  # for threads that come back for outcomes, and may be long in coming
-        self._batches: Final[dict[BatchRun, bool]] = {}  # that are begun, and of which not all outcomes are sent
-        self._in_line = 0  # requests that wait for their turn; their bytes count with those in a series
         # What the watcher saw last; counters of which only whether they move counts.
-        self._handled = 0
         self._seen_handled = -1
         self._seen_progress = -1
         self._quick_ticks = 0
 
     def forsake(self) -> None:
-        """See :mod:`typedrpc.sync.fork`: the locks may be held by threads that are not here."""
-        self.ended = True
-        self._lock = threading.Lock()
+        super().forsake()
         self._idle = threading.Condition(self._lock)
 
-    # Adding work
+    # What handling needs of threads
 
-    def accept(self, request: Request, series: Series | None = None) -> None:
-        """A request came.
+    def _is_at_work(self) -> bool:
+        return bool(self.busy)
 
-        Args:
-            request: What came.
-            series: Those that it must wait for. One-way calls are a series of their own.
-        """
-        self.served_callers = 0
-        turns = self._turns
-        if turns is not None and self._takes_turn(request):
-            self._stand_in_line(turns, request)
-            return
-        if series is None:
-            if request.call:
-                self.ready.append(request)
-                return
-            series = self._one_way
-        self._add_to(series, request)
-
-    def _add_to(self, series: Series, request: Request) -> None:
-        with self._lock:
-            self._enter(series, request)
-
-    def _enter(self, series: "Series", work: Work) -> None:
-        series.waiting.append(work)
-        self._in_series += 1
-        self._in_series_bytes += _weight(work)
-        if not series.running:
-            series.running = True
-            self.ready.append(partial(self._run_series, series))
-
-    # Handlers that wait for their turn
-
-    def _takes_turn(self, request: Request) -> bool:
-        """Whether a request takes a turn; not where a handler that has one may wait for it, by a call of this side."""
-        if request.command >= FIRST_RESERVED_ID:
-            return False
-        parent = request.extras.parent
-        return not (request.call and parent and self._core.calls.get(parent) is not None)
-
-    def _stand_in_line(self, turns: Turns, request: Request) -> None:
-        if type(request) is BatchRequest:
-            self._stand_in_line_with_batch(turns, request)
-            return
-        with self._lock:
-            self._in_line += 1
-            self._in_series_bytes += _weight(request)
-        go = partial(self._go, turns, request, monotonic())
-        if turns.take(go):
-            go()
-
-    def _stand_in_line_with_batch(self, turns: Turns, batch: BatchRequest) -> None:
-        """One call of a batch stands in line at a time: who came after it comes before the next one."""
-        while True:
-            with self._lock:
-                self._in_line += 1
-                self._in_series_bytes += _weight(batch)
-            if not turns.take(partial(self._go_from_line, turns, batch)):
-                return
-            if not self._go_with_batch(turns, batch) or batch.progress.is_taken:
-                return
-
-    def _go_from_line(self, turns: Turns, batch: BatchRequest) -> bool:
-        wanted = self._go_with_batch(turns, batch)
-        if wanted and not batch.progress.is_taken:
-            self._stand_in_line_with_batch(turns, batch)
-        return wanted
-
-    def _go_with_batch(self, turns: Turns, batch: BatchRequest) -> bool:
-        """It is the turn of the next call of a batch. Returns whether it is still to be run."""
-        wanted = not self.ended
-        if wanted:
-            self.ready.append(partial(self._run_part_in_turn, turns, batch, batch.progress.take()))
-        with self._lock:  # after it was added, as in `_go`
-            self._in_line -= 1
-            self._in_series_bytes -= _weight(batch)
-        if not wanted:
-            self._look_whether_over()
-        elif get_ident() not in self._idents:
+    def _roused(self) -> None:
+        if get_ident() not in self._idents:
             self._attach_further()
-        return wanted
 
-    def _run_part_in_turn(self, turns: Turns, batch: BatchRequest, index: int) -> None:
-        is_apart = False
-        try:
-            is_apart = self._run_part(batch, index, done=turns.give_back) is LATER
-        finally:
-            if not is_apart:
-                turns.give_back()
+    def _flush(self) -> None:
+        self._writer.flush(monotonic())
 
-    def _go(self, turns: Turns, request: Request, since: float) -> bool:
-        """It is the turn of a request. Returns whether it is still to be run."""
-        extras = request.extras
-        if extras.time_left is not None:
-            request.extras = extras._replace(time_left=max(0.0, extras.time_left - (monotonic() - since)))
-        wanted = not (self.ended and request.call)
-        if wanted and request.call:
-            self.ready.append(partial(self._run_in_turn, turns, request))
-        elif wanted:
-            self._add_to(self._one_way, request)
-        with self._lock:  # after it was added: what is neither in line nor ready nor run is over
-            self._in_line -= 1
-            self._in_series_bytes -= _weight(request)
-        if not wanted:
-            self._look_whether_over()
-        elif get_ident() not in self._idents:
-            self._attach_further()
-        return wanted
+    def _make_room(self) -> None:
+        self._writer.make_room()
+
+    def _look_soon(self) -> None:
+        if not self._watched.watched:
+            self._runtime()[1].watch(self._watched)
+
+    def _answer(self, answer: Outgoing) -> None:
+        if self.ready or not self._writer.write_whole(answer):
+            self._queue(answer)
+
+    def _queue(self, answer: Outgoing) -> None:
+        self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
 
     def _attach_further(self) -> None:
         """Something is ready whose turn it is, and all who are attached may read or wait."""
@@ -291,24 +151,6 @@ class HandlerThreads:
                 self._recount()
             if not self._watched.watched:
                 self._runtime()[1].watch(self._watched)  # which tries again
-
-    def _run_in_turn(self, turns: Turns, request: Request) -> None:
-        answer: Outgoing | None = None
-        try:
-            answer, _ = self._handle(request, done=turns.give_back)
-        finally:
-            if answer is not LATER:
-                turns.give_back()
-        if answer is not None and answer is not LATER and (self.ready or not self._writer.write_whole(answer)):
-            self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
-
-    # Batches
-
-    def _run_next(
-        self, batch: BatchRequest, *, nested: bool = False, done: Callable[[], None] | None = None
-    ) -> BaseException | tuple[bytes, ...] | None:
-        """Run the next call of a batch, which this thread has to itself meanwhile; see `_run_part`."""
-        return None if self.ended else self._run_part(batch, batch.progress.take(), nested=nested, done=done)
 
     def _run_batch(self, batch: BatchRequest) -> None:
         """Run calls of a batch that was ready, as long as nothing else is.
@@ -331,99 +173,6 @@ class HandlerThreads:
             if work is not batch:
                 ready.appendleft(work)
                 return
-
-    def _run_part(
-        self, batch: BatchRequest, index: int, *, nested: bool = False, done: Callable[[], None] | None = None
-    ) -> BaseException | tuple[bytes, ...] | None:
-        """Run one call of a batch.
-
-        Args:
-            batch: The batch.
-            index: Which of its calls.
-            nested: Within a call of this thread's.
-            done: Called when the handler has ended, if it takes a thread or a task of its own.
-
-        Returns:
-            ``LATER`` if it does; otherwise what the handler raised, if that is no :class:`Exception`.
-        """
-        if self.ended:
-            return None  # nobody waits for it any more
-        run: BatchRun = batch.progress
-        if run.opened is None:
-            self._batches[run] = True
-            run.opened = self._dispatcher.open_batch(self._core, batch, self._peer, run.since)
-            if not self._core.begin(batch.call, run):
-                run.cancel("its caller has given it up")
-        interrupt: BaseException | None = None
-        if run.why_cancelled:
-            call: Call | bytes = pack_protocol_failure(CallCancelled(f"the caller gave it up: {run.why_cancelled}"))
-        else:
-            call = self._dispatcher.begin_part(run.opened, run.parts[index])
-        if isinstance(call, Call):
-            run.begun(call)
-            if call.row.apart:
-                with self._lock:
-                    self._running_apart += 1
-                self._run_apart(batch, call, partial(self._ended_apart, done), partial(self._settle, run, index, call))
-                return LATER
-            result, interrupt = self._result_of(call, nested=nested)
-            run.ended(call)
-        else:
-            result = (True, call)
-        if run.settle(index, result):
-            self._reply(run)
-            self._writer.make_room()
-        return interrupt
-
-    def _settle(self, run: BatchRun, index: int, call: Call, result: Result) -> None:
-        """A handler of a batch's call that took a thread or a task of its own has ended; must not wait."""
-        run.ended(call)
-        if run.settle(index, result):
-            self._reply(run)
-            self._writer.flush(monotonic())
-        elif not self._watched.watched:
-            self._runtime()[1].watch(self._watched)  # which sends it, if no other ends soon
-
-    def _result_of(self, call: Call, *, nested: bool) -> tuple[Result, BaseException | None]:
-        dispatcher, core = self._dispatcher, self._core
-        token = enter_call(call)
-        try:
-            value = call.function(*call.args, **call.kwargs)
-        except BaseException as error:
-            interrupt = None if isinstance(error, Exception) else error
-            raised_here = nested and interrupt is not None
-            return dispatcher.fail_part(core, call, error, raised_here=raised_here), interrupt
-        finally:
-            leave_call(token)
-        try:
-            return dispatcher.finish_part(core, call, value), None
-        except BaseException as error:  # its generator ends a program, or a signal does
-            return dispatcher.fail_part(core, call, error, raised_here=nested), error
-
-    def _reply_to_all(self) -> None:
-        """Queue what is known of all batches: whoever would have done so next may be long in coming."""
-        for run in tuple(self._batches):
-            self._reply(run)
-
-    def _reply(self, run: BatchRun) -> None:
-        """Queue what is known of a batch's outcomes, in order."""
-        if run.reply(self._queue_reply):
-            self._batches.pop(run, None)
-
-    def _queue_reply(self, data: Outgoing) -> None:
-        self._writer.queue.append(data if isinstance(data, bytes) else copied(data))
-
-    def hold(self, request: Request) -> None:
-        """A one-way call came that waits for one thread: it counts as one that waits in a series."""
-        with self._lock:
-            self._in_series += 1
-            self._in_series_bytes += _weight(request)
-
-    def let_go(self, request: Request) -> None:
-        """A call that was held is not held any more."""
-        with self._lock:
-            self._in_series -= 1
-            self._in_series_bytes -= _weight(request)
 
     def expect(self) -> None:
         """An outcome will come that no thread waits for: from now on somebody reads. Does all or nothing."""
@@ -477,33 +226,6 @@ class HandlerThreads:
         if self.unattended and not self._watched.watched:
             self._runtime()[1].watch(self._watched)
 
-    def settle(self, finish: Callable[[], None], series: Series | None = None) -> None:
-        """An expected outcome came: have ``finish`` run, which may run code of the user's and take its time.
-
-        Args:
-            finish: What to run.
-            series: What it must wait for: the callbacks of the call, of which some may have come before.
-        """
-
-        def run() -> None:
-            try:
-                finish()
-            except BaseException:  # of a callback that the user gave a future; it ends nothing here
-                logger.exception("a callback failed")
-            finally:
-                self.forget()
-
-        if series is None:
-            self.ready.append(run)
-            return
-        with self._lock:
-            self._enter(series, run)
-
-    def has_room(self) -> bool:
-        """Whether more may be read although what came is not handled yet."""
-        held = self._in_series_bytes + sum(_weight(work) for work in self.ready.copy() if isinstance(work, Request))
-        return held < max(HELD_BYTES, 4 * self._core.limits.max_message_size)
-
     def call_for_help(self) -> None:
         """Something may be ready, or the connection has ended, and this thread is not one to do what is to be done."""
         if self.ready:
@@ -520,28 +242,6 @@ class HandlerThreads:
             self._idle.notify_all()
         self.call_for_help()
         self._look_whether_over()
-
-    def when_over(self, function: Callable[[], None]) -> None:
-        """Have a function called, once, when the connection has ended and nothing runs for it any more."""
-        self._on_over = function
-        self._look_whether_over()
-
-    def _look_whether_over(self) -> None:
-        if not self.ended or self._on_over is None:
-            return
-        with self._lock:
-            # In this order: who takes what is ready counts itself busy first.
-            if self._in_line or self.ready or self.busy or self._running_apart:
-                return
-            self._over = True
-            function, self._on_over = self._on_over, None
-        if function is not None:
-            function()
-
-    def _is_over(self) -> bool:
-        """Whether it was said that nothing runs any more; this thread counts itself busy."""
-        with self._lock:
-            return self._over
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Wait until every accepted call is answered and the answers are written. Returns whether that is so."""
@@ -796,97 +496,6 @@ class HandlerThreads:
             self.busy.pop()
             if self.ended or self._draining:
                 self._say_done()
-
-    def _handle(
-        self, request: Request, *, nested: bool = False, done: Callable[[], None] | None = None
-    ) -> tuple[Outgoing | None, BaseException | None]:
-        """Run a request: the answer, and what a handler raised that is no :class:`Exception`.
-
-        Args:
-            request: What to run.
-            nested: Within a call of this thread's.
-            done: Called when the handler has ended, if the answer is ``LATER``.
-        """
-        dispatcher, core = self._dispatcher, self._core
-        if self.ended and (request.call or self._is_over()):
-            return None, None  # nobody waits for it any more; one-way calls that came in time are run
-        call = dispatcher.begin(core, request, self._peer)
-        if not isinstance(call, Call):
-            return call, None
-        if call.row.apart:
-            with self._lock:
-                self._running_apart += 1
-            self._run_apart(request, call, partial(self._ended_apart, done), None)
-            return LATER, None
-        token = enter_call(call)
-        try:
-            result = call.function(*call.args, **call.kwargs)
-        except BaseException as error:
-            interrupt = None if isinstance(error, Exception) else error
-            raised_here = nested and interrupt is not None
-            return dispatcher.fail(core, request, call, error, raised_here=raised_here), interrupt
-        finally:
-            leave_call(token)
-        try:
-            return dispatcher.finish(core, request, call, result), None
-        except BaseException as error:  # its generator ends a program, or a signal does
-            return dispatcher.fail(core, request, call, error, raised_here=nested), error
-
-    def _ended_apart(self, done: Callable[[], None] | None) -> None:
-        """A handler that ran apart has ended, and its answer is on its way."""
-        try:
-            if done is not None:
-                done()
-        finally:
-            with self._lock:
-                self._running_apart -= 1
-            if self.ended or self._draining:
-                self._say_done()
-
-    def _run_series(self, series: Series) -> None:
-        """Do the first of what waits in a series, and come back for the next."""
-        work = series.waiting.popleft()
-        answer: Outgoing | None = None
-        try:
-            if not isinstance(work, Request):
-                work()
-                return
-            if type(work) is BatchRequest:
-                go_on = partial(self._go_on, series, work, elsewhere=True)
-                answer = LATER if self._run_next(work, done=go_on) is LATER else None
-                return
-            answer, _ = self._handle(work, done=partial(self._go_on, series, work, elsewhere=True))
-            if answer is not None and answer is not LATER:
-                self._writer.queue.append(answer if isinstance(answer, bytes) else copied(answer))
-        finally:
-            if answer is not LATER:
-                self._go_on(series, work)
-
-    def _go_on(self, series: Series, work: Work, *, elsewhere: bool = False) -> None:
-        """What was first in a series is done: it is the turn of the next.
-
-        Args:
-            series: The series.
-            work: What was first.
-            elsewhere: Not in an attached thread.
-        """
-        turns = self._turns
-        if turns is not None and series is self._one_way and _of_a_service(work):
-            turns.give_back()
-        again = isinstance(work, BatchRequest) and not (work.progress.is_taken or self.ended)
-        with self._lock:
-            if again:
-                series.waiting.appendleft(work)
-            else:
-                self._in_series -= 1
-                self._in_series_bytes -= _weight(work)
-            if series.waiting:
-                self.ready.append(partial(self._run_series, series))
-            else:
-                series.running = False
-        if elsewhere and self.ready:
-            with contextlib.suppress(RuntimeError):  # there are no threads now; the watcher tries again
-                self.call_for_help()
 
     # In the watcher's thread
 

@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self, final
 
 from typedrpc import transport
-from typedrpc.sync.fork import forsake_after_fork
+from typedrpc.common.fork import forsake_after_fork
 
 
 @final
@@ -27,7 +27,7 @@ class Stop:
         forsake_after_fork(self)
 
     def forsake(self) -> None:
-        """See :mod:`typedrpc.sync.fork`: signals of the child are its own, and must not stop the parent."""
+        """See :mod:`typedrpc.common.fork`: signals of the child are its own, and must not stop the parent."""
         if self._before:
             import signal
 

@@ -7,52 +7,25 @@ meanwhile: two ends that send to each other always make way.
 Large messages leave in pieces, which take turns with what is queued meanwhile: see :mod:`typedrpc.lanes`.
 """
 
-import contextlib
 import logging
 import socket
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from time import monotonic
 from typing import Final, final
 
 from typedrpc import transport
+from typedrpc.common.outbox import CUT_FROM, STALL_TIME, Outbox, Rest
+from typedrpc.common.role import ReadRole
 from typedrpc.errors import ConnectionLost
-from typedrpc.lanes import Lanes, is_large, size_of
 from typedrpc.protocol import Outgoing
-from typedrpc.sync.role import ReadRole
-from typedrpc.wire import CHUNK_SIZE, Buffer
+from typedrpc.wire import Buffer, copied
 
 logger = logging.getLogger("typedrpc")
-
-BATCH_SIZE: Final = 128 * 1024
-"""Small buffers are joined up to about so many bytes before they are written."""
-
-QUEUED_BYTES: Final = 64 * 1024 * 1024
-"""Bytes that may wait to be written before one-way calls and answers wait too."""
-
-QUEUED_FRAMES: Final = 4096
-"""Frames that may, whatever their size."""
-
-STALL_TIME: Final = 60.0
-"""Seconds without a byte going out after which a peer that does not read is cut off."""
-
-CUT_FROM: Final = CHUNK_SIZE
-"""Bytes from which on a frame in one buffer is looked at, whether it is to leave in pieces."""
 
 MIN_LOOK: Final = 0.02
 MAX_LOOK: Final = 1.0
 """Seconds after which who waits for room looks whether another thread still reads."""
-
-
-class _Rest(tuple[Buffer, ...]):
-    """What is left of a write that was cut, which is no whole frame. Only ever the first in the queue.
-
-    It may be empty: then it stands for the messages that are on their way in pieces, where the pen is free although
-    they are not complete.
-    """
-
-    __slots__ = ()
 
 
 @final
@@ -73,6 +46,7 @@ class Writer:
         "_lanes",
         "_leave",
         "_may_read_ahead",
+        "_outbox",
         "_read_ahead",
         "_role",
         "_sock",
@@ -105,7 +79,8 @@ class Writer:
             leave: Called by who lays the pen down when the connection has ended.
             helper: Runs a function in a thread of its own.
         """
-        self.queue: Final[deque[Outgoing]] = deque()
+        self._outbox = Outbox()  # but for its queue, it belongs to who has the pen
+        self.queue: Final = self._outbox.queue
         self.pen: Final = [True]
         self.ended = False
         self._sock = sock
@@ -118,7 +93,7 @@ class Writer:
         self._laid_down = threading.Condition()
         self._crowd = 0  # threads that wait for the pen to be laid down
         self._helper = helper
-        self._lanes = Lanes()  # belongs to who has the pen
+        self._lanes = self._outbox.lanes
 
     @property
     def idle(self) -> bool:
@@ -159,7 +134,7 @@ class Writer:
                 raise
             # A full pipe, or a broken one: dealt with by who writes what is queued.
         if 0 < count < len(data):
-            self.queue.appendleft(_Rest((memoryview(data)[count:],)))
+            self.queue.appendleft(Rest((memoryview(data)[count:],)))
         self.pen.append(True)
         if self.queue:
             self.flush(deadline, leading=leading, patient=False)
@@ -210,12 +185,12 @@ class Writer:
             rest: list[Buffer] = []
             cut = False
             try:
-                while not cut and not self.ended and (buffers := self._take()):
+                while not cut and not self.ended and (buffers := self._outbox.take()):
                     rest = self._write(buffers, deadline, leading)
                     cut = bool(rest) or (self._lanes.busy and not patient)
                 if cut:
                     rest = [*copied(rest)]
-                    self._copy_waiting()
+                    self._outbox.own()
             except BaseException as error:
                 self._interrupted(error)
                 raise
@@ -223,7 +198,7 @@ class Writer:
                 self._let_go()
                 cut = False
             if cut:
-                self.queue.appendleft(_Rest(rest))
+                self.queue.appendleft(Rest(rest))
             self.pen.append(True)
             if self._crowd or self.ended:
                 self._lay_down()
@@ -247,25 +222,26 @@ class Writer:
     @property
     def full(self) -> bool:
         """More than a fair amount waits to be written."""
-        if not self.queue and not self._lanes.held:
-            return False
-        return self.frames > QUEUED_FRAMES or self.size() > QUEUED_BYTES
+        return self._outbox.full
 
     @property
     def frames(self) -> int:
         """Frames that wait, without those that are on their way."""
-        return len(self.queue) + self._lanes.frames
+        return self._outbox.frames
+
+    def size(self) -> int:
+        """Bytes that wait, without messages that are on their way; an estimate while others append."""
+        return self._outbox.size()
 
     def discard(self) -> None:
         """The connection has ended, and the pen is held for good: let go of everything."""
         self._let_go()
 
     def _let_go(self) -> None:
-        self.queue.clear()
-        self._lanes.clear()
+        self._outbox.clear()
 
     def forsake(self) -> None:
-        """See :mod:`typedrpc.sync.fork`: the lock may be held by a thread that is not here."""
+        """See :mod:`typedrpc.common.fork`: the lock may be held by a thread that is not here."""
         self.ended = True
         self._laid_down = threading.Condition()
         self.pen.clear()
@@ -320,71 +296,6 @@ class Writer:
             self._laid_down.notify_all()
         self._leave()
 
-    def _take(self) -> list[Buffer]:
-        """What to write next, in order, with small buffers joined; empty when there is nothing. The pen is held."""
-        if self._lanes.busy:
-            return self._take_turn()
-        small: list[Buffer] = []
-        size = 0
-        while self.queue and size < BATCH_SIZE:
-            try:
-                item = self.queue.popleft()
-            except IndexError:  # emptied meanwhile, as the connection has ended
-                break
-            if type(item) is _Rest:
-                return [*item]
-            if (isinstance(item, tuple) or len(item) > CUT_FROM) and is_large(item):
-                self._lanes.admit(item)
-                return [*_joined(small), *self._lanes.take()]
-            if isinstance(item, tuple):
-                return _joined(small, item)
-            small.append(item)
-            size += len(item)
-        return _joined(small)
-
-    def _take_turn(self) -> list[Buffer]:
-        """The same while large messages are on their way: what may pass them, and a piece of one."""
-        lanes = self._lanes
-        small: list[Buffer] = []
-        size = 0
-        with contextlib.suppress(IndexError):  # emptied meanwhile, as the connection has ended
-            while self.queue and isinstance(rest := self.queue[0], _Rest):
-                self.queue.popleft()
-                if rest:
-                    return [*rest]
-            while size < BATCH_SIZE and (lanes.free or self.queue):
-                if lanes.free:
-                    item = lanes.free.popleft()
-                else:
-                    item = self.queue.popleft()
-                    if not lanes.admit(item):
-                        continue
-                if isinstance(item, tuple):
-                    return _joined(small, item)
-                small.append(item)
-                size += len(item)
-        buffers = _joined(small)
-        # What is free goes before any piece, which may have waited for it.
-        if lanes.busy and not lanes.free:
-            buffers += lanes.take()
-        return buffers
-
-    def _copy_waiting(self) -> None:
-        """Let nothing wait that may be changed. The pen is held: nobody else takes anything out.
-
-        Others only add, and what they add without the pen is a copy already.
-        """
-        self._lanes.own(copied)
-        with contextlib.suppress(IndexError):  # emptied meanwhile, as the connection has ended
-            for index in range(len(self.queue)):
-                item = self.queue[index]
-                if isinstance(item, tuple):
-                    self.queue[index] = copied(item)
-
-    def size(self) -> int:
-        """Bytes that wait, without messages that are on their way; an estimate while others append."""
-        return self._lanes.held + sum(map(size_of, self.queue.copy()))
-
     def _write(self, buffers: list[Buffer], deadline: float | None, leading: bool) -> list[Buffer]:
         """Write buffers; the pen is held. Returns what is left when the deadline passed."""
         stalled_since = 0.0
@@ -399,7 +310,7 @@ class Writer:
                 if not transport.is_of_socket(error):
                     raise
                 lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
-                lost.__cause__ = error
+                lost.__cause__ = error.with_traceback(None)  # which would keep the buffers
                 self._end(lost)
                 return []
             if count or not len(buffers[0]):
@@ -433,22 +344,6 @@ class Writer:
         finally:
             if not leading:
                 self._stop_leading()
-
-
-def copied(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
-    """Buffers that nobody can change: copies, but for those of bytes. Views are new ones, as theirs may be released."""
-    return tuple(_copied(buffer) if type(buffer) is memoryview else buffer for buffer in buffers)
-
-
-def _copied(view: memoryview) -> Buffer:
-    return memoryview(view) if type(view.obj) is bytes else bytes(view)
-
-
-def _joined(small: list[Buffer], frame: tuple[Buffer, ...] = ()) -> list[Buffer]:
-    """Small buffers in one, with the first of a frame in several: it is its head, the rest are not worth a copy."""
-    if frame:
-        return [b"".join([*small, frame[0]]) if small else frame[0], *frame[1:]]
-    return [b"".join(small)] if len(small) > 1 else small
 
 
 def _after(buffers: list[Buffer], count: int) -> list[Buffer]:

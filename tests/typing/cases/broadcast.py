@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import assert_type, reveal_type
 
+from typedrpc import aio
 from typedrpc.command import rpc
 from typedrpc.peer import Peer, PeerServer
 from typedrpc.service import FunctionService, Service
@@ -95,3 +96,23 @@ def gathers(server: Server, inside: PeerServer, peers: list[Peer]) -> None:
     server.gather(Listener.later)()  # E: call-arg | reportCallIssue
     server.gather(Listener.ask, timeout="1")("?")  # E: call-overload, arg-type | reportArgumentType, reportCallIssue
     server.gather(Listener)("?")  # E: arg-type, call-overload | reportArgumentType, reportCallIssue
+
+
+async def gathers_on_a_loop(server: Server, other: aio.Server, inside: PeerServer, peers: list[Peer]) -> None:
+    ask = other.gather(Listener.ask, timeout=1.0)
+    assert_type(await ask.aio("ready?", limit=3), dict[Peer, bool | Exception])
+    assert_type(ask("ready?"), dict[Peer, bool | Exception])
+    assert_type(await other.gather(Listener.later).aio("ready?"), dict[Peer, list[int] | Exception])
+    assert_type(await other.gather(Listener.maybe, to=peers).aio(), dict[Peer, int | Exception | None])
+    assert_type(await other.gather(double).aio(1), dict[Peer, int | Exception])
+    assert_type(await server.gather(Listener.ask).aio("ready?"), dict[Peer, bool | Exception])
+    assert_type(await inside.gather(Listener.ask).aio("ready?"), dict[Peer, bool | Exception])
+    assert_type(await inside.gather(Listener.later).aio("ready?"), dict[Peer, list[int] | Exception])
+    seen: PeerServer = other
+    assert_type(await seen.gather(Listener.ask).aio("ready?"), dict[Peer, bool | Exception])
+
+    await other.gather(Listener.ask).aio(1)  # E: arg-type | reportArgumentType
+    await other.gather(Listener.ask).aio("?", 3)  # E: call-arg | reportCallIssue
+    await other.gather(Listener.later).aio()  # E: call-arg | reportCallIssue
+    await other.gather(Listener.ask)("?")  # E: misc | reportGeneralTypeIssues
+    await inside.gather(Listener).aio("?")  # E: arg-type, call-overload | reportArgumentType, reportCallIssue

@@ -1,0 +1,59 @@
+"""What a connection on an event loop weighs, and how it reads."""
+
+from contextlib import ExitStack
+from typing import Any, cast
+
+import pytest
+
+from tests.ends import loop_server
+from tests.support import RawPeer
+from typedrpc import Service, rpc
+from typedrpc.codec import pack_plain
+from typedrpc.wire import Kind, pack_header
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+IDLE = 200
+
+
+class Echo(Service):
+    @rpc(id=1)
+    async def echo(self, text: str) -> str:
+        return text
+
+
+def request(call: int, text: str) -> bytes:
+    payload = pack_plain([text])
+    return pack_header(len(payload), Kind.REQUEST, 0, 1, call) + payload
+
+
+def buffers_of(server: Any) -> set[int]:
+    """The buffers into which the connections of a server read, by their identity."""
+    return {id(connection.core.reader.buffer) for connection in server._connections}
+
+
+def test_connections_that_are_idle_have_no_buffers_of_their_own() -> None:
+    with loop_server(Echo()) as server, ExitStack() as stack:
+        shared = cast(Any, server)._runtime.buffer
+        peers = [stack.enter_context(RawPeer.dial(server.url)).shake_hands() for _ in range(IDLE)]
+        for number, peer in enumerate(peers):
+            peer.send(request(1, str(number)))
+            assert peer.read_frame().payload == pack_plain(str(number))
+        assert len(cast(Any, server)._connections) == IDLE
+        assert buffers_of(server) == {id(shared)}
+
+
+def test_a_part_of_a_frame_is_safe_from_what_others_read() -> None:
+    with loop_server(Echo()) as server, RawPeer.dial(server.url) as one, RawPeer.dial(server.url) as other:
+        shared = cast(Any, server)._runtime.buffer
+        one.shake_hands()
+        other.shake_hands()
+        data = request(3, "second")
+        one.send(request(1, "first") + data[:15])  # its answer tells that the part has come too
+        assert one.read_frame().payload == pack_plain("first")
+        assert len(buffers_of(server)) == 2
+        other.send(request(1, "x" * 100))
+        assert other.read_frame().payload == pack_plain("x" * 100)
+        one.send(data[15:])
+        assert one.read_frame().payload == pack_plain("second")
+        assert buffers_of(server) == {id(shared)}

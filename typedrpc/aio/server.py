@@ -1,0 +1,279 @@
+"""Listen, accept and serve: the server of the asyncio side."""
+
+import asyncio
+import inspect
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from types import TracebackType
+from typing import Self, final
+
+from typing_extensions import Unpack
+
+from typedrpc import transport
+from typedrpc.aio.caller import LoopLink
+from typedrpc.aio.closing import Closing
+from typedrpc.aio.connection import Connection
+from typedrpc.aio.runtime import Runtime
+from typedrpc.aio.threads import in_thread
+from typedrpc.call import handled_by
+from typedrpc.common.loop import blocking_call, running_loop
+from typedrpc.common.server import GRACE, BaseServer, ServerOptions
+from typedrpc.common.stay import Stay
+from typedrpc.common.tokens import Token
+from typedrpc.errors import ConnectionLost, RpcError
+from typedrpc.factories import Servable
+from typedrpc.hooks import told_by
+from typedrpc.peer import Peer, next_peer_id
+from typedrpc.protocol import Protocol
+
+logger = logging.getLogger("typedrpc")
+
+
+@final
+class Server(BaseServer[Connection]):
+    """Serves services to whoever connects, on the event loop on which it is started.
+
+    ::
+
+        async with Server(Greeter(), url="tcp://127.0.0.1:0") as server:
+            print(server.url)
+
+    Handlers that are ``async def`` run on the loop, each as a task of its own if it waits for anything; the others in
+    threads, ``max_workers`` at a time, with the context variables of who started the server.
+    """
+
+    _runs_apart = True
+
+    def _prepare(self) -> None:
+        self._listener: asyncio.Server | None = None
+        self._address: tuple[transport.Address, int] | None = None
+        self._runtime: Runtime
+        self._serving: set[asyncio.Task[None]] = set()
+        self._closed: asyncio.Event
+        self._started = False
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._runtime.loop
+
+    async def start(self) -> Self:
+        """Listen, and serve in the background. A server is started once.
+
+        Raises:
+            ListenFailed: The socket could not be opened; says why.
+            RuntimeError: It was started before.
+        """
+        if self._started or self._closing:
+            raise RuntimeError("a server is started once; make another one")
+        listener, address = transport.listen(self._url, insecure=self._insecure, mode=self._mode)
+        self._started = True
+        self._url = str(address)
+        self._runtime = Runtime(self._workers, self._max_workers, debug=self._debug)
+        self._closed = asyncio.Event()
+        self._address = (address, transport.inode_of(address))
+        self._socket = listener
+        loop = self._runtime.loop
+        if address.path:
+            self._listener = await loop.create_unix_server(self._make, sock=listener)
+        else:
+            self._listener = await loop.create_server(self._make, sock=listener)
+        await self._runtime.open(self._abandon)
+        logger.info("serving at %s", self._url)
+        return self
+
+    def close(self, grace: float = GRACE) -> Closing:
+        """Stop: accept no more, let the handlers that run finish, end all connections. May be called again.
+
+        It goes on whether or not what this returns is awaited; and from one of the server's handlers or hooks, which
+        has to finish too, there is nothing to await.
+
+        Args:
+            grace: Seconds that running handlers have. After that their clients get ``ConnectionLost``, and handlers
+                that are tasks are cancelled.
+        """
+        if not self._started:
+            self._closing = True
+            return Closing.done()
+        if self._runtime.loop.is_closed():
+            self._abandon()
+            return Closing.done()
+        closing = Closing.start(self._close(grace), self._runtime.loop)
+        return Closing.done() if handled_by(self) or told_by(self) else closing
+
+    def _abandon(self) -> None:
+        """The event loop ends, or has ended: there is no time for anybody to finish."""
+        first, self._closing = not self._closing, True
+        if first:
+            self._stop_listening()
+            for connection in tuple(self._connections):
+                connection.close("the event loop of the server has ended")
+        self._closed.set()
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None and self._address is not None:
+            if self._runtime.loop.is_closed():
+                self._socket.close()
+            else:
+                self._listener.close()
+            transport.unlisten(self._socket, *self._address)
+
+    async def _close(self, grace: float) -> None:
+        first, self._closing = not self._closing, True
+        if not first:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace + 1.0):
+                    await self._closed.wait()
+            return
+        self._stop_listening()
+        deadline = monotonic() + grace
+        connections = tuple(self._connections)
+        try:
+            for connection in connections:
+                connection.drain("the server is closing")
+            for connection in connections:
+                await connection.handlers.wait_until_idle(max(0.0, deadline - monotonic()))
+        finally:
+            for connection in connections:
+                connection.close("the server is closing")
+            for connection in connections:
+                await connection.wait_until_gone()
+            await self._runtime.close()
+            try:
+                left = await in_thread(lambda: self._workers.close(max(1.0, deadline - monotonic())))
+                if left:
+                    logger.warning("%d handlers go on after the server has closed", left)
+            finally:  # also where the system has no thread for that
+                logger.info("closed %s", self._url)
+                self._closed.set()
+
+    async def wait(self) -> None:
+        """Return when the server is closed."""
+        await self._closed.wait()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        await self.close()
+
+    def _why_not_wait(self, what: str, instead: str) -> RpcError | None:
+        on_loop = self._started and running_loop() is self._runtime.loop
+        return blocking_call(what, instead) if on_loop else super()._why_not_wait(what, instead)
+
+    # Serving
+
+    def _make(self) -> Connection:
+        """The connection of a client that is just accepted."""
+        core: Protocol[Token] = Protocol(client=False, limits=self._limits)
+        link = LoopLink()
+        peer = Peer(next_peer_id(), "", self, link)
+        connection = Connection(
+            core,
+            runtime=self._runtime,
+            dispatcher=self._dispatcher,
+            peer=peer,
+            attended=True,
+            on_made=self._welcome,
+            on_end=self._on_end,
+        )
+        link.attach(connection, peer)
+        return connection
+
+    def _welcome(self, connection: Connection, made: asyncio.Transport) -> None:
+        peer = connection.handlers.peer
+        with suppress(OSError):  # it has left again
+            sock = made.get_extra_info("socket")
+            transport.set_options(sock)
+            peer.address = transport.describe_peer(sock)
+        stay = Stay(
+            connection,
+            peer,
+            connect=self._connect,
+            disconnect=self._disconnect,
+            failed=self._connect_failed,
+            factories=self._factories,
+            start=self._runtime.start_thread,
+            run_async=self._run_async,
+            on_over=self._on_over,
+        )
+        with self._lock:
+            self._connections[connection] = stay
+            closing = self._closing
+        if closing:
+            connection.end(ConnectionLost("the server is closing"))
+            return
+        task = self._runtime.loop.create_task(self._serve(connection, stay))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, connection: Connection, stay: Stay) -> None:
+        try:
+            await connection.open(monotonic() + self._handshake_timeout)
+        except TimeoutError:
+            logger.warning("%s was cut off: no handshake within %g s", stay.peer, self._handshake_timeout)
+            connection.end(ConnectionLost(f"{stay.peer}: no handshake within {self._handshake_timeout:g} s"))
+        except ConnectionLost:
+            pass  # said by _on_end
+        except Exception:
+            connection.fault()
+        else:
+            self._admit(connection, stay)
+
+    def _let_in(self, stay: Stay) -> None:
+        if self._connect or self._factories:  # which may take their time
+            try:
+                self._runtime.start_thread(lambda: super(Server, self)._let_in(stay))
+            except RuntimeError:
+                logger.warning("no thread could be started for %s: it was cut off", stay.peer)
+                stay.connection.end(ConnectionLost("no thread could be started"))
+        else:
+            super()._let_in(stay)
+
+
+async def serve(
+    *services: Servable,
+    url: str,
+    on_start: Callable[[Server], object] | None = None,
+    grace: float = GRACE,
+    **options: Unpack[ServerOptions],
+) -> None:
+    """Serve until SIGINT or SIGTERM comes or the server is closed, then stop cleanly.
+
+    Signals are heeded in the main thread; elsewhere only closing the server, or cancelling the task, ends this.
+
+    Args:
+        services: As for :class:`Server`.
+        url: As for :class:`Server`.
+        on_start: Called with the server once it listens, and awaited if it is ``async def``; ``server.url`` has the
+            port that the system chose.
+        grace: Seconds that running handlers have to finish at the end.
+        options: As for :class:`Server`.
+
+    Raises:
+        DefinitionError: The services cannot be served together.
+        ListenFailed: The socket could not be opened.
+    """
+    server = Server(*services, url=url, **options)
+    loop = asyncio.get_running_loop()
+    await server.start()
+    heeded: list[signal.Signals] = []
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with suppress(NotImplementedError):  # not on this system
+                    loop.add_signal_handler(number, server.close, grace)
+                    heeded.append(number)
+        if on_start is not None:
+            started = on_start(server)
+            if inspect.isawaitable(started):
+                await started
+        await server.wait()
+    finally:
+        for heard in heeded:
+            loop.remove_signal_handler(heard)
+        await server.close(grace)

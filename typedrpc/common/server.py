@@ -1,0 +1,319 @@
+"""The server, whichever way it serves: what it is made with, who is in, and what it says to many."""
+
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
+
+from typedrpc import transport
+from typedrpc.admission import Admission, Answer, WhenFull
+from typedrpc.call import Call
+from typedrpc.command import Command
+from typedrpc.common.broadcast import Gather as Gathering
+from typedrpc.common.broadcast import broadcast
+from typedrpc.common.connection import Connection
+from typedrpc.common.loop import refuse_on_kept_loop, run_on
+from typedrpc.common.stay import Stay
+from typedrpc.common.workers import MAX_WORKERS, Workers, check_counts
+from typedrpc.dispatch import MAX_NESTING, Dispatcher
+from typedrpc.errors import ConnectionLost, ProtocolError, RpcError, ServerBusy
+from typedrpc.factories import Servable, sort_out
+from typedrpc.hooks import CallOutcome, Hooked
+from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Leave, Limits
+from typedrpc.peer import Gather, Peer
+from typedrpc.service import Table
+
+if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
+    import asyncio
+
+P = ParamSpec("P")
+R = TypeVar("R")
+ConnectionT = TypeVar("ConnectionT", bound=Connection)
+
+logger = logging.getLogger("typedrpc")
+
+HANDSHAKE_TIME: Final = 10.0
+GRACE: Final = 5.0
+
+
+class ServerOptions(TypedDict, total=False):
+    """What :class:`Server` takes besides services and URL, with the same names, types and defaults."""
+
+    ids: Mapping[str, int]
+    max_clients: int | None
+    when_full: WhenFull
+    max_message_size: int
+    max_calls: int
+    max_workers: int
+    max_concurrent: int | None
+    max_depth: int
+    handshake_timeout: float
+    mode: int
+    insecure: bool
+    debug: bool
+    on_connect: Callable[[Peer], object] | None
+    on_disconnect: Callable[[Peer, ConnectionLost], object] | None
+    on_connect_failed: Callable[[RpcError], object] | None
+    on_call: Callable[[Call], object] | None
+    on_result: Callable[[Call, CallOutcome], object] | None
+
+
+class BaseServer(Hooked, Generic[ConnectionT]):
+    """A server, without how it listens, and how it reads and writes."""
+
+    _runs_apart: ClassVar[bool] = False
+    """Every handler takes a thread or a task of its own."""
+
+    def __init__(
+        self,
+        *services: Servable,
+        url: str,
+        ids: Mapping[str, int] = MappingProxyType({}),
+        max_clients: int | None = None,
+        when_full: WhenFull = "refuse",
+        max_message_size: int = MAX_MESSAGE_SIZE,
+        max_calls: int = MAX_CALLS,
+        max_workers: int = MAX_WORKERS,
+        max_concurrent: int | None = None,
+        max_depth: int = MAX_NESTING,
+        handshake_timeout: float = HANDSHAKE_TIME,
+        mode: int = transport.UNIX_MODE,
+        insecure: bool = False,
+        debug: bool = False,
+        on_connect: Callable[[Peer], object] | None = None,
+        on_disconnect: Callable[[Peer, ConnectionLost], object] | None = None,
+        on_connect_failed: Callable[[RpcError], object] | None = None,
+        on_call: Callable[[Call], object] | None = None,
+        on_result: Callable[[Call, CallOutcome], object] | None = None,
+    ) -> None:
+        """
+        Args:
+            services: Instances of ``Service`` subclasses, and function services. Of a class, or of a function with such
+                a result, each client has an instance of its own: it is made, with the ``Peer`` if it wants an argument,
+                before the client is let in; entered, if it is a context manager; and left when the connection has ended
+                and none of its handlers runs.
+            url: ``tcp://host:port``, port 0 for one that the system chooses, or ``unix:///path``.
+            ids: Other command ids for some commands, where those of two services clash: ``{"Greeter.add": 7}``.
+            max_clients: Clients that may be in at a time, 1 for exclusive access; None for no limit. A place is free
+                again when its client's connection has ended, none of its handlers runs and ``on_disconnect`` is done.
+            when_full: What becomes of a further client: ``"refuse"`` (its ``connect`` raises ``ServerBusy``), or
+                ``"wait"`` (it stands in line, in the order of arrival, until its ``connect`` gives up).
+            max_message_size: The largest message accepted from a client, in bytes.
+            max_calls: Calls of one client that may be in flight at a time.
+            max_workers: Threads that may be lent, on top of one for each connection, where handlers take their time.
+            max_concurrent: Handlers that run at a time, over all clients; further calls wait in the order in which they
+                came, and no thread waits with them. 1 for what is not thread-safe. A call that a client makes from
+                within one of the server's to it takes no further place, and neither do callbacks. None for no limit.
+            max_depth: Calls that may be nested in each other; further ones are refused with ``NestedTooDeep``.
+            handshake_timeout: Seconds that a client has to say who it is.
+            mode: The permissions of a unix socket's file.
+            insecure: Listen beyond loopback although nothing guards the server.
+            debug: Tell clients the traceback of an exception that a handler did not mean for them.
+            on_connect: See :meth:`on_connect`, as for the others.
+            on_disconnect: Called when a client that was let in has left.
+            on_connect_failed: Called when a client was not let in.
+            on_call: Called before each handler.
+            on_result: Called after each handler.
+
+        Raises:
+            DefinitionError: The services cannot be served together; says why.
+            ValueError: A limit is out of range.
+        """
+        check_counts(max_depth=max_depth, max_workers=max_workers)
+        if not 0 < handshake_timeout <= transport.LONGEST_WAIT:
+            raise ValueError(f"handshake_timeout must be more than 0 seconds and at most a day: {handshake_timeout!r}")
+        self._url = url
+        self._limits = Limits(max_message_size=max_message_size, max_calls=max_calls)
+        self._handshake_timeout = handshake_timeout
+        self._mode = mode
+        self._insecure = insecure
+        served, self._factories = sort_out(services)
+        super().__init__(
+            Dispatcher(
+                Table(served, ids),
+                debug=debug,
+                max_depth=max_depth,
+                max_concurrent=max_concurrent,
+                apart=self._runs_apart,
+            ),
+            on_connect=on_connect,
+            on_disconnect=on_disconnect,
+            on_connect_failed=on_connect_failed,
+            on_call=on_call,
+            on_result=on_result,
+        )
+        self._admission: Admission[Stay] = Admission(max_clients, when_full)
+        self._lock = threading.Lock()
+        self._connections: dict[ConnectionT, Stay] = {}
+        self._peers: dict[int, Peer] = {}
+        self._workers = Workers("typedrpc-server", max_workers)
+        self._max_workers = max_workers
+        self._closing = False
+        self._debug = debug
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What else there is to a server that was just made."""
+
+    @property
+    def url(self) -> str:
+        """Where the server listens; before it is started, what it was given."""
+        return self._url
+
+    def peer(self, id: int, /) -> Peer:
+        """The client that is in with this ``Peer.id``.
+
+        Raises:
+            KeyError: There is none: it has left.
+        """
+        with self._lock:
+            return self._peers[id]
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """The clients that are in now, in the order in which they were let in."""
+        with self._lock:
+            return tuple(self._peers.values())
+
+    @overload
+    def broadcast(
+        self, command: Command[Callable[P, None]], /, *, to: Iterable[Peer] | None = None
+    ) -> Callable[P, int]: ...
+    @overload
+    def broadcast(
+        self, command: Command[Callable[P, Coroutine[Any, Any, None]]], /, *, to: Iterable[Peer] | None = None
+    ) -> Callable[P, int]: ...
+    def broadcast(self, command: Command[Any], /, *, to: Iterable[Peer] | None = None) -> Callable[..., int]:
+        """Call a command of many clients one-way: ``server.broadcast(Listener.on_text)("hi")``.
+
+        What is returned takes the command's arguments and returns how many clients it went to: those that expose the
+        service. It waits for none of them. Each gets what is broadcast in order; a client that reads too slowly, so
+        that more than 16 MiB or 4096 messages wait for it, is cut off, with a line in the log.
+
+        Args:
+            command: Of a contract, ``Listener.on_text``, or a function of a ``FunctionService``. It returns None.
+            to: Which clients, each once; by default all that are connected when the arguments are given.
+
+        Raises:
+            DefinitionError: When it is called: the command has a result, or takes callbacks.
+            ArgumentError: When it is called: the arguments do not fit.
+        """
+        chosen = None if to is None else tuple(to)
+        return lambda *args, **kwargs: broadcast(command, self.peers if chosen is None else chosen, args, kwargs)
+
+    @overload
+    def gather(
+        self,
+        command: Command[Callable[P, Coroutine[Any, Any, R]]],
+        /,
+        *,
+        timeout: float | None = None,
+        to: Iterable[Peer] | None = None,
+    ) -> Gather[P, R]: ...
+    @overload
+    def gather(
+        self, command: Command[Callable[P, R]], /, *, timeout: float | None = None, to: Iterable[Peer] | None = None
+    ) -> Gather[P, R]: ...
+    def gather(
+        self, command: Command[Any], /, *, timeout: float | None = None, to: Iterable[Peer] | None = None
+    ) -> Gather[..., Any]:
+        """Call a command of many clients at once: ``server.gather(Listener.ask, timeout=1.0)("ready?")``.
+
+        What is returned takes the command's arguments, waits until each client that exposes the service has answered
+        or the time is over, and returns client to result, or to the exception with which its call ended. On an event
+        loop it is awaited, ``await server.gather(Listener.ask).aio("ready?")``: called there, where answers come by the
+        very loop, it raises ``BlockingCall``.
+
+        Args:
+            command: Of a contract, ``Listener.ask``, or a function of a ``FunctionService``.
+            timeout: Seconds that all have together; None for as long as it takes. A handler's own deadline counts too.
+            to: Which clients, each once; by default all that are connected when the arguments are given.
+
+        Raises:
+            ValueError: The time-out is out of range.
+            DefinitionError: When it is called: the command takes callbacks.
+            ArgumentError: When it is called: the arguments do not fit.
+        """
+        chosen = None if to is None else tuple(to)
+        return Gathering(command, lambda: self.peers if chosen is None else chosen, timeout, self._why_not_wait)
+
+    def _why_not_wait(self, what: str, instead: str) -> RpcError | None:
+        """What is wrong with a thread that is about to wait for clients.
+
+        Args:
+            what: Names the command.
+            instead: The right way.
+        """
+        return refuse_on_kept_loop(what, instead)
+
+    def _get_loop(self) -> "asyncio.AbstractEventLoop | None":
+        """Where what is ``async`` runs; None for the loop that is kept."""
+        return None
+
+    def _run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return run_on(self._get_loop(), coroutine)
+
+    def __repr__(self) -> str:
+        return f"<server at {self._url}>"
+
+    # Who is in
+
+    def _admit(self, connection: ConnectionT, stay: Stay) -> None:
+        """A client has said hello: let it in, have it wait, or turn it away."""
+        admission = self._admission
+        with self._lock:
+            if connection.ended:
+                return
+            closing = self._closing
+            answer = Answer.FULL if closing else admission.ask(stay)
+            inside, why = admission.inside, admission.why_full()
+        if closing:
+            connection.close("the server is closing")
+        elif answer is Answer.IN:
+            self._let_in(stay)
+        elif answer is Answer.WAIT:
+            connection.post(connection.core.queued(inside, admission.limit or inside))
+        else:
+            stay.refuse(ServerBusy(why))
+            connection.close(why, Leave.BUSY)
+
+    def _let_in(self, stay: Stay) -> None:
+        """A client has a place."""
+        stay.begin(lambda: self._welcome_in(stay))
+
+    def _welcome_in(self, stay: Stay) -> bool:
+        with self._lock:
+            if cast("ConnectionT", stay.connection) in self._connections:
+                self._peers[stay.peer.id] = stay.peer
+        if stay.connection.welcome():
+            return True
+        with self._lock:
+            self._peers.pop(stay.peer.id, None)
+        return False
+
+    def _on_end(self, connection: ConnectionT) -> None:
+        with self._lock:
+            stay = self._connections.pop(connection, None)
+            if stay is None:
+                return
+            self._peers.pop(stay.peer.id, None)
+            self._admission.step_out(stay)
+        error = connection.core.error
+        if error is not None and isinstance(error.__cause__, ProtocolError):
+            logger.warning("%s was cut off: %s", stay.peer, error)
+        else:
+            logger.debug("%s has left: %s", stay.peer, error)
+        stay.end()
+
+    def _on_over(self, stay: Stay) -> None:
+        """Nothing is left of a client: its place is the next one's."""
+        with self._lock:
+            following = self._admission.leave(stay)
+            if following is None or self._closing:
+                return
+        try:
+            self._workers.start(lambda: self._let_in(following))
+        except RuntimeError:
+            logger.warning("no thread could be started for %s: it was cut off", following.peer)
+            following.connection.end(ConnectionLost("no thread could be started"))
