@@ -1,6 +1,7 @@
 """URL to socket: parse, listen, dial and wait, with errors in words. The only module that asks which system this is."""
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -24,6 +25,10 @@ MOST_BUFFERS: Final = 64
 """Buffers that are sent at once; systems have a limit too."""
 
 BACKLOG: Final = 1024
+
+OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""Errors of accepting that go by when descriptors or memory are free again."""
+
 UNIX_MODE: Final = 0o600
 
 _HAS_UNIX: Final = hasattr(socket, "AF_UNIX")

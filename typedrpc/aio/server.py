@@ -14,6 +14,7 @@ from typing import Self, final
 from typing_extensions import Unpack
 
 from typedrpc import transport
+from typedrpc.aio.acceptor import Acceptor
 from typedrpc.aio.caller import LoopLink
 from typedrpc.aio.closing import Closing
 from typedrpc.aio.connection import Connection
@@ -49,8 +50,7 @@ class Server(BaseServer[Connection]):
     _runs_apart = True
 
     def _prepare(self) -> None:
-        self._listener: asyncio.Server | None = None
-        self._address: tuple[transport.Address, int] | None = None
+        self._acceptor: Acceptor | None = None
         self._runtime: Runtime
         self._serving: set[asyncio.Task[None]] = set()
         self._closed: asyncio.Event
@@ -73,13 +73,7 @@ class Server(BaseServer[Connection]):
         self._url = str(address)
         self._runtime = Runtime(self._workers, self._max_workers, debug=self._debug)
         self._closed = asyncio.Event()
-        self._address = (address, transport.inode_of(address))
-        self._socket = listener
-        loop = self._runtime.loop
-        if address.path:
-            self._listener = await loop.create_unix_server(self._make, sock=listener)
-        else:
-            self._listener = await loop.create_server(self._make, sock=listener)
+        self._acceptor = Acceptor(self._runtime.loop, listener, address, self._make)
         await self._runtime.open(self._abandon)
         logger.info("serving at %s", self._url)
         return self
@@ -107,18 +101,11 @@ class Server(BaseServer[Connection]):
         """The event loop ends, or has ended: there is no time for anybody to finish."""
         first, self._closing = not self._closing, True
         if first:
-            self._stop_listening()
+            if self._acceptor is not None:
+                self._acceptor.close()
             for connection in tuple(self._connections):
                 connection.close("the event loop of the server has ended")
         self._closed.set()
-
-    def _stop_listening(self) -> None:
-        if self._listener is not None and self._address is not None:
-            if self._runtime.loop.is_closed():
-                self._socket.close()
-            else:
-                self._listener.close()
-            transport.unlisten(self._socket, *self._address)
 
     async def _close(self, grace: float) -> None:
         first, self._closing = not self._closing, True
@@ -127,8 +114,10 @@ class Server(BaseServer[Connection]):
                 async with asyncio.timeout(grace + 1.0):
                     await self._closed.wait()
             return
-        self._stop_listening()
         deadline = monotonic() + grace
+        if self._acceptor is not None:
+            self._acceptor.close()
+            await self._acceptor.wait_until_settled()
         connections = tuple(self._connections)
         try:
             for connection in connections:

@@ -290,15 +290,16 @@ class Receiver(_Consumed, Stream[Any]):
             while True:
                 for item in self._items:  # which another thread has fetched
                     return self._unpacked(item)
+                right_way = _OF_ARGUMENT if source.number else _OF_RESULT
+                # Whether items have come already is chance; where waiting is refused, so is asking.
+                if (refusal := source.connection.why_not_wait(source.what, right_way)) is not None and not source.over:
+                    raise refusal
                 items = source.take()
                 if items is THE_END:
                     raise StopIteration
                 if items is not WAIT_FOR_MORE:
                     self._items = items
                     continue
-                right_way = _OF_ARGUMENT if source.number else _OF_RESULT
-                if (refusal := source.connection.why_not_wait(source.what, right_way)) is not None:
-                    raise refusal
                 call = get_call()
                 deadline = None if call is None else call.deadline
                 if deadline is not None and monotonic() >= deadline:

@@ -1,6 +1,5 @@
 """One thread that accepts connections on a listening socket, whatever happens to them, until it is told to stop."""
 
-import errno
 import logging
 import selectors
 import socket
@@ -13,7 +12,6 @@ from typedrpc.common.fork import forsake_after_fork
 
 logger = logging.getLogger("typedrpc")
 
-_OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE: Final = 0.1
 """Seconds to wait for descriptors or memory to become free."""
 
@@ -68,7 +66,7 @@ class Acceptor:
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
-            if error.errno in _OUT_OF_RESOURCES:
+            if error.errno in transport.OUT_OF_RESOURCES:
                 if not self._short:
                     self._short = True
                     logger.warning("cannot accept connections now, trying again and again: %s", error.strerror)

@@ -1,0 +1,128 @@
+"""Accept connections on a listening socket, on an event loop.
+
+The servers of asyncio are not used for it: one that is closed while it accepts leaves that client connected to nobody.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Final, final
+
+from typedrpc import transport
+
+logger = logging.getLogger("typedrpc")
+
+AT_ONCE: Final = 64
+"""Connections that are accepted in one turn of the loop; whatever else is due has its turn then."""
+_PAUSE: Final = 0.1
+"""Seconds to wait for descriptors or memory to become free."""
+
+
+@final
+class Acceptor:
+    """Accepts connections from its making on. Used in the thread of the loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: socket.socket,
+        address: transport.Address,
+        make: Callable[[], asyncio.BaseProtocol],
+    ) -> None:
+        """
+        Args:
+            loop: Where to.
+            listener: A listening socket, which the acceptor owns from here on.
+            address: Where it listens.
+            make: Makes the protocol of a connection.
+        """
+        self._loop = loop
+        self._listener = listener
+        self._address = address
+        self._inode = transport.inode_of(address)
+        self._make = make
+        self._short = False  # of descriptors or memory, and the log says so
+        self._coming: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._awaiting: asyncio.Task[None] | None = None
+        self._closed = False
+        listener.setblocking(False)
+        self._begin()
+
+    def close(self) -> None:
+        """Accept no more; the socket's file, where it has one, is removed. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._pause is not None:
+            self._pause.cancel()
+        if not self._loop.is_closed():
+            self._stop()
+        transport.unlisten(self._listener, self._address, self._inode)
+
+    async def wait_until_settled(self) -> None:
+        """Wait, once it was closed, until all that was accepted has its protocol; no longer than a few turns."""
+        tasks = set(self._coming) if self._awaiting is None else {self._awaiting, *self._coming}
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _begin(self) -> None:
+        try:
+            self._loop.add_reader(self._listener, self._accept)
+        except NotImplementedError:  # the loop of Windows
+            self._awaiting = self._loop.create_task(self._accept_by_awaiting())
+
+    def _stop(self) -> None:
+        if self._awaiting is None:
+            self._loop.remove_reader(self._listener)
+        else:
+            self._awaiting.cancel()
+
+    def _accept(self) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                sock, _ = self._listener.accept()
+            except OSError as error:
+                if error.errno in transport.OUT_OF_RESOURCES:
+                    self._tell(error)
+                    self._stop()
+                    self._pause = self._loop.call_later(_PAUSE, self._begin)
+                return  # otherwise there is no more, or the client has left again
+            self._welcome(sock)
+
+    async def _accept_by_awaiting(self) -> None:
+        while True:
+            try:
+                sock, _ = await self._loop.sock_accept(self._listener)
+            except OSError as error:
+                if self._closed:
+                    return
+                if error.errno in transport.OUT_OF_RESOURCES:
+                    self._tell(error)
+                    await asyncio.sleep(_PAUSE)
+            else:
+                self._welcome(sock)
+
+    def _tell(self, error: OSError) -> None:
+        if not self._short:
+            self._short = True
+            logger.warning("cannot accept connections now, trying again and again: %s", error.strerror)
+
+    def _welcome(self, sock: socket.socket) -> None:
+        self._short = False
+        task = self._loop.create_task(self._connect(sock))
+        self._coming.add(task)
+        task.add_done_callback(self._coming.discard)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._make, sock)
+        except OSError as error:
+            logger.debug("a client left while it was welcomed: %s", error)
+            sock.close()
+        except BaseException as error:
+            sock.close()
+            if not isinstance(error, Exception):
+                raise
+            logger.exception("a connection could not be set up")
