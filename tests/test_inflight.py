@@ -1,3 +1,5 @@
+from itertools import count
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,14 +23,14 @@ def test_ids_wrap_around_and_skip_those_in_flight(first: int, last: int) -> None
     calls = table(first)
     calls.insert(first, "old")
     calls.insert(first + 2, "old too")
-    calls._next = last - 2
+    calls.next_number = count(last - 2, 2).__next__
     assert [calls.new_id() for _ in range(4)] == [last - 2, last, first + 4, first + 6]
 
 
 def test_the_last_id_is_skipped_when_it_is_in_flight() -> None:
     calls = table()
     calls.insert(MAX_CALL, "old")
-    calls._next = MAX_CALL
+    calls.next_number = count(MAX_CALL, 2).__next__
     assert calls.new_id() == 1
 
 

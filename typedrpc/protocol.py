@@ -30,7 +30,7 @@ from typedrpc.codec import Payload, Segmented
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.flow import Inflow, Outflow
-from typedrpc.inflight import InFlight
+from typedrpc.inflight import MAX_CALL, InFlight
 from typedrpc.messages import (
     NO_EXTRAS,
     Extras,
@@ -211,8 +211,8 @@ class Protocol(Generic[TokenT]):
 
     Tokens are whatever the I/O layer waits with; :class:`Outcome` gives them back.
 
-    Thread safety: :meth:`receive` and :meth:`receive_eof` belong to the holder of the read role. :meth:`new_call` and
-    :meth:`close` need the owner's state lock. The rest are single operations on dicts and sets.
+    Thread safety: :meth:`receive` and :meth:`receive_eof` belong to the holder of the read role; :meth:`close` needs the
+    owner's state lock. The rest are single operations on dicts and sets.
     """
 
     def __init__(self, *, client: bool, limits: Limits, services: Mapping[str, bytes] = MappingProxyType({})) -> None:
@@ -487,10 +487,11 @@ class Protocol(Generic[TokenT]):
                 return None
             extras = read
         nested = extras.parent and self.calls.get(extras.parent) is not None
-        if self.state is _DRAINING and not self.client and not nested:
-            return None  # sent before the goodbye arrived, which says that it was not accepted
-        if self.state is _GREETED and not self.client and not nested:
-            return self._break("a call before the welcome")
+        if self.state is not _OPEN and not self.client and not nested:
+            if self.state is _DRAINING:
+                return None  # sent before the goodbye arrived, which says that it was not accepted
+            if self.state is _GREETED:
+                return self._break("a call before the welcome")
         # Nested calls do not wait for room at the caller, who waits for nothing else: so they have room of their own.
         # Those do not take that of others, who have counted only their own.
         if len(self._running) >= self.limits.max_calls and self._is_full(nested=bool(nested)):
@@ -637,7 +638,9 @@ class Protocol(Generic[TokenT]):
         """
         if self.state is not _OPEN and not self.may_call(nested):
             raise self.lost()
-        call = self.calls.new_id()
+        call = self.calls.next_number()
+        if call > MAX_CALL:
+            call = self.calls.new_id()
         if type(payload) is bytes and len(payload) <= self._small and not extension:
             return call, pack_header(len(payload), _REQUEST, 0, command, call) + payload
         return call, self.request(call, command, payload, what, extension)
@@ -772,7 +775,11 @@ class Protocol(Generic[TokenT]):
         """
         call = request.call
         if type(payload) is bytes and len(payload) <= self._small and not extension:
-            self._answered(call)
+            if self._nested or self.inflows or self.outflows:
+                self._answered(call)
+            else:  # the same, as far as it goes then
+                self._running.discard(call)
+                self.handled.pop(call, None)
             return pack_header(len(payload), _RESPONSE, 0, 0, call) + payload
         self._check_size(payload, what, len(extension))
         self._answered(call)

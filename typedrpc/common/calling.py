@@ -144,8 +144,7 @@ class Calls:
             MessageTooLarge: The peer would not accept the arguments.
             Exception: What the peer answered instead of a result (see :mod:`typedrpc.failure`).
         """
-        with self._state:
-            call, data = self._core.start(command, payload, what, extension, nested)
+        call, data = self._core.start(command, payload, what, extension, nested)
         try:
             return self._answer_to(call, data, what, deadline, nested, going, within, on_reply)
         except Failed as failed:

@@ -466,11 +466,11 @@ class HandlerThreads(Handlers):
                     work = ready.popleft()
                 except IndexError:  # another thread was quicker
                     break
-                if isinstance(work, BatchRequest):
-                    self._run_batch(work)
-                    continue
-                self._handled += 1
                 if isinstance(work, Request):
+                    if type(work) is BatchRequest:
+                        self._run_batch(work)
+                        continue
+                    self._handled += 1
                     answer, _ = self._handle(work)
                     if answer is LATER:
                         continue
@@ -487,6 +487,7 @@ class HandlerThreads(Handlers):
                             writer.make_room()
                             queued = 0
                 else:
+                    self._handled += 1
                     work()
             if self._batches:
                 self._reply_to_all()
