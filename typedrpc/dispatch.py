@@ -34,12 +34,14 @@ from typedrpc.errors import (
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
 from typedrpc.messages import NO_EXTRAS, ProtocolCommand, fault_of_metadata, pack_extension
 from typedrpc.peer import Peer, Versions
-from typedrpc.protocol import Outgoing, Protocol, Request
+from typedrpc.protocol import Outgoing, Protocol, Request, State
 from typedrpc.schema import Schema, compatible
 from typedrpc.service import Entry, Table, function_for
 from typedrpc.turns import Turns
 
 logger = logging.getLogger("typedrpc")
+
+_CLOSED: Final = State.CLOSED
 
 MAX_NESTING: Final = 64
 """Calls that may be nested in each other, unless a side is told another number."""
@@ -142,7 +144,9 @@ class Dispatcher:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:
                     return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
-        if request.call and not protocol.begin(request.call, call):
+        # As `Protocol.begin`, which is as long as a call of it.
+        id = request.call
+        if id and (protocol.handled.setdefault(id, call) is not call or protocol.state is _CLOSED):
             return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()

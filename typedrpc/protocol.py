@@ -211,8 +211,8 @@ class Protocol(Generic[TokenT]):
 
     Tokens are whatever the I/O layer waits with; :class:`Outcome` gives them back.
 
-    Thread safety: :meth:`receive` and :meth:`receive_eof` belong to the holder of the read role; :meth:`close` needs the
-    owner's state lock. The rest are single operations on dicts and sets.
+    Thread safety: :meth:`receive` and :meth:`receive_eof` belong to the holder of the read role; :meth:`close` needs
+    the owner's state lock. The rest are single operations on dicts and sets.
     """
 
     def __init__(self, *, client: bool, limits: Limits, services: Mapping[str, bytes] = MappingProxyType({})) -> None:

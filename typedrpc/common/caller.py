@@ -88,7 +88,7 @@ class CallForms:
 
         def invoke(*args: Any, **kwargs: Any) -> Any:
             nonlocal connection, route, id, unpack, extension
-            payload = pack(*args, **kwargs)
+            payload = pack(*args, **kwargs) if kwargs else pack(*args)
             if connection.forked:
                 connection, route = self._resolve(command, timeout)
                 id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)

@@ -301,7 +301,11 @@ class Connection(ABC, Generic[HandlersT_co]):
         queue, core, handlers = self._queue, self.core, self.handlers
         for event in events:
             if type(event) is Request and event.extras is NO_EXTRAS and handlers.attended:
-                handlers.accept(event)
+                if event.call and handlers.begins_at_once:
+                    handlers.served_callers = 0
+                    handlers.ready.append(event)
+                else:
+                    handlers.accept(event)
             elif isinstance(event, Outcome):
                 if self.callbacks.groups and event.frame.kind != _RESPONSE:
                     self._withdraw_unseen(event.frame)

@@ -134,6 +134,8 @@ class Handlers(Attendance, ABC):
         self._core = core
         self._dispatcher = dispatcher
         self._turns = dispatcher.turns
+        self.begins_at_once: Final = dispatcher.turns is None
+        """A call that nothing is said with is ready when it comes: :meth:`accept` would do no more than add it."""
         self.peer = peer
         self._callbacks = callbacks
         self._run_apart = run_apart

@@ -333,7 +333,9 @@ class HandlerThreads(Handlers):
                 return
             if queue and self._writer.full:
                 self._writer.make_room()  # a peer that does not read what it is answered is not read either
-            if not role.try_take():
+            try:
+                role.token.pop()  # as `ReadRole.try_take` does
+            except IndexError:
                 return  # who reads hands on what comes, and sees to it that somebody reads after him
             try:
                 if not ready and (self.attended or self._needs_reader()):
