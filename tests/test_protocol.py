@@ -1,3 +1,4 @@
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -357,8 +358,9 @@ def test_replies_that_nobody_waits_for_are_counted() -> None:
 def test_ids_wrap_around_and_skip_those_in_flight() -> None:
     core = opened(client=True)
     core.calls.insert(1, "waits")
-    core.calls._next = MAX_CALL
+    core.calls.next_number = itertools.count(MAX_CALL, 2).__next__
     assert [core.new_call() for _ in range(3)] == [MAX_CALL, 3, 5]
+    assert core.start(1, b"\x90", "a")[0] == 7
     peer = opened(client=False)
     request = only_request(feed(peer, joined(core.request(MAX_CALL, 1, b"\x90", "a"))))
     assert request.call == MAX_CALL

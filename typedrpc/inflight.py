@@ -29,7 +29,7 @@ class InFlight(Generic[TokenT]):
         """Further ids that are still in use."""
         self._first = first
         self.next_number = count(first, 2).__next__
-        """Gives the next id, as long as it is not above ``MAX_CALL``: :meth:`new_id` begins anew then."""
+        """Gives the next id, or what :meth:`reuse` makes one of."""
         # May name calls that are done: an entry counts only while the table holds its call.
         self._deadlines: list[tuple[float, int]] = []
 
@@ -39,8 +39,10 @@ class InFlight(Generic[TokenT]):
     def new_id(self) -> int:
         """An id that no call in the table has, and that is not kept."""
         number = self.next_number()
-        if number <= MAX_CALL:
-            return number
+        return number if number <= MAX_CALL else self.reuse(number)
+
+    def reuse(self, number: int) -> int:
+        """The same for a number above ``MAX_CALL``: the ids have begun anew, and some may be in use."""
         ids = (MAX_CALL - self._first) // 2 + 1
         while True:
             call = self._first + (number - self._first) % (2 * ids)

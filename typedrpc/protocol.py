@@ -640,7 +640,7 @@ class Protocol(Generic[TokenT]):
             raise self.lost()
         call = self.calls.next_number()
         if call > MAX_CALL:
-            call = self.calls.new_id()
+            call = self.calls.reuse(call)
         if type(payload) is bytes and len(payload) <= self._small and not extension:
             return call, pack_header(len(payload), _REQUEST, 0, command, call) + payload
         return call, self.request(call, command, payload, what, extension)
