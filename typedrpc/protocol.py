@@ -59,6 +59,7 @@ from typedrpc.wire import (
     FrameReader,
     Kind,
     encode,
+    new_frame,
     pack_header,
     payload_size,
 )
@@ -303,7 +304,7 @@ class Protocol(Generic[TokenT]):
                     return [] if request is None else [request]
                 if kind == _RESPONSE:
                     self.leaving.clear()
-                    outcome = self._on_outcome(Frame(kind, command, call, payload))
+                    outcome = self._on_outcome(new_frame((kind, command, call, payload, b"")))
                     return [] if outcome is None else [outcome]
         elif self.state is State.CLOSED:
             return []
