@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from . import bare_echo, floor, ours, pickles, pyro, thrift
+from . import bare_echo, capnp_loop, floor, grpc_sync, ours, pickles, pyro, rpyc_threads, thrift, xml, zero
 from .base import Peer
 
 OURS: Final = "typedrpc"
@@ -17,5 +17,10 @@ PEERS: Final[dict[str, Peer]] = {
     "thriftpy2": thrift.PEER,
     "Pyro5": pyro.peer("serpent"),
     PYRO_MSGPACK: pyro.peer("msgpack"),
+    "RPyC": rpyc_threads.PEER,
+    "gRPC": grpc_sync.PEER,
+    "zerorpc": zero.PEER,
+    "pycapnp": capnp_loop.PEER,
     "multiprocessing": pickles.PEER,
+    "xmlrpc": xml.PEER,
 }
