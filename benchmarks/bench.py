@@ -26,7 +26,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final, NamedTuple
 
 import asyncio_calls
@@ -42,6 +42,9 @@ from workload import cores
 
 BESIDE: Final = ("asyncio", "codec")
 """Works that have a command of their own."""
+
+QUIET_TIME: Final = 15.0
+"""Seconds that a server may take at most to close 1,000 connections before the next one's turn comes all the same."""
 
 
 class Effort(NamedTuple):
@@ -72,12 +75,24 @@ class Pair:
         """Raises RuntimeError with what went wrong."""
         before = float(self._server.ask("cpu"))
         told = json.loads(self._client.ask(json.dumps(order)))
-        used = float(self._server.ask("cpu")) - before
+        used = self._cpu_when_quiet() if order["work"] == "connections" else float(self._server.ask("cpu"))
+        used -= before
         if "error" in told:
             raise RuntimeError(told["error"])
         calls = told["calls"]
         rate = WORKS[order["work"]].amount(calls, order["size"]) / told["seconds"]
         return Turn(rate, told["cpu"] / calls, used / calls)
+
+    def _cpu_when_quiet(self) -> float:
+        """The CPU seconds of the server once it has closed what the client left: that is not to fall on who is next."""
+        end = monotonic() + QUIET_TIME
+        used = float(self._server.ask("cpu"))
+        while monotonic() < end:
+            sleep(0.05)
+            before, used = used, float(self._server.ask("cpu"))
+            if used - before < 0.002:
+                break
+        return used
 
 
 Notes = dict[str, dict[str, str]]

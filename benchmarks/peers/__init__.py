@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from . import bare_echo, capnp_loop, floor, grpc_sync, ours, pickles, pyro, rpyc_threads, thrift, xml, zero
+from . import bare_echo, capnp_loop, floor, grpc_sync, ours, pickles, pyro, rpyc_threads, thrift, vgi, xml, zero
 from .base import Peer
 
 OURS: Final = "typedrpc"
@@ -21,6 +21,7 @@ PEERS: Final[dict[str, Peer]] = {
     "gRPC": grpc_sync.PEER,
     "zerorpc": zero.PEER,
     "pycapnp": capnp_loop.PEER,
+    "vgi-rpc": vgi.PEER,
     "multiprocessing": pickles.PEER,
     "xmlrpc": xml.PEER,
 }

@@ -1,4 +1,4 @@
-"""pycapnp: an interface of `calls.capnp`, served and called on an event loop of asyncio, which pycapnp cannot do without.
+"""pycapnp: the interface of `calls.capnp`, served and called on asyncio's event loop: pycapnp has no other way.
 
 A client's loop runs for a whole turn, not for each call. A loop belongs to its thread, so 8 threads have 8, and a
 connection each. `map` has up to 1,000 calls on their way. The limit of what a message may hold is raised. Structs are

@@ -1,7 +1,7 @@
 """gRPC's blocking interface: messages that its compiler makes of `calls.proto`, a server with a pool of 16 threads.
 
-`map` is a future for each call, up to 1,000 of them on their way. Threads share a channel. Each channel has a connection
-of its own, where gRPC by itself would have all share one. The limit of a message is lifted. Messages are made of the
+`map` is a future for each call, up to 1,000 of them on their way. Threads share a channel. Each channel has its own
+connection, where gRPC by itself would have all share one. The limit of a message is lifted. Messages are made of the
 dataclasses, and dataclasses of the messages that come back. (`grpc.aio` is in `make bench-asyncio`.)
 """
 

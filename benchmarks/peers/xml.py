@@ -1,9 +1,10 @@
 """xmlrpc of the standard library: a server with a thread for each connection, and connections that are kept.
 
-Connections are kept because the server speaks HTTP/1.1, which it does not by itself; TCP_NODELAY is set, and answers are
+Connections are kept because the server speaks HTTP/1.1, which it does not by itself; TCP_NODELAY is set. Answers are
 not packed by gzip. `map` is a MultiCall: all calls in one message. Bytes travel in base64. Ints are of 32 bits.
 """
 
+import sys
 import xmlrpc.client
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from .base import LOCALHOST, ROWS, Client, Peer, in_background
 class _Handler(SimpleXMLRPCRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    encode_threshold = None
+    encode_threshold = sys.maxsize
     wbufsize = -1
 
 

@@ -68,9 +68,7 @@ def _connect(address: str) -> Iterator[Client]:
             yield result.get()
 
     try:
-        yield Client(
-            add=add, map=map, records=client.records, items=ROWS, stream=client.numbers, echo=client.echo
-        )
+        yield Client(add=add, map=map, records=client.records, items=ROWS, stream=client.numbers, echo=client.echo)
     finally:
         client.close()
 
