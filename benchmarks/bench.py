@@ -8,8 +8,8 @@
     python benchmarks/bench.py --markdown
 
 Each peer has a server process and a client process, over TCP on loopback: first both pinned to one core, then, for a
-second table, to a core each. They take turns, round by round, in an order that moves on each round, so that the moods
-of the machine fall on all alike. Medians over the rounds are printed, and of a ratio the median of what it was in each
+second table, to a core each. They take turns, round by round, in another order each time, so that the moods of the
+machine fall on all alike. Medians over the rounds are printed, and of a ratio the median of what it was in each
 round; "typedrpc is 2" says that it is twice as fast as that peer. CPU time is that of a whole process, for a call or an
 item. What is not installed is left out, and what a peer cannot do has a line with the reason.
 
@@ -26,6 +26,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from random import Random
 from time import monotonic, sleep
 from typing import Any, Final, NamedTuple
 
@@ -126,8 +127,9 @@ def measure(
             except RuntimeError as error:
                 for work in works:
                     fail(work, name, error)
+        order = Random(len(names))
         for number, work in product(range(effort.rounds + 1), works):
-            pairs.append(pairs.pop(0))  # so that nobody always follows the same one
+            order.shuffle(pairs)  # so that nobody always follows the same one, and finds the caches as that leaves them
             for name, pair in pairs:
                 if name not in turns[work]:
                     continue

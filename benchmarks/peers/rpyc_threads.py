@@ -2,9 +2,9 @@
 
 TCP_NODELAY is set on both sides. What is longer than 3,000 bytes would be packed by zlib: that is switched off, as it
 only costs time on one machine. Large messages are written by the MiB: after each write it copies what is left, so that
-with its 64 KB a message of 64 MiB takes 40 s. Threads share a connection. `map` is `async_` of the function, up to 1,000
-results on their way. The 100 records are plain tuples: a dict or an object would travel as a reference, and cost a call
-for each look at it. A stream is a reference to a generator, each item of which is asked for by a call.
+with its 64 KB a message of 64 MiB takes 40 s. Threads share a connection. `map` is `async_` of the function, with up to
+1,000 results on their way. The 100 records are plain tuples: a dict or an object would travel as a reference, and cost
+a call for each look at it. A stream is a reference to a generator, each item of which is asked for by a call.
 """
 
 import importlib

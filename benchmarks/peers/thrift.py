@@ -49,6 +49,7 @@ def _serve(path: str | None) -> Iterator[str]:
     server.daemon = True
     if path is None:
         server.trans.port = 0
+    server.trans.client_timeout = None  # what was passed counts for TCP alone: it would hang up after 3 s
     server.trans.listen()
     address = str(server.trans.sock.getsockname()[1]) if path is None else path
     server.trans.listen = lambda: None  # serve() would do so again, at another port
