@@ -20,17 +20,15 @@ AHEAD: Final = 1000
 ROWS: Final = tuple((item.id, item.name, item.price, item.flag) for item in ITEMS)
 
 
-def _rpyc() -> tuple[Any, Any]:
-    """The package, and its class of streams."""
+def _rpyc() -> Any:
     rpyc: Any = importlib.import_module("rpyc")
-    stream: Any = importlib.import_module("rpyc.core.stream").SocketStream
-    stream.MAX_IO_CHUNK = 1024 * 1024
-    return rpyc, stream
+    rpyc.core.stream.SocketStream.MAX_IO_CHUNK = 1024 * 1024
+    return rpyc
 
 
 @contextmanager
 def _serve(path: str | None) -> Iterator[str]:
-    rpyc, _ = _rpyc()
+    rpyc: Any = _rpyc()
 
     class Calls(rpyc.Service):  # type: ignore[misc]  # Any
         def on_connect(self, connection: Any) -> None:
@@ -62,12 +60,13 @@ def _serve(path: str | None) -> Iterator[str]:
 
 @contextmanager
 def _connect(address: str) -> Iterator[Client]:
-    rpyc, stream = _rpyc()
+    rpyc: Any = _rpyc()
+    stream = rpyc.core.stream.SocketStream
     if address.isdigit():
         opened = stream.connect(LOCALHOST, int(address), nodelay=True)
     else:
         opened = stream.unix_connect(address)
-    channel = importlib.import_module("rpyc.core.channel").Channel(opened, compress=False)
+    channel = rpyc.core.channel.Channel(opened, compress=False)
     with rpyc.utils.factory.connect_channel(channel, config={"sync_request_timeout": None}) as connection:
         root = connection.root
         add = root.add

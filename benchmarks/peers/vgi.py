@@ -22,7 +22,6 @@ def _definition() -> Any:
     """Its classes, and the contract made of them."""
     vgi: Any = importlib.import_module("vgi_rpc")
     arrow: Any = importlib.import_module("pyarrow")
-    stream: Any = vgi.Stream[vgi.ProducerState]
     schema = arrow.schema([arrow.field("value", arrow.int64())])
 
     @dataclass(frozen=True)
@@ -48,7 +47,9 @@ def _definition() -> Any:
         def add(self, a: int, b: int) -> int: ...
         def records(self, rows: list[Row]) -> list[Row]: ...
         def echo(self, data: bytes) -> bytes: ...
-        def count(self, number: int) -> stream: ...
+        def count(self, number: int) -> Any: ...
+
+        count.__annotations__["return"] = vgi.Stream[vgi.ProducerState]  # type checkers cannot know it
 
     class Handlers:
         def add(self, a: int, b: int) -> int:
