@@ -33,11 +33,12 @@ from typing import Any, Final, NamedTuple
 import asyncio_calls
 import asyncio_peers
 from bench_tables import CORE_EACH, ONE_CORE, UNPINNED, Turn, Turns, budgets_of, report_of, table_of
-from bench_works import WORKS, Order
+from bench_works import THREADS, WORKS, Order
 from codec import markdown_table, print_budgets, text_table
 from figures import Figure
 from machine import machine, machine_line
 from peers import PEERS
+from peers.base import Peer
 from processes import HERE, Process
 from workload import cores
 
@@ -102,10 +103,14 @@ Notes = dict[str, dict[str, str]]
 
 def notes_of(works: list[str], names: list[str]) -> Notes:
     """What the peers say of themselves."""
-    return {
-        work: {name: PEERS[name].left_out.get(work, PEERS[name].notes.get(work, "")) for name in names}
-        for work in works
-    }
+    return {work: {name: _note(work, PEERS[name]) for name in names} for work in works}
+
+
+def _note(work: str, peer: Peer) -> str:
+    told = peer.left_out.get(work) or peer.notes.get(work, "")
+    if work == "threads" and not told:
+        return "one connection" if peer.shared else f"{THREADS} connections"
+    return told
 
 
 def measure(

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unmeasured
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 OURS = ["typedrpc", "bare echo", "floor"]
-MAYBE_THERE = "vgi-rpc"
+MAYBE_THERE = "thriftpy2"
 WORKS = {
     "add": "add, one after another",
     "threads": "add from 8 threads",
@@ -134,6 +134,14 @@ def test_a_budget_without_its_peers_or_cores_is_not_measured(tables: Any) -> Non
     assert {figure.measured for figure in tables.budgets_of({"one core": {"add": turns}})} == {None}
 
 
+def test_a_note_says_over_how_many_connections_threads_call(bench: Any) -> None:
+    notes = bench.notes_of(["threads", "add"], ["typedrpc", "thriftpy2"])
+    assert notes == {
+        "threads": {"typedrpc": "one connection", "thriftpy2": "8 connections"},
+        "add": {"typedrpc": "", "thriftpy2": ""},
+    }
+
+
 def test_who_fails_has_no_figures_and_a_note_and_the_others_go_on(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[tuple[str, str, int]] = []
 
@@ -205,9 +213,9 @@ def test_each_work_has_a_table_with_a_row_for_each_installed_peer(tmp_path: Path
     command = [sys.executable, str(BENCHMARKS / "bench.py"), "--quick", *only, "--json", str(file)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert (run.stderr, run.returncode) == ("", 0), run.stdout
-    there = bool(find_spec("vgi_rpc"))
+    there = bool(find_spec(MAYBE_THERE))
     names = [*OURS, *([MAYBE_THERE] if there else [])]
-    assert ("vgi-rpc is left out: not installed: vgi_rpc" in run.stdout) is not there
+    assert (f"{MAYBE_THERE} is left out: not installed: {MAYBE_THERE}" in run.stdout) is not there
     blocks = run.stdout.split("\nBoth processes of a peer: ")[1:]
     placements = [block.split("\n", 1)[0] for block in blocks]
     assert placements in (["one core", "a core each"], ["one core"], ["not pinned"])
