@@ -134,6 +134,8 @@ def measure(
                     fail(work, name, error)
         order = Random(len(names))
         for number, work in product(range(effort.rounds + 1), works):
+            if sys.stderr.isatty():
+                print(f"\rround {number} of {effort.rounds}: {work:<12}", end="\r", file=sys.stderr)
             order.shuffle(pairs)  # so that nobody always follows the same one, and finds the caches as that leaves them
             for name, pair in pairs:
                 if name not in turns[work]:
