@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove bench-codec bench-asyncio twins fuzz fmt clean
+.PHONY: help demo test check unit prove bench bench-codec bench-asyncio twins fuzz fmt clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ unit: $(VENV)/.dev  ## pytest, with the coverage of the subprocesses that the te
 
 prove: $(VENV)/.dev  ## Measure what is promised in milliseconds and megabytes, each figure beside its promise.
 	@$(RUN) benchmarks/prove.py
+
+bench: $(VENV)/.peers  ## Measure calls beside every peer, and show which of the budget is met.
+	@$(RUN) benchmarks/bench.py
 
 bench-codec: $(VENV)/.bench  ## Measure the codec beside other libraries, each figure beside its budget.
 	@$(RUN) benchmarks/codec.py
@@ -82,6 +85,11 @@ $(VENV)/.dev: $(VENV)/.made
 
 $(VENV)/.bench: $(VENV)/.made
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+# A peer that will not install on this system or Python is left out, with a line that says so.
+$(VENV)/.peers: $(VENV)/.bench
+	@$(RUN) benchmarks/install_peers.py
 	@touch $@
 
 # atheris comes for some versions of CPython on Linux and macOS; nothing else needs it.
