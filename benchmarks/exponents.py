@@ -1,0 +1,107 @@
+"""How a cost grows with a number: points of a curve, their exponent, and whether that is worse than linear.
+
+Where something costs ``a * n ** k``, its points lie on a line in a plot of both logarithms, and ``k`` is the slope of
+that line. What is fixed makes the slope smaller at small n; so it is the large ones that count.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import linear_regression
+from typing import Final
+
+from figures import Figure
+
+TOLERANCE: Final = 0.15
+"""How much above 1 an exponent may be. Over a decade, a unit then costs 1.4 times as much: caches do that, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """What a number of something costs, all of them together, in microseconds.
+
+    Attributes:
+        n: The number.
+        client: CPU of the client process.
+        server: CPU of the server process.
+        wall: The time that passed at the client.
+    """
+
+    n: int
+    client: float
+    server: float
+    wall: float
+
+    @property
+    def cpu(self) -> float:
+        """CPU of both processes."""
+        return self.client + self.server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One line of a curve.
+
+    Attributes:
+        curve: The curve that it belongs to: what it is that there is more and more of.
+        title: What is measured.
+        unit: What one of the number is called.
+        points: In ascending order of their numbers.
+        unit_size: How many make such a unit.
+    """
+
+    curve: str
+    title: str
+    unit: str
+    points: Sequence[Point]
+    unit_size: int = 1
+
+    @property
+    def exponent(self) -> float | None:
+        """How its cost grows."""
+        return exponent([(point.n, point.cpu) for point in self.points])
+
+    def figure(self) -> Figure:
+        """The exponent, beside the largest that counts as linear."""
+        first, last = self.points[0], self.points[-1]
+        each = last.cpu * self.unit_size / last.n
+        return Figure(
+            promise=f"{self.curve}, {self.title}: exponent up to {last.n:,}",
+            measured=self.exponent,
+            limit=1 + TOLERANCE,
+            note=f"{microseconds(each)} a {self.unit} there; {microseconds(first.cpu)} at {first.n:,}",
+        )
+
+
+def exponent(points: Sequence[tuple[float, float]]) -> float | None:
+    """The slope in a plot of the logarithms of both, over the last decade or the last two, where it is steeper.
+
+    A slope over two decades is steady, and one over the last sees what sets in late: a cost that grows with the square
+    and has become as large as the rest at the last point makes the one 1.2 and the other 1.3.
+
+    Args:
+        points: Number and cost, in ascending order of the numbers.
+
+    Returns:
+        None where fewer than two points have a cost at all.
+    """
+    costly = [(n, cost) for n, cost in points if cost > 0]
+    if len(costly) < 2:
+        return None
+    return max(_slope(costly, decades) for decades in (1, 2))
+
+
+def _slope(points: Sequence[tuple[float, float]], decades: int) -> float:
+    """That over so many decades, and over two points at the least."""
+    last, _ = points[-1]
+    within = [point for point in points if point[0] * 10**decades >= last]
+    chosen = within if len(within) > 1 else points[-2:]
+    return linear_regression([math.log(n) for n, _ in chosen], [math.log(cost) for _, cost in chosen]).slope
+
+
+def microseconds(value: float) -> str:
+    """A time of so many microseconds, in the unit that suits it."""
+    for unit, size in (("s", 1e6), ("ms", 1e3), ("us", 1.0)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value * 1000:.3g} ns"
