@@ -74,10 +74,9 @@ class Series:
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float | None:
-    """The slope in a plot of the logarithms of both, over the last decade or the last two, where it is steeper.
+    """The slope in a plot of the logarithms of both, over the last decade: how the cost grows where there is much.
 
-    A slope over two decades is steady, and one over the last sees what sets in late: a cost that grows with the square
-    and has become as large as the rest at the last point makes the one 1.2 and the other 1.3.
+    A part that grows with the square, and has become as large as a linear one at the last point, makes it about 1.25.
 
     Args:
         points: Number and cost, in ascending order of the numbers.
@@ -88,14 +87,9 @@ def exponent(points: Sequence[tuple[float, float]]) -> float | None:
     costly = [(n, cost) for n, cost in points if cost > 0]
     if len(costly) < 2:
         return None
-    return max(_slope(costly, decades) for decades in (1, 2))
-
-
-def _slope(points: Sequence[tuple[float, float]], decades: int) -> float:
-    """That over so many decades, and over two points at the least."""
-    last, _ = points[-1]
-    within = [point for point in points if point[0] * 10**decades >= last]
-    chosen = within if len(within) > 1 else points[-2:]
+    last, _ = costly[-1]
+    within = [(n, cost) for n, cost in costly if n * 10 >= last]
+    chosen = within if len(within) > 1 else costly[-2:]
     return linear_regression([math.log(n) for n, _ in chosen], [math.log(cost) for _, cost in chosen]).slope
 
 

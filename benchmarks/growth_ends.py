@@ -2,13 +2,13 @@
 
 ::
 
-    python growth_ends.py [--cpu N] serve threads|asyncio|commands [COUNT]
+    python growth_ends.py [--cpu N] serve threads|asyncio|commands URL [COUNT]
     python growth_ends.py [--cpu N] call threads|asyncio|commands URL
 
 A server says its url, and then for each line of input, in JSON, the CPU seconds that it has used; to the line
-``settle`` when no more than one client is left. A client says that it is ready, and then for each line ``WORK COUNT TIMES`` does that
-much of the work so often, and says in JSON how many seconds it took, and how many of CPU. Both end with their standard
-input, and show where each of their threads is when a line takes too long.
+``settle`` when no more than one client is left. A client says that it is ready, and then for each line
+``WORK COUNT TIMES`` does that much of the work so often, and says in JSON how many seconds it took, and how many of
+CPU. Both end with their standard input, and show where each of their threads is when a line takes too long.
 """
 
 import argparse
@@ -34,7 +34,6 @@ from typedrpc.command import FunctionCommand
 PATIENCE: Final = 300.0
 """Seconds that one line may take."""
 
-URL: Final = "tcp://127.0.0.1:0"
 AT_ONCE: Final = 50
 """Connections that an event loop opens at a time."""
 
@@ -42,12 +41,12 @@ LOOK: Final = 0.005
 """Seconds between two looks whether a server has lost all clients but one."""
 
 
-def serve(kind: str, count: int) -> None:
+def serve(kind: str, url: str, count: int) -> None:
     """Serve with threads: the few commands of the other curves, or ``count`` of them."""
     before = process_time()
     service = large_service(count)[0] if kind == "commands" else Growth()
     defined = process_time()
-    with Server(service, url=URL, max_message_size=LARGE, max_depth=DEEP) as server:
+    with Server(service, url=url, max_message_size=LARGE, max_depth=DEEP) as server:
         started = {"define": defined - before, "serve": process_time() - defined}
         print(server.url, flush=True)
         for line in read_lines():
@@ -56,9 +55,9 @@ def serve(kind: str, count: int) -> None:
             print(json.dumps({"cpu": process_time(), **started}), flush=True)
 
 
-async def serve_on_loop() -> None:
+async def serve_on_loop(url: str) -> None:
     lines = Input()
-    async with aio.Server(AsyncGrowth(), url=URL, max_message_size=LARGE, max_depth=DEEP) as server:
+    async with aio.Server(AsyncGrowth(), url=url, max_message_size=LARGE, max_depth=DEEP) as server:
         print(server.url, flush=True)
         while True:
             line = await lines.line()
@@ -239,17 +238,16 @@ def main() -> None:
     for role in ("serve", "call"):
         parts = roles.add_parser(role)
         parts.add_argument("kind", choices=("threads", "asyncio", "commands"))
+        parts.add_argument("url")
         if role == "serve":
             parts.add_argument("count", type=int, nargs="?", default=0)
-        else:
-            parts.add_argument("url")
     arguments = parser.parse_args()
     pin(arguments.cpu)
     allow_descriptors()
     if arguments.kind == "asyncio":
-        asyncio.run(serve_on_loop() if arguments.role == "serve" else call_on_loop(arguments.url))
+        asyncio.run(serve_on_loop(arguments.url) if arguments.role == "serve" else call_on_loop(arguments.url))
     elif arguments.role == "serve":
-        serve(arguments.kind, arguments.count)
+        serve(arguments.kind, arguments.url, arguments.count)
     else:
         call(arguments.kind, arguments.url)
 

@@ -163,9 +163,12 @@ class CallForms:
         async def awaited(*args: Any, **kwargs: Any) -> Any:
             import asyncio  # whoever awaits has it
 
+            future: Future[Any] | None = None
             try:
                 future = self._submit(command, args, kwargs, options, patient=False)
             except NoRoom:
+                pass  # and not to wait in here: until then the exception would keep what the attempt has made
+            if future is None:
                 start = partial(self._submit, command, args, kwargs, patient=False)
                 future = await self._in_line(command, options, self.default_timeout, lambda rest: start(options=rest))
             return await asyncio.wrap_future(future)
