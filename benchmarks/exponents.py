@@ -24,12 +24,14 @@ class Point:
         n: The number.
         client: CPU of the client process.
         server: CPU of the server process.
+        collector: What Python's garbage collector took of that, in both.
         wall: The time that passed at the client.
     """
 
     n: int
     client: float
     server: float
+    collector: float
     wall: float
 
     @property
@@ -45,7 +47,7 @@ class Series:
     Attributes:
         curve: The curve that it belongs to: what it is that there is more and more of.
         title: What is measured.
-        unit: What one of the number is called.
+        unit: What one of the number is called; empty where what is measured is not done for each.
         points: In ascending order of their numbers.
         unit_size: How many make such a unit.
     """
@@ -58,25 +60,35 @@ class Series:
 
     @property
     def exponent(self) -> float | None:
-        """How its cost grows."""
+        """How its cost grows, without that of the garbage collector."""
+        return exponent([(point.n, point.cpu - point.collector) for point in self.points])
+
+    @property
+    def exponent_of_all(self) -> float | None:
+        """The same with it."""
         return exponent([(point.n, point.cpu) for point in self.points])
+
+    def each(self, point: Point) -> str:
+        """What a unit costs at a point."""
+        return microseconds(point.cpu * self.unit_size / point.n) if self.unit else ""
 
     def figure(self) -> Figure:
         """The exponent, beside the largest that counts as linear."""
         first, last = self.points[0], self.points[-1]
-        each = last.cpu * self.unit_size / last.n
+        cost = f"{self.each(last)} a {self.unit}" if self.unit else microseconds(last.cpu)
+        collected = f"; {of_all:.2f} with the garbage collector" if (of_all := self.exponent_of_all) is not None else ""
         return Figure(
             promise=f"{self.curve}, {self.title}: exponent up to {last.n:,}",
             measured=self.exponent,
             limit=1 + TOLERANCE,
-            note=f"{microseconds(each)} a {self.unit} there; {microseconds(first.cpu)} at {first.n:,}",
+            note=f"{cost} there; {microseconds(first.cpu)} at {first.n:,}{collected}",
         )
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float | None:
     """The slope in a plot of the logarithms of both, over the last decade: how the cost grows where there is much.
 
-    A part that grows with the square, and has become as large as a linear one at the last point, makes it about 1.25.
+    A part that grows with the square, and has become as large as a linear one at the last point, makes it about 1.3.
 
     Args:
         points: Number and cost, in ascending order of the numbers.

@@ -2,13 +2,14 @@
 
 ::
 
-    python growth_ends.py [--cpu N] serve threads|asyncio|commands URL [COUNT]
+    python growth_ends.py [--cpu N] serve [--max-calls N] threads|asyncio|commands URL [COUNT]
     python growth_ends.py [--cpu N] call threads|asyncio|commands URL
 
-A server says its url, and then for each line of input, in JSON, the CPU seconds that it has used; to the line
-``settle`` when no more than one client is left. A client says that it is ready, and then for each line
-``WORK COUNT TIMES`` does that much of the work so often, and says in JSON how many seconds it took, and how many of
-CPU. Both end with their standard input, and show where each of their threads is when a line takes too long.
+A server says its url, and then for each line of input, in JSON, how many seconds of CPU it has used, and how many of
+them Python's garbage collector; to the line ``settle`` when no more than one client is left. A client says that it is
+ready, and then for each line ``WORK COUNT TIMES`` does that much of the work so often, and says the same of that, and
+how many seconds passed. Both end with their standard input, and show where each of their threads is when a line takes
+too long.
 """
 
 import argparse
@@ -20,171 +21,72 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
-from time import perf_counter, process_time
+from time import perf_counter, process_time, thread_time
 from typing import Final
 
 from asyncio_calls import Input
-from caller import expect
-from growth_services import DEEP, LARGE, AsyncGrowth, Growth, Number, large_service
+from growth_callers import Caller, CommandsCaller, LoopCaller
+from growth_services import DEEP, LARGE, AsyncGrowth, Growth, large_service
 from workload import allow_descriptors, pin
 
-from typedrpc import Server, aio, connect
-from typedrpc.command import FunctionCommand
+from typedrpc import Server, aio
+from typedrpc.messages import MAX_CALLS
 
 PATIENCE: Final = 300.0
 """Seconds that one line may take."""
-
-AT_ONCE: Final = 50
-"""Connections that an event loop opens at a time."""
 
 LOOK: Final = 0.005
 """Seconds between two looks whether a server has lost all clients but one."""
 
 
-def serve(kind: str, url: str, count: int) -> None:
+class Meter:
+    """What this process has used: CPU seconds, and how many of them Python's garbage collector has."""
+
+    def __init__(self) -> None:
+        self._collecting = 0.0
+        self._start = 0.0
+        gc.callbacks.append(self._note)
+
+    def used(self) -> dict[str, float]:
+        return {"cpu": process_time(), "collector": self._collecting}
+
+    def since(self, before: dict[str, float]) -> dict[str, float]:
+        return {name: value - before[name] for name, value in self.used().items()}
+
+    def _note(self, phase: str, info: object) -> None:
+        if phase == "start":
+            self._start = thread_time()
+        else:
+            self._collecting += thread_time() - self._start
+
+
+meter = Meter()
+
+
+def serve(kind: str, url: str, count: int, max_calls: int) -> None:
     """Serve with threads: the few commands of the other curves, or ``count`` of them."""
-    before = process_time()
     service = large_service(count)[0] if kind == "commands" else Growth()
-    defined = process_time()
-    with Server(service, url=url, max_message_size=LARGE, max_depth=DEEP) as server:
-        started = {"define": defined - before, "serve": process_time() - defined}
+    before = meter.used()
+    with Server(service, url=url, max_message_size=LARGE, max_depth=DEEP, max_calls=max_calls) as server:
+        started = {f"serve_{name}": value for name, value in meter.since(before).items()}
         print(server.url, flush=True)
         for line in read_lines():
             while line == "settle" and len(server.peers) > 1:
                 time.sleep(LOOK)
-            print(json.dumps({"cpu": process_time(), **started}), flush=True)
+            print(json.dumps({**meter.used(), **started}), flush=True)
 
 
-async def serve_on_loop(url: str) -> None:
+async def serve_on_loop(url: str, max_calls: int) -> None:
     lines = Input()
-    async with aio.Server(AsyncGrowth(), url=url, max_message_size=LARGE, max_depth=DEEP) as server:
+    async with aio.Server(
+        AsyncGrowth(), url=url, max_message_size=LARGE, max_depth=DEEP, max_calls=max_calls
+    ) as server:
         print(server.url, flush=True)
         while True:
             line = await lines.line()
             while line.strip() == "settle" and len(server.peers) > 1:
                 await asyncio.sleep(LOOK)
-            print(json.dumps({"cpu": process_time()}), flush=True)
-
-
-class Caller:
-    """What a client with threads does. Each work takes how much of it there is."""
-
-    def __init__(self, url: str, stack: ExitStack) -> None:
-        self._url = url
-        self._growth = self._connect(stack)
-        self._held = stack.enter_context(ExitStack())
-        self._connections: list[Growth] = []
-        self._data = b""
-
-    def _connect(self, stack: ExitStack) -> Growth:
-        client = connect(Growth, self._url, expose=[Growth()], max_message_size=LARGE, max_depth=DEEP)
-        return stack.enter_context(client)
-
-    def calls(self, count: int) -> None:
-        """So many calls in flight."""
-        futures = [self._growth.add.submit(number, 1) for number in range(count)]
-        expect(sum(future.result() for future in futures), count * (count + 1) // 2)
-
-    def data(self, count: int) -> None:
-        """Have so many bytes ready, for ``payload``."""
-        self._data = bytes(count)
-
-    def payload(self, count: int) -> None:
-        """So many bytes there and back."""
-        expect(len(self._growth.echo(self._data)), count)
-
-    def nesting(self, count: int) -> None:
-        """So many calls within each other."""
-        expect(self._growth.climb(count), count)
-
-    def open(self, count: int) -> None:
-        """So many connections, each with the first call, before which the contract is compared."""
-        for number in range(count):
-            growth = connect(Growth, self._url)
-            self._connections.append(self._held.enter_context(growth))
-            expect(self._connections[-1].add(number, 1), number + 1)
-
-    def each(self, count: int) -> None:
-        """A call on each of the connections."""
-        for number, growth in enumerate(self._connections):
-            expect(growth.add(number, 1), number + 1)
-        expect(len(self._connections), count)
-
-    def close(self, count: int) -> None:
-        """Close them all."""
-        expect(len(self._connections), count)
-        self._connections.clear()
-        self._held.close()
-
-
-class LoopCaller:
-    """The same on an event loop."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._held = AsyncExitStack()
-        self._connections: list[AsyncGrowth] = []
-
-    async def start(self, stack: AsyncExitStack) -> None:
-        client = aio.connect(AsyncGrowth, self._url, expose=[AsyncGrowth()], max_depth=DEEP)
-        self._growth = await stack.enter_async_context(client)
-        await stack.enter_async_context(self._held)
-
-    async def calls(self, count: int) -> None:
-        results = await asyncio.gather(*(self._growth.add(number, 1) for number in range(count)))
-        expect(sum(results), count * (count + 1) // 2)
-
-    async def nesting(self, count: int) -> None:
-        expect(await self._growth.climb(count), count)
-
-    async def open(self, count: int) -> None:
-        while (held := len(self._connections)) < count:
-            number = min(AT_ONCE, count - held)
-            self._connections += await asyncio.gather(*(self._open() for _ in range(number)))
-
-    async def _open(self) -> AsyncGrowth:
-        growth = await self._held.enter_async_context(aio.connect(AsyncGrowth, self._url))
-        expect(await growth.add(1, 2), 3)
-        return growth
-
-    async def each(self, count: int) -> None:
-        for number, growth in enumerate(self._connections):
-            expect(await growth.add(number, 1), number + 1)
-        expect(len(self._connections), count)
-
-    async def close(self, count: int) -> None:
-        expect(len(self._connections), count)
-        self._connections.clear()
-        await self._held.aclose()
-
-
-class CommandsCaller:
-    """What the client of a large service does."""
-
-    def __init__(self, url: str, stack: ExitStack) -> None:
-        self._url = url
-        self._stack = stack
-        self._commands: list[FunctionCommand[Number]] = []
-        self._last: Number | None = None
-
-    def define(self, count: int) -> None:
-        """Define as many commands as the server has."""
-        self._commands = large_service(count)[1]
-
-    def newer(self, count: int) -> None:
-        """Define them, the last one in a newer version."""
-        self._commands = large_service(count, newer=True)[1]
-
-    def agree(self, count: int) -> None:
-        """Connect, and call the last command: before that, the two sides compare all of them."""
-        client = self._stack.enter_context(connect(self._url))
-        self._last = client.proxy(self._commands[-1])
-        self.one(count)
-
-    def one(self, count: int) -> None:
-        """Call the last command."""
-        assert self._last is not None
-        expect(self._last(1), count)
+            print(json.dumps(meter.used()), flush=True)
 
 
 def call(kind: str, url: str) -> None:
@@ -195,10 +97,11 @@ def call(kind: str, url: str) -> None:
             name, count, times = line.split()
             work: Callable[[int], None] = getattr(caller, name)
             gc.collect()
-            cpu, start = process_time(), perf_counter()
+            before, start = meter.used(), perf_counter()
             for _ in range(int(times)):
                 work(int(count))
-            print(_told(cpu, start), flush=True)
+            wall = perf_counter() - start
+            print(json.dumps({**meter.since(before), "wall": wall}), flush=True)
 
 
 async def call_on_loop(url: str) -> None:
@@ -213,14 +116,11 @@ async def call_on_loop(url: str) -> None:
             faulthandler.dump_traceback_later(PATIENCE, exit=True)
             work: Callable[[int], Awaitable[None]] = getattr(caller, name)
             gc.collect()
-            cpu, start = process_time(), perf_counter()
+            before, start = meter.used(), perf_counter()
             for _ in range(int(times)):
                 await work(int(count))
-            print(_told(cpu, start), flush=True)
-
-
-def _told(cpu: float, start: float) -> str:
-    return json.dumps({"cpu": process_time() - cpu, "wall": perf_counter() - start})
+            wall = perf_counter() - start
+            print(json.dumps({**meter.since(before), "wall": wall}), flush=True)
 
 
 def read_lines() -> Iterator[str]:
@@ -241,13 +141,18 @@ def main() -> None:
         parts.add_argument("url")
         if role == "serve":
             parts.add_argument("count", type=int, nargs="?", default=0)
+            parts.add_argument("--max-calls", type=int, default=MAX_CALLS)
     arguments = parser.parse_args()
     pin(arguments.cpu)
     allow_descriptors()
     if arguments.kind == "asyncio":
-        asyncio.run(serve_on_loop(arguments.url) if arguments.role == "serve" else call_on_loop(arguments.url))
+        asyncio.run(
+            serve_on_loop(arguments.url, arguments.max_calls)
+            if arguments.role == "serve"
+            else call_on_loop(arguments.url)
+        )
     elif arguments.role == "serve":
-        serve(arguments.kind, arguments.url, arguments.count)
+        serve(arguments.kind, arguments.url, arguments.count, arguments.max_calls)
     else:
         call(arguments.kind, arguments.url)
 

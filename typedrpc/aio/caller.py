@@ -172,7 +172,7 @@ class LoopForms(CallForms):
                     )
                     break
                 except NoRoom:
-                    pass  # and not to wait in here: until then the exception would keep what the attempt has made
+                    pass  # which is not to be kept while it waits: it holds what the attempt has made
                 await connection.stand_in_line(what, end)
             if within is not None:
                 outer = within

@@ -46,8 +46,8 @@ class Room:
         self._handlers = handlers
         self._changed = threading.Condition(state)
         self.waiting = 0
-        # What rouses the tasks that wait, in the order in which they came. The first of a plain dict is found behind the
-        # places of all that were taken before it: a long line would take time with the square of its length.
+        # What rouses the tasks that wait, in the order in which they came. The first of a plain dict is found behind
+        # the places of all that were taken before it: a long line would take time with the square of its length.
         self._line: OrderedDict[Callable[[], None], None] = OrderedDict()
         self._given_up = 0  # calls that nobody waits for any more; they are in flight until their late replies come
 
