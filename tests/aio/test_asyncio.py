@@ -279,7 +279,7 @@ class TestCancellation:
                         await main(proxy)
                 else:
                     client = await asyncio.to_thread(connect, url)
-                    await main(client.proxy(Pipes))
+                    await main(await asyncio.to_thread(client.proxy, Pipes))
                     await asyncio.to_thread(client.close)
 
         loop.run(both())

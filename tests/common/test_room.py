@@ -170,7 +170,8 @@ class TestTasksInLine:
 
         def notify() -> None:
             with lock:
-                core.in_flight = -50
+                core.in_flight = 0
+                core.peer_limits = Limits(max_calls=100)
                 room.notify_all()
 
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
