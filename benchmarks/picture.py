@@ -13,8 +13,10 @@ small and sharp, and has its letters as outlines and its background in it, so th
 import argparse
 import importlib
 import importlib.util
+import io
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,13 +39,16 @@ COLUMNS: Final = 3
 BAR: Final = 0.145
 """Inches for each bar, and around the bars of a panel."""
 
+NAMES: Final = 1.12
+"""Inches for the names at the left of them."""
+
 PANEL: Final = 0.52
 CURVE: Final = 1.95
-HEAD: Final = 0.95
-BETWEEN: Final = 0.75
+HEAD: Final = 0.84
+BETWEEN: Final = 0.62
 FOOT: Final = 0.45
-LOG_BELOW: Final = 0.12
-"""The part of the longest bar that typedrpc's has where a panel becomes logarithmic."""
+LONGEST: Final = 2.0
+"""Bars are cut off at this many times the fastest call: what is less than a call may be far ahead of it."""
 
 WORKS: Final = {
     "add": "add(int, int), one after another",
@@ -83,8 +88,8 @@ def count(value: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """How many times as fast: two digits, and more only of what is large."""
-    return f"{value:.0f} x" if value >= 9.95 else f"{value:.1f} x" if value >= 0.995 else f"{value:.2g} x"
+    """How many times as fast."""
+    return f"{value:.0f} x" if value >= 9.95 else f"{value:.1f} x" if value >= 0.95 else f"{value:.2f} x"
 
 
 def size(value: float) -> str:
@@ -93,31 +98,41 @@ def size(value: float) -> str:
     return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
 
+def cpu(point: Mapping[str, float]) -> float:
+    """What both processes used, in microseconds."""
+    return point["client"] + point["server"]
+
+
+def duration(value: float) -> str:
+    """A time of so many microseconds."""
+    return microseconds(value).replace("us", "µs")
+
+
 def draw_rates(panel: Any, title: str, peers: Peers) -> None:
     """The bars of one work."""
     rates = in_order(peers)
     names, values = [name for name, _ in rates], [rate for _, rate in rates]
-    is_log = dict(rates).get(OURS, math.inf) < LOG_BELOW * max(values)
+    longest = LONGEST * max((rate for name, rate in rates if name not in PLAIN), default=max(values))
     colours = [OURS_COLOUR if name == OURS else PLAIN_COLOUR if name in PLAIN else PEER_COLOUR for name in names]
     lines = range(len(rates))
-    panel.barh(lines, values, height=0.74, color=colours)
+    panel.barh(lines, [min(value, longest) for value in values], height=0.74, color=colours)
+    cut = [line for line, value in zip(lines, values, strict=True) if value > longest]
+    panel.scatter([0.93 * longest] * len(cut), cut, marker=[(-0.6, -1), (0.6, 1)], s=70, color="white", linewidth=2.5)
     panel.set_ylim(len(rates) - 0.4, -0.6)
-    if is_log:
-        panel.set_xscale("log")
-        left, right = min(values) / 2, max(values)
-        panel.set_xlim(left, left * (right / left) ** 1.32)
-    else:
-        panel.set_xlim(0, max(values) * 1.32)
+    panel.set_xlim(0, min(max(values), longest) * 1.32)
     for line, name, value, label in zip(lines, names, values, labels_of(rates), strict=True):
         weight = "bold" if name == OURS else "normal"
         colour = OURS_COLOUR if name == OURS else INK
         style: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline", "fontsize": 7.4}
-        panel.annotate(label, (value, line), xytext=(3, 0), ha="left", color=colour, weight=weight, **style)
+        panel.annotate(
+            label, (min(value, longest), line), xytext=(3, 0), ha="left", color=colour, weight=weight, **style
+        )
         at_left = ("axes fraction", "data")
         panel.annotate(
             name, (0, line), xytext=(-4, 0), xycoords=at_left, ha="right", color=colour, weight=weight, **style
         )
-    panel.set_title(title + ("  (log scale)" if is_log else ""), fontsize=8.2, loc="left", x=-0.62, color=INK, pad=4)
+    at_title: dict[str, Any] = {"textcoords": "offset points", "xycoords": "axes fraction", "fontsize": 8.2}
+    panel.annotate(title, (0, 1), xytext=(-72 * NAMES, 4), color=INK, weight="bold", **at_title)
     panel.set_xticks([])
     panel.set_yticks([])
     panel.minorticks_off()
@@ -136,35 +151,31 @@ def draw_curve(panel: Any, ticker: Any, curve: str, series: Sequence[Mapping[str
         )
         colour = colours.setdefault(kind, LINES[len(colours) % len(LINES)])
         points = line["points"]
-        numbers, costs = [point["n"] for point in points], [point["client"] + point["server"] for point in points]
+        numbers, costs = [point["n"] for point in points], [cpu(point) for point in points]
         panel.plot(
             numbers, costs, color=colour, linestyle=(0, (3.5, 1.6)) if dashed else "-", linewidth=1.4, marker="o",
             markersize=2.6, label=line["title"],
         )  # fmt: skip
     panel.set_xscale("log")
     panel.set_yscale("log")
-    low, high = panel.get_ylim()
-    panel.set_ylim(low, low * (high / low) ** (1.12 + 0.11 * len(series)))
-    least, most = panel.get_xlim()
-    last = max((line["points"][-1] for line in series), key=lambda point: point["client"] + point["server"])
-    cost = last["client"] + last["server"]
-    panel.plot(
-        [last["n"] * low / cost / 10, last["n"]], [low / 10, cost], color=GREY, linestyle=":", linewidth=1.1, zorder=0
-    )
+    (least, most), (low, high) = panel.get_xlim(), panel.get_ylim()
+    last = max((line["points"][-1] for line in series), key=cpu)
+    each = cpu(last) / last["n"]
+    panel.plot([least, last["n"]], [each * least, cpu(last)], color=GREY, linestyle=":", linewidth=1.1, zorder=0)
     panel.set_xlim(least, most)
-    panel.set_ylim(low, panel.get_ylim()[1])
+    panel.set_ylim(low, low * (high / low) ** (1.12 + 0.11 * len(series)))  # with room for the legend
     written = size if curve == "payload" else count
     panel.xaxis.set_major_locator(
         ticker.LogLocator(base=1024.0, subs=(1.0,)) if curve == "payload" else ticker.LogLocator(numticks=7)
     )
     panel.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: written(value)))
     panel.yaxis.set_major_locator(ticker.LogLocator(numticks=5))
-    panel.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: microseconds(value).replace("us", "µs")))
+    panel.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: duration(value) if value < high else ""))
     panel.minorticks_off()
     panel.tick_params(labelsize=7.2, colors=GREY, length=2, color=RULE)
     panel.grid(color=RULE, linewidth=0.5)
     panel.set_axisbelow(True)
-    panel.set_title(curve, fontsize=8.2, loc="left", color=INK, pad=4)
+    panel.set_title(curve, fontsize=8.2, loc="left", color=INK, weight="bold", pad=4)
     panel.legend(fontsize=6.8, frameon=False, loc="upper left", labelcolor=INK, handlelength=2.2, labelspacing=0.25,
                  borderaxespad=0.1, borderpad=0.2)  # fmt: skip
     for side in panel.spines.values():
@@ -203,7 +214,7 @@ def draw(bench: Mapping[str, Any], growth: Mapping[str, Any], path: Path, table:
         for row, tall in zip(rows, heights, strict=True):
             for number, (name, peers) in enumerate(row):
                 within = BAR * len(in_order(peers))
-                axes = panel(0.2 + number * column + 1.12, down + 0.22, column - 1.27, within)
+                axes = panel(0.2 + number * column + NAMES, down + 0.22, column - NAMES - 0.15, within)
                 draw_rates(axes, WORKS.get(name, name), peers)
             down += tall
         text(0.2, down + 0.05, "How cost grows", color=INK, fontsize=12.5, weight="bold")
@@ -217,8 +228,27 @@ def draw(bench: Mapping[str, Any], growth: Mapping[str, Any], path: Path, table:
             line, place = divmod(number, COLUMNS)
             axes = panel(0.2 + place * column + 0.5, down + 0.2 + line * (CURVE + PANEL), column - 0.65, CURVE)
             draw_curve(axes, ticker, curve, lines)
+        line, place = divmod(len(curves), COLUMNS)
+        below = down + 0.2 + line * (CURVE + PANEL)
+        text(0.2 + place * column + 0.5, below - 0.19, "exponent up to the last point", color=INK, weight="bold")
+        for number, series in enumerate(growth["series"] if place else []):
+            grows = "-" if series["exponent"] is None else f"{series['exponent']:.2f}"
+            at = below + 0.06 + number * 0.125
+            text(0.2 + place * column + 0.5, at, f"{series['curve']}, {series['title']}", color=INK, fontsize=6.8)
+            text(WIDTH - 0.25, at, grows, color=INK, fontsize=6.8, ha="right")
         text(0.2, height - 0.24, "{python}, {processor}, {cores} cores".format(**bench["machine"]), fontsize=7.4)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {}, dpi=192)
+        if path.suffix != ".svg":
+            figure.savefig(path, dpi=192)
+            return
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        path.write_text(compact(drawn.getvalue()), encoding="utf-8")
+
+
+def compact(svg: str) -> str:
+    """The same picture in fewer bytes: without comments and indentation, places to a hundredth of a point."""
+    svg = re.sub(r"<!--.*?-->|^\s+", "", svg, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"(\b\d{2,}\.\d\d)\d+", r"\1", svg)
 
 
 def main() -> int:
