@@ -182,7 +182,7 @@ CURVES: Final[dict[str, Callable[[bool], Iterator[Series]]]] = {
 
 def some(counts: Sequence[int], quick: bool) -> Sequence[int]:
     """All of them, or where it is to be quick the smallest ones."""
-    return counts[:3] if quick else counts
+    return counts[:2] if quick else counts
 
 
 def _rounds(quick: bool) -> int:

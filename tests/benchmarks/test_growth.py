@@ -91,10 +91,11 @@ def test_a_time_is_written_in_the_unit_that_suits_it(exponents: Any, value: floa
 
 def growth(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, str(BENCHMARKS / "growth.py"), "--quick", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
 
 
 @pytest.mark.unmeasured
+@pytest.mark.timeout(180)
 def test_every_curve_has_its_points_and_its_verdict(tmp_path: Path) -> None:
     run = growth("--slack", "1e6", "--json", str(tmp_path / "growth.json"))
     assert (run.stderr, run.returncode) == ("", 0), run.stdout
@@ -103,7 +104,7 @@ def test_every_curve_has_its_points_and_its_verdict(tmp_path: Path) -> None:
     for series in report["series"]:
         found.setdefault(series["curve"], []).append(series["title"])
         assert [point for point in series["points"] if point["client"] + point["server"] <= 0] == []
-        assert len(series["points"]) == 3
+        assert len(series["points"]) == 2
         row = re.escape(f"{series['curve']}, {series['title']}: exponent up to {series['points'][-1]['n']:,}")
         assert re.search(rf"{row} +\| <= 1\.15 +\| [-0-9.]+ +\| yes", run.stdout)
     assert found == CURVES
@@ -112,7 +113,7 @@ def test_every_curve_has_its_points_and_its_verdict(tmp_path: Path) -> None:
 
 @pytest.mark.unmeasured
 def test_one_that_is_worse_makes_the_exit_code_1() -> None:
-    run = growth("--only", "payload", "--slack", "-1e6")
+    run = growth("--only", "payload", "--slack=-1e6")
     assert (run.stderr, run.returncode) == ("", 1)
     assert "worse than linear: 1" in run.stdout
 
