@@ -265,8 +265,8 @@ def main() -> int:
     if importlib.util.find_spec("matplotlib") is None:
         print("matplotlib is not installed: pip install 'typedrpc[bench]'", file=sys.stderr)
         return 2
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in (arguments.bench, arguments.growth)]
-    draw(*reports, arguments.picture, arguments.table)
+    bench, growth = (json.loads(path.read_text(encoding="utf-8")) for path in (arguments.bench, arguments.growth))
+    draw(bench, growth, arguments.picture, arguments.table)
     return 0
 
 

@@ -78,7 +78,8 @@ def test_a_size_is_written_in_the_unit_that_suits_it(picture: Any, value: float,
 
 
 def test_letters_keep_their_places_when_the_picture_is_made_compact(picture: Any) -> None:
-    svg = '  <use xlink:href="#DejaVuSans-Bold-2c" transform="translate(63.625 0)"/>\n  <!-- a\nb --><path d="M 12.3456 1"/>'
+    use = '<use xlink:href="#DejaVuSans-Bold-2c" transform="translate(63.625 0)"/>'
+    svg = f'  {use}\n  <!-- a\nb --><path d="M 12.3456 1"/>'
     assert picture.compact(svg) == '<use href="#b2c" x="63"/>\n<path d="M 12.34 1"/>'
 
 

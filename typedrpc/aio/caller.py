@@ -162,7 +162,7 @@ class LoopForms(CallForms):
                     raise DeadlineExceeded(f"{what}: the peer did not read in time") from None
             future: asyncio.Future[Frame] = loop.create_future()
             token = Awaited(future)
-            going = None
+            call, going = 0, None
             while True:
                 if things:
                     going = goes_with(connection, things, of_caller=True)
