@@ -58,16 +58,12 @@ def large_service(count: int, *, newer: bool = False) -> tuple[FunctionService, 
 
 
 def _command(number: int, newer: bool) -> Callable[..., int]:
-    function: Callable[..., int]
-    if newer:
+    def older(value: int) -> int:
+        return value + number
 
-        def function(value: int, factor: int = 1) -> int:
-            return value * factor + number
+    def latest(value: int, factor: int = 1) -> int:
+        return value * factor + number
 
-    else:
-
-        def function(value: int) -> int:
-            return value + number
-
+    function: Callable[..., int] = latest if newer else older
     function.__name__ = f"command_{number}"
     return function

@@ -186,7 +186,7 @@ def draw(bench: Mapping[str, Any], growth: Mapping[str, Any], path: Path, table:
     """Draw one picture of both reports."""
     matplotlib = importlib.import_module("matplotlib")
     figures, ticker = importlib.import_module("matplotlib.figure"), importlib.import_module("matplotlib.ticker")
-    works = {name: peers for name, peers in bench["tables"][table].items() if in_order(peers)}
+    works: dict[str, Peers] = {name: peers for name, peers in bench["tables"][table].items() if in_order(peers)}
     rows = [list(works.items())[first : first + COLUMNS] for first in range(0, len(works), COLUMNS)]
     curves: dict[str, list[Mapping[str, Any]]] = {}
     for series in growth["series"]:
