@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove bench bench-codec bench-asyncio twins fuzz fmt clean
+.PHONY: help demo test check unit prove bench bench-codec bench-asyncio bench-growth bench-picture twins fuzz fmt clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ bench-codec: $(VENV)/.bench  ## Measure the codec beside other libraries, each f
 
 bench-asyncio: $(VENV)/.bench  ## Measure calls between asyncio programs, beside gRPC's and a bare echo.
 	@$(RUN) benchmarks/asyncio_calls.py
+
+bench-growth: $(VENV)/.bench  ## Measure how the cost of calls grows with how much there is; GROWTH=file.json keeps it.
+	@$(RUN) benchmarks/growth.py $(if $(GROWTH),--json $(GROWTH))
+
+bench-picture: $(VENV)/.bench  ## Draw what was measured, BENCH=bench.json GROWTH=growth.json, into docs/performance.svg.
+	@$(RUN) benchmarks/picture.py $(BENCH) $(GROWTH) docs/performance.svg
 
 twins: $(VENV)/.made  ## Count the lines of code that the two connections share, with threads and on an event loop.
 	@$(RUN) benchmarks/twins.py
