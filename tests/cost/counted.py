@@ -1,11 +1,11 @@
 """Counts what calls and items cost, between a client and a server in this process; prints a map in JSON.
 
-:mod:`tests.cost.test_limits` runs it, in a process of its own into which no coverage tool looks::
+:mod:`tests.cost.test_cost` runs it, in a process of its own into which no coverage tool looks::
 
     python -m tests.cost.counted                # functions, system calls, waits
     python -m tests.cost.counted --blocks       # blocks of memory that stay
     python -m tests.cost.counted --opcodes      # instructions; on CPython 3.11 only
-    python -m tests.cost.counted --table        # the same, for a reader
+    python -m tests.cost.counted --table        # any of them for a reader, not in JSON
     python -m tests.cost.counted --only call --dearer typedrpc.common.role:ReadRole.release
 
 The last one wraps a function, so that it costs one call more: the guard has to see it.
@@ -35,7 +35,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from functools import wraps
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 time.monotonic = (1000.0).conjugate  # type: ignore[assignment]  # of C, as the clock is, so that it counts as much
 
@@ -43,8 +43,9 @@ from typedrpc import Server, Service, aio, connect, rpc  # noqa: E402  # which i
 from typedrpc.sync import watcher  # noqa: E402
 
 SYSTEM_CALLS: Final = frozenset(
-    "accept close connect modify poll read recv recv_into recvfrom recvfrom_into recvmsg recvmsg_into register select "
-    "send sendall sendmsg sendto setsockopt shutdown sleep unregister write".split()
+    ("accept", "close", "connect", "shutdown", "setsockopt", "sleep", "register", "modify", "unregister")
+    + ("poll", "select", "read", "recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into")
+    + ("write", "send", "sendall", "sendmsg", "sendto")
 )
 """Functions of C that enter the system where they are a socket's, a selector's, or of ``os`` or ``time``."""
 
@@ -85,7 +86,7 @@ class Thread:
         self.paused = False
 
     def is_at_rest(self) -> bool:
-        return self.inside or self.is_watcher or not self._thread.is_alive()
+        return self.inside or self.paused or self.is_watcher or not self._thread.is_alive()
 
 
 class Tally:
@@ -95,6 +96,7 @@ class Tally:
         self.threads: list[Thread] = []
         self._main = Thread()
         self._opcodes = opcodes
+        self.is_over = False
 
     def start(self) -> None:
         """Count in this thread, and in those that start from now on."""
@@ -143,21 +145,22 @@ class Tally:
 
         return trace
 
-    def settle(self) -> None:
-        """Return when all other threads wait for something. What this thread does here is not counted."""
+    def settle(self, has_come: Callable[[], object] = lambda: True) -> None:
+        """Return when that has come, and all other threads wait for something. What this thread does is not counted."""
         self._main.paused = True
         try:
             until = time.perf_counter() + PATIENCE
-            while not all(thread.is_main or thread.is_at_rest() for thread in tuple(self.threads)):
+            while not (has_come() and all(thread.is_main or thread.is_at_rest() for thread in tuple(self.threads))):
                 if time.perf_counter() > until:
-                    names = [thread.name for thread in self.threads if not (thread.is_main or thread.is_at_rest())]
-                    raise TimeoutError(f"these threads never came to rest: {', '.join(names)}")
+                    raise TimeoutError("what was to come did not, or a thread never came to rest")
                 time.sleep(REST / 10)
         finally:
             self._main.paused = False
 
     def is_at_rest(self) -> bool:
         """Whether nothing moves for a moment; asked by a watcher."""
+        if self.is_over:
+            return True
         before = self._moves()
         time.sleep(REST)
         return before == self._moves() and all(thread.is_at_rest() for thread in tuple(self.threads))
@@ -200,13 +203,15 @@ class PatientLock:
 class Unit(Service, name="unit"):
     """What is called. Its handlers do next to nothing."""
 
+    told = 0
+
     @rpc(id=1)
     def add(self, a: int, b: int) -> int:
         return a + b
 
     @rpc(id=2)
     def tell(self, a: int) -> None:
-        pass
+        self.told = a
 
     @rpc(id=3)
     def count(self, until: int) -> Iterator[int]:
@@ -220,13 +225,15 @@ class Unit(Service, name="unit"):
 class AsyncUnit(Service, name="aunit"):
     """The same for an event loop."""
 
+    told = 0
+
     @rpc(id=1)
     async def add(self, a: int, b: int) -> int:
         return a + b
 
     @rpc(id=2)
     async def tell(self, a: int) -> None:
-        pass
+        self.told = a
 
     @rpc(id=3)
     async def count(self, until: int) -> AsyncIterator[int]:
@@ -241,10 +248,10 @@ class AsyncUnit(Service, name="aunit"):
         return total
 
 
-Rest = Callable[[], None]
+Rest: TypeAlias = Callable[[Callable[[], object]], None]
 
 
-def with_threads(unit: Unit, rest: Rest) -> dict[str, tuple[int, Callable[[int], Any]]]:
+def with_threads(unit: Unit, served: Unit, rest: Rest) -> dict[str, tuple[int, Callable[[int], Any]]]:
     """What is counted with threads: how many units a round has, and what does so many."""
     add, tell, total = unit.add, unit.tell.notify, unit.total
 
@@ -264,14 +271,14 @@ def with_threads(unit: Unit, rest: Rest) -> dict[str, tuple[int, Callable[[int],
         total(iter(range(number)))
 
     def one_way(number: int) -> None:
-        for _ in range(number):
-            tell(1)
-            rest()  # so that each is read by itself
+        for one in range(number):
+            tell(one)
+            rest(lambda: served.told == one)  # noqa: B023 - so that each is read by itself
 
     def submitted(number: int) -> None:
         for _ in range(number):
             future = add.submit(1, 2)
-            rest()  # so that it is there
+            rest(future.done)
             future.result()
 
     return {
@@ -284,7 +291,9 @@ def with_threads(unit: Unit, rest: Rest) -> dict[str, tuple[int, Callable[[int],
     }
 
 
-def on_loop(unit: AsyncUnit, rest: Rest) -> dict[str, tuple[int, Callable[[int], Coroutine[Any, Any, Any]]]]:
+def on_loop(
+    unit: AsyncUnit, served: AsyncUnit, rest: Rest
+) -> dict[str, tuple[int, Callable[[int], Coroutine[Any, Any, Any]]]]:
     """The same on an event loop."""
     add, tell, total = unit.add, unit.tell.notify, unit.total
 
@@ -308,10 +317,10 @@ def on_loop(unit: AsyncUnit, rest: Rest) -> dict[str, tuple[int, Callable[[int],
         await total(numbers())
 
     async def one_way(number: int) -> None:
-        for _ in range(number):
-            tell(1)
+        for one in range(number):
+            tell(one)
             await asyncio.sleep(0)
-            rest()
+            rest(lambda: served.told == one)  # noqa: B023 - as above
 
     return {
         "asyncio call": (200, calls),
@@ -343,15 +352,6 @@ class LoopServer:
 Result = dict[str, float]
 
 
-def per_unit(rounds: list[dict[str, list[int]]], number: int, what: tuple[int, ...]) -> Result:
-    """The medians of what rounds of so many units took, for each of them."""
-    return {
-        f"{side} {WHAT[index]}": round(median(counts[side][index] for counts in rounds) / number, 4)
-        for side in SIDES
-        for index in what
-    }
-
-
 class Counting:
     """Rounds in which it is counted what each thread does."""
 
@@ -369,26 +369,42 @@ class Counting:
         watcher.Watcher.__init__ = make_patient  # type: ignore[method-assign]
         tally.start()
 
+    def end(self) -> None:
+        """Let the watchers look when they like: to end is nothing that rests."""
+        self.tally.is_over = True
+
     def units(self, number: int) -> int:
         return max(AT_ONCE, number // self._shrink)
 
-    def look(self) -> dict[str, list[int]]:
+    def look(self) -> tuple[dict[str, list[int]], int]:
         self.tally.settle()
-        return {side: self.tally.counts(side) for side in SIDES}
+        return {side: self.tally.counts(side) for side in SIDES}, len(self.tally.threads)
 
     def result(self, looks: list[Any], number: int) -> Result:
+        """The medians of the rounds: for each unit, and how many threads were started in a round."""
         rounds = [
             {side: [b - a for a, b in zip(before[side], after[side], strict=True)] for side in SIDES}
-            for before, after in itertools.pairwise(looks)
+            for (before, _), (after, _) in itertools.pairwise(looks)
         ]
-        return per_unit(rounds, number, self._what)
+        result = {
+            f"{side} {WHAT[index]}": round(median(counts[side][index] for counts in rounds) / number, 4)
+            for side in SIDES
+            for index in self._what
+        }
+        started = median(after - before for (_, before), (_, after) in itertools.pairwise(looks))
+        return result if self._what == (OPCODES,) else {**result, "threads started": started}
 
 
 class Weighing:
     """Rounds after which it is counted how many blocks of memory are held."""
 
-    def rest(self) -> None:
-        time.sleep(REST / 10)
+    def rest(self, has_come: Callable[[], object]) -> None:
+        until = time.perf_counter() + PATIENCE
+        while not has_come() and time.perf_counter() < until:
+            time.sleep(REST / 10)
+
+    def end(self) -> None:
+        pass
 
     def units(self, number: int) -> int:
         return 1024 if number > 64 else 256
@@ -423,9 +439,11 @@ def count(method: Counting | Weighing, only: list[str] | None) -> dict[str, Resu
     """Count all, or what is chosen."""
     results: dict[str, Result] = {}
     with ExitStack() as stack:
-        server = stack.enter_context(Server(Unit(), url="tcp://127.0.0.1:0"))
+        served = Unit()
+        server = stack.enter_context(Server(served, url="tcp://127.0.0.1:0"))
         unit = stack.enter_context(connect(Unit, server.url))
-        for name, (number, work) in with_threads(unit, method.rest).items():
+        stack.callback(method.end)
+        for name, (number, work) in with_threads(unit, served, method.rest).items():
             if only is None or name in only:
                 number = method.units(number)
                 work(number)
@@ -441,8 +459,9 @@ def count(method: Counting | Weighing, only: list[str] | None) -> dict[str, Resu
 
 
 async def count_on_loop(method: Counting | Weighing, only: list[str] | None, results: dict[str, Result]) -> None:
-    async with aio.connect(AsyncUnit, LoopServer(AsyncUnit()).url) as unit:
-        for name, (number, work) in on_loop(unit, method.rest).items():
+    served = AsyncUnit()
+    async with aio.connect(AsyncUnit, LoopServer(served).url) as unit:
+        for name, (number, work) in on_loop(unit, served, method.rest).items():
             if only is None or name in only:
                 number = method.units(number)
                 await work(number)
