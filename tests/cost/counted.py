@@ -43,9 +43,9 @@ from typedrpc import Server, Service, aio, connect, rpc  # noqa: E402  # which i
 from typedrpc.sync import watcher  # noqa: E402
 
 SYSTEM_CALLS: Final = frozenset(
-    ("accept", "close", "connect", "shutdown", "setsockopt", "sleep", "register", "modify", "unregister")
-    + ("poll", "select", "read", "recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into")
-    + ("write", "send", "sendall", "sendmsg", "sendto")
+    {"accept", "close", "connect", "modify", "poll", "read", "recv", "recv_into", "recvfrom", "recvfrom_into"}
+    | {"recvmsg", "recvmsg_into", "register", "select", "send", "sendall", "sendmsg", "sendto", "setsockopt"}
+    | {"shutdown", "sleep", "unregister", "write"}
 )
 """Functions of C that enter the system where they are a socket's, a selector's, or of ``os`` or ``time``."""
 

@@ -27,8 +27,8 @@ SLACK: Final = 0.7
 SLACK_OF_SYSTEM: Final = 0.04
 """The same of system calls, and of waits."""
 
-SLACK_OF_OPCODES: Final = 0.015
-"""The share of instructions that a unit may take more: within what chance makes of items that come together."""
+SLACK_OF_OPCODES: Final = (1.01, 5)
+"""Times and instructions that a unit may take more: within what chance makes of items that come together."""
 
 LEAK: Final = 0.1
 """Blocks of memory that a unit may leave behind. One that leaks is one a unit; a table that grows is some in all."""
@@ -117,7 +117,7 @@ def limits(cost: Cost) -> dict[str, float]:
         f"{cost.side} builtins": cost.builtins + SLACK,
         f"{cost.side} system calls": cost.system + SLACK_OF_SYSTEM,
         f"{cost.side} waits": cost.waits + SLACK_OF_SYSTEM,
-        f"{cost.side} opcodes": cost.opcodes * (1 + SLACK_OF_OPCODES),
+        f"{cost.side} opcodes": cost.opcodes * SLACK_OF_OPCODES[0] + SLACK_OF_OPCODES[1],
     }
 
 
