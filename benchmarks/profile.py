@@ -182,6 +182,10 @@ class Clock:
         self._nothing = 0.0
         self._nothing = self(lambda: None)
 
+    def with_number(self, parts: int) -> "Clock":
+        """One for what does so many parts at a time."""
+        return Clock(max(1, self._number // parts), self._rounds)
+
     def __call__(self, function: Callable[[], object]) -> float:
         """CPU microseconds that it takes, without those of being called: the best of the rounds."""
         times = Timer(function, timer=thread_time).repeat(self._rounds, self._number)
@@ -222,7 +226,7 @@ class Sides:
         self.arguments = self.codec.pack_arguments(A, B)
         self.result = self.codec.pack_result(A + B)
         self.id = 1
-        self.request = Request(self.id, 2**40 + 1, bytearray(self.arguments))
+        self.request = Request(self.id, 2**31 + 1, bytearray(self.arguments))
         self.dispatcher: Any = self.server.handlers._dispatcher
 
 
@@ -283,8 +287,8 @@ def layers_of_call(clock: Clock, sides: Sides, *, on_loop: bool) -> list[Layer]:
     ]
     if on_loop:
         return [*layers, Layer("the handler's task", 0.0, measure_task(clock))]
-    role, pen = ReadRoleAndPen(), clock
-    return [*layers, Layer("the read role and the pen", pen(role.pass_on), pen(role.pass_on))]
+    both_taken = clock(ReadRoleAndPen().pass_on)
+    return [*layers, Layer("the read role and the pen", both_taken, both_taken)]
 
 
 class ReadRoleAndPen:
@@ -324,12 +328,14 @@ def measure_task(clock: Clock) -> float:
 
 
 def layers_of_map(clock: Clock, sides: Sides) -> list[Layer]:
+    from typedrpc.batches import BatchRun
     from typedrpc.call import enter_call, leave_call
     from typedrpc.parts import pack_outcomes, pack_parts, split_outcomes, split_parts
+    from typedrpc.protocol import BatchRequest
 
     codec, dispatcher, core = sides.codec, sides.dispatcher, sides.server.core
     packed, result = bytearray(sides.arguments), bytearray(sides.result)
-    few = Clock(max(1, clock._number // PARTS), clock._rounds)
+    few = clock.with_number(PARTS)
     arguments, results = [sides.arguments] * PARTS, [(False, sides.result)] * PARTS
     frame, answer = bytearray(pack_parts(arguments)), bytearray(pack_outcomes(results))
     opened = dispatcher.open_batch(core, sides.request, sides.server.handlers.peer, 0.0)
@@ -338,6 +344,16 @@ def layers_of_map(clock: Clock, sides: Sides) -> list[Layer]:
     pack_result, unpack = clock(lambda: codec.pack_result(A + B)), clock(lambda: codec.unpack_result(result))
     begin = clock(lambda: dispatcher.begin_part(opened, packed))
     finish = clock(lambda: dispatcher.finish_part(core, call, A + B))
+    batch = BatchRequest(sides.request, split_parts(frame))  # type: ignore[arg-type]
+
+    def take_and_settle() -> None:
+        run = BatchRun(core, batch)
+        for _ in range(PARTS):
+            index = run.take()
+            run.begun(call)
+            run.ended(call)
+            run.settle(index, (False, sides.result))
+
     return [
         Layer("codec: pack the arguments, unpack the result", pack + unpack, 0.0),
         Layer("codec: unpack the arguments, pack the result", 0.0, unpack_arguments + pack_result),
@@ -347,6 +363,7 @@ def layers_of_map(clock: Clock, sides: Sides) -> list[Layer]:
             (few(lambda: split_parts(frame)) + few(lambda: pack_outcomes(results))) / PARTS,
         ),
         Layer("dispatch: to a call, and to its outcome", 0.0, begin + finish - unpack_arguments - pack_result),
+        Layer("taking a call of the batch, noting its outcome", 0.0, few(take_and_settle) / PARTS),
         Layer("the context of the handler", 0.0, clock(lambda: leave_call(enter_call(call)))),
         Layer("the handler itself", 0.0, clock(lambda: call.function(A, B))),
     ]
@@ -362,7 +379,7 @@ def layers_of_stream(clock: Clock, sides: Sides) -> list[Layer]:
     assert codec is not None
     body = codec.pack_item(A)
     item = bytearray(body)
-    few = Clock(max(1, clock._number // PARTS), clock._rounds)
+    few = clock.with_number(PARTS)
     frame = bytearray(pack_parts([body] * PARTS))
 
     def gather() -> None:
@@ -399,12 +416,12 @@ def main() -> None:
         pin(arguments.cpu)
         serve()
         return
+    where = machine()  # all of it: before this process is pinned
     rounds = 2 if arguments.quick else arguments.rounds
     work = arguments.work
     whole, floor = measure_whole(work, 200 if arguments.quick else 4000, rounds)
     layers = measure_layers(work, Clock(200 if arguments.quick else 5000, rounds))
     rows = complete(layers if floor is None else [*layers, floor], whole)
-    where = machine()
     if arguments.json:
         print(json.dumps({"work": work, "machine": where, "layers": [row._asdict() for row in rows]}))
         return
