@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove bench-codec bench-asyncio twins fuzz fmt clean
+.PHONY: help demo test check unit prove bench-codec bench-asyncio profile twins fuzz fmt clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ bench-codec: $(VENV)/.bench  ## Measure the codec beside other libraries, each f
 
 bench-asyncio: $(VENV)/.bench  ## Measure calls between asyncio programs, beside gRPC's and a bare echo.
 	@$(RUN) benchmarks/asyncio_calls.py
+
+profile: $(VENV)/.made  ## Show where the time of a call goes, layer by layer: with threads, with asyncio, of an item.
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
+	@for work in "" --asyncio --map --stream; do $(RUN) benchmarks/profile.py $$work && echo || exit 1; done
 
 twins: $(VENV)/.made  ## Count the lines of code that the two connections share, with threads and on an event loop.
 	@$(RUN) benchmarks/twins.py

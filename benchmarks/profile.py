@@ -208,6 +208,12 @@ def measure_layers(work: str, clock: Clock) -> list[Layer]:
         return layers_of_call(clock, sides, on_loop=work == "asyncio")
 
 
+def plain(payload: object) -> bytes:
+    """What a small value is packed to."""
+    assert isinstance(payload, bytes)
+    return payload
+
+
 class Sides:
     """The two ends of the one connection in this process, and what a call of ``add`` consists of."""
 
@@ -223,8 +229,8 @@ class Sides:
         commands = commands_of(Measured)
         self.codec = commands["add"].codec
         self.stream = commands["count"].codec.result_stream
-        self.arguments = self.codec.pack_arguments(A, B)
-        self.result = self.codec.pack_result(A + B)
+        self.arguments = plain(self.codec.pack_arguments(A, B))
+        self.result = plain(self.codec.pack_result(A + B))
         self.id = 1
         self.request = Request(self.id, 2**31 + 1, bytearray(self.arguments))
         self.dispatcher: Any = self.server.handlers._dispatcher
@@ -377,7 +383,7 @@ def layers_of_stream(clock: Clock, sides: Sides) -> list[Layer]:
 
     codec = sides.stream
     assert codec is not None
-    body = codec.pack_item(A)
+    body = plain(codec.pack_item(A))
     item = bytearray(body)
     few = clock.with_number(PARTS)
     frame = bytearray(pack_parts([body] * PARTS))

@@ -37,7 +37,7 @@ from functools import wraps
 from statistics import median
 from typing import Any, Final, TypeAlias
 
-time.monotonic = (1000.0).conjugate  # type: ignore[assignment]  # of C, as the clock is, so that it counts as much
+time.monotonic = (1000.0).conjugate  # of C, as the clock is, so that it counts as much
 
 from typedrpc import Server, Service, aio, connect, rpc  # noqa: E402  # which import the clock by name
 from typedrpc.sync import watcher  # noqa: E402
