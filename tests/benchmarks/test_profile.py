@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support import PATIENCE, ROOT
+from tests.support import ROOT
 
 pytestmark = pytest.mark.unmeasured
 
@@ -32,7 +32,7 @@ def load() -> Any:
 
 
 def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert (done.stderr, done.returncode) == ("", 0), done.stdout
     return done.stdout
 

@@ -65,8 +65,11 @@ WHAT: Final = ("functions", "builtins", "system calls", "waits", "opcodes")
 SIDES: Final = {"client": ("MainThread", "typedrpc-client-"), "server": ("typedrpc-server-", "server")}
 """Whose threads are whose, by how their names begin. Those that accept, and the watchers, are nobody's."""
 
-REST: Final = 0.002
+REST: Final = 0.01
 """Seconds without a move after which the watcher may look."""
+
+LOOK: Final = 0.0002
+"""Seconds between two looks whether all is at rest."""
 
 PATIENCE: Final = 30.0
 ROUNDS: Final = 5
@@ -97,6 +100,7 @@ class Tally:
         self._main = Thread()
         self._opcodes = opcodes
         self.is_over = False
+        self._is_awaited = False  # by the thread that is paused
 
     def start(self) -> None:
         """Count in this thread, and in those that start from now on."""
@@ -148,19 +152,24 @@ class Tally:
     def settle(self, has_come: Callable[[], object] = lambda: True) -> None:
         """Return when that has come, and all other threads wait for something. What this thread does is not counted."""
         self._main.paused = True
+        self._is_awaited = True
         try:
             until = time.perf_counter() + PATIENCE
             while not (has_come() and all(thread.is_main or thread.is_at_rest() for thread in tuple(self.threads))):
+                self._is_awaited = not has_come()
                 if time.perf_counter() > until:
                     raise TimeoutError("what was to come did not, or a thread never came to rest")
-                time.sleep(REST / 10)
+                time.sleep(LOOK)
         finally:
-            self._main.paused = False
+            self._main.paused = self._is_awaited = False
 
     def is_at_rest(self) -> bool:
-        """Whether nothing moves for a moment; asked by a watcher."""
+        """Whether nothing moves for a moment; asked by a watcher, which is of no use where nothing is awaited."""
         if self.is_over:
             return True
+        if self._main.paused and not self._is_awaited:
+            time.sleep(LOOK)
+            return False
         before = self._moves()
         time.sleep(REST)
         return before == self._moves() and all(thread.is_at_rest() for thread in tuple(self.threads))
@@ -401,7 +410,7 @@ class Weighing:
     def rest(self, has_come: Callable[[], object]) -> None:
         until = time.perf_counter() + PATIENCE
         while not has_come() and time.perf_counter() < until:
-            time.sleep(REST / 10)
+            time.sleep(LOOK)
 
     def end(self) -> None:
         pass
@@ -410,7 +419,7 @@ class Weighing:
         return 1024 if number > 64 else 256
 
     def look(self) -> int:
-        time.sleep(5 * REST)  # for what threads let go of at the end of a round
+        time.sleep(REST)  # for what threads let go of at the end of a round
         gc.collect()
         return sys.getallocatedblocks()
 
