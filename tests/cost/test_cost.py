@@ -21,6 +21,9 @@ from tests.support import PATIENCE, ROOT
 
 pytestmark = pytest.mark.unmeasured
 
+IS_COUNTED_HERE: Final = sys.version_info[:2] == (3, 11)
+"""This is the version that the table has the instructions of."""
+
 SLACK: Final = 0.7
 """Calls of functions that a unit may take more: less than one that is added, more than what chance makes of items."""
 
@@ -143,7 +146,7 @@ def test_no_unit_costs_more_than_it_did() -> None:
     assert excess(counts) == {}
 
 
-@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the table has the instructions of CPython 3.11")
+@pytest.mark.skipif(not IS_COUNTED_HERE, reason="the table has the instructions of CPython 3.11")
 def test_no_unit_takes_more_instructions_than_it_did() -> None:
     counts = count("--opcodes")
     assert {cost.unit for cost in COSTS} == set(counts)
@@ -159,12 +162,13 @@ def test_no_unit_leaves_memory_behind() -> None:
 @pytest.mark.parametrize(("unit", "path", "sides"), FOUND_DEARER, ids=[unit for unit, *_ in FOUND_DEARER])
 def test_a_call_of_a_function_and_a_system_call_more_are_found(unit: str, path: str, sides: set[str]) -> None:
     found = excess(count("--only", unit, "--dearer", path))
-    for side in sides:
-        assert {what for _, what in found} >= {f"{side} functions", f"{side} system calls"}, found
+    # An event loop of another version may take that much less than the table says.
+    kinds = {"system calls"} if unit.startswith("asyncio") and not IS_COUNTED_HERE else {"functions", "system calls"}
+    assert {what for _, what in found} >= {f"{side} {kind}" for side in sides for kind in kinds}, found
     assert {what.split()[0] for _, what in found} == sides
 
 
-@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the table has the instructions of CPython 3.11")
+@pytest.mark.skipif(not IS_COUNTED_HERE, reason="the table has the instructions of CPython 3.11")
 def test_instructions_more_are_found() -> None:
     unit, path, sides = FOUND_DEARER[0]
     found = excess(count("--opcodes", "--only", unit, "--dearer", path))
