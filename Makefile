@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove bench bench-codec bench-asyncio bench-growth bench-picture twins fuzz fmt clean
+.PHONY: help demo test check unit prove bench bench-codec bench-asyncio bench-growth bench-picture profile twins fuzz fmt clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ bench-growth: $(VENV)/.bench  ## Measure how the cost of calls grows with how mu
 
 bench-picture: $(VENV)/.bench  ## Draw what was measured, BENCH=bench.json GROWTH=growth.json, into docs/performance.svg.
 	@$(RUN) benchmarks/picture.py $(BENCH) $(GROWTH) docs/performance.svg
+
+profile: $(VENV)/.made  ## Show where the time of a call goes, layer by layer: with threads, with asyncio, of an item.
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
+	@for work in "" --asyncio --map --stream; do $(RUN) benchmarks/profile.py $$work && echo || exit 1; done
 
 twins: $(VENV)/.made  ## Count the lines of code that the two connections share, with threads and on an event loop.
 	@$(RUN) benchmarks/twins.py

@@ -21,6 +21,8 @@ from typedrpc.common import loop
 SLOWEST: Final = [
     "benchmarks/test_prove.py",
     "typing/test_verdicts.py",
+    "benchmarks/test_profile.py",
+    "cost/test_cost.py",
     "sync/test_interrupts.py",
     "sync/test_hostile.py",
     "sync/test_connection.py",
