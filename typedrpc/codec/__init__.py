@@ -68,7 +68,7 @@ more than 1000 ints beyond 64 bits that have the same one, anywhere in a payload
 
 # Importing the modules of coders registers them.
 from typedrpc.codec import anything, buffers, callbacks, containers, records, scalars, streams, unions, wrapped  # noqa: F401
-from typedrpc.codec.body import MAX_CALLBACKS, MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
+from typedrpc.codec.body import MAX_CALLBACKS, MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Received, Segmented
 from typedrpc.codec.command import CallbackCodec, CommandCodec, CompanionCodec, Make
 from typedrpc.codec.plain import pack_plain, unpack_plain
 from typedrpc.codec.raised import ErrorCodec
@@ -87,6 +87,7 @@ __all__ = [
     "ErrorCodec",
     "Make",
     "Payload",
+    "Received",
     "Record",
     "RecordField",
     "Refused",

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence, Sized
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from io import BytesIO
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
@@ -40,6 +41,29 @@ _CALLBACK = struct.Struct(">H")
 _MICROSECOND = timedelta(microseconds=1)
 
 
+class Received:
+    """A large value of the peer's, as it was read: ``bytes()`` of it is no copy, and its view may be changed."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self, buffer: BytesIO) -> None:
+        """
+        Args:
+            buffer: Where it was written to; it ends where the value does.
+        """
+        self._buffer = buffer
+
+    def __len__(self) -> int:
+        return self._buffer.tell()
+
+    def __bytes__(self) -> bytes:
+        return self._buffer.getvalue()
+
+    def view(self) -> memoryview:
+        """Its bytes, in the buffer that it was written to."""
+        return self._buffer.getbuffer()
+
+
 class Segmented(NamedTuple):
     """A body, and the values of `SEGMENT_THRESHOLD` bytes and more that travel beside it, by their index.
 
@@ -47,7 +71,7 @@ class Segmented(NamedTuple):
     """
 
     body: Buffer
-    segments: list[Buffer]
+    segments: Sequence[Buffer | Received]
 
     def release(self) -> None:
         """Let go of the buffers, which their owners cannot resize while somebody looks at them."""
@@ -324,7 +348,7 @@ class SegmentReader:
 
     __slots__ = ("_left",)
 
-    def __init__(self, segments: Sequence[Buffer]) -> None:
+    def __init__(self, segments: Sequence[Buffer | Received]) -> None:
         self._left = dict(enumerate(segments))
 
     @property
@@ -339,7 +363,7 @@ class SegmentReader:
         reader._left = self._left.copy()
         return reader
 
-    def take(self, data: object) -> Buffer:
+    def take(self, data: object) -> Buffer | Received:
         """The bytes that `data` stands for, in the buffer that they were read into.
 
         Raises:
@@ -363,7 +387,7 @@ class BesideReader(SegmentReader):
 
     __slots__ = ("_callbacks",)
 
-    def __init__(self, segments: Sequence[Buffer], callbacks: CallbackReader) -> None:
+    def __init__(self, segments: Sequence[Buffer | Received], callbacks: CallbackReader) -> None:
         super().__init__(segments)
         self._callbacks = callbacks
 
