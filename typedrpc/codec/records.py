@@ -35,6 +35,8 @@ class RecordCoder(Coder):
         self._coders = [coders.of(field.node) for field in node.fields]
         self.parts = tuple(self._coders)
         self.sends = frozenset({self._cls})
+        # Of records without fields an array could not tell how many there are.
+        self.width = len(self._fields) or None
 
     def pack(self, value: object, packing: Packing) -> object:
         if not issubclass(type(value), self._cls):
@@ -88,10 +90,16 @@ class RecordCoder(Coder):
     def emit_column(self, out: Source, way: Way, var: str) -> str:
         def emit(inner: str) -> str:
             out.line("result = []")
+            if way == "unpack" and self.width is not None:
+                before = [_variable(out, field) for field in self._fields]
+                with out.block(f"for {', '.join(before)}, in {self.emit_rows(inner)}:"):
+                    out.line(f"result.append({self._emit_made(out, before)})")
+                return "result"
             item = out.fresh()
+            add = out.assign(f"result.{'append' if self.width is None else 'extend'}", "add")
             with out.block(f"for {item} in {inner}:"):
                 self._emit_test(out, way, item)
-                out.line(f"result.append({self._emit_fields(out, way, item)})")
+                out.line(f"{add}({self._emit_fields(out, way, item)})")
             return "result"
 
         # A function with defaults that calls itself does not notice on CPython 3.13 when it runs out of stack.
@@ -108,14 +116,18 @@ class RecordCoder(Coder):
         if way == "pack":
             for field, item in zip(self._fields, before, strict=True):
                 out.line(f"{item} = {_attribute(var, field.name)}")
-        elif before:
+            after = [coder.emit(out, way, item) for coder, item in zip(self._coders, before, strict=True)]
+            return f"({', '.join(after)}{',' if after else ''})"
+        if before:
             out.line(f"{', '.join(before)}, = {var}")
         else:
             with out.block(f"if {var}:"):
                 out.line("raise misfit")
-        after = [coder.emit(out, way, item) for coder, item in zip(self._coders, before, strict=True)]
-        if way == "pack":
-            return f"({', '.join(after)}{',' if after else ''})"
+        return self._emit_made(out, before)
+
+    def _emit_made(self, out: Source, before: list[str]) -> str:
+        """Writes the code for the data of the fields, in these variables. Returns an expression for the instance."""
+        after = [coder.emit(out, "unpack", item) for coder, item in zip(self._coders, before, strict=True)]
         taken = [pair for pair in zip(self._fields, after, strict=True) if not isinstance(pair[0].node, IgnoredNode)]
         arguments = [item for field, item in taken if field.argument is None]
         arguments += [_keyword(field.argument, item) for field, item in taken if field.argument is not None]
