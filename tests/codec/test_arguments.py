@@ -279,7 +279,7 @@ PAYLOADS: list[tuple[Any, bytes, type[ArgumentError], str]] = [
     (only, packb({1: 1}), ArgumentMissing, "Store.put: argument 'a' is missing"),
     (double, packb([1, 2, {"b": 3}]), ArgumentTypeError, "expected names of no parameter, got 'b'"),
     (double, packb([1, 2, {3: 3}]), ArgumentTypeError, "argument 'more'[key 3]: expected str, got int"),
-    (put, packb(["k", [["a", -1.0]]]), ArgumentValueError, "argument 'items'[0]: expected Item, got fields it refuses"),
+    (put, packb(["k", ["a", -1.0]]), ArgumentValueError, "argument 'items'[0]: expected Item, got fields it refuses"),
 ]
 
 

@@ -166,14 +166,14 @@ BAD: list[tuple[Any, Any, str]] = [
     (Point, [1, 2.0, 3], "result: expected Point, got list of 3 items for 2 fields"),
     (Point, "ab", "result: expected Point, got str"),
     (Point, [1, "x"], "result.y: expected float, got str"),
-    (list[Point], [[1, 2.0], [1]], "result[1]: expected Point, got list of 1 items for 2 fields"),
-    (list[Point], [[1, 2.0], 5], "result[1]: expected Point, got int"),
-    (list[Point], [[1, 2.0], [None, 1.0]], "result[1].x: expected int, got None"),
+    (list[Point], [1, 2.0, 1], "result: expected list[Point], got list of 3 items for records of 2 fields"),
+    (list[Point], [1, 2.0, [1, 2.0], 3.0], "result[1].x: expected int, got list"),
+    (list[Point], [1, 2.0, None, 1.0], "result[1].x: expected int, got None"),
     (Empty, [1], "result: expected Empty, got list of 1 items for 0 fields"),
     (list[Empty], [[], [1]], "result[1]: expected Empty, got list of 1 items for 0 fields"),
     (One, ["a", "b"], "result: expected One, got list of 2 items for 1 fields"),
     (Mixed, [-1, 2, 3], "result: expected Mixed, got fields it refuses: ValueError: a is negative"),
-    (list[Mixed], [[1, 2, 3], [-1, 2, 3]], "result[1]: expected Mixed, got fields it refuses: ValueError"),
+    (list[Mixed], [1, 2, 3, -1, 2, 3], "result[1]: expected Mixed, got fields it refuses: ValueError"),
 ]
 
 

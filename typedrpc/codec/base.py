@@ -164,6 +164,10 @@ class Coder(ABC):
         """
         ...
 
+    def emit_field(self, out: Source, way: Way, var: str) -> str:
+        """As `emit`, for a variable that nothing else reads: it may get the outcome."""
+        return self.emit(out, way, var)
+
     def emit_column(self, out: Source, way: Way, var: str) -> str:
         """Writes the code for many values at once.
 

@@ -145,7 +145,7 @@ class CollectionCoder(Coder):
         if width is None:
             return data
         if len(data) % width:
-            raise Fault(self.node, f"{type_name(data)} of {len(data)} items, which are not {width} for each")
+            raise Fault(self.node, f"{type_name(data)} of {len(data)} items for records of {width} fields")
         return [data[start : start + width] for start in range(0, len(data), width)]
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
