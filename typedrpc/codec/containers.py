@@ -129,7 +129,7 @@ class CollectionCoder(Coder):
         if self.accepts(type(value)) is None:
             raise self.misfit(value)
         packing.adapted += type(value) not in self.sends
-        packed = []
+        packed: list[Any] = []
         for index, item in enumerate(packing.items(value)):
             try:
                 packed.append(self._item.pack(item, packing))

@@ -156,7 +156,7 @@ class RecordCoder(Coder):
         return assigned_by(self._cls)
 
 
-def assigned_by(cls: type[Any]) -> tuple[str, ...]:
+def assigned_by(cls: Any) -> tuple[str, ...]:
     """The parameters of a class whose constructor does nothing but assign each to the attribute of its name.
 
     The ``__init__`` that ``dataclass`` generates is of this kind, unless there is ``__post_init__``, a default factory,
@@ -165,7 +165,7 @@ def assigned_by(cls: type[Any]) -> tuple[str, ...]:
     Returns:
         Their names in order; none where the constructor does anything else.
     """
-    init: Any = cls.__init__  # type: ignore[misc]  # it is this very class's
+    init = cls.__init__
     if type(init) is not FunctionType or cls.__new__ is not object.__new__ or type(cls).__call__ is not type.__call__:
         return ()
     code = init.__code__
