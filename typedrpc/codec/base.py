@@ -195,7 +195,7 @@ class Coder(ABC):
         result, item, before = out.fresh(), out.fresh(), out.mark()
         add, items = "append", var
         if self.width is not None:
-            add, items = ("extend", var) if way == "pack" else ("append", f"map(list, {self.emit_rows(var)})")
+            add, items = ("extend", var) if way == "pack" else ("append", f"map(list, {self.emit_rows(out, var)})")
         with out.block(f"for {item} in {items}:"):
             outcome = self.emit(out, way, item)
             if outcome == item:
@@ -204,9 +204,14 @@ class Coder(ABC):
         out.insert(before, f"{result} = []")
         return result
 
-    def emit_rows(self, var: str) -> str:
-        """An expression for the elements of each value, in tuples. Some that are left over are a ValueError."""
-        return f"zip(*[iter({var})] * {self.width}, strict=True)"
+    def emit_rows(self, out: Source, var: str) -> str:
+        """Writes the code that has the elements of many values taken apart. Returns what gives those of each."""
+        assert self.width is not None
+        with out.block(f"if len({var}) % {self.width}:"):
+            out.line("raise misfit")
+        each = out.assign(f"{out.constant(iter)}({var})")
+        # With strict=True, or a star, it would take twice the time to make.
+        return f"{out.constant(zip)}({', '.join([each] * self.width)})"
 
     def emit_apart(
         self, out: Source, way: Way, var: str, what: str, emit: Callable[[str], str], *, loops: bool = False

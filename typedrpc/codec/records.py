@@ -93,7 +93,7 @@ class RecordCoder(Coder):
             out.line("result = []")
             if way == "unpack" and self.width is not None:
                 before = [_variable(out, field) for field in self._fields]
-                with out.block(f"for {', '.join(before)}, in {self.emit_rows(inner)}:"):
+                with out.block(f"for {', '.join(before)}, in {self.emit_rows(out, inner)}:"):
                     out.line(f"result.append({self._emit_made(out, before)})")
                 return "result"
             item = out.fresh()
