@@ -568,7 +568,6 @@ Positive = Annotated[Point, Predicate(lambda point: point.x > 0)]
         (list[list[Frozen]], [[Frozen(1, "a"), Frozen(2, "b")], []], [[1, "a", 2, "b"], []]),
         (list[Shape], [Shape(1, 2.0, [Point(3, 4.0)])], [1, 2.0, [3, 4.0], None]),
     ],
-    ids=str,
 )
 def test_the_records_in_a_collection_have_no_arrays_of_their_own(hint: Any, value: Any, data: Any) -> None:
     both = BothWays(hint)
