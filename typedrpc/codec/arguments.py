@@ -19,7 +19,7 @@ from typing import Any
 
 from typedrpc.codec.base import Coder, Coders
 from typedrpc.codec.body import NO_CALLBACKS, CallbackReader, Packing, Payload, SegmentReader, open_payload, pack_body
-from typedrpc.codec.containers import listed
+from typedrpc.codec.containers import CollectionCoder, listed
 from typedrpc.codec.faults import Fault, cut, index_step, short, too_deep
 from typedrpc.codec.source import Source, emit_packed, emit_unpacked
 from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, ArgumentValueError
@@ -371,7 +371,10 @@ class ArgumentsCoder:
                 try:
                     values[index] = coder.unpack(values[index], segments)
                 except Fault as fault:
-                    self._add_faults(faults, index, values[index], fault, partial(_unpack_again, before))
+                    given: Any = values[index]
+                    if isinstance(coder, CollectionCoder) and fault.depth:
+                        given = coder.rows(given)
+                    self._add_faults(faults, index, given, fault, partial(_unpack_again, before))
                 except RecursionError:
                     faults.add_fault(parameter.name, too_deep())
             elif parameter.required:
