@@ -4,7 +4,9 @@ Nothing here knows of threads or event loops, beyond that several may run calls 
 """
 
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
 from time import monotonic
 from typing import Any, Final, TypeAlias, cast, final
@@ -40,8 +42,17 @@ WINDOW_BYTES: Final = 256 * 1024
 FRAME_BYTES: Final = RECEIVE_SIZE - HEADER_SIZE
 """The payload of a frame with several calls or outcomes: what a receiver reads at once."""
 
+AHEAD: Final = 64
+"""Calls of a batch whose arguments are unpacked together, before the first of them is run."""
+
+AHEAD_BYTES: Final = 4096
+"""Bytes of their arguments, unless it is one call: what is unpacked takes more room, and many batches may be begun."""
+
 Result: TypeAlias = tuple[bool, Payload]
 """What a call came to: whether it is an error, and the packed error or result."""
+
+Taken: TypeAlias = tuple[int, Sequence[Any] | None]
+"""A call of a batch: which one it is, and its arguments if they are unpacked already."""
 
 
 @final
@@ -90,8 +101,11 @@ class BatchRun:
         opened: What the dispatcher has looked up for all of them, once it has.
         since: When it came, on the monotonic clock.
         why_cancelled: Why nobody wants the outcomes any more; empty while that is not so.
+        unpack: Unpacks the arguments of several calls together, see :class:`~typedrpc.codec.CommandCodec`; None where
+            those of each are unpacked by themselves.
         count: How many calls there are.
-        next: The first call that nobody has taken; ``count`` where all have been.
+        next: The first call that is neither taken nor in ``ahead``.
+        ahead: Calls that nobody has taken, in order, with their arguments where they are unpacked.
     """
 
     __slots__ = (
@@ -102,12 +116,15 @@ class BatchRun:
         "_outcomes",
         "_request",
         "_running",
+        "_taking",
         "_told",
+        "ahead",
         "count",
         "next",
         "opened",
         "parts",
         "since",
+        "unpack",
         "why_cancelled",
     )
 
@@ -115,7 +132,9 @@ class BatchRun:
         self.count = count = len(request.parts)
         self.parts = request.parts
         self.opened: Any = None
+        self.unpack: Callable[[bytes], list[Sequence[Any]] | None] | None = None
         self.next = 0
+        self.ahead: Final[deque[Taken]] = deque()
         self.since = self._last_reply = monotonic()
         self._core = core
         self._request = request
@@ -123,36 +142,71 @@ class BatchRun:
         self._open: Final[list[None]] = [None] * count  # one for each call without an outcome; popping needs no lock
         self._told = 0
         self._lock = Lock()
-        self._running: Final[dict[Call, None]] = {}
+        self._taking = Lock()
+        self._running: Final[dict[object, Call]] = {}
         self.why_cancelled = ""
 
     def cancel(self, why: str) -> None:
         """Nobody wants the outcomes any more: as :meth:`typedrpc.dispatch.Call.cancel`."""
         self.why_cancelled = why
-        for call in tuple(self._running):
+        for call in tuple(self._running.values()):
             if not call.why_cancelled:
                 call.cancel(why)
 
-    def begun(self, call: Call) -> None:
-        """The handler of one of the calls is about to run."""
-        self._running[call] = None
+    def begun(self, key: object, call: Call) -> None:
+        """The handler of one of the calls is about to run.
+
+        Args:
+            key: What :meth:`ended` is called with when it has run, or this with the next one.
+            call: The call.
+        """
+        self._running[key] = call
         if self.why_cancelled and not call.why_cancelled:
             call.cancel(self.why_cancelled)
 
-    def ended(self, call: Call) -> None:
+    def ended(self, key: object) -> None:
         """It has run."""
-        self._running.pop(call, None)
+        self._running.pop(key, None)
 
     @property
     def is_taken(self) -> bool:
         """No call is left to be taken."""
-        return self.next == self.count
+        return self.next == self.count and not self.ahead
 
-    def take(self) -> int:
-        """The next call. Whoever asks has the batch to himself."""
-        index = self.next
-        self.next = index + 1
-        return index
+    @property
+    def taken(self) -> int:
+        """Calls that were taken."""
+        return self.next - len(self.ahead)
+
+    def take(self) -> Taken | None:
+        """The next call, and its arguments if they are unpacked already; None where all are taken. Thread-safe."""
+        try:
+            return self.ahead.popleft()
+        except IndexError:
+            return self._look_ahead()
+
+    def _look_ahead(self) -> Taken | None:
+        """The next call; those after it have their arguments unpacked with it."""
+        with self._taking:
+            with suppress(IndexError):
+                return self.ahead.popleft()
+            start = self.next
+            if self.unpack is None or start >= self.count - 1:
+                if start == self.count:
+                    return None
+                self.next = start + 1
+                return start, None
+            stop = min(start + AHEAD, self.count)
+            while stop > start + 1 and self.parts.size(start, stop) > AHEAD_BYTES:
+                stop = (start + stop) // 2
+            found: Sequence[Sequence[Any] | None] | None = None
+            if stop > start + 1:
+                found = self.unpack(self.parts.as_array(start, stop))
+            if found is None:
+                found = [None] * (stop - start)
+            self.ahead.extend(zip(range(start + 1, stop), found[1:], strict=True))
+            self.next = stop  # after they were added: it must not seem as if all were taken
+            return start, found[0]
 
     def settle(self, index: int, result: Result) -> bool:
         """A call is over. Returns whether it is time to :meth:`reply`."""
@@ -161,9 +215,9 @@ class BatchRun:
         return not self._open or monotonic() - self._last_reply >= REPLY_TIME
 
     def settle_rest(self, result: Result) -> None:
-        """All the calls that nobody has taken come to this. Whoever says so has the batch to himself."""
-        while not self.is_taken:
-            self.settle(self.take(), result)
+        """All the calls that nobody has taken come to this."""
+        while (item := self.take()) is not None:
+            self.settle(item[0], result)
 
     def reply(self, send: Callable[[Outgoing], object]) -> bool:
         """Send the outcomes up to the first call that is not over.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from threading import Event
 from time import monotonic
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
-from typedrpc.codec import Payload, StreamCodec
+from typedrpc.codec import CommandCodec, Payload, StreamCodec
 from typedrpc.deadlines import nearest
 from typedrpc.declared import NO_ERRORS, DeclaredErrors
 from typedrpc.errors import CallCancelled
@@ -22,6 +22,19 @@ logger = logging.getLogger("typedrpc")
 
 LONGEST_SLEEP: Final = 86_400.0
 """Seconds that a thread sleeps at a time: what every system can take."""
+
+
+class Opened(NamedTuple):
+    """What the calls of a batch have in common, with everything looked up that they need."""
+
+    row: Row
+    function: Callable[..., Any]
+    peer: Peer
+    protocol: Protocol[Any]
+    request: Request
+    depth: int
+    deadline: float | None
+    is_observed: bool
 
 
 @final
@@ -42,6 +55,8 @@ class Call:
 
     __slots__ = (
         "_aborts",
+        "_given",
+        "_opened",
         "_reply_metadata",
         "args",
         "deadline",
@@ -76,10 +91,36 @@ class Call:
         self.why_cancelled = ""  # empty while it is not
         self._aborts: dict[object, Callable[[], None]] | None = None
         self._reply_metadata: dict[str, str | bytes] | None = None
+        self._opened: Opened  # of one that is made by `of_batch`
+        self._given: Sequence[Any]
         self.function = row.function
         self.args = args
         self.kwargs = kwargs
         self.peer = peer
+
+    @staticmethod
+    def of_batch(opened: Opened, args: Sequence[Any]) -> Call:
+        """One of the calls of a batch, with arguments by position alone. Most of it is made when somebody asks for it."""
+        call = new_call(Call)
+        call._opened = opened
+        call._given = args
+        return call
+
+    if not TYPE_CHECKING:  # which would allow any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """What a call of a batch was not asked for yet."""
+            if name in _UNTIL_SET:
+                return _UNTIL_SET[name]  # not kept: another thread may just set it
+            if name not in _OF_BATCH:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            opened = self._opened
+            self.row, self.function, self.peer, self.protocol, request, self.depth, self.deadline, _ = opened
+            self.id = request.call
+            self.metadata = request.extras.metadata
+            self.args = tuple(self._given)
+            self.kwargs = {}
+            return object.__getattribute__(self, name)
 
     @property
     def command(self) -> str:
@@ -148,6 +189,14 @@ class Call:
 
     def __repr__(self) -> str:
         return f"<call of {self.command} from {self.peer!r}>"
+
+
+new_call: Final = Call.__new__
+
+_UNTIL_SET: Final = {"why_cancelled": "", "_aborts": None, "_reply_metadata": None}
+_OF_BATCH: Final = frozenset(
+    ("args", "deadline", "depth", "function", "id", "kwargs", "metadata", "peer", "protocol", "row")
+)
 
 
 @final
@@ -236,6 +285,7 @@ class Row:
 
     __slots__ = (
         "apart",
+        "codec",
         "entry",
         "errors",
         "function",
@@ -262,6 +312,7 @@ class Row:
         is_async: bool = False,
         apart: bool = False,
         plain: bool = True,
+        codec: CommandCodec | None = None,
     ) -> None:
         """
         Args:
@@ -276,6 +327,7 @@ class Row:
             apart: The handler takes a thread or a task of its own: it is async, has streams, or is not to hold up an
                 event loop.
             plain: The handler may run in any thread that is no event loop's: it is not async, and has no streams.
+            codec: The command's, if it unpacks the arguments as they come, so that it may do so for several calls.
         """
         self.name = name
         self.entry = entry
@@ -289,3 +341,4 @@ class Row:
         self.is_async = is_async
         self.apart = apart
         self.plain = plain
+        self.codec = codec

@@ -10,17 +10,17 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
 
 from typedrpc.batches import BatchRun, Result
-from typedrpc.call import Call, enter_call, leave_call
+from typedrpc.call import Call, Opened, enter_call, leave_call
 from typedrpc.callbacks import Callbacks
 from typedrpc.definition import FIRST_RESERVED_ID
-from typedrpc.dispatch import Dispatcher, Opened
+from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import CallCancelled
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
@@ -348,7 +348,7 @@ class Handlers(Attendance, ABC):
         """It is the turn of the next call of a batch. Returns whether it is still to be run."""
         wanted = not self.ended
         if wanted:
-            self.ready.append(partial(self._run_part_in_turn, turns, batch, batch.progress.take()))
+            self.ready.append(partial(self._run_part_in_turn, turns, batch))
         with self._lock:  # after it was added, as in `_go`
             self._in_line -= 1
             self._in_series_bytes -= weight(batch)
@@ -358,10 +358,10 @@ class Handlers(Attendance, ABC):
             self._look_whether_over()
         return wanted
 
-    def _run_part_in_turn(self, turns: Turns, batch: BatchRequest, index: int) -> None:
+    def _run_part_in_turn(self, turns: Turns, batch: BatchRequest) -> None:
         is_apart = False
         try:
-            is_apart = self._run_part(batch, index, done=turns.give_back) is LATER
+            is_apart = self._run_next(batch, done=turns.give_back) is LATER
         finally:
             if not is_apart:
                 turns.give_back()
@@ -400,17 +400,30 @@ class Handlers(Attendance, ABC):
     def _run_next(
         self, batch: BatchRequest, *, nested: bool = False, done: Callable[[], None] | None = None
     ) -> BaseException | tuple[bytes, ...] | None:
-        """Run the next call of a batch, which this thread has to itself meanwhile; see `_run_part`."""
-        return None if self.ended else self._run_part(batch, batch.progress.take(), nested=nested, done=done)
+        """Run the next call of a batch, if there is one; see `_run_part`."""
+        run: BatchRun = batch.progress
+        if self.ended:
+            return None
+        if run.opened is None:
+            self._open_batch(batch)
+        item = run.take()
+        return None if item is None else self._run_part(batch, *item, nested=nested, done=done)
 
     def _run_part(
-        self, batch: BatchRequest, index: int, *, nested: bool = False, done: Callable[[], None] | None = None
+        self,
+        batch: BatchRequest,
+        index: int,
+        args: Sequence[Any] | None,
+        *,
+        nested: bool = False,
+        done: Callable[[], None] | None = None,
     ) -> BaseException | tuple[bytes, ...] | None:
-        """Run one call of a batch.
+        """Run one call of a batch, which is open.
 
         Args:
             batch: The batch.
             index: Which of its calls.
+            args: Its arguments, if they are unpacked already.
             nested: Within a call of this thread's.
             done: Called when the handler has ended, if it takes a thread or a task of its own.
 
@@ -420,16 +433,13 @@ class Handlers(Attendance, ABC):
         if self.ended:
             return None  # nobody waits for it any more
         run: BatchRun = batch.progress
-        opened: Any = run.opened
-        if opened is None:
-            opened = self._open_batch(batch)
         interrupt: BaseException | None = None
         if run.why_cancelled:
             call: Call | bytes = pack_protocol_failure(CallCancelled(f"the caller gave it up: {run.why_cancelled}"))
         else:
-            call = self._dispatcher.begin_part(opened, run.parts[index])
+            call = self._dispatcher.begin_part(run.opened, run.parts, index, args)
         if isinstance(call, Call):
-            run.begun(call)
+            run.begun(call, call)
             if call.row.apart and not (call.row.plain and self._runs_here(call)):
                 with self._lock:
                     self._running_apart += 1
@@ -448,10 +458,45 @@ class Handlers(Attendance, ABC):
         """The first call of a batch is about to be run. Returns what all have in common, or why none is run."""
         run: BatchRun = batch.progress
         self._batches[run] = True
-        run.opened = opened = self._dispatcher.open_batch(self._core, batch, self.peer, run.since)
+        opened = self._dispatcher.open_batch(self._core, batch, self.peer, run.since)
+        if isinstance(opened, Opened):
+            codec = opened.row.codec
+            run.unpack = None if codec is None or run.count == 1 else codec.unpack_many
+        run.opened = opened
         if not self._core.begin(batch.call, run):
             run.cancel("its caller has given it up")
         return opened
+
+    def _run_plain(self, run: BatchRun, opened: Opened, place: object, index: int, args: Sequence[Any]) -> None:
+        """Run one call of a batch as :meth:`_run_part` does, and make nothing that nobody looks at.
+
+        Args:
+            run: The batch, which nobody has given up yet.
+            opened: What its calls have in common: the handler is plain, there is no deadline, and nobody observes.
+            place: Where the call is noted while it runs; the next one of this thread's, or ``ended``, comes after it.
+            index: Which of its calls.
+            args: Its arguments.
+        """
+        call = Call.of_batch(opened, args)
+        run.begun(place, call)
+        if run.settle(index, self._result_of_plain(run, opened, call, args)):
+            self._reply(run)
+            self._make_room()
+
+    def _result_of_plain(self, run: BatchRun, opened: Opened, call: Call, args: Sequence[Any]) -> Result:
+        token = enter_call(call)
+        try:
+            value = opened.function(*args)
+        except BaseException as error:
+            return self._dispatcher.fail_part(self._core, call, error)
+        finally:
+            leave_call(token)
+        try:
+            if run.why_cancelled:
+                return self._dispatcher.finish_part(self._core, call, value)
+            return False, opened.row.pack(value)
+        except BaseException as error:  # of its generator, or it does not fit
+            return self._dispatcher.unfit_part(self._core, call, error)
 
     def _settle(self, run: BatchRun, index: int, call: Call, result: Result) -> None:
         """A handler of a batch's call that took a thread or a task of its own has ended; must not wait."""

@@ -19,6 +19,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Any, Final, final
 
+from typedrpc.call import Opened
 from typedrpc.callbacks import Callbacks
 from typedrpc.common.handlers import LATER, Handlers, RunApart
 from typedrpc.common.outbox import BATCH_SIZE
@@ -37,6 +38,9 @@ logger = logging.getLogger("typedrpc")
 
 MANY: Final = 4
 """Replies for callers in a row, after which an attached thread leaves reading to the callers."""
+
+TURN_TIME: Final = 0.0005
+"""Seconds that a batch may take while another one waits for its turn; then one call at least was run."""
 
 LOOK_TIME: Final = 0.05
 """Seconds between two looks whether everything is answered and written, while a server closes."""
@@ -155,24 +159,37 @@ class HandlerThreads(Handlers):
     def _run_batch(self, batch: BatchRequest) -> None:
         """Run calls of a batch that was ready, as long as nothing else is.
 
-        While one runs the batch is ready again, so that others take its further calls.
+        While they run the batch is ready again, so that others take its further calls.
         """
         ready, run = self.ready, batch.progress
-        while not self.ended:
+        if self.ended or run.is_taken:
+            return
+        opened = run.opened or self._open_batch(batch)
+        is_plain = isinstance(opened, Opened) and opened.row.plain and opened.deadline is None
+        ready.append(batch)
+        until = monotonic() + TURN_TIME
+        take, ahead, count, dispatcher, place = run.take, run.ahead, run.count, self._dispatcher, object()
+        while not self.ended and (item := take()) is not None:
             self._handled += 1
-            index = run.take()
-            if index + 1 < run.count:
-                ready.append(batch)
-            self._run_part(batch, index)
-            try:
-                if ready[0] is not batch:
-                    return
-                work = ready.popleft()
-            except IndexError:  # it is done, or another thread has it
-                return
-            if work is not batch:
-                ready.appendleft(work)
-                return
+            if run.next == count and not ahead:
+                with contextlib.suppress(ValueError):  # another thread has just taken it, and will see
+                    ready.remove(batch)
+            index, args = item
+            if is_plain and args is not None and not (run.why_cancelled or dispatcher.observer is not None):
+                self._run_plain(run, opened, place, index, args)
+            else:
+                self._run_part(batch, index, args)
+            if len(ready) > 1 and self._is_for_others(batch, until):
+                break
+        run.ended(place)
+
+    def _is_for_others(self, batch: BatchRequest, until: float) -> bool:
+        """Whether something else is to be done first; what is a batch too has to wait a little for one that was begun."""
+        try:
+            first = self.ready[0]
+        except IndexError:  # another thread has taken it
+            return False
+        return first is not batch and (type(first) is not BatchRequest or monotonic() >= until)
 
     def expect(self) -> None:
         """An outcome will come that no thread waits for: from now on somebody reads. Does all or nothing."""
