@@ -106,25 +106,29 @@ class BatchRun:
         count: How many calls there are.
         next: The first call that is neither taken nor in ``ahead``.
         ahead: Calls that nobody has taken, in order, with their arguments where they are unpacked.
+        running: Calls that run, by any key of who runs them.
+        outcomes: What each has come to, None while it has not. Who sets one pops one of ``unsettled``.
+        unsettled: One for each call without an outcome; popping needs no lock.
+        reply_at: When outcomes are to leave, on the monotonic clock, if not all have come before.
     """
 
     __slots__ = (
         "_core",
-        "_last_reply",
         "_lock",
-        "_open",
-        "_outcomes",
         "_request",
-        "_running",
         "_taking",
         "_told",
         "ahead",
         "count",
         "next",
         "opened",
+        "outcomes",
         "parts",
+        "reply_at",
+        "running",
         "since",
         "unpack",
+        "unsettled",
         "why_cancelled",
     )
 
@@ -135,38 +139,34 @@ class BatchRun:
         self.unpack: Callable[[bytes], list[Sequence[Any]] | None] | None = None
         self.next = 0
         self.ahead: Final[deque[Taken]] = deque()
-        self.since = self._last_reply = monotonic()
+        self.since = now = monotonic()
+        self.reply_at = now + REPLY_TIME
         self._core = core
         self._request = request
-        self._outcomes: list[Result | None] = [None] * count
-        self._open: Final[list[None]] = [None] * count  # one for each call without an outcome; popping needs no lock
+        self.outcomes: Final[list[Result | None]] = [None] * count
+        self.unsettled: Final[list[None]] = [None] * count
         self._told = 0
         self._lock = Lock()
         self._taking = Lock()
-        self._running: Final[dict[object, Call]] = {}
+        self.running: Final[dict[object, Call]] = {}
         self.why_cancelled = ""
 
     def cancel(self, why: str) -> None:
         """Nobody wants the outcomes any more: as :meth:`typedrpc.dispatch.Call.cancel`."""
         self.why_cancelled = why
-        for call in tuple(self._running.values()):
+        for call in tuple(self.running.values()):
             if not call.why_cancelled:
                 call.cancel(why)
 
-    def begun(self, key: object, call: Call) -> None:
-        """The handler of one of the calls is about to run.
-
-        Args:
-            key: What :meth:`ended` is called with when it has run, or this with the next one.
-            call: The call.
-        """
-        self._running[key] = call
+    def begun(self, call: Call) -> None:
+        """The handler of one of the calls is about to run."""
+        self.running[call] = call
         if self.why_cancelled and not call.why_cancelled:
             call.cancel(self.why_cancelled)
 
-    def ended(self, key: object) -> None:
+    def ended(self, call: Call) -> None:
         """It has run."""
-        self._running.pop(key, None)
+        self.running.pop(call, None)
 
     @property
     def is_taken(self) -> bool:
@@ -210,9 +210,9 @@ class BatchRun:
 
     def settle(self, index: int, result: Result) -> bool:
         """A call is over. Returns whether it is time to :meth:`reply`."""
-        self._outcomes[index] = result
-        self._open.pop()
-        return not self._open or monotonic() - self._last_reply >= REPLY_TIME
+        self.outcomes[index] = result
+        self.unsettled.pop()
+        return not self.unsettled or monotonic() >= self.reply_at
 
     def settle_rest(self, result: Result) -> None:
         """All the calls that nobody has taken come to this."""
@@ -228,7 +228,7 @@ class BatchRun:
         Returns:
             Whether all has been sent.
         """
-        outcomes = self._outcomes
+        outcomes = self.outcomes
         with self._lock:
             start = self._told
             if start == len(outcomes):
@@ -237,7 +237,7 @@ class BatchRun:
                 end = outcomes.index(None, start)
             except ValueError:
                 end = len(outcomes)
-            self._last_reply = monotonic()
+            self.reply_at = monotonic() + REPLY_TIME
             frames = self._pack(cast("list[Result]", outcomes[start:end]))
             for index, payload in enumerate(frames, 1):
                 is_last = end == len(outcomes) and index == len(frames)

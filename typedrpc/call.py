@@ -91,20 +91,12 @@ class Call:
         self.why_cancelled = ""  # empty while it is not
         self._aborts: dict[object, Callable[[], None]] | None = None
         self._reply_metadata: dict[str, str | bytes] | None = None
-        self._opened: Opened  # of one that is made by `of_batch`
+        self._opened: Opened  # of one that is made by `new_call`; and its arguments, which go by position
         self._given: Sequence[Any]
         self.function = row.function
         self.args = args
         self.kwargs = kwargs
         self.peer = peer
-
-    @staticmethod
-    def of_batch(opened: Opened, args: Sequence[Any]) -> Call:
-        """One of the calls of a batch, with arguments by position alone. Most of it is made when somebody asks for it."""
-        call = new_call(Call)
-        call._opened = opened
-        call._given = args
-        return call
 
     if not TYPE_CHECKING:  # which would allow any attribute
 
@@ -192,6 +184,7 @@ class Call:
 
 
 new_call: Final = Call.__new__
+"""Makes one of the calls of a batch: its ``_opened`` and ``_given`` have to be set, all else it finds out if asked."""
 
 _UNTIL_SET: Final = {"why_cancelled": "", "_aborts": None, "_reply_metadata": None}
 _OF_BATCH: Final = frozenset(

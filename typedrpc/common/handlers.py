@@ -439,7 +439,7 @@ class Handlers(Attendance, ABC):
         else:
             call = self._dispatcher.begin_part(run.opened, run.parts, index, args)
         if isinstance(call, Call):
-            run.begun(call, call)
+            run.begun(call)
             if call.row.apart and not (call.row.plain and self._runs_here(call)):
                 with self._lock:
                     self._running_apart += 1
@@ -466,37 +466,6 @@ class Handlers(Attendance, ABC):
         if not self._core.begin(batch.call, run):
             run.cancel("its caller has given it up")
         return opened
-
-    def _run_plain(self, run: BatchRun, opened: Opened, place: object, index: int, args: Sequence[Any]) -> None:
-        """Run one call of a batch as :meth:`_run_part` does, and make nothing that nobody looks at.
-
-        Args:
-            run: The batch, which nobody has given up yet.
-            opened: What its calls have in common: the handler is plain, there is no deadline, and nobody observes.
-            place: Where the call is noted while it runs; the next one of this thread's, or ``ended``, comes after it.
-            index: Which of its calls.
-            args: Its arguments.
-        """
-        call = Call.of_batch(opened, args)
-        run.begun(place, call)
-        if run.settle(index, self._result_of_plain(run, opened, call, args)):
-            self._reply(run)
-            self._make_room()
-
-    def _result_of_plain(self, run: BatchRun, opened: Opened, call: Call, args: Sequence[Any]) -> Result:
-        token = enter_call(call)
-        try:
-            value = opened.function(*args)
-        except BaseException as error:
-            return self._dispatcher.fail_part(self._core, call, error)
-        finally:
-            leave_call(token)
-        try:
-            if run.why_cancelled:
-                return self._dispatcher.finish_part(self._core, call, value)
-            return False, opened.row.pack(value)
-        except BaseException as error:  # of its generator, or it does not fit
-            return self._dispatcher.unfit_part(self._core, call, error)
 
     def _settle(self, run: BatchRun, index: int, call: Call, result: Result) -> None:
         """A handler of a batch's call that took a thread or a task of its own has ended; must not wait."""

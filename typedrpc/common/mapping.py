@@ -20,7 +20,7 @@ from typedrpc.common.role import Waiter
 from typedrpc.common.tokens import Batch
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import DeclaredFailure, unpack_failure
-from typedrpc.parts import PART_OVERHEAD, count_parts, split_outcomes
+from typedrpc.parts import PART_OVERHEAD, count_parts, results_as_array, split_outcomes
 from typedrpc.wire import Frame, Kind, payload_size
 
 _RESPONSE: Final = int(Kind.RESPONSE)
@@ -81,6 +81,7 @@ class Mapping:
         """
         self.what: Final = command.qualified_name
         self.unpack: Callable[[Payload], Any] = command.codec.unpack_result
+        self._unpack_results: Callable[[bytes], list[Any]] | None = None
         self._command = command
         self._resolve = resolve
         self._pack = command.codec.pack_arguments
@@ -200,32 +201,56 @@ class Mapping:
             connection, self._route = self._resolve()
             if self._route.unpack_adapted is not None:
                 self.unpack = self._route.unpack_adapted
+                self._unpack_results = None
+            else:
+                self._unpack_results = self._command.codec.unpack_results
             connection.handlers.stand_by()
             self._connection = connection
         return connection
 
     # Consuming
 
-    def fetch(self, batch: Batch) -> list[Any]:
-        """The next outcomes of the batch that is first in line, once there are any: payloads, and exceptions."""
+    def fetch(self, batch: Batch) -> tuple[list[Any], list[Any]]:
+        """The next of the batch that is first in line, once there is something.
+
+        Returns:
+            Results; and outcomes that have to be looked at one by one, payloads and exceptions. One of them is empty.
+        """
         connection = self._connection
         assert connection is not None, "what is in line was sent"
         nested = get_call() is not None and nesting(connection)[0] != 0
         frame = connection.fetch(batch, self._waiter, self.what, nested=nested)
+        results: list[Any] = []
+        outcomes: list[Any] = []
         if isinstance(frame, Frame):
-            outcomes = self._read(frame, batch.left)
+            results = self._read_results(frame)
+            if not results:
+                outcomes = self._read(frame, batch.left)
             batch.results += payload_size(frame.payload)
         else:
             outcomes = [self._again(connection, frame) for _ in range(batch.left)]
-        batch.left -= len(outcomes)
+        count = len(results) + len(outcomes)
+        batch.left -= count
         if not batch.left:
             now = monotonic()
             self._pace.done(batch.count, now - max(batch.since, self._last_done), max(batch.bytes, batch.results))
             self._last_done = now
             self._line.popleft()
             self._ahead_bytes -= batch.bytes
-        self._ahead -= len(outcomes)
-        return outcomes
+        self._ahead -= count
+        return results, outcomes
+
+    def _read_results(self, frame: Frame) -> list[Any]:
+        """The results in a frame of nothing else; none where they have to be unpacked one by one."""
+        payload = frame.payload
+        if frame.kind != _BATCH or self._unpack_results is None or isinstance(payload, Segmented):
+            return []
+        if len(payload) > FRAME_BYTES or (array := results_as_array(payload)) is None:
+            return []
+        try:
+            return self._unpack_results(array)
+        except CodecError:
+            return []
 
     def drop(self, failed: NotMade) -> None:
         """What is first in line, and could not be sent, has been told."""
@@ -300,7 +325,9 @@ def mapped(
                     yield head.error
                 continue
             unpack = mapping.unpack
-            for outcome in mapping.fetch(head):
+            results, outcomes = mapping.fetch(head)
+            yield from results
+            for outcome in outcomes:
                 if isinstance(outcome, Exception):
                     error = mapping.told(outcome)
                 else:
