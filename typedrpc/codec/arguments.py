@@ -12,13 +12,22 @@ argument that is not given is not sent; the callee's default counts.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 from typedrpc.codec.base import Coder, Coders
-from typedrpc.codec.body import NO_CALLBACKS, CallbackReader, Packing, Payload, SegmentReader, open_payload, pack_body
+from typedrpc.codec.body import (
+    NO_CALLBACKS,
+    SEGMENT_THRESHOLD,
+    CallbackReader,
+    Packing,
+    Payload,
+    SegmentReader,
+    open_payload,
+    pack_body,
+)
 from typedrpc.codec.containers import listed
 from typedrpc.codec.faults import Fault, cut, index_step, short, too_deep
 from typedrpc.codec.source import Source, emit_packed, emit_unpacked
@@ -131,6 +140,44 @@ class ArgumentsCoder:
                 out.line("pass")
             out.line(f"return {failed}")
         return out.build("pack")
+
+    def compile_pack_each(self) -> Callable[[Iterable[tuple[Any, ...]]], Iterator[Payload]] | None:
+        """``pack_each(inputs)``: an iterator over the payloads of calls, each with all arguments, by position.
+
+        It raises what ``pack`` does, or the inputs, and is of no use any more then. There is no such function where
+        something may be given by name alone, or callbacks may.
+        """
+        if self._callbacks or self._positional < len(self._parameters) or not self._parameters:
+            return None
+        out = Source(f"pack the arguments of calls of {self._command}")
+        names = [out.fresh(parameter.name) for parameter in self._parameters]
+        packer, packed = out.fresh(), out.fresh()
+        # A packer keeps the buffer that its largest value needed.
+        bounded = all(coder.bounded for coder in self._coders)
+        with out.block("def pack_each(inputs):"):
+            out.line(f"{packer} = new_packer()")
+            with out.block(f"for {_tuple(names)} in inputs:"):
+                for name, coder in zip(names, self._coders, strict=True):
+                    if coder.one_shot:
+                        out.line(f"{name} = {out.constant(listed)}({name})")
+                with out.block("try:"):
+                    if self._uses_segments:
+                        out.line("segments = []")
+                    value = _tuple([coder.emit(out, "pack", name) for name, coder in zip(names, self._coders, strict=True)])
+                    out.line(f"{packed} = {packer}({value})")
+                    if not bounded:
+                        with out.block(f"if len({packed}) >= {SEGMENT_THRESHOLD}:"):
+                            out.line(f"{packer} = new_packer()")
+                    if self._uses_segments:
+                        with out.block("if segments:"):
+                            out.line(f"{packed} = Segmented({packed}, segments)")
+                with out.block("except Exception:"):
+                    out.line(f"{packer} = new_packer()")
+                    out.line(f"{packed} = None")
+                with out.block(f"if {packed} is None:"):
+                    out.line(f"{packed} = {out.constant(self._pack_slowly)}([{', '.join(names)}], (), {{}})")
+                out.line(f"yield {packed}")
+        return out.build("pack_each")
 
     def _emit_pack(self, out: Source, names: list[str], missing: str) -> None:
         outcomes: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
@@ -177,6 +177,26 @@ class CommandCodec:
             return self._arguments.compile_unpack()
         unpack = self._unpack
         return lambda payload: unpack(payload, CallbackReader())
+
+    def pack_each(self, inputs: Iterator[tuple[Any, ...]], count: int) -> Iterator[Payload]:
+        """The payloads of calls, one for each of the inputs, which are packed as they are asked for.
+
+        Args:
+            inputs: Give the arguments of each, by position.
+            count: How many these are each time.
+
+        Raises, when a payload is asked for:
+            ArgumentTypeError, ArgumentValueError, ArgumentMissing: As `pack_arguments`. Then this gives no more; begin
+                anew with the rest of the inputs.
+        """
+        if self._pack_each is None or count != len(self.schema.parameters):
+            pack = self.pack_arguments
+            return (pack(*args) for args in inputs)
+        return self._pack_each(inputs)
+
+    @cached_property
+    def _pack_each(self) -> Callable[[Iterator[tuple[Any, ...]]], Iterator[Payload]] | None:
+        return self._arguments.compile_pack_each()
 
     @cached_property
     def unpack_many(self) -> Callable[[bytes], list[Sequence[Any]] | None] | None:

@@ -84,8 +84,9 @@ class Mapping:
         self._unpack_results: Callable[[bytes], list[Any]] | None = None
         self._command = command
         self._resolve = resolve
-        self._pack = command.codec.pack_arguments
         self._inputs = zip(*iterables, strict=False)  # as map does, it ends with the shortest
+        self._inputs_of_each = len(iterables)
+        self._payloads = self._begin_packing()
         self._plan = plan
         self._waiter = Waiter()
         self._pace = Pace()
@@ -145,30 +146,30 @@ class Mapping:
             self._held = None
             if isinstance(packed[0], Segmented):
                 most = 1
-        pack, inputs = self._pack, self._inputs
         until, limit = monotonic() + GATHER_TIME, self._limit
-        while len(packed) < most:
+        if len(packed) < most:
             try:
-                payload = pack(*next(inputs))
-            except StopIteration:
-                self._ended = True
-                break
+                for payload in self._payloads:
+                    alone = (len(payload) if type(payload) is bytes else payload_size(payload)) + PART_OVERHEAD
+                    if packed and (size + alone > limit or isinstance(payload, Segmented)):
+                        self._held = payload
+                        break
+                    packed.append(payload)
+                    size += alone
+                    if len(packed) >= most or isinstance(payload, Segmented) or monotonic() > until:
+                        break
+                else:
+                    self._ended = True
             except RpcError as error:
                 self._failed = NotMade(error)
-                break
+                self._payloads = self._begin_packing()
             except Exception as error:  # of the inputs
                 self._failed = NotMade(error, is_final=True)
                 self._ended = True
-                break
-            alone = (len(payload) if type(payload) is bytes else payload_size(payload)) + PART_OVERHEAD
-            if packed and (size + alone > limit or isinstance(payload, Segmented)):
-                self._held = payload
-                break
-            packed.append(payload)
-            size += alone
-            if isinstance(payload, Segmented) or monotonic() > until:
-                break
         self._packed_bytes = size
+
+    def _begin_packing(self) -> Iterator[Payload]:
+        return self._command.codec.pack_each(self._inputs, self._inputs_of_each)
 
     def _send(self, packed: list[Payload]) -> bool:
         now = monotonic()
