@@ -15,7 +15,7 @@ from typedrpc.call import Call
 from typedrpc.codec import Payload, Segmented
 from typedrpc.errors import MessageTooLarge
 from typedrpc.failure import pack_protocol_failure
-from typedrpc.parts import PART_OVERHEAD, Part, pack_outcomes
+from typedrpc.parts import PART_OVERHEAD, Part, Parts, pack_outcomes, pack_parts
 from typedrpc.protocol import MAX_BATCH, BatchRequest, Outgoing, Protocol
 from typedrpc.wire import HEADER_SIZE, RECEIVE_SIZE, payload_size
 
@@ -42,7 +42,7 @@ WINDOW_BYTES: Final = 256 * 1024
 FRAME_BYTES: Final = RECEIVE_SIZE - HEADER_SIZE
 """The payload of a frame with several calls or outcomes: what a receiver reads at once."""
 
-AHEAD: Final = 64
+AHEAD: Final = 128
 """Calls of a batch whose arguments are unpacked together, before the first of them is run."""
 
 AHEAD_BYTES: Final = 4096
@@ -134,7 +134,7 @@ class BatchRun:
 
     def __init__(self, core: Protocol[Any], request: BatchRequest) -> None:
         self.count = count = len(request.parts)
-        self.parts = request.parts
+        self.parts: Final[Parts] = request.parts
         self.opened: Any = None
         self.unpack: Callable[[bytes], list[Sequence[Any]] | None] | None = None
         self.next = 0
@@ -249,9 +249,11 @@ class BatchRun:
         """The payloads of frames that hold these outcomes, none of them larger than the peer accepts."""
         most = self._core.peer_limits.max_message_size
         limit = min(most, FRAME_BYTES)
-        bodies = [payload for _, payload in results]
+        if not results:
+            return []
+        failed, bodies = zip(*results, strict=True)
         if set(map(type, bodies)) == {bytes} and PART_OVERHEAD * (len(bodies) + 1) + sum(map(len, bodies)) <= limit:
-            return [pack_outcomes(cast("list[Part]", results))]
+            return [pack_outcomes(cast("list[Part]", results)) if True in failed else pack_parts(bodies)]
         frames: list[Payload] = []
         gathered: list[tuple[bool, Any]] = []
         size = PART_OVERHEAD

@@ -169,7 +169,9 @@ class Dispatcher:
         is_observed = request.command < FIRST_RESERVED_ID or extras.target is not None
         return Opened(row, function, peer, protocol, request, extras.depth, deadline, is_observed)
 
-    def begin_part(self, opened: Opened | bytes, parts: Parts, index: int, args: Sequence[Any] | None = None) -> Call | bytes:
+    def begin_part(
+        self, opened: Opened | bytes, parts: Parts, index: int, args: Sequence[Any] | None = None
+    ) -> Call | bytes:
         """The half before the handler: the call to run, or the failure that it comes to.
 
         Args:

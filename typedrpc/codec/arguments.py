@@ -163,7 +163,9 @@ class ArgumentsCoder:
                 with out.block("try:"):
                     if self._uses_segments:
                         out.line("segments = []")
-                    value = _tuple([coder.emit(out, "pack", name) for name, coder in zip(names, self._coders, strict=True)])
+                    value = _tuple(
+                        [coder.emit(out, "pack", name) for name, coder in zip(names, self._coders, strict=True)]
+                    )
                     out.line(f"{packed} = {packer}({value})")
                     if not bounded:
                         with out.block(f"if len({packed}) >= {SEGMENT_THRESHOLD}:"):

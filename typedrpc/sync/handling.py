@@ -17,9 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from time import monotonic
-from typing import Any, Final, cast, final
+from typing import Any, Final, final
 
-from typedrpc.batches import BatchRun
 from typedrpc.call import Call, Opened, enter_call, leave_call, new_call
 from typedrpc.callbacks import Callbacks
 from typedrpc.common.handlers import LATER, Handlers, RunApart
@@ -40,8 +39,8 @@ logger = logging.getLogger("typedrpc")
 MANY: Final = 4
 """Replies for callers in a row, after which an attached thread leaves reading to the callers."""
 
-TURN_TIME: Final = 0.0005
-"""Seconds that a batch may take while another one waits for its turn; then one call at least was run."""
+TURN_TIME: Final = 0.002
+"""Seconds that a batch may take while another one waits for its turn, if that is more than one call takes."""
 
 LOOK_TIME: Final = 0.05
 """Seconds between two looks whether everything is answered and written, while a server closes."""
@@ -162,10 +161,11 @@ class HandlerThreads(Handlers):
 
         While they run the batch is ready again, so that others take its further calls.
         """
-        ready, run = self.ready, cast("BatchRun", batch.progress)
-        if self.ended or run.is_taken:
+        ready, run = self.ready, batch.progress
+        is_over = self.ended or run.is_taken
+        if is_over:
             return
-        opened = run.opened or self._open_batch(batch)
+        opened = self._open_batch(batch) if run.opened is None else run.opened
         ready.append(batch)
         if isinstance(opened, Opened) and opened.row.plain and opened.deadline is None:
             self._run_plain(batch, opened)
@@ -182,20 +182,25 @@ class HandlerThreads(Handlers):
     def _run_plain(self, batch: BatchRequest, opened: Opened) -> None:
         """As :meth:`_run_batch`, where the handler is plain and there is no deadline.
 
-        What a call has that nobody looks at is not made, and it is all in one loop: for a handler that does little, what
-        is around it takes half the time so. Whatever is not as usual is left to those who do it for every call.
+        What a call has that nobody looks at is not made, and it is all in one loop: what is around a handler takes half
+        the time so. Whatever is not as usual is left to those who do it for every call.
         """
-        run: BatchRun = batch.progress
+        run = batch.progress
         ready, ahead, running, outcomes, unsettled = self.ready, run.ahead, run.running, run.outcomes, run.unsettled
         dispatcher, core, function, pack = self._dispatcher, self._core, opened.function, opened.row.pack
         place = object()  # where it is noted what this thread runs
         count, until = run.count, monotonic() + TURN_TIME
         try:
-            while not self.ended and (item := ahead.popleft() if ahead else run.take()) is not None:
+            while not self.ended:
+                try:
+                    index, args = ahead.popleft()
+                except IndexError:
+                    if (item := run.take()) is None:
+                        return
+                    index, args = item
                 self._handled += 1
                 if not ahead and run.next == count:
                     self._unready(batch)
-                index, args = item
                 if args is None or run.why_cancelled or dispatcher.observer is not None:
                     self._run_part(batch, index, args)
                 else:
@@ -233,7 +238,7 @@ class HandlerThreads(Handlers):
             self.ready.remove(batch)
 
     def _is_for_others(self, batch: BatchRequest, until: float) -> bool:
-        """Whether something else is to be done first; what is a batch too has to wait a little for one that was begun."""
+        """Whether something else is to be done first. Another batch waits a little for one that was begun."""
         try:
             first = self.ready[0]
         except IndexError:  # another thread has taken it
