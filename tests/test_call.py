@@ -8,7 +8,18 @@ import pytest
 
 from tests.support import PATIENCE, Gate, Running
 from typedrpc import CallCancelled
-from typedrpc.call import Call, Opened, Row, current_call, enter_call, get_call, handled_by, leave_call, new_call
+from typedrpc.call import (
+    Call,
+    CallOfBatch,
+    Opened,
+    Row,
+    current_call,
+    enter_call,
+    get_call,
+    handled_by,
+    leave_call,
+    new_call,
+)
 from typedrpc.protocol import Request
 
 
@@ -40,9 +51,9 @@ def test_a_call_is_current_from_its_handler_on() -> None:
 def one_of_a_batch(*args: Any) -> Call:
     row = Row("Desk.wait", nothing, nothing, nothing)
     request = Request(1, 7, b"")
-    call = new_call(Call)
-    call._opened = Opened(row, nothing, cast(Any, "peer"), cast(Any, "protocol"), request, 3, 5.0, True)
-    call._given = [*args]
+    call = new_call(CallOfBatch)
+    call.opened = Opened(row, nothing, cast(Any, "peer"), cast(Any, "protocol"), request, 3, 1e12, True)
+    call.given = [*args]
     return call
 
 
@@ -51,7 +62,7 @@ class TestOneOfABatch:
 
     def test_what_it_has_in_common_with_the_others(self) -> None:
         call = one_of_a_batch(1, 2)
-        assert (call.command, call.id, call.depth, call.deadline) == ("Desk.wait", 7, 3, 5.0)
+        assert (call.command, call.id, call.depth, call.deadline) == ("Desk.wait", 7, 3, 1e12)
         assert [call.peer, call.protocol, call.function] == cast(Any, ["peer", "protocol", nothing])
         assert (call.args, call.kwargs, dict(call.metadata)) == ((1, 2), {}, {})
         assert call.kwargs is call.kwargs

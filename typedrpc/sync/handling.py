@@ -19,7 +19,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Any, Final, final
 
-from typedrpc.call import Call, Opened, enter_call, leave_call, new_call
+from typedrpc.call import CallOfBatch, Opened, enter_call, leave_call, new_call
 from typedrpc.callbacks import Callbacks
 from typedrpc.common.handlers import LATER, Handlers, RunApart
 from typedrpc.common.outbox import BATCH_SIZE
@@ -204,8 +204,8 @@ class HandlerThreads(Handlers):
                 if args is None or run.why_cancelled or dispatcher.observer is not None:
                     self._run_part(batch, index, args)
                 else:
-                    running[place] = call = new_call(Call)
-                    call._opened, call._given = opened, args
+                    running[place] = call = new_call(CallOfBatch)
+                    call.opened, call.given = opened, args
                     if run.why_cancelled and not call.why_cancelled:  # just now
                         call.cancel(run.why_cancelled)
                     token = enter_call(call)
