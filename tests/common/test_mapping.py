@@ -749,6 +749,28 @@ class TestAtTheServer:
             run_all([work] * 5)
         assert sorted(fragile.seen) == sorted(list(range(500)) * 5)
 
+    @for_servers
+    def test_no_more_turns_are_taken_than_there_are_calls(
+        self, workshop: Workshop, colours: Colours, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken: list[None] = []
+        run = Handlers._run_part_in_turn
+
+        def counted(*args: Any) -> None:
+            taken.append(None)
+            run(*args)
+
+        monkeypatch.setattr(Handlers, "_run_part_in_turn", counted)
+        with colours.serve(workshop, url=URL, max_concurrent=100) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            peer.send(batch(ADD, 1, [1], [2], [3]))
+            got: list[tuple[bool, bytes]] = []
+            while len(got) < 3:
+                got += told(peer.read_frame())
+            peer.send(request(ADD, 3, 4))
+            assert peer.read_frame().call == 3
+        assert len(taken) == 3
+
     def test_a_client_that_leaves_frees_its_turns(self, workshop: Workshop, colours: Colours) -> None:
         with (
             colours.serve(workshop, url=URL, max_concurrent=1) as server,

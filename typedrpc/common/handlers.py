@@ -16,7 +16,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
 
-from typedrpc.batches import BatchRun, Result
+from typedrpc.batches import BatchRun, Result, Taken
 from typedrpc.call import Call, Opened, enter_call, leave_call
 from typedrpc.callbacks import Callbacks
 from typedrpc.definition import FIRST_RESERVED_ID
@@ -348,7 +348,8 @@ class Handlers(Attendance, ABC):
         """It is the turn of the next call of a batch. Returns whether it is still to be run."""
         wanted = not self.ended
         if wanted:
-            self.ready.append(partial(self._run_part_in_turn, turns, batch))
+            # Taken here: who stands in line again for the rest looks at what is left at once.
+            self.ready.append(partial(self._run_part_in_turn, turns, batch, batch.progress.take()))
         with self._lock:  # after it was added, as in `_go`
             self._in_line -= 1
             self._in_series_bytes -= weight(batch)
@@ -358,10 +359,12 @@ class Handlers(Attendance, ABC):
             self._look_whether_over()
         return wanted
 
-    def _run_part_in_turn(self, turns: Turns, batch: BatchRequest) -> None:
+    def _run_part_in_turn(self, turns: Turns, batch: BatchRequest, item: Taken) -> None:
         is_apart = False
         try:
-            is_apart = self._run_next(batch, done=turns.give_back) is LATER
+            if batch.progress.opened is None:
+                self._open_batch(batch)
+            is_apart = self._run_part(batch, *item, done=turns.give_back) is LATER
         finally:
             if not is_apart:
                 turns.give_back()
