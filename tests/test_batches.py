@@ -84,6 +84,13 @@ def run_of(count: int, *, accepts: int = 16 * 1024 * 1024) -> tuple[Pair, BatchR
     return pair, BatchRun(pair.server, event)
 
 
+def taken(run: BatchRun) -> int:
+    """Which call was the next one."""
+    item = run.take()
+    assert item is not None
+    return item[0]
+
+
 def reply(run: BatchRun) -> tuple[bool, list[Frame]]:
     sent: list[Outgoing] = []
     is_whole = run.reply(sent.append)
@@ -104,7 +111,7 @@ def outcomes(found: list[Frame]) -> list[tuple[bool, bytes]]:
 def test_outcomes_leave_in_order_up_to_the_first_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "REPLY_TIME", 1e9)
     pair, run = run_of(4)
-    assert [run.take() for _ in range(4)] == [0, 1, 2, 3]
+    assert [run.take() for _ in range(5)] == [(0, None), (1, None), (2, None), (3, None), None]
     assert run.is_taken
     assert not run.settle(2, (False, b"\x02"))
     assert reply(run) == (False, [])
@@ -123,12 +130,12 @@ def test_outcomes_leave_in_order_up_to_the_first_that_is_missing(monkeypatch: py
 def test_outcomes_leave_when_the_last_ones_left_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "REPLY_TIME", 0.0)
     _, run = run_of(2)
-    assert run.settle(run.take(), (False, b"\x00"))
+    assert run.settle(taken(run), (False, b"\x00"))
 
 
 def test_the_rest_is_refused_at_once() -> None:
     _, run = run_of(3)
-    run.settle(run.take(), (False, b"\x00"))
+    run.settle(taken(run), (False, b"\x00"))
     run.settle_rest((True, b"no"))
     is_whole, sent = reply(run)
     assert (is_whole, outcomes(sent)) == (True, [(False, b"\x00"), (True, b"no"), (True, b"no")])
@@ -142,7 +149,7 @@ def test_no_frame_is_larger_than_the_peer_accepts(sizes: list[tuple[bool, int]],
     _, run = run_of(len(sizes), accepts=accepts)
     run.opened = Named()
     for is_error, size in sizes:
-        run.settle(run.take(), (is_error, bytes(size)))
+        run.settle(taken(run), (is_error, bytes(size)))
     is_whole, sent = reply(run)
     assert is_whole
     assert all(len(frame.payload) <= accepts for frame in sent)
@@ -164,7 +171,7 @@ class Named:
 def test_many_outcomes_are_split_into_frames_that_are_read_at_once() -> None:
     _, run = run_of(300)
     for _ in range(300):
-        run.settle(run.take(), (False, bytes(1000)))
+        run.settle(taken(run), (False, bytes(1000)))
     _, sent = reply(run)
     assert len(sent) == 5
     assert all(len(frame.payload) <= FRAME_BYTES for frame in sent)
@@ -176,7 +183,7 @@ def test_an_outcome_with_segments_travels_alone() -> None:
     large: Payload = Segmented(b"\xc7", [bytes(100_000)])
     results: list[Any] = [(False, b"\x00"), (False, large), (True, b"\x02")]
     for result in results:
-        run.settle(run.take(), result)
+        run.settle(taken(run), result)
     _, sent = reply(run)
     assert [frame.payload for frame in sent] == [
         pack_outcomes([(False, b"\x00")]),
@@ -187,8 +194,8 @@ def test_an_outcome_with_segments_travels_alone() -> None:
 
 def test_a_large_outcome_that_is_accepted_travels_whole() -> None:
     _, run = run_of(2)
-    run.settle(run.take(), (False, bytes(200_000)))
-    run.settle(run.take(), (False, b"\x01"))
+    run.settle(taken(run), (False, bytes(200_000)))
+    run.settle(taken(run), (False, b"\x01"))
     _, sent = reply(run)
     assert outcomes(sent) == [(False, bytes(200_000)), (False, b"\x01")]
     assert len(sent) == 2

@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from typedrpc.parts import PART_OVERHEAD, count_parts, pack_outcomes, pack_parts, split_outcomes, split_parts
+from typedrpc.codec import pack_plain, unpack_plain
+from typedrpc.parts import (
+    PART_OVERHEAD,
+    Parts,
+    count_parts,
+    open_parts,
+    pack_outcomes,
+    pack_parts,
+    results_as_array,
+    split_outcomes,
+    split_parts,
+)
 
 BODIES = st.lists(st.binary(max_size=300), max_size=40)
 OUTCOMES = st.lists(st.tuples(st.booleans(), st.binary(max_size=300)), max_size=40)
@@ -75,3 +86,37 @@ def test_parts_are_slices_of_the_payload() -> None:
     payload[-1:] = b"x"
     assert not isinstance(parts, str)
     assert [bytes(part) for part in parts] == [b"ab", b"cx"]
+
+
+@given(st.binary(max_size=60) | BODIES.map(pack_parts))
+def test_parts_that_are_cut_when_asked_for_are_the_same(payload: bytes) -> None:
+    split, parts = split_parts(payload), open_parts(payload)
+    if isinstance(split, str):
+        assert parts == split
+        return
+    assert isinstance(parts, Parts)
+    assert [parts[index] for index in range(len(parts))] == split
+    assert parts.size(0, len(parts)) == sum(map(len, split))
+
+
+@given(st.lists(st.integers(0, 2**63) | st.text(max_size=5), min_size=1, max_size=40), st.data())
+def test_values_are_one_array(values: list[object], data: st.DataObject) -> None:
+    payload = pack_parts([pack_plain(value) for value in values])
+    for buffer in (payload, bytearray(payload), memoryview(payload)):
+        parts = open_parts(buffer)
+        assert isinstance(parts, Parts)
+        start = data.draw(st.integers(0, len(values)))
+        stop = data.draw(st.integers(start, len(values)))
+        assert unpack_plain(parts.as_array(start, stop), max_depth=5) == values[start:stop]
+        array = results_as_array(buffer)
+        assert array is not None
+        assert unpack_plain(array, max_depth=5) == values
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"abc", pack_parts([]), pack_parts([b"\x01"]) + b"x", pack_outcomes([(False, b"\x01"), (True, b"\x02")])],
+    ids=["short", "empty", "more", "error"],
+)
+def test_what_is_no_array_of_results(payload: bytes) -> None:
+    assert results_as_array(payload) is None

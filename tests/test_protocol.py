@@ -1162,7 +1162,7 @@ def test_a_batch_is_one_call(client: bool, size: int) -> None:
     (event,) = feed(core, frame(Kind.BATCH, pack_parts([b"\x90", b"", b"\x91\x01"]), command=7, call=call), size)
     assert isinstance(event, BatchRequest)
     assert (event.command, event.call, event.origin) == (7, call, call)
-    assert event.parts == [b"\x90", b"", b"\x91\x01"]
+    assert [event.parts[index] for index in range(len(event.parts))] == [b"\x90", b"", b"\x91\x01"]
     assert core.running == 1
     assert core.last_accepted == call
 

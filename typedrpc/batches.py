@@ -4,7 +4,9 @@ Nothing here knows of threads or event loops, beyond that several may run calls 
 """
 
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
 from time import monotonic
 from typing import Any, Final, TypeAlias, cast, final
@@ -13,7 +15,7 @@ from typedrpc.call import Call
 from typedrpc.codec import Payload, Segmented
 from typedrpc.errors import MessageTooLarge
 from typedrpc.failure import pack_protocol_failure
-from typedrpc.parts import PART_OVERHEAD, Part, pack_outcomes
+from typedrpc.parts import PART_OVERHEAD, Part, Parts, pack_outcomes, pack_parts
 from typedrpc.protocol import MAX_BATCH, BatchRequest, Outgoing, Protocol
 from typedrpc.wire import HEADER_SIZE, RECEIVE_SIZE, payload_size
 
@@ -40,8 +42,17 @@ WINDOW_BYTES: Final = 256 * 1024
 FRAME_BYTES: Final = RECEIVE_SIZE - HEADER_SIZE
 """The payload of a frame with several calls or outcomes: what a receiver reads at once."""
 
+AHEAD: Final = 128
+"""Calls of a batch whose arguments are unpacked together, before the first of them is run."""
+
+AHEAD_BYTES: Final = 4096
+"""Bytes of their arguments, unless it is one call: what is unpacked takes more room, and many batches may be begun."""
+
 Result: TypeAlias = tuple[bool, Payload]
 """What a call came to: whether it is an error, and the packed error or result."""
+
+Taken: TypeAlias = tuple[int, Sequence[Any] | None]
+"""A call of a batch: which one it is, and its arguments if they are unpacked already."""
 
 
 @final
@@ -90,80 +101,123 @@ class BatchRun:
         opened: What the dispatcher has looked up for all of them, once it has.
         since: When it came, on the monotonic clock.
         why_cancelled: Why nobody wants the outcomes any more; empty while that is not so.
+        unpack: Unpacks the arguments of several calls together, see :class:`~typedrpc.codec.CommandCodec`; None where
+            those of each are unpacked by themselves.
         count: How many calls there are.
-        next: The first call that nobody has taken; ``count`` where all have been.
+        next: The first call that is neither taken nor in ``ahead``.
+        ahead: Calls that nobody has taken, in order, with their arguments where they are unpacked.
+        running: Calls that run, by any key of who runs them.
+        outcomes: What each has come to, None while it has not. Who sets one pops one of ``unsettled``.
+        unsettled: One for each call without an outcome; popping needs no lock.
+        reply_at: When outcomes are to leave, on the monotonic clock, if not all have come before.
     """
 
     __slots__ = (
         "_core",
-        "_last_reply",
         "_lock",
-        "_open",
-        "_outcomes",
         "_request",
-        "_running",
+        "_taking",
         "_told",
+        "ahead",
         "count",
         "next",
         "opened",
+        "outcomes",
         "parts",
+        "reply_at",
+        "running",
         "since",
+        "unpack",
+        "unsettled",
         "why_cancelled",
     )
 
     def __init__(self, core: Protocol[Any], request: BatchRequest) -> None:
         self.count = count = len(request.parts)
-        self.parts = request.parts
+        self.parts: Final[Parts] = request.parts
         self.opened: Any = None
+        self.unpack: Callable[[bytes], list[Sequence[Any]] | None] | None = None
         self.next = 0
-        self.since = self._last_reply = monotonic()
+        self.ahead: Final[deque[Taken]] = deque()
+        self.since = now = monotonic()
+        self.reply_at = now + REPLY_TIME
         self._core = core
         self._request = request
-        self._outcomes: list[Result | None] = [None] * count
-        self._open: Final[list[None]] = [None] * count  # one for each call without an outcome; popping needs no lock
+        self.outcomes: Final[list[Result | None]] = [None] * count
+        self.unsettled: Final[list[None]] = [None] * count
         self._told = 0
         self._lock = Lock()
-        self._running: Final[dict[Call, None]] = {}
+        self._taking = Lock()
+        self.running: Final[dict[object, Call]] = {}
         self.why_cancelled = ""
 
     def cancel(self, why: str) -> None:
         """Nobody wants the outcomes any more: as :meth:`typedrpc.dispatch.Call.cancel`."""
         self.why_cancelled = why
-        for call in tuple(self._running):
+        for call in tuple(self.running.values()):
             if not call.why_cancelled:
                 call.cancel(why)
 
     def begun(self, call: Call) -> None:
         """The handler of one of the calls is about to run."""
-        self._running[call] = None
+        self.running[call] = call
         if self.why_cancelled and not call.why_cancelled:
             call.cancel(self.why_cancelled)
 
     def ended(self, call: Call) -> None:
         """It has run."""
-        self._running.pop(call, None)
+        self.running.pop(call, None)
 
     @property
     def is_taken(self) -> bool:
         """No call is left to be taken."""
-        return self.next == self.count
+        return self.next == self.count and not self.ahead
 
-    def take(self) -> int:
-        """The next call. Whoever asks has the batch to himself."""
-        index = self.next
-        self.next = index + 1
-        return index
+    @property
+    def taken(self) -> int:
+        """Calls that were taken."""
+        return self.next - len(self.ahead)
+
+    def take(self) -> Taken | None:
+        """The next call, and its arguments if they are unpacked already; None where all are taken. Thread-safe."""
+        try:
+            return self.ahead.popleft()
+        except IndexError:
+            return self._look_ahead()
+
+    def _look_ahead(self) -> Taken | None:
+        """The next call; those after it have their arguments unpacked with it."""
+        with self._taking:
+            with suppress(IndexError):
+                return self.ahead.popleft()
+            start = self.next
+            if self.unpack is None or start >= self.count - 1:
+                if start == self.count:
+                    return None
+                self.next = start + 1
+                return start, None
+            stop = min(start + AHEAD, self.count)
+            while stop > start + 1 and self.parts.size(start, stop) > AHEAD_BYTES:
+                stop = (start + stop) // 2
+            found: Sequence[Sequence[Any] | None] | None = None
+            if stop > start + 1:
+                found = self.unpack(self.parts.as_array(start, stop))
+            if found is None:
+                found = [None] * (stop - start)
+            self.ahead.extend(zip(range(start + 1, stop), found[1:], strict=True))
+            self.next = stop  # after they were added: it must not seem as if all were taken
+            return start, found[0]
 
     def settle(self, index: int, result: Result) -> bool:
         """A call is over. Returns whether it is time to :meth:`reply`."""
-        self._outcomes[index] = result
-        self._open.pop()
-        return not self._open or monotonic() - self._last_reply >= REPLY_TIME
+        self.outcomes[index] = result
+        self.unsettled.pop()
+        return not self.unsettled or monotonic() >= self.reply_at
 
     def settle_rest(self, result: Result) -> None:
-        """All the calls that nobody has taken come to this. Whoever says so has the batch to himself."""
-        while not self.is_taken:
-            self.settle(self.take(), result)
+        """All the calls that nobody has taken come to this."""
+        while (item := self.take()) is not None:
+            self.settle(item[0], result)
 
     def reply(self, send: Callable[[Outgoing], object]) -> bool:
         """Send the outcomes up to the first call that is not over.
@@ -174,7 +228,7 @@ class BatchRun:
         Returns:
             Whether all has been sent.
         """
-        outcomes = self._outcomes
+        outcomes = self.outcomes
         with self._lock:
             start = self._told
             if start == len(outcomes):
@@ -183,7 +237,7 @@ class BatchRun:
                 end = outcomes.index(None, start)
             except ValueError:
                 end = len(outcomes)
-            self._last_reply = monotonic()
+            self.reply_at = monotonic() + REPLY_TIME
             frames = self._pack(cast("list[Result]", outcomes[start:end]))
             for index, payload in enumerate(frames, 1):
                 is_last = end == len(outcomes) and index == len(frames)
@@ -195,9 +249,11 @@ class BatchRun:
         """The payloads of frames that hold these outcomes, none of them larger than the peer accepts."""
         most = self._core.peer_limits.max_message_size
         limit = min(most, FRAME_BYTES)
-        bodies = [payload for _, payload in results]
+        if not results:
+            return []
+        failed, bodies = zip(*results, strict=True)
         if set(map(type, bodies)) == {bytes} and PART_OVERHEAD * (len(bodies) + 1) + sum(map(len, bodies)) <= limit:
-            return [pack_outcomes(cast("list[Part]", results))]
+            return [pack_outcomes(cast("list[Part]", results)) if True in failed else pack_parts(bodies)]
         frames: list[Payload] = []
         gathered: list[tuple[bool, Any]] = []
         size = PART_OVERHEAD

@@ -26,6 +26,9 @@ MAX_PART_SIZE: Final = 0x7FFF_FFFF
 
 _ERROR: Final = 0x8000_0000
 _COUNT: Final = Struct(">I")
+_ARRAY: Final = Struct(">BI")
+_ARRAY_32: Final = 0xDD
+"""The first byte of an array of msgpack with a count of 32 bits."""
 
 
 Part: TypeAlias = tuple[bool, Buffer]
@@ -36,6 +39,43 @@ def pack_parts(bodies: Sequence[Buffer]) -> bytes:
     """The payload that holds these bodies, each of ``MAX_PART_SIZE`` bytes at most."""
     count = len(bodies)
     return b"".join((pack(f">{count + 1}I", count, *map(len, bodies)), *bodies))
+
+
+class Parts:
+    """The bodies in a payload, cut when they are asked for."""
+
+    __slots__ = ("_ends", "_payload")
+
+    def __init__(self, payload: Buffer, ends: list[int]) -> None:
+        """
+        Args:
+            payload: Where they are.
+            ends: Where the first one begins, and each ends.
+        """
+        self._payload = payload
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Buffer:
+        return self._payload[self._ends[index] : self._ends[index + 1]]
+
+    def size(self, start: int, stop: int) -> int:
+        """Bytes of these bodies."""
+        return self._ends[stop] - self._ends[start]
+
+    def as_array(self, start: int, stop: int) -> bytes:
+        """These bodies as one array of msgpack, if each of them is a value of it."""
+        with memoryview(self._payload) as view:
+            return b"".join((_ARRAY.pack(_ARRAY_32, stop - start), view[self._ends[start] : self._ends[stop]]))
+
+
+def open_parts(payload: Buffer) -> Parts | str:
+    """The bodies in a payload; a sentence where it is malformed."""
+    sizes = _sizes_of(payload)
+    ends = sizes if isinstance(sizes, str) else _ends_of(payload, sizes)
+    return ends if isinstance(ends, str) else Parts(payload, ends)
 
 
 def split_parts(payload: Buffer) -> list[Buffer] | str:
@@ -67,6 +107,21 @@ def split_outcomes(payload: Buffer) -> list[Part] | str:
     return [(size >= _ERROR, body) for size, body in zip(marked, bodies, strict=True)]
 
 
+def results_as_array(payload: Buffer) -> bytes | None:
+    """The outcomes in a payload as one array of msgpack, if each of them is a result, and a value of it.
+
+    None where one is an error, or the payload is malformed.
+    """
+    sizes = _sizes_of(payload)
+    if isinstance(sizes, str) or not sizes or max(sizes) >= _ERROR:
+        return None
+    start = _COUNT.size + PART_OVERHEAD * len(sizes)
+    if start + sum(sizes) != len(payload):
+        return None
+    with memoryview(payload) as view:
+        return b"".join((_ARRAY.pack(_ARRAY_32, len(sizes)), view[start:]))
+
+
 def count_parts(payload: Buffer) -> int:
     """How many bodies a payload says it holds; -1 where it is too short to say."""
     if len(payload) < _COUNT.size:
@@ -84,8 +139,14 @@ def _sizes_of(payload: Buffer) -> tuple[int, ...] | str:
     return unpack_from(f">{count}I", payload, _COUNT.size)
 
 
-def _cut(payload: Buffer, sizes: tuple[int, ...]) -> list[Buffer] | str:
+def _ends_of(payload: Buffer, sizes: tuple[int, ...]) -> list[int] | str:
+    """Where the first body begins, and each ends."""
     ends = list(accumulate(sizes, initial=_COUNT.size + PART_OVERHEAD * len(sizes)))
     if ends[-1] != len(payload):
         return f"{len(sizes)} parts that end at {ends[-1]} of {len(payload)} bytes"
-    return [payload[start:end] for start, end in pairwise(ends)]
+    return ends
+
+
+def _cut(payload: Buffer, sizes: tuple[int, ...]) -> list[Buffer] | str:
+    ends = _ends_of(payload, sizes)
+    return ends if isinstance(ends, str) else [payload[start:end] for start, end in pairwise(ends)]

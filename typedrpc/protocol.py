@@ -48,7 +48,7 @@ from typedrpc.messages import (
     read_limits,
     read_queued,
 )
-from typedrpc.parts import count_parts, pack_outcomes, pack_parts, split_parts
+from typedrpc.parts import Parts, count_parts, open_parts, pack_outcomes, pack_parts
 from typedrpc.wire import (
     HEADER_SIZE,
     IGNORABLE,
@@ -135,7 +135,7 @@ class BatchRequest(Request):
 
     __slots__ = ("parts", "progress")
 
-    def __init__(self, request: Request, parts: list[Buffer]) -> None:
+    def __init__(self, request: Request, parts: Parts) -> None:
         super().__init__(request.command, request.call, request.payload, request.extras)
         self.parts = parts
         self.progress: Any = None
@@ -945,10 +945,10 @@ class Protocol(Generic[TokenT]):
             raise MessageTooLarge(what, size, limit)
 
 
-def _read_batch(payload: Payload) -> list[Buffer] | str:
+def _read_batch(payload: Payload) -> Parts | str:
     """The arguments of the calls of a batch; a sentence where it is none."""
     if isinstance(payload, Segmented):
         return "a batch with segments"
     if (count := count_parts(payload)) > MAX_BATCH:
         return f"a batch of {count} calls, the limit is {MAX_BATCH}"
-    return split_parts(payload) or "a batch of no calls"
+    return open_parts(payload) or "a batch of no calls"

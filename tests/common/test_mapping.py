@@ -1,10 +1,11 @@
 """`map` over a connection: order, frames, what is ahead of the consumer, errors in their turn, and its end."""
 
+import contextvars
 import gc
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from tests.support import (
     FakeServer,
     Forwarder,
     Gate,
+    Gates,
     RawPeer,
     Running,
     Workshop,
@@ -27,6 +29,7 @@ from tests.support import (
 )
 from typedrpc import (
     ArgumentTypeError,
+    CallCancelled,
     ConnectionLost,
     DeadlineExceeded,
     MessageTooLarge,
@@ -34,14 +37,17 @@ from typedrpc import (
     RemoteError,
     Server,
     Service,
+    connect,
     current_call,
     rpc,
 )
-from typedrpc.batches import MAX_WINDOW, MIN_WINDOW
+from typedrpc.batches import AHEAD, MAX_WINDOW, MIN_WINDOW
+from typedrpc.call import Call
 from typedrpc.codec import Segmented, pack_plain
 from typedrpc.common import calling, mapping
+from typedrpc.common.handlers import Handlers
 from typedrpc.failure import pack_protocol_failure, unpack_failure
-from typedrpc.messages import pack_extension
+from typedrpc.messages import Limits, pack_extension, pack_limits
 from typedrpc.parts import pack_outcomes, pack_parts, split_outcomes, split_parts
 from typedrpc.protocol import MAX_BATCH
 from typedrpc.sync.handling import HandlerThreads
@@ -592,7 +598,7 @@ class TestLeaving:
         assert not threads._needs_reader()
 
 
-def batch(command: int, call: int, *arguments: list[object], extension: bytes = b"") -> bytes:
+def batch(command: int, call: int, *arguments: Sequence[object], extension: bytes = b"") -> bytes:
     encoded = encode(Kind.BATCH, command, call, pack_parts([pack_plain(each) for each in arguments]), extension)
     assert isinstance(encoded, bytes)
     return encoded
@@ -600,6 +606,12 @@ def batch(command: int, call: int, *arguments: list[object], extension: bytes = 
 
 def request(command: int, call: int, *arguments: object) -> bytes:
     encoded = encode(Kind.REQUEST, command, call, pack_plain(list(arguments)))
+    assert isinstance(encoded, bytes)
+    return encoded
+
+
+def encode_of(kind: Kind, call: int) -> bytes:
+    encoded = encode(kind, 0, call, b"")
     assert isinstance(encoded, bytes)
     return encoded
 
@@ -737,6 +749,28 @@ class TestAtTheServer:
             run_all([work] * 5)
         assert sorted(fragile.seen) == sorted(list(range(500)) * 5)
 
+    @for_servers
+    def test_no_more_turns_are_taken_than_there_are_calls(
+        self, workshop: Workshop, colours: Colours, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken: list[None] = []
+        run = Handlers._run_part_in_turn
+
+        def counted(*args: Any) -> None:
+            taken.append(None)
+            run(*args)
+
+        monkeypatch.setattr(Handlers, "_run_part_in_turn", counted)
+        with colours.serve(workshop, url=URL, max_concurrent=100) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            peer.send(batch(ADD, 1, [1], [2], [3]))
+            got: list[tuple[bool, bytes]] = []
+            while len(got) < 3:
+                got += told(peer.read_frame())
+            peer.send(request(ADD, 3, 4))
+            assert peer.read_frame().call == 3
+        assert len(taken) == 3
+
     def test_a_client_that_leaves_frees_its_turns(self, workshop: Workshop, colours: Colours) -> None:
         with (
             colours.serve(workshop, url=URL, max_concurrent=1) as server,
@@ -770,3 +804,187 @@ class TestAtTheServer:
 
         with colours.serve(Curious(), url=URL) as server, colours.connect(Curious, server.url) as proxy:
             assert list(proxy.look.with_options(timeout=PATIENCE).map(range(100))) == [True] * 100
+
+
+class Plain(Service):
+    """Handlers that do little, which the fast way is for."""
+
+    def __init__(self) -> None:
+        self.gates = Gates()
+        self.started = Gates()
+        self.calls: list[Call] = []
+        self.contexts: list[contextvars.Context] = []
+
+    @rpc
+    def invert(self, number: int) -> float:
+        return 1 / number
+
+    @rpc
+    def wait(self, name: str) -> str:
+        self.calls.append(current_call())
+        self.started[name].open()
+        self.gates[name].wait()
+        return name
+
+    @rpc
+    def keep(self, number: int) -> bool:
+        """Whether a call is itself; contexts that are copied keep it."""
+        self.calls.append(current_call())
+        context = contextvars.copy_context()
+        self.contexts.append(context)
+        return current_call() is self.calls[-1] is context.run(current_call)
+
+    @rpc
+    def blob(self, size: int) -> bytes:
+        return bytes(size)
+
+
+@pytest.fixture
+def singly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The calls of batches that do not go the fast way: which ones of their batch they are."""
+    found: list[int] = []
+    run_part = Handlers._run_part
+
+    def counted(handlers: Handlers, batch: Any, index: int, *args: Any, **kwargs: Any) -> Any:
+        found.append(index)
+        return run_part(handlers, batch, index, *args, **kwargs)
+
+    monkeypatch.setattr(Handlers, "_run_part", counted)
+    return found
+
+
+class TestTheFastWay:
+    """What is run in one loop is as it would be by itself."""
+
+    @pytest.fixture
+    def plain(self) -> Iterator[Plain]:
+        plain = Plain()
+        yield plain
+        plain.gates.open_all()
+
+    @pytest.fixture
+    def peer(self, plain: Plain) -> Iterator[RawPeer]:
+        with Server(plain, url=URL, max_workers=0) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            yield peer
+
+    def answered(self, peer: RawPeer, count: int) -> list[tuple[bool, bytes]]:
+        got: list[tuple[bool, bytes]] = []
+        while len(got) < count:
+            got += told(peer.read_frame())
+        return got
+
+    def test_is_taken(self, peer: RawPeer, singly: list[int]) -> None:
+        peer.send(batch(Plain.invert.id, 1, *([number] for number in range(1, 301))))
+        assert self.answered(peer, 300) == [(False, pack_plain(1 / number)) for number in range(1, 301)]
+        assert singly == []
+
+    def test_calls_are_their_own(self, peer: RawPeer, plain: Plain, singly: list[int]) -> None:
+        peer.send(batch(Plain.keep.id, 1, *([number] for number in range(100))))
+        assert self.answered(peer, 100) == [(False, pack_plain(True))] * 100
+        assert [call.args for call in plain.calls] == [(number,) for number in range(100)]
+        assert [context.run(current_call) for context in plain.contexts] == plain.calls
+        assert (plain.calls[0].command, plain.calls[0].deadline) == ("Plain.keep", None)
+        assert singly == []
+
+    def test_one_that_raises(self, peer: RawPeer, singly: list[int]) -> None:
+        peer.send(batch(Plain.invert.id, 1, [1], [0], [2]))
+        got = self.answered(peer, 3)
+        assert [is_error for is_error, _ in got] == [False, True, False]
+        assert isinstance(unpack_failure(got[1][1], ""), ZeroDivisionError)
+        assert singly == []
+
+    def test_one_whose_result_is_too_large(self, plain: Plain, singly: list[int]) -> None:
+        with Server(plain, url=URL) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            limits = encode(Kind.LIMITS, 0, 0, pack_limits(Limits(max_message_size=2000)))
+            assert isinstance(limits, bytes)
+            peer.send(limits + batch(Plain.blob.id, 1, [10], [3000], [20]))
+            got = self.answered(peer, 3)
+        assert [is_error for is_error, _ in got] == [False, True, False]
+        assert isinstance(unpack_failure(got[1][1], ""), MessageTooLarge)
+        assert singly == []
+
+    @pytest.mark.parametrize("bad", [["x"], [], [1, 2]], ids=str)
+    def test_one_whose_arguments_do_not_fit(self, bad: list[object], peer: RawPeer, singly: list[int]) -> None:
+        numbers = [[number] for number in range(1, AHEAD + 11)]
+        peer.send(batch(Plain.invert.id, 1, *numbers[:3], bad, *numbers[3:]))
+        got = self.answered(peer, AHEAD + 11)
+        assert [index for index, (is_error, _) in enumerate(got) if is_error] == [3]
+        assert singly == list(range(AHEAD)), "those that were looked at together, and no others"
+
+    def test_a_table_that_cuts_values_in_two_gives_each_an_outcome(self, peer: RawPeer) -> None:
+        """Whether that is noticed is not promised."""
+        values = pack_plain([1]) + pack_plain([2])
+        encoded = encode(Kind.BATCH, Plain.invert.id, 1, pack_parts([values[:1], values[1:]]))
+        assert isinstance(encoded, bytes)
+        peer.send(encoded)
+        assert len(self.answered(peer, 2)) == 2
+
+    def test_a_batch_that_is_given_up(self, peer: RawPeer, plain: Plain, singly: list[int]) -> None:
+        peer.send(batch(Plain.wait.id, 1, ["a"], ["b"], ["c"]))
+        plain.started["a"].wait()
+        with_all_read = Running(lambda: until(lambda: plain.calls[0].cancelled))
+        peer.send(encode_of(Kind.CANCEL, 1) + request(Plain.invert.id, 3, 1))
+        with_all_read.result()
+        plain.gates["a"].open()
+        got: list[tuple[bool, bytes]] = []
+        while len(got) < 3:
+            frame = peer.read_frame()
+            got += told(frame) if frame.kind == Kind.BATCH else []
+        assert [type(unpack_failure(body, "")) for _, body in got] == [CallCancelled] * 3
+        assert not plain.started["b"].is_open
+        assert singly == [1, 2]
+
+    def test_a_hook_that_comes_in_between(self, plain: Plain, singly: list[int]) -> None:
+        began: list[object] = []
+        with Server(plain, url=URL, max_workers=0) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            peer.send(batch(Plain.wait.id, 1, ["a"], ["b"], ["c"]))
+            plain.started["a"].wait()
+            server.on_call(lambda call: began.append(call.args))
+            plain.gates.open_all()
+            for name in "bc":
+                plain.gates[name].open()
+            assert self.answered(peer, 3) == [(False, pack_plain(name)) for name in "abc"]
+        assert began == [("b",), ("c",)]
+        assert singly == [1, 2]
+
+    def test_a_deadline_that_passes_in_between(self, peer: RawPeer, plain: Plain, singly: list[int]) -> None:
+        peer.send(batch(Plain.wait.id, 1, ["a"], ["b"], extension=pack_extension(time_left=0.05)))
+        plain.started["a"].wait()
+        until(lambda: plain.calls[0].cancelled)
+        plain.gates["a"].open()
+        got = self.answered(peer, 2)
+        assert [type(unpack_failure(body, "")) for _, body in got] == [DeadlineExceeded] * 2
+        assert not plain.started["b"].is_open
+        assert singly == [0, 1]
+
+    def test_a_connection_that_is_lost_in_between(self, plain: Plain) -> None:
+        with Server(plain, url=URL) as server:
+            with RawPeer.dial(server.url) as peer:
+                peer.shake_hands()
+                peer.send(batch(Plain.wait.id, 1, *([name] for name in "abc")))
+                for name in "abc":  # which others take meanwhile
+                    plain.started[name].wait()
+            until(lambda: all(call.cancelled for call in plain.calls))
+            plain.gates.open_all()
+            until(lambda: not server.peers)
+            with connect(Plain, server.url) as proxy:
+                assert list(proxy.invert.map([1, 2, 4])) == [1, 0.5, 0.25]
+
+    def test_results_are_read_at_once(self, plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[object] = []
+        codec = Plain.invert.codec
+        unpack = codec.unpack_result
+
+        def counted(payload: Any) -> Any:
+            read.append(payload)
+            return unpack(payload)
+
+        monkeypatch.setitem(codec.__dict__, "unpack_result", counted)
+        with Server(plain, url=URL) as server, connect(Plain, server.url) as proxy:
+            results = outcomes(proxy.invert, [*range(1, 500), 0, *range(500, 600)])
+            given = [result for result in results if not isinstance(result, Exception)]
+        assert given == [1 / number for number in range(1, 600)]
+        assert len(read) < 300, "those that came alone, or beside the error"

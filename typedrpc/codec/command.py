@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
@@ -16,6 +16,7 @@ from typedrpc.errors import ArgumentValueError
 from typedrpc.schema import (
     NONE,
     Adaptation,
+    CollectionNode,
     Companion,
     Parameter,
     ParameterKind,
@@ -177,6 +178,35 @@ class CommandCodec:
         unpack = self._unpack
         return lambda payload: unpack(payload, CallbackReader())
 
+    def pack_each(self, inputs: Iterator[tuple[Any, ...]], count: int) -> Iterator[Payload]:
+        """The payloads of calls, one for each of the inputs, which are packed as they are asked for.
+
+        Args:
+            inputs: Give the arguments of each, by position.
+            count: How many these are each time.
+
+        Raises, when a payload is asked for:
+            ArgumentTypeError, ArgumentValueError, ArgumentMissing: As `pack_arguments`. Then this gives no more; begin
+                anew with the rest of the inputs.
+        """
+        if self._pack_each is None or count != len(self.schema.parameters):
+            pack = self.pack_arguments
+            return (pack(*args) for args in inputs)
+        return self._pack_each(inputs)
+
+    @cached_property
+    def _pack_each(self) -> Callable[[Iterator[tuple[Any, ...]]], Iterator[Payload]] | None:
+        return self._arguments.compile_pack_each()
+
+    @cached_property
+    def unpack_many(self) -> Callable[[bytes], list[Sequence[Any]] | None] | None:
+        """``unpack_many(payload)``: of an array of the arguments of several calls, ``args`` for each.
+
+        It gives what `unpack_arguments` gives for each, or None: then ask that. None is here where it has to be asked
+        for each anyway.
+        """
+        return self._arguments.compile_unpack_many()
+
     def pack_with_callbacks(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Payload, list[tuple[CompanionCodec, Any]]]:
@@ -238,3 +268,15 @@ class CommandCodec:
             CodecError: The payload holds no result of this command. Nothing else is raised, whatever it holds.
         """
         return self._result.compile_unpack()
+
+    @cached_property
+    def unpack_results(self) -> Callable[[bytes], list[Any]] | None:
+        """``unpack_results(payload)``: of an array of results, each; None where they are to be unpacked one by one.
+
+        Raises:
+            CodecError: As `unpack_result`, for one of them.
+        """
+        with suppress(RecursionError, SyntaxError, MemoryError):  # a list of them nests deeper than one
+            schema = Schema((), CollectionNode("list", self.schema.result))
+            return ResultCoder(self.command, schema, Coders()).compile_unpack()
+        return None
