@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,11 @@ from typedrpc import (
     current_call,
     rpc,
 )
-from typedrpc.common.sending import Sender
+from typedrpc.codec import pack_plain
+from typedrpc.common import sending
+from typedrpc.common.sending import Sender, Stopped
+from typedrpc.flow import Outflow
+from typedrpc.messages import Limits
 from typedrpc.sync.connection import Connection
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
@@ -1002,3 +1007,34 @@ class TestStopping:
         assert isinstance(taker[0].error(), CallCancelled)
         watched.go.open()
         go.open()
+
+
+def test_what_is_held_back_does_not_come_after_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that wait for more of them when their call is cancelled are dropped: the watcher finds nothing to send."""
+    for name in ("QUICK_TIME", "HOLD_TIME"):
+        monkeypatch.setattr(sending, name, float("inf"))
+    sent: list[bytes] = []
+    held: list[Sender] = []
+    connection: Any = SimpleNamespace(
+        core=SimpleNamespace(peer_limits=Limits(), item=lambda call, number, payload, name: payload),
+        send=sent.append,
+        post=sent.append,
+        streams=SimpleNamespace(hold=held.append),
+    )
+    codec: Any = SimpleNamespace(name="rows", pack_item=pack_plain)
+    sender = Sender(connection, Outflow(), 1, 0, codec)
+    cancelled: list[int] = []
+
+    def items() -> Iterator[int]:
+        yield 1
+        assert held == [sender]
+        sender.flush_held()
+        assert len(sent) == 1
+        yield 2
+        cancelled.append(2)
+        yield 3
+
+    with pytest.raises(Stopped):
+        sender.run(items(), lambda: cancelled)
+    sender.flush_held()
+    assert len(sent) == 1
