@@ -9,7 +9,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
-from tests.ends import Colours, close, for_clients, for_servers
+from tests.ends import Colours, alike, close, for_clients, for_servers
 from tests.streaming import AsyncGate, Joined, Pipes, Watched, connections_of, expect_empty, joined
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, failure_of, until
 from typedrpc import (
@@ -30,6 +30,7 @@ from typedrpc.protocol import MAX_STREAMS, Protocol, State
 from typedrpc.wire import HEADER, Kind
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
+colours = alike
 
 URL = "tcp://127.0.0.1:0"
 

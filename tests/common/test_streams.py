@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.ends import Colours, for_clients
+from tests.ends import COLOURS, LOOPS, THREADS, Colours, alike, for_clients
 from tests.streaming import AsyncGate, Joined, Pipes, Watched, connection_of, expect_empty, joined
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, agree, in_time, run_all, until
 from typedrpc import (
@@ -32,6 +32,7 @@ from typedrpc.messages import Limits
 from typedrpc.sync.connection import Connection
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
+colours = alike
 
 URL = "tcp://127.0.0.1:0"
 
@@ -42,10 +43,14 @@ def pair(colours: Colours) -> Iterator[Joined]:
         yield pair
 
 
-@pytest.fixture(params=["tcp", "unix"])
-def either(request: pytest.FixtureRequest, tmp_path: Path, colours: Colours) -> Iterator[Joined]:
-    """Over each kind of socket."""
-    with joined(colours, URL if request.param == "tcp" else f"unix://{tmp_path}/server.sock") as pair:
+@pytest.fixture(
+    params=[("tcp", one) for one in COLOURS] + [("unix", one) for one in (THREADS, LOOPS)],
+    ids=lambda param: f"{param[0]}-{' '.join(param[1])}",
+)
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Joined]:
+    """Clients and servers of each colour, and over each kind of socket."""
+    kind, colours = request.param
+    with joined(colours, URL if kind == "tcp" else f"unix://{tmp_path}/server.sock") as pair:
         yield pair
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
-from tests.blocking import ALIKE, SERVERS, Ends
+from tests.blocking import SERVERS, Ends, alike
 from tests.support import (
     PATIENCE,
     FakeServer,
@@ -32,18 +32,12 @@ from typedrpc.schema import Schema
 from typedrpc.wire import HEADER, PREAMBLE, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+ends = alike
 
 ADD = Workshop.add.id
 WAIT = Workshop.wait.id
 TLS_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(range(194))
 GIBIBYTES_4 = 0xFFFF_FFFF
-
-
-@pytest.fixture(params=ALIKE, ids=repr)
-def ends(request: pytest.FixtureRequest) -> Ends:
-    """The ends of each colour; who is hostile is neither."""
-    found: Ends = request.param
-    return found
 
 
 @pytest.fixture
@@ -313,7 +307,7 @@ def test_a_peer_that_resets(server: Server, good: Workshop) -> None:
 
 MEMORY = """
     import faulthandler, resource, tracemalloc
-    from tests.blocking import Ends
+    from tests.blocking import SERVERS, Ends, alike
     from tests.support import PATIENCE, Workshop
     from typedrpc import connect
     with Ends(server={colour!r}).Server(Workshop(), url="tcp://127.0.0.1:0"{options}) as server:
