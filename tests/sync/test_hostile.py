@@ -307,7 +307,7 @@ def test_a_peer_that_resets(server: Server, good: Workshop) -> None:
 
 MEMORY = """
     import faulthandler, resource, tracemalloc
-    from tests.blocking import SERVERS, Ends, alike
+    from tests.blocking import Ends
     from tests.support import PATIENCE, Workshop
     from typedrpc import connect
     with Ends(server={colour!r}).Server(Workshop(), url="tcp://127.0.0.1:0"{options}) as server:
@@ -856,11 +856,12 @@ def flood(ends: Ends, url: str, make_frame: Callable[[int], bytes], limit: int) 
     with RawPeer.dial(url, receive_buffer=4096) as peer, ends.connect(Workshop, url) as other:
         peer.shake_hands()
         peer.sock.setblocking(False)
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         pending = b""
         times_full = number = 0
         while times_full < 3 and number < limit:
-            if not pending:
-                pending = make_frame(number)
+            while len(pending) < 1000:
+                pending += make_frame(number)
                 number += 1
             try:
                 pending = pending[peer.sock.send(pending) :]
@@ -880,6 +881,15 @@ def request(command: int, call: int, *arguments: object) -> bytes:
 SMALL_BOUNDS = """
     from typedrpc.common import handlers, outbox
     handlers.HELD_BYTES = outbox.QUEUED_BYTES = 8 << 20
+    # What the system holds beside that is not ours, and takes long to fill with small frames.
+    import socket
+    from typedrpc import transport
+    set_options = transport.set_options
+    def hold_little(sock):
+        set_options(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    transport.set_options = hold_little
 """
 
 FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
