@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What collecting has made stays: no garbage collection is to look through all of it again. Many tests ask for one."""
+    """What collecting has made stays, and many tests collect garbage: they are not to look through all of it each time."""
     gc.collect()
     gc.freeze()
 
