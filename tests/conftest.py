@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What collecting has made stays, and many tests collect garbage: they are not to look through all of it each time."""
+    """What collecting has made stays. Many tests collect garbage, and are not to look through all of it each time."""
     gc.collect()
     gc.freeze()
 
