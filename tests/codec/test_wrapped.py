@@ -356,6 +356,7 @@ def test_a_recursive_alias() -> None:
     assert both.refuses_payload(packb({"a": [b"x"]})).startswith("['a'][0]: expected ")
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("hint", [Json, Nest, Twice, Any, list[Any]])
 def test_a_value_that_holds_itself_is_refused(hint: Any) -> None:
     once: list[Any] = []

@@ -37,6 +37,7 @@ from typedrpc import (
     RemoteError,
     Server,
     Service,
+    batches,
     connect,
     current_call,
     rpc,
@@ -80,8 +81,9 @@ def proxy(server: Server, colours: Colours) -> Iterator[Workshop]:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fits into a frame goes into it, however long this machine takes to pack it."""
+    """What fits into a frame goes into it, however long this machine takes to pack it, or to hear of the one before."""
     monkeypatch.setattr(mapping, "GATHER_TIME", inf)
+    monkeypatch.setattr(batches, "TARGET_TIME", inf)
 
 
 def outcomes(bound: Any, *iterables: Iterable[Any]) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import ENDS, Ends
+from tests.blocking import ENDS, Ends, alike
 from tests.support import PATIENCE, FakeServer, Gate, Log, Program, RawPeer, Running, Visitor, Workshop
 from typedrpc import (
     Call,
@@ -36,6 +36,7 @@ from typedrpc.service import Table
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+ends = alike
 
 URL = "tcp://127.0.0.1:0"
 

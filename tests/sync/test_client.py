@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import ENDS, Ends
+from tests.blocking import ENDS, Ends, alike
 from tests.support import PATIENCE, FakeServer, Forwarder, Gate, RawPeer, Running, Workshop, agree, run_all
 from typedrpc import (
     ArgumentError,
@@ -27,6 +27,7 @@ from typedrpc.codec import pack_plain
 from typedrpc.wire import Kind, payload_size
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+ends = alike
 
 URL = "tcp://127.0.0.1:0"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.blocking import Ends
+from tests.blocking import Ends, alike
 from tests.support import Gate, Log, Program, Running, Visitor, Workshop, run_all
 from typedrpc import (
     ConnectFailed,
@@ -22,6 +22,7 @@ from typedrpc.messages import Leave
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+ends = alike
 
 URL = "tcp://127.0.0.1:0"
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
-from tests.blocking import ALIKE, SERVERS, Ends
+from tests.blocking import SERVERS, Ends, alike
 from tests.support import (
     PATIENCE,
     FakeServer,
@@ -32,18 +32,12 @@ from typedrpc.schema import Schema
 from typedrpc.wire import HEADER, PREAMBLE, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+ends = alike
 
 ADD = Workshop.add.id
 WAIT = Workshop.wait.id
 TLS_HELLO = bytes.fromhex("16030100c8010000c40303") + bytes(range(194))
 GIBIBYTES_4 = 0xFFFF_FFFF
-
-
-@pytest.fixture(params=ALIKE, ids=repr)
-def ends(request: pytest.FixtureRequest) -> Ends:
-    """The ends of each colour; who is hostile is neither."""
-    found: Ends = request.param
-    return found
 
 
 @pytest.fixture
@@ -862,11 +856,12 @@ def flood(ends: Ends, url: str, make_frame: Callable[[int], bytes], limit: int) 
     with RawPeer.dial(url, receive_buffer=4096) as peer, ends.connect(Workshop, url) as other:
         peer.shake_hands()
         peer.sock.setblocking(False)
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         pending = b""
         times_full = number = 0
         while times_full < 3 and number < limit:
-            if not pending:
-                pending = make_frame(number)
+            while len(pending) < 1000:
+                pending += make_frame(number)
                 number += 1
             try:
                 pending = pending[peer.sock.send(pending) :]
@@ -886,6 +881,15 @@ def request(command: int, call: int, *arguments: object) -> bytes:
 SMALL_BOUNDS = """
     from typedrpc.common import handlers, outbox
     handlers.HELD_BYTES = outbox.QUEUED_BYTES = 8 << 20
+    # What the system holds beside that is not ours, and takes long to fill with small frames.
+    import socket
+    from typedrpc import transport
+    set_options = transport.set_options
+    def hold_little(sock):
+        set_options(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    transport.set_options = hold_little
 """
 
 FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
