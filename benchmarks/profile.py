@@ -355,10 +355,11 @@ def layers_of_map(clock: Clock, sides: Sides) -> list[Layer]:
     def take_and_settle() -> None:
         run = BatchRun(core, batch)
         for _ in range(PARTS):
-            index = run.take()
+            taken = run.take()
+            assert taken is not None
             run.begun(call)
             run.ended(call)
-            run.settle(index, (False, sides.result))
+            run.settle(taken[0], (False, sides.result))
 
     return [
         Layer("codec: pack the arguments, unpack the result", pack + unpack, 0.0),

@@ -277,6 +277,8 @@ class CommandCodec:
             CodecError: As `unpack_result`, for one of them.
         """
         with suppress(RecursionError, SyntaxError, MemoryError):  # a list of them nests deeper than one
+            if Coders().of(self.schema.result).width is not None:
+                return None  # a list of them has no array around each
             schema = Schema((), CollectionNode("list", self.schema.result))
             return ResultCoder(self.command, schema, Coders()).compile_unpack()
         return None
