@@ -49,9 +49,12 @@ RIVALS: Final = tuple(name for name in PEERS if name not in (OURS, ECHO, FLOOR))
 BUDGETS: Final = (
     Budget("add, one after another: ratio to a bare socket echo", "add", ONE_CORE, (ECHO,), 0.6),
     Budget("add, one after another: ratio to thriftpy2", "add", ONE_CORE, ("thriftpy2",), 1.3),
+    Budget("the same: to thriftpy2 with time-outs, its default", "add", ONE_CORE, ("thriftpy2, time-outs",), 1.3),
     Budget("add, 8 threads, one connection: to thriftpy2 with 8", "threads", ONE_CORE, ("thriftpy2",), 1.0),
+    Budget("the same: with time-outs, its default", "threads", ONE_CORE, ("thriftpy2, time-outs",), 1.0),
     Budget("map over 20,000: ratio to Pyro5's batch with msgpack", "map", ONE_CORE, (PYRO_MSGPACK,), 1.0),
     Budget("100 dataclasses: ratio to pickled dicts", "records", ONE_CORE, ("multiprocessing",), 1.0),
+    Budget("the same: to pickled dataclasses", "records", ONE_CORE, ("multiprocessing, dataclasses",), 1.0),
     Budget("stream of 20,000 ints: ratio to the best peer", "stream", ONE_CORE, RIVALS, 10.0),
     Budget("64 MiB there and back, a core each: to a bare socket", "64 MiB", CORE_EACH, (ECHO,), 0.6),
 )

@@ -15,6 +15,7 @@ PEERS: Final[dict[str, Peer]] = {
     ECHO: bare_echo.PEER,
     FLOOR: floor.PEER,
     "thriftpy2": thrift.PEER,
+    "thriftpy2, time-outs": thrift.WITH_TIME_OUTS,
     "Pyro5": pyro.peer("serpent"),
     PYRO_MSGPACK: pyro.peer("msgpack"),
     "RPyC": rpyc_threads.PEER,
@@ -23,5 +24,6 @@ PEERS: Final[dict[str, Peer]] = {
     "pycapnp": capnp_loop.PEER,
     "vgi-rpc": vgi.PEER,
     "multiprocessing": pickles.PEER,
+    "multiprocessing, dataclasses": pickles.DATACLASSES,
     "xmlrpc": xml.PEER,
 }

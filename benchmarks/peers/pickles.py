@@ -9,13 +9,15 @@ into a pickle.
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Client as dial
 from multiprocessing.connection import Connection, Listener
 from typing import Any
 
-from .base import LOCALHOST, ROWS, Client, Peer, in_background, no_delay
+from .base import ITEMS, LOCALHOST, ROWS, Client, Peer, in_background, no_delay
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"add": lambda a, b: a + b, "records": lambda items: items}
 
@@ -57,7 +59,7 @@ def _serve(path: str | None) -> Iterator[str]:
 
 
 @contextmanager
-def _connect(address: str) -> Iterator[Client]:
+def _connect(address: str, items: Sequence[object] = ROWS) -> Iterator[Client]:
     connection: Connection[Any, Any]
     with dial((LOCALHOST, int(address)) if address.isdigit() else address) as connection:
         _no_delay(connection)
@@ -76,7 +78,7 @@ def _connect(address: str) -> Iterator[Client]:
             return connection.recv_bytes()
 
         yield Client(
-            add=lambda a, b: call("add", a, b), records=lambda items: call("records", items), items=ROWS, echo=echo
+            add=lambda a, b: call("add", a, b), records=lambda items: call("records", items), items=items, echo=echo
         )
 
 
@@ -85,4 +87,10 @@ PEER = Peer(
     connect=_connect,
     shared=False,
     left_out=dict.fromkeys(("map", "stream"), "it sends and receives, and has nothing of that kind"),
+)
+DATACLASSES = replace(
+    PEER,
+    connect=partial(_connect, items=ITEMS),
+    left_out=dict.fromkeys((*PEER.left_out, "add", "threads", "1 MiB", "64 MiB", "connections", "unix"), "see above"),
+    notes={"records": "pickles of the dataclasses themselves"},
 )

@@ -8,10 +8,16 @@ streams. Structs are made of the dataclasses, and dataclasses of the structs tha
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .base import LOCALHOST, Client, Item, Peer, in_background, no_delay
+
+TIME_OUT: Final = 30_000
+"""Milliseconds. Unless it is told otherwise it has time-outs, of 3 s, and asks the system before each read whether
+something has come; a turn may take longer than 3 s, and what they cost does not depend on how long they are."""
 
 
 def _definition() -> Any:
@@ -40,16 +46,16 @@ class _Calls:
 
 
 @contextmanager
-def _serve(path: str | None) -> Iterator[str]:
+def _serve(path: str | None, timeout: int | None = None) -> Iterator[str]:
     rpc: Any = importlib.import_module("thriftpy2.rpc")
     # A port has to be named, and is taken from the socket below.
     server = rpc.make_server(
-        _definition().Calls, _Calls(), LOCALHOST, 1, unix_socket=path, client_timeout=None, **_factories()
+        _definition().Calls, _Calls(), LOCALHOST, 1, unix_socket=path, client_timeout=timeout, **_factories()
     )
     server.daemon = True
     if path is None:
         server.trans.port = 0
-    server.trans.client_timeout = None  # what was passed counts for TCP alone: it would hang up after 3 s
+    server.trans.client_timeout = timeout  # what was passed counts for TCP alone: it would hang up after 3 s
     server.trans.listen()
     address = str(server.trans.sock.getsockname()[1]) if path is None else path
     server.trans.listen = lambda: None  # serve() would do so again, at another port
@@ -66,11 +72,11 @@ def _serve(path: str | None) -> Iterator[str]:
 
 
 @contextmanager
-def _connect(address: str) -> Iterator[Client]:
+def _connect(address: str, timeout: int | None = None) -> Iterator[Client]:
     rpc: Any = importlib.import_module("thriftpy2.rpc")
     definition = _definition()
     at: dict[str, Any] = {"port": int(address)} if address.isdigit() else {"unix_socket": address}
-    client = rpc.make_client(definition.Calls, LOCALHOST, timeout=None, **at, **_factories())
+    client = rpc.make_client(definition.Calls, LOCALHOST, timeout=timeout, **at, **_factories())
     struct = definition.Item
 
     def records(items: list[Item]) -> list[Item]:
@@ -89,4 +95,10 @@ PEER = Peer(
     packages=("thriftpy2",),
     shared=False,
     left_out={"map": "one call at a time on a connection", "stream": "it has none"},
+)
+WITH_TIME_OUTS = replace(
+    PEER,
+    serve=partial(_serve, timeout=TIME_OUT),
+    connect=partial(_connect, timeout=TIME_OUT),
+    left_out={**PEER.left_out, **dict.fromkeys(("records", "1 MiB", "64 MiB", "connections"), "see above")},
 )
