@@ -467,6 +467,7 @@ def ask(peer: RawPeer, call: int, command: int, arguments: Any, extension: bytes
 ADAPT = 0xFF02
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", BAD_SCHEMAS)
 def test_a_schema_without_sense_is_not_taken(name: str, server: Server, good: Workshop) -> None:
     with RawPeer.dial(server.url) as peer:
