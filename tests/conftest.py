@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {tests / name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
     for item in items:
-        params = item.callspec.params if hasattr(item, "callspec") else {}
+        params = getattr(getattr(item, "callspec", None), "params", {})
         ends = params.get("colours") or params.get("ends")
         if isinstance(ends, Colours | Ends) and ends.client != ends.server:
             item.add_marker("unmeasured")  # both were measured with their like

@@ -134,6 +134,7 @@ class TestResults:
     def test_many(self, proxy: Workshop) -> None:
         assert list(proxy.add.map(range(20_000), range(20_000))) == [2 * number for number in range(20_000)]
 
+    @pytest.mark.unmeasured
     def test_from_several_threads_over_one_connection(self, proxy: Workshop) -> None:
         def work(base: int) -> list[int]:
             results = []
@@ -146,6 +147,7 @@ class TestResults:
         works: list[Callable[[], list[int]]] = [lambda base=base: work(base) for base in range(6)]  # type: ignore[misc]
         assert run_all(works) == [[base + number for number in range(2000)] for base in range(6)]
 
+    @pytest.mark.unmeasured
     def test_of_two_maps_in_turns(self, proxy: Workshop) -> None:
         pairs = zip(proxy.add.map(range(3000)), proxy.add.map(range(3000), itertools.repeat(1)), strict=True)
         assert list(pairs) == [(number, number + 1) for number in range(3000)]
@@ -156,6 +158,7 @@ class TestResults:
         assert Running(lambda: list(itertools.islice(results, 200))).result() == list(range(1, 201))
         assert list(results) == list(range(201, 500))
 
+    @pytest.mark.unmeasured
     @pytest.mark.parametrize("max_calls", [1, 2, 3])
     def test_with_little_room_at_the_peer(self, max_calls: int, workshop: Workshop, colours: Colours) -> None:
         with (

@@ -639,6 +639,8 @@ class TestEnds:
                 with connect(url) as client:
                     if number % 10 == 0:
                         assert client.proxy(Workshop).add.submit(number).result(PATIENCE) == number
+            for thread in set(threading.enumerate()) - threads:
+                thread.join(PATIENCE)
             assert set(threading.enumerate()) <= threads
             assert len(open_descriptors()) == descriptors
             program.say()
