@@ -65,8 +65,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("unmeasured")  # both were measured with their like
 
 
-def pytest_collection_finish() -> None:
-    """What collecting has made stays. Many tests collect garbage, and are not to look through all of it each time."""
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> None:
+    """What is there stays. Many tests collect garbage, and are not to look through all of it each time."""
     gc.collect()
     gc.freeze()
 
