@@ -277,8 +277,10 @@ class CommandCodec:
 
         None itself is packed at once, which is quick.
         """
-        kinds = frozenset() if self.result_stream is not None else self._result.exact & _KEPT
-        return next(iter(kinds)) if kinds and self.pack_results is not None else None
+        if self.result_stream is not None or len(self._result.exact) != 1 or self.pack_results is None:
+            return None
+        (only,) = self._result.exact
+        return only if only in _KEPT else None
 
     @cached_property
     def pack_results(self) -> Callable[[list[Any]], Payload] | None:
