@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tests.back_to_back import Pair, feed, frames, joined
 from typedrpc import batches
 from typedrpc.batches import FRAME_BYTES, MAX_WINDOW, MIN_WINDOW, TARGET_TIME, WINDOW_BYTES, BatchRun, Pace
-from typedrpc.codec import Payload, Segmented
+from typedrpc.codec import Payload, Segmented, pack_plain
 from typedrpc.errors import MessageTooLarge
 from typedrpc.failure import unpack_failure
 from typedrpc.messages import Limits
-from typedrpc.parts import pack_outcomes, split_outcomes
+from typedrpc.parts import pack_array, pack_outcomes, split_outcomes
 from typedrpc.protocol import MAX_BATCH, BatchRequest, Outgoing
 from typedrpc.wire import Frame, Kind
 
@@ -79,9 +79,16 @@ def run_of(count: int, *, accepts: int = 16 * 1024 * 1024) -> tuple[Pair, BatchR
     call = pair.client.new_call()
     pair.client.calls.insert(call, "token")
     pair.client.batches[call] = count
-    (event,) = feed(pair.server, joined(pair.client.batch(call, 5, [b"\x90"] * count, "W.add")))
+    (event,) = feed(pair.server, joined(pair.client.batch(call, 5, pack_array([b"\x90"] * count), "W.add")))
     assert isinstance(event, BatchRequest)
     return pair, BatchRun(pair.server, event)
+
+
+def value_of(size: int) -> bytes:
+    """A value of msgpack that takes so many bytes."""
+    if size < 3:
+        return bytes([0xCC] * (size - 1) + [0x00])
+    return b"\xc5" + (size - 3).to_bytes(2, "big") + bytes(size - 3)
 
 
 def taken(run: BatchRun) -> int:
@@ -142,14 +149,14 @@ def test_the_rest_is_refused_at_once() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.booleans(), st.integers(0, 1500)), min_size=1, max_size=30),
+    st.lists(st.tuples(st.booleans(), st.integers(1, 1500)), min_size=1, max_size=30),
     st.integers(1024, 5000),
 )
 def test_no_frame_is_larger_than_the_peer_accepts(sizes: list[tuple[bool, int]], accepts: int) -> None:
     _, run = run_of(len(sizes), accepts=accepts)
     run.opened = Named()
     for is_error, size in sizes:
-        run.settle(taken(run), (is_error, bytes(size)))
+        run.settle(taken(run), (is_error, value_of(size)))
     is_whole, sent = reply(run)
     assert is_whole
     assert all(len(frame.payload) <= accepts for frame in sent)
@@ -158,7 +165,47 @@ def test_no_frame_is_larger_than_the_peer_accepts(sizes: list[tuple[bool, int]],
             assert isinstance(unpack_failure(body, "W.add"), MessageTooLarge)
             assert told
         else:
-            assert (told, body) == (is_error, bytes(size))
+            assert (told, body) == (is_error, value_of(size))
+
+
+def test_results_that_are_kept_are_packed_together() -> None:
+    _, run = run_of(4)
+    packed: list[list[int]] = []
+
+    def pack(values: list[int]) -> bytes:
+        packed.append(values)
+        return pack_plain(values)
+
+    run.kept, run.pack_kept = int, pack
+    for number in range(4):
+        run.outcomes[taken(run)] = 300 + number
+        run.unsettled.pop()
+    is_whole, sent = reply(run)
+    assert (is_whole, packed) == (True, [[300, 301, 302, 303]])
+    assert [frame.payload for frame in sent] == [pack_plain([300, 301, 302, 303])]
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_results_that_are_kept_are_packed_alone_where_one_does_not_fit_or_has_failed(fits: bool) -> None:
+    _, run = run_of(4)
+    run.kept = int
+    run.finish = lambda value: (False, pack_plain(value)) if value else (True, b"misfit")
+    run.outcomes[:] = [1, 0, 2, (True, b"raised") if fits else 3]
+    run.unsettled.clear()
+    is_whole, sent = reply(run)
+    last = (True, b"raised") if fits else (False, b"\x03")
+    assert (is_whole, outcomes(sent)) == (True, [(False, b"\x01"), (True, b"misfit"), (False, b"\x02"), last])
+
+
+def test_results_that_are_kept_take_several_frames_where_they_are_large() -> None:
+    _, run = run_of(3, accepts=2000)
+    run.kept, run.pack_kept = str, pack_plain
+    run.finish = lambda value: (False, pack_plain(value))
+    run.outcomes[:] = ["x" * 900] * 3
+    run.unsettled.clear()
+    is_whole, sent = reply(run)
+    assert (is_whole, outcomes(sent)) == (True, [(False, pack_plain("x" * 900))] * 3)
+    assert [len(frame.payload) <= 2000 for frame in sent] == [True] * 2
 
 
 class Named:
@@ -171,11 +218,11 @@ class Named:
 def test_many_outcomes_are_split_into_frames_that_are_read_at_once() -> None:
     _, run = run_of(300)
     for _ in range(300):
-        run.settle(taken(run), (False, bytes(1000)))
+        run.settle(taken(run), (False, value_of(1000)))
     _, sent = reply(run)
     assert len(sent) == 5
     assert all(len(frame.payload) <= FRAME_BYTES for frame in sent)
-    assert outcomes(sent) == [(False, bytes(1000))] * 300
+    assert outcomes(sent) == [(False, value_of(1000))] * 300
 
 
 def whole(payload: Payload) -> Payload:

@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Lock
 from time import monotonic
-from typing import Any, Final, TypeAlias, cast, final
+from typing import Any, Final, TypeAlias, final
 
 from typedrpc.call import Call
 from typedrpc.codec import Payload, Segmented
 from typedrpc.errors import MessageTooLarge
 from typedrpc.failure import pack_protocol_failure
-from typedrpc.parts import PART_OVERHEAD, Part, Parts, pack_outcomes, pack_parts
+from typedrpc.parts import PART_OVERHEAD, Values, pack_array, pack_outcomes
 from typedrpc.protocol import MAX_BATCH, BatchRequest, Outgoing, Protocol
-from typedrpc.wire import HEADER_SIZE, RECEIVE_SIZE, payload_size
+from typedrpc.wire import HEADER_SIZE, RECEIVE_SIZE, Buffer, payload_size
 
 logger = logging.getLogger("typedrpc")
 
@@ -47,6 +47,9 @@ AHEAD: Final = 128
 
 AHEAD_BYTES: Final = 4096
 """Bytes of their arguments, unless it is one call: what is unpacked takes more room, and many batches may be begun."""
+
+WHOLE_BYTES: Final = 8192
+"""Bytes of the arguments of a batch that is unpacked as a whole: up to here that is cheaper than to look for a part."""
 
 Result: TypeAlias = tuple[bool, Payload]
 """What a call came to: whether it is an error, and the packed error or result."""
@@ -92,6 +95,10 @@ class Pace:
         self._sized = True
 
 
+def _refuse(value: object) -> Any:
+    raise AssertionError(f"{value!r} was kept as a result")
+
+
 @final
 class BatchRun:
     """A batch of the peer's while its calls are run, by whichever threads.
@@ -107,7 +114,11 @@ class BatchRun:
         next: The first call that is neither taken nor in ``ahead``.
         ahead: Calls that nobody has taken, in order, with their arguments where they are unpacked.
         running: Calls that run, by any key of who runs them.
-        outcomes: What each has come to, None while it has not. Who sets one pops one of ``unsettled``.
+        outcomes: What each has come to, a :data:`Result`, or a value of the type ``kept``; None while it has not. Who
+            sets one pops one of ``unsettled``.
+        kept: The type of results that are packed when they are sent; None where each is packed at once.
+        pack_kept: Packs several of them, as an array. Raises what it likes where one does not fit.
+        finish: Packs one of them.
         unsettled: One for each call without an outcome; popping needs no lock.
         reply_at: When outcomes are to leave, on the monotonic clock, if not all have come before.
     """
@@ -120,9 +131,12 @@ class BatchRun:
         "_told",
         "ahead",
         "count",
+        "finish",
+        "kept",
         "next",
         "opened",
         "outcomes",
+        "pack_kept",
         "parts",
         "reply_at",
         "running",
@@ -134,16 +148,19 @@ class BatchRun:
 
     def __init__(self, core: Protocol[Any], request: BatchRequest) -> None:
         self.count = count = len(request.parts)
-        self.parts: Final[Parts] = request.parts
+        self.parts: Final[Values] = request.parts
         self.opened: Any = None
-        self.unpack: Callable[[bytes], list[Sequence[Any]] | None] | None = None
+        self.unpack: Callable[[Buffer], list[Sequence[Any]] | None] | None = None
         self.next = 0
         self.ahead: Final[deque[Taken]] = deque()
         self.since = now = monotonic()
         self.reply_at = now + REPLY_TIME
         self._core = core
         self._request = request
-        self.outcomes: Final[list[Result | None]] = [None] * count
+        self.outcomes: Final[list[Any]] = [None] * count
+        self.kept: type | None = None
+        self.pack_kept: Callable[[list[Any]], Payload] = _refuse
+        self.finish: Callable[[Any], Result] = _refuse
         self.unsettled: Final[list[None]] = [None] * count
         self._told = 0
         self._lock = Lock()
@@ -196,12 +213,16 @@ class BatchRun:
                     return None
                 self.next = start + 1
                 return start, None
-            stop = min(start + AHEAD, self.count)
-            while stop > start + 1 and self.parts.size(start, stop) > AHEAD_BYTES:
-                stop = (start + stop) // 2
+            parts, stop = self.parts, self.count
             found: Sequence[Sequence[Any] | None] | None = None
-            if stop > start + 1:
-                found = self.unpack(self.parts.as_array(start, stop))
+            if start == 0 and len(parts.array) <= WHOLE_BYTES:
+                found = self.unpack(parts.array)
+            if found is None:
+                stop = min(start + AHEAD, stop)
+                while stop > start + 1 and parts.size(start, stop) > AHEAD_BYTES:
+                    stop = (start + stop) // 2
+                if stop > start + 1:
+                    found = self.unpack(parts.as_array(start, stop))
             if found is None:
                 found = [None] * (stop - start)
             self.ahead.extend(zip(range(start + 1, stop), found[1:], strict=True))
@@ -238,22 +259,28 @@ class BatchRun:
             except ValueError:
                 end = len(outcomes)
             self.reply_at = monotonic() + REPLY_TIME
-            frames = self._pack(cast("list[Result]", outcomes[start:end]))
+            frames = self._pack(outcomes[start:end])
             for index, payload in enumerate(frames, 1):
                 is_last = end == len(outcomes) and index == len(frames)
                 send(self._core.outcomes(self._request, payload, last=is_last))
             self._told = end
         return end == len(outcomes)
 
-    def _pack(self, results: list[Result]) -> list[Payload]:
+    def _pack(self, results: list[Any]) -> list[Payload]:
         """The payloads of frames that hold these outcomes, none of them larger than the peer accepts."""
         most = self._core.peer_limits.max_message_size
         limit = min(most, FRAME_BYTES)
         if not results:
             return []
+        array = None if tuple in set(map(type, results)) else self._pack_kept(results)
+        if array is not None and len(array) <= limit:
+            return [array]
+        for index, value in enumerate(results):
+            if type(value) is not tuple:
+                results[index] = self.finish(value)
         failed, bodies = zip(*results, strict=True)
         if set(map(type, bodies)) == {bytes} and PART_OVERHEAD * (len(bodies) + 1) + sum(map(len, bodies)) <= limit:
-            return [pack_outcomes(cast("list[Part]", results)) if True in failed else pack_parts(bodies)]
+            return [pack_outcomes(results) if True in failed else pack_array(bodies)]
         frames: list[Payload] = []
         gathered: list[tuple[bool, Any]] = []
         size = PART_OVERHEAD
@@ -274,6 +301,14 @@ class BatchRun:
         if gathered:
             frames.append(pack_outcomes(gathered))
         return frames
+
+    def _pack_kept(self, values: list[Any]) -> bytes | None:
+        """The payload of these results; None where they have to be packed one by one."""
+        try:
+            array = self.pack_kept(values)
+        except Exception:
+            return None
+        return array if isinstance(array, bytes) else None
 
     def _too_large(self, is_error: bool, size: int, limit: int) -> bytes:
         what = "the error that a call ended with" if is_error else self.opened.row.result_name

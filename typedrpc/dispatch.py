@@ -14,7 +14,7 @@ from typing import Any, Final, final
 from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
-from typedrpc.call import Call, Opened, Row, current_call
+from typedrpc.call import Call, CallOfBatch, Opened, Row, current_call, new_call
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import CodecError, CommandCodec, Payload, StreamCodec, pack_plain, unpack_plain
 from typedrpc.command import Command
@@ -33,7 +33,7 @@ from typedrpc.errors import (
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
 from typedrpc.messages import NO_EXTRAS, ProtocolCommand, fault_of_metadata, pack_extension
-from typedrpc.parts import Parts
+from typedrpc.parts import Values
 from typedrpc.peer import Peer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request, State
 from typedrpc.schema import Schema, compatible
@@ -174,7 +174,7 @@ class Dispatcher:
         return Opened(row, function, peer, protocol, request, extras.depth, deadline, is_observed)
 
     def begin_part(
-        self, opened: Opened | bytes, parts: Parts, index: int, args: Sequence[Any] | None = None
+        self, opened: Opened | bytes, parts: Values, index: int, args: Sequence[Any] | None = None
     ) -> Call | bytes:
         """The half before the handler: the call to run, or the failure that it comes to.
 
@@ -217,6 +217,15 @@ class Dispatcher:
         if self.observer is not None:
             self._tell(call, result, None)
         return False, payload
+
+    def finish_kept(self, protocol: Protocol[Any], opened: Opened, result: Any) -> tuple[bool, Payload]:
+        """As :meth:`finish_part`, for the result of a call that nobody observes, long after its handler."""
+        call = new_call(CallOfBatch)
+        call.opened, call.given = opened, ()
+        try:
+            return False, opened.row.pack(result)
+        except Exception as error:
+            return self.unfit_part(protocol, call, error)
 
     def unfit_part(self, protocol: Protocol[Any], call: Call, error: BaseException) -> tuple[bool, Payload]:
         """The half after a handler whose result was not packed, for this reason."""

@@ -20,7 +20,7 @@ A fault of the peer is never raised: the protocol queues a goodbye that says wha
 event is :class:`Closed`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -48,7 +48,7 @@ from typedrpc.messages import (
     read_limits,
     read_queued,
 )
-from typedrpc.parts import Parts, count_parts, open_parts, pack_outcomes, pack_parts
+from typedrpc.parts import Values, count_parts, open_array, pack_outcomes
 from typedrpc.wire import (
     HEADER_SIZE,
     IGNORABLE,
@@ -135,7 +135,7 @@ class BatchRequest(Request):
 
     __slots__ = ("parts", "progress")
 
-    def __init__(self, request: Request, parts: Parts) -> None:
+    def __init__(self, request: Request, parts: Values) -> None:
         super().__init__(request.command, request.call, request.payload, request.extras)
         self.parts = parts
         self.progress: Any = None
@@ -689,17 +689,16 @@ class Protocol(Generic[TokenT]):
         self._check_size(payload, what, len(extension))
         return encode(Kind.REQUEST, command, call, payload, extension)
 
-    def batch(self, call: int, command: int, bodies: Sequence[Buffer], what: str, extension: bytes = b"") -> Outgoing:
+    def batch(self, call: int, command: int, payload: bytes, what: str, extension: bytes = b"") -> Outgoing:
         """The bytes of several calls of a command; raises and takes what :meth:`request` does.
 
         Args:
             call: An id from :meth:`new_call`. Whoever enters it into ``calls`` enters it into ``batches`` too.
             command: The peer's id of the command.
-            bodies: The packed arguments of each, ``MAX_BATCH`` at most, without segments.
+            payload: An array of the arguments of each, ``MAX_BATCH`` at most, see :func:`~typedrpc.parts.pack_array`.
             what: Names the command in errors.
             extension: From :func:`~typedrpc.messages.pack_extension`; it holds for all of them.
         """
-        payload = pack_parts(bodies)
         self._check_size(payload, what, len(extension))
         return encode(Kind.BATCH, command, call, payload, extension)
 
@@ -945,10 +944,11 @@ class Protocol(Generic[TokenT]):
             raise MessageTooLarge(what, size, limit)
 
 
-def _read_batch(payload: Payload) -> Parts | str:
+def _read_batch(payload: Payload) -> Values | str:
     """The arguments of the calls of a batch; a sentence where it is none."""
     if isinstance(payload, Segmented):
         return "a batch with segments"
-    if (count := count_parts(payload)) > MAX_BATCH:
-        return f"a batch of {count} calls, the limit is {MAX_BATCH}"
-    return open_parts(payload) or "a batch of no calls"
+    values = open_array(payload)
+    if not isinstance(values, str) and len(values) > MAX_BATCH:
+        return f"a batch of {len(values)} calls, the limit is {MAX_BATCH}"
+    return values

@@ -29,6 +29,7 @@ from tests.support import (
 )
 from typedrpc import (
     ArgumentTypeError,
+    ArgumentValueError,
     CallCancelled,
     ConnectionLost,
     DeadlineExceeded,
@@ -49,7 +50,7 @@ from typedrpc.common import calling, mapping
 from typedrpc.common.handlers import Handlers
 from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import Limits, pack_extension, pack_limits
-from typedrpc.parts import pack_outcomes, pack_parts, split_outcomes, split_parts
+from typedrpc.parts import open_array, pack_array, pack_outcomes, pack_parts, split_outcomes
 from typedrpc.protocol import MAX_BATCH
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.wire import Frame, Kind, encode
@@ -280,7 +281,7 @@ def calls_in(frame: Frame) -> int:
         return 1
     assert frame.kind == Kind.BATCH, str(frame)
     assert not isinstance(frame.payload, Segmented)
-    parts = split_parts(frame.payload)
+    parts = open_array(frame.payload)
     assert not isinstance(parts, str)
     return len(parts)
 
@@ -461,6 +462,8 @@ class TestErrors:
             ((Kind.RESPONSE, pack_plain(1)), ProtocolError),
             ((Kind.BATCH, pack_parts([b"\x01", b"\x02"]) + b"x"), ProtocolError),
             ((Kind.BATCH, pack_parts([b"\xc1", b"\xa1x"])), ProtocolError),
+            ((Kind.BATCH, pack_array([b"\xc1", b"\x01"])), ProtocolError),
+            ((Kind.BATCH, pack_array([b"\xa1x", b"\xc0"])), ProtocolError),
         ],
     )
     @pytest.mark.usefixtures("unhurried")
@@ -604,7 +607,7 @@ class TestLeaving:
 
 
 def batch(command: int, call: int, *arguments: Sequence[object], extension: bytes = b"") -> bytes:
-    encoded = encode(Kind.BATCH, command, call, pack_parts([pack_plain(each) for each in arguments]), extension)
+    encoded = encode(Kind.BATCH, command, call, pack_array([pack_plain(each) for each in arguments]), extension)
     assert isinstance(encoded, bytes)
     return encoded
 
@@ -843,6 +846,16 @@ class Plain(Service):
     def blob(self, size: int) -> bytes:
         return bytes(size)
 
+    @rpc
+    def text(self, what: str) -> str:
+        return {"lone": "\ud800", "large": "x" * 3000, "kind": OfText("kind"), "none": cast("str", None)}.get(
+            what, what
+        )
+
+
+class OfText(str):
+    __slots__ = ()
+
 
 @pytest.fixture
 def singly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -910,6 +923,28 @@ class TestTheFastWay:
         assert isinstance(unpack_failure(got[1][1], ""), MessageTooLarge)
         assert singly == []
 
+    @pytest.mark.parametrize(
+        ("what", "expected"),
+        [("good", None), ("kind", None), ("lone", "CodecError"), ("none", "CodecError"), ("large", "MessageTooLarge")],
+    )
+    def test_results_that_are_packed_together_but_for_one(
+        self, what: str, expected: str | None, plain: Plain, singly: list[int]
+    ) -> None:
+        with Server(plain, url=URL) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            limits = encode(Kind.LIMITS, 0, 0, pack_limits(Limits(max_message_size=2000)))
+            assert isinstance(limits, bytes)
+            peer.send(limits + batch(Plain.text.id, 1, ["a"], [what], ["c"]))
+            got = self.answered(peer, 3)
+        assert (got[0], got[2]) == ((False, pack_plain("a")), (False, pack_plain("c")))
+        if expected is None:
+            assert got[1] == (False, pack_plain(what))
+        else:
+            error = unpack_failure(got[1][1], "")
+            assert got[1][0]
+            assert expected in f"{type(error).__name__}: {error}"
+        assert singly == []
+
     @pytest.mark.parametrize("bad", [["x"], [], [1, 2]], ids=str)
     def test_one_whose_arguments_do_not_fit(self, bad: list[object], peer: RawPeer, singly: list[int]) -> None:
         numbers = [[number] for number in range(1, AHEAD + 11)]
@@ -918,13 +953,24 @@ class TestTheFastWay:
         assert [index for index, (is_error, _) in enumerate(got) if is_error] == [3]
         assert singly == list(range(AHEAD)), "those that were looked at together, and no others"
 
-    def test_a_table_that_cuts_values_in_two_gives_each_an_outcome(self, peer: RawPeer) -> None:
-        """Whether that is noticed is not promised."""
-        values = pack_plain([1]) + pack_plain([2])
-        encoded = encode(Kind.BATCH, Plain.invert.id, 1, pack_parts([values[:1], values[1:]]))
+    @pytest.mark.parametrize(
+        ("array", "wrong"),
+        [
+            (b"\x93\x91\x01\x91\x02\x91", [2]),
+            (b"\x94\x91\x01\x91\xc1\x91\x02\x91\x03", [1, 2, 3]),
+            (b"\x92\x91\x01\x91\x02\xc0", [1]),
+            (b"\x93\x91\x01" + b"\x91" * 2000, [1, 2]),
+        ],
+        ids=["short", "no value", "more", "deep"],
+    )
+    def test_an_array_that_cannot_be_read_whole(self, array: bytes, wrong: list[int], peer: RawPeer) -> None:
+        """What comes before is run, and each of the others has an outcome."""
+        encoded = encode(Kind.BATCH, Plain.invert.id, 1, array)
         assert isinstance(encoded, bytes)
         peer.send(encoded)
-        assert len(self.answered(peer, 2)) == 2
+        got = self.answered(peer, array[0] & 0x0F)
+        assert [index for index, (is_error, _) in enumerate(got) if is_error] == wrong
+        assert {type(unpack_failure(got[index][1], "")) for index in wrong} == {ArgumentValueError}
 
     def test_a_batch_that_is_given_up(self, peer: RawPeer, plain: Plain, singly: list[int]) -> None:
         peer.send(batch(Plain.wait.id, 1, ["a"], ["b"], ["c"]))

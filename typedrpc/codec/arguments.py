@@ -21,6 +21,7 @@ from typedrpc.codec.base import Coder, Coders
 from typedrpc.codec.body import (
     NO_CALLBACKS,
     SEGMENT_THRESHOLD,
+    Buffer,
     CallbackReader,
     Packing,
     Payload,
@@ -312,7 +313,7 @@ class ArgumentsCoder:
             out.line(f"return {slow}(payload{callbacks})")
         return out.build("unpack")
 
-    def compile_unpack_many(self) -> Callable[[bytes], list[Sequence[Any]] | None] | None:
+    def compile_unpack_many(self) -> Callable[[Buffer], list[Sequence[Any]] | None] | None:
         """``unpack_many(payload)``: of an array of the arguments of several calls, the args of each.
 
         It gives None where one does not fit, or needs the walk: then each is to be unpacked by itself. There is no such

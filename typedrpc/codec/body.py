@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence, Sized
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from io import BytesIO
@@ -146,6 +147,28 @@ def pack_datetime(value: datetime) -> object:
         return msgpack.ExtType(EXT_DATETIME, _NAIVE.pack(*fields))
     zone = zone_key(value.tzinfo) or ""
     return msgpack.ExtType(EXT_DATETIME, _AWARE.pack(*fields, offset // _MICROSECOND) + zone.encode())
+
+
+def ends_of_values(array: Buffer, count: int) -> list[int]:
+    """Where the first of the values in an array begins, and each ends.
+
+    Trusts nothing and never raises. The first value that cannot be cut is all the rest, and those after it are empty.
+    What is behind the last value belongs to it.
+
+    Args:
+        array: The array.
+        count: How many it says it holds.
+    """
+    ends: list[int] = []
+    with suppress(Exception):
+        unpacker = msgpack.Unpacker(max_buffer_size=len(array))
+        unpacker.feed(array)
+        unpacker.read_array_header()
+        ends.append(unpacker.tell())
+        for _ in range(count - 1):
+            unpacker.skip()
+            ends.append(unpacker.tell())
+    return ends + [len(array)] * (count + 1 - len(ends))
 
 
 class UnknownZone(NamedTuple):

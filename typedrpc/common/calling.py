@@ -24,6 +24,7 @@ from typedrpc.common.tokens import Batch, CallWaiter, Failed, NotSent, Submitted
 from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, RpcError
 from typedrpc.failure import unpack_failure
 from typedrpc.flow import Inflow
+from typedrpc.parts import pack_array
 from typedrpc.protocol import Outgoing
 from typedrpc.protocol import Protocol as Core
 from typedrpc.wire import Buffer, Frame, Kind
@@ -431,7 +432,7 @@ class Calls:
         if len(bodies) == 1:
             data = core.request(call, command, bodies[0], what, extension)
         else:
-            data = core.batch(call, command, cast("Sequence[Buffer]", bodies), what, extension)
+            data = core.batch(call, command, pack_array(cast("Sequence[Buffer]", bodies)), what, extension)
         batch.call = call
         try:
             self._register(call, data, what, batch.deadline, batch, nested=nested)

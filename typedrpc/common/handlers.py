@@ -466,7 +466,11 @@ class Handlers(Attendance, ABC):
         opened = self._dispatcher.open_batch(self._core, batch, self.peer, run.since)
         if isinstance(opened, Opened):
             codec = opened.row.codec
-            run.unpack = None if codec is None or run.count == 1 else codec.unpack_many
+            if codec is not None and run.count > 1:
+                run.unpack = codec.unpack_many
+                if codec.pack_results is not None:
+                    run.kept, run.pack_kept = codec.kept_type, codec.pack_results
+                    run.finish = partial(self._dispatcher.finish_kept, self._core, opened)
         run.opened = opened
         if not self._core.begin(batch.call, run):
             run.cancel("its caller has given it up")

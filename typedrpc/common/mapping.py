@@ -20,7 +20,7 @@ from typedrpc.common.role import Waiter
 from typedrpc.common.tokens import Batch
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import DeclaredFailure, unpack_failure
-from typedrpc.parts import PART_OVERHEAD, count_parts, results_as_array, split_outcomes
+from typedrpc.parts import ARRAY_OVERHEAD, count_parts, is_array, split_outcomes
 from typedrpc.wire import Frame, Kind, payload_size
 
 _RESPONSE: Final = int(Kind.RESPONSE)
@@ -81,7 +81,7 @@ class Mapping:
         """
         self.what: Final = command.qualified_name
         self.unpack: Callable[[Payload], Any] = command.codec.unpack_result
-        self._unpack_results: Callable[[bytes], list[Any]] | None = None
+        self._unpack_results: Callable[[Payload], list[Any]] | None = None
         self._command = command
         self._resolve = resolve
         self._inputs = zip(*iterables, strict=False)  # as map does, it ends with the shortest
@@ -138,11 +138,11 @@ class Mapping:
 
     def _gather(self) -> None:
         """Pack the calls for a frame, as many as are to go into one and come in time."""
-        packed, size = self._packed, PART_OVERHEAD
+        packed, size = self._packed, ARRAY_OVERHEAD
         most = max(1, min(self._pace.size, self._pace.window - self._ahead))
         if self._held is not None:
             packed.append(self._held)
-            size += payload_size(self._held) + PART_OVERHEAD
+            size += payload_size(self._held)
             self._held = None
             if isinstance(packed[0], Segmented):
                 most = 1
@@ -150,13 +150,14 @@ class Mapping:
         if len(packed) < most:
             try:
                 for payload in self._payloads:
-                    alone = (len(payload) if type(payload) is bytes else payload_size(payload)) + PART_OVERHEAD
-                    if packed and (size + alone > limit or isinstance(payload, Segmented)):
+                    segmented = type(payload) is not bytes and isinstance(payload, Segmented)
+                    more = size + (payload_size(payload) if segmented else len(payload))
+                    if packed and (more > limit or segmented):
                         self._held = payload
                         break
                     packed.append(payload)
-                    size += alone
-                    if len(packed) >= most or isinstance(payload, Segmented) or monotonic() > until:
+                    size = more
+                    if len(packed) >= most or segmented or monotonic() > until:
                         break
                 else:
                     self._ended = True
@@ -246,10 +247,10 @@ class Mapping:
         payload = frame.payload
         if frame.kind != _BATCH or self._unpack_results is None or isinstance(payload, Segmented):
             return []
-        if len(payload) > FRAME_BYTES or (array := results_as_array(payload)) is None:
+        if len(payload) > FRAME_BYTES or not is_array(payload):
             return []
         try:
-            return self._unpack_results(array)
+            return self._unpack_results(payload)
         except CodecError:
             return []
 

@@ -188,6 +188,7 @@ class HandlerThreads(Handlers):
         run = batch.progress
         ready, ahead, running, outcomes, unsettled = self.ready, run.ahead, run.running, run.outcomes, run.unsettled
         dispatcher, core, function, pack = self._dispatcher, self._core, opened.function, opened.row.pack
+        kept = run.kept
         place = object()  # where it is noted what this thread runs
         count, until = run.count, monotonic() + TURN_TIME
         try:
@@ -217,7 +218,9 @@ class HandlerThreads(Handlers):
                     else:
                         leave_call(token)
                         try:
-                            if run.why_cancelled:
+                            if type(value) is kept and not run.why_cancelled:
+                                outcomes[index] = value
+                            elif run.why_cancelled:
                                 outcomes[index] = dispatcher.finish_part(core, call, value)
                             else:
                                 outcomes[index] = False, pack(value)
