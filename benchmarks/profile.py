@@ -335,42 +335,42 @@ def measure_task(clock: Clock) -> float:
 
 def layers_of_map(clock: Clock, sides: Sides) -> list[Layer]:
     from typedrpc.batches import BatchRun
-    from typedrpc.call import enter_call, leave_call
-    from typedrpc.parts import pack_outcomes, pack_parts, split_outcomes, split_parts
+    from typedrpc.call import Call, enter_call, leave_call
+    from typedrpc.parts import open_array, pack_array
     from typedrpc.protocol import BatchRequest
 
     codec, dispatcher, core = sides.codec, sides.dispatcher, sides.server.core
-    packed, result = bytearray(sides.arguments), bytearray(sides.result)
     few = clock.with_number(PARTS)
-    arguments, results = [sides.arguments] * PARTS, [(False, sides.result)] * PARTS
-    frame, answer = bytearray(pack_parts(arguments)), bytearray(pack_outcomes(results))
+    inputs, values = [(A, B)] * PARTS, [A + B] * PARTS
+    arguments = [sides.arguments] * PARTS
+    frame, answer = pack_array(arguments), pack_array([sides.result] * PARTS)
+    unpack_many, unpack_results, pack_results = codec.unpack_many, codec.unpack_results, codec.pack_results
+    assert unpack_many is not None
+    assert unpack_results is not None
+    assert pack_results is not None
     opened = dispatcher.open_batch(core, sides.request, sides.server.handlers.peer, 0.0)
-    call = dispatcher.begin_part(opened, packed)
-    pack, unpack_arguments = clock(lambda: codec.pack_arguments(A, B)), clock(lambda: codec.unpack_arguments(packed))
-    pack_result, unpack = clock(lambda: codec.pack_result(A + B)), clock(lambda: codec.unpack_result(result))
-    begin = clock(lambda: dispatcher.begin_part(opened, packed))
-    finish = clock(lambda: dispatcher.finish_part(core, call, A + B))
-    batch = BatchRequest(sides.request, split_parts(frame))  # type: ignore[arg-type]
+    values_of_frame = open_array(frame)
+    assert not isinstance(values_of_frame, str)
+    call = dispatcher.begin_part(opened, values_of_frame, 0)
+    assert isinstance(call, Call)
 
-    def take_and_settle() -> None:
-        run = BatchRun(core, batch)
-        for _ in range(PARTS):
-            taken = run.take()
-            assert taken is not None
-            run.begun(call)
-            run.ended(call)
+    def take_and_note() -> None:
+        run = BatchRun(core, BatchRequest(sides.request, values_of_frame))
+        run.unpack = unpack_many
+        while (taken := run.take()) is not None:
             run.settle(taken[0], (False, sides.result))
 
+    def item(work: Callable[[], object]) -> float:
+        return few(work) / PARTS
+
+    unpacked = item(lambda: unpack_many(frame))
     return [
-        Layer("codec: pack the arguments, unpack the result", pack + unpack, 0.0),
-        Layer("codec: unpack the arguments, pack the result", 0.0, unpack_arguments + pack_result),
-        Layer(
-            "frames: gather, and split",
-            (few(lambda: pack_parts(arguments)) + few(lambda: split_outcomes(answer))) / PARTS,
-            (few(lambda: split_parts(frame)) + few(lambda: pack_outcomes(results))) / PARTS,
-        ),
-        Layer("dispatch: to a call, and to its outcome", 0.0, begin + finish - unpack_arguments - pack_result),
-        Layer("taking a call of the batch, noting its outcome", 0.0, few(take_and_settle) / PARTS),
+        Layer("codec: pack the arguments", item(lambda: list(codec.pack_each(iter(inputs), 2))), 0.0),
+        Layer("codec: unpack the results", item(lambda: unpack_results(answer)), 0.0),
+        Layer("codec: unpack the arguments", 0.0, unpacked),
+        Layer("codec: pack the results", 0.0, item(lambda: pack_results(values))),
+        Layer("frames: gather, and open", item(lambda: pack_array(arguments)), item(lambda: open_array(frame))),
+        Layer("taking a call of the batch, noting its outcome", 0.0, max(0.0, item(take_and_note) - unpacked)),
         Layer("the context of the handler", 0.0, clock(lambda: leave_call(enter_call(call)))),
         Layer("the handler itself", 0.0, clock(lambda: call.function(A, B))),
     ]

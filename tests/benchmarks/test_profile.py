@@ -49,7 +49,7 @@ def test_the_layers_add_up_to_the_whole(work: str) -> None:
         assert all(layer[side] >= 0 for layer in layers if not layer["name"].startswith("dispatch"))
     names = " ".join(layer["name"] for layer in layers)
     expected = {"call": "codec protocol dispatch context handler role bare", "asyncio": "codec dispatch task bare echo"}
-    more = {"map": "codec frames dispatch context batch", "stream": "codec frames clock"}
+    more = {"map": "codec frames context batch handler", "stream": "codec frames clock"}
     assert [word for word in {**expected, **more}[work].split() if word not in names] == []
 
 

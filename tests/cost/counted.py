@@ -6,7 +6,7 @@
     python -m tests.cost.counted --blocks       # blocks of memory that stay
     python -m tests.cost.counted --opcodes      # instructions; on CPython 3.11 only
     python -m tests.cost.counted --table        # any of them for a reader, not in JSON
-    python -m tests.cost.counted --only call --dearer typedrpc.common.role:ReadRole.release
+    python -m tests.cost.counted --only call --dearer typedrpc.wire:FrameReader.sole_frame
 
 The last one wraps a function, so that it costs one call more: the guard has to see it.
 
