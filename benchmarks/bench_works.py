@@ -108,14 +108,17 @@ class Worker:
             assert client.records
             records, items = client.records, client.items
             return _turn(lambda: repeat(client, records, (items,), seconds))
+        client = self._client("tcp", work)
         assert client.echo
         echo, data = client.echo, bytes(size)
         return _turn(lambda: repeat(client, echo, (data,), seconds))
 
-    def _client(self, kind: str) -> Client:
-        if kind not in self._clients:
-            self._clients[kind] = self._stack.enter_context(self._peer.connect(str(self._addresses[kind])))
-        return self._clients[kind]
+    def _client(self, kind: str, work: str = "") -> Client:
+        """A connection over TCP or a unix socket. Works with large messages have their own, as some keep buffers."""
+        if (client := self._clients.get(kind + work)) is None:
+            client = self._stack.enter_context(self._peer.connect(str(self._addresses[kind])))
+            self._clients[kind + work] = client
+        return client
 
     def _connections(self, count: int) -> Told:
         """They are closed after what is measured."""
