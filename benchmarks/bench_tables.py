@@ -54,7 +54,7 @@ BUDGETS: Final = (
     Budget("the same: with time-outs, its default", "threads", ONE_CORE, ("thriftpy2, time-outs",), 1.0),
     Budget("map over 20,000: ratio to Pyro5's batch with msgpack", "map", ONE_CORE, (PYRO_MSGPACK,), 1.0),
     Budget("100 dataclasses: ratio to pickled dicts", "records", ONE_CORE, ("multiprocessing",), 1.0),
-    Budget("the same: to pickled dataclasses", "records", ONE_CORE, ("multiprocessing, dataclasses",), 1.0),
+    Budget("the same: to pickled dataclasses", "records", ONE_CORE, ("pickled dataclasses",), 1.0),
     Budget("stream of 20,000 ints: ratio to the best peer", "stream", ONE_CORE, RIVALS, 10.0),
     Budget("64 MiB there and back, a core each: to a bare socket", "64 MiB", CORE_EACH, (ECHO,), 0.6),
 )

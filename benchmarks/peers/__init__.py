@@ -24,6 +24,6 @@ PEERS: Final[dict[str, Peer]] = {
     "pycapnp": capnp_loop.PEER,
     "vgi-rpc": vgi.PEER,
     "multiprocessing": pickles.PEER,
-    "multiprocessing, dataclasses": pickles.DATACLASSES,
+    "pickled dataclasses": pickles.DATACLASSES,
     "xmlrpc": xml.PEER,
 }

@@ -124,7 +124,7 @@ def test_each_budget_is_the_ratio_that_it_names(tables: Any) -> None:
             typedrpc=[30.0],
             multiprocessing=[10.0],
             floor=[60.0],
-            **{"multiprocessing, dataclasses": [6.0]},
+            **{"pickled dataclasses": [6.0]},
         ),
         "stream": turns_of(tables, typedrpc=[110.0], Pyro5=[10.0], gRPC=[5.0], floor=[1000.0]),
         "64 MiB": turns_of(tables, typedrpc=[1.0], bare_echo=[1.0]),
@@ -197,7 +197,7 @@ def test_each_peer_knows_the_works_that_it_leaves_out() -> None:
         "zerorpc",
         "pycapnp",
     }
-    assert set(peers.PEERS) == names | {"vgi-rpc", "multiprocessing", "multiprocessing, dataclasses", "xmlrpc"}
+    assert set(peers.PEERS) == names | {"vgi-rpc", "multiprocessing", "pickled dataclasses", "xmlrpc"}
     for name, peer in peers.PEERS.items():
         assert set(peer.left_out) | set(peer.notes) <= set(WORKS), name
 
