@@ -10,7 +10,7 @@ FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove bench-codec bench-asyncio twins fuzz fmt clean
+.PHONY: help demo test check unit prove bench bench-codec bench-asyncio bench-growth bench-picture profile twins fuzz fmt clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,11 +42,24 @@ unit: $(VENV)/.dev  ## pytest, with the coverage of the subprocesses that the te
 prove: $(VENV)/.dev  ## Measure what is promised in milliseconds and megabytes, each figure beside its promise.
 	@$(RUN) benchmarks/prove.py
 
+bench: $(VENV)/.peers  ## Measure calls beside every peer, and show which of the budget is met.
+	@$(RUN) benchmarks/bench.py
+
 bench-codec: $(VENV)/.bench  ## Measure the codec beside other libraries, each figure beside its budget.
 	@$(RUN) benchmarks/codec.py
 
 bench-asyncio: $(VENV)/.bench  ## Measure calls between asyncio programs, beside gRPC's and a bare echo.
 	@$(RUN) benchmarks/asyncio_calls.py
+
+bench-growth: $(VENV)/.bench  ## Measure how the cost of calls grows with how much there is; GROWTH=file.json keeps it.
+	@$(RUN) benchmarks/growth.py $(if $(GROWTH),--json $(GROWTH))
+
+bench-picture: $(VENV)/.bench  ## Draw what was measured, BENCH=bench.json GROWTH=growth.json, into docs/performance.svg.
+	@$(RUN) benchmarks/picture.py $(BENCH) $(GROWTH) docs/performance.svg
+
+profile: $(VENV)/.made  ## Show where the time of a call goes, layer by layer: with threads, with asyncio, of an item.
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
+	@for work in "" --asyncio --map --stream; do $(RUN) benchmarks/profile.py $$work && echo || exit 1; done
 
 twins: $(VENV)/.made  ## Count the lines of code that the two connections share, with threads and on an event loop.
 	@$(RUN) benchmarks/twins.py
@@ -82,6 +95,11 @@ $(VENV)/.dev: $(VENV)/.made
 
 $(VENV)/.bench: $(VENV)/.made
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+# A peer that will not install on this system or Python is left out, with a line that says so.
+$(VENV)/.peers: $(VENV)/.bench
+	@$(RUN) benchmarks/install_peers.py
 	@touch $@
 
 # atheris comes for some versions of CPython on Linux and macOS; nothing else needs it.

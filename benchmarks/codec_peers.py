@@ -13,11 +13,12 @@ import types
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
+from io import BytesIO
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from codec_values import Subject
 
-from typedrpc.codec import CommandCodec, Segmented
+from typedrpc.codec import CommandCodec, Received, Segmented
 from typedrpc.schema import schema_of
 
 
@@ -68,10 +69,15 @@ def _typedrpc(subject: Subject) -> Coding:
     def received(sent: Any) -> Any:
         if not isinstance(sent, Segmented):
             return sent
-        # A segment arrives in a buffer of the connection, so decoding has to copy it.
-        return Segmented(sent.body, [memoryview(segment) for segment in sent.segments])
+        return Segmented(sent.body, [_as_received(segment) for segment in sent.segments])
 
     return Coding(subject.value, codec.pack_result, codec.unpack_result, received)
+
+
+def _as_received(data: Any) -> Received:
+    buffer = BytesIO()
+    buffer.write(data)
+    return Received(buffer)
 
 
 def _msgspec(subject: Subject) -> Coding:

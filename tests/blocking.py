@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, overload
 
+import pytest
 from typing_extensions import Unpack
 
 import typedrpc
@@ -186,6 +187,13 @@ ENDS: Final = tuple(Ends(client, server) for client, server in COLOURS)
 """Each colour of a client with each of a server."""
 ALIKE: Final = (ENDS[0], ENDS[3])
 """Those of one colour: for what takes long, or has only one end."""
+
+
+@pytest.fixture(params=ALIKE, ids=repr)
+def alike(request: pytest.FixtureRequest) -> Ends:
+    """In a module that takes it for its ``ends``: both of one side, where crossed pairs would show no more."""
+    found: Ends = request.param
+    return found
 
 
 def socket_of(connection: Any) -> Any:

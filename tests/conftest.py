@@ -1,6 +1,7 @@
 """Fixtures that all tests share. A test that hangs is killed, and the stacks of all threads printed."""
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -21,6 +22,8 @@ from typedrpc.common import loop
 SLOWEST: Final = [
     "benchmarks/test_prove.py",
     "typing/test_verdicts.py",
+    "benchmarks/test_profile.py",
+    "cost/test_cost.py",
     "sync/test_interrupts.py",
     "sync/test_hostile.py",
     "sync/test_connection.py",
@@ -56,9 +59,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {tests / name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
     for item in items:
-        colours = getattr(item, "callspec", None) and item.callspec.params.get("colours")  # type: ignore[attr-defined]
-        if isinstance(colours, Colours) and colours.client != colours.server:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        ends = params.get("colours") or params.get("ends")
+        if isinstance(ends, Colours | Ends) and ends.client != ends.server:
             item.add_marker("unmeasured")  # both were measured with their like
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> None:
+    """What is there stays. Many tests collect garbage, and are not to look through all of it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

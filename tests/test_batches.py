@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tests.back_to_back import Pair, feed, frames, joined
 from typedrpc import batches
 from typedrpc.batches import FRAME_BYTES, MAX_WINDOW, MIN_WINDOW, TARGET_TIME, WINDOW_BYTES, BatchRun, Pace
-from typedrpc.codec import Payload, Segmented
+from typedrpc.codec import Payload, Segmented, pack_plain
 from typedrpc.errors import MessageTooLarge
 from typedrpc.failure import unpack_failure
 from typedrpc.messages import Limits
-from typedrpc.parts import pack_outcomes, split_outcomes
+from typedrpc.parts import pack_array, pack_outcomes, split_outcomes
 from typedrpc.protocol import MAX_BATCH, BatchRequest, Outgoing
 from typedrpc.wire import Frame, Kind
 
@@ -79,9 +79,23 @@ def run_of(count: int, *, accepts: int = 16 * 1024 * 1024) -> tuple[Pair, BatchR
     call = pair.client.new_call()
     pair.client.calls.insert(call, "token")
     pair.client.batches[call] = count
-    (event,) = feed(pair.server, joined(pair.client.batch(call, 5, [b"\x90"] * count, "W.add")))
+    (event,) = feed(pair.server, joined(pair.client.batch(call, 5, pack_array([b"\x90"] * count), "W.add")))
     assert isinstance(event, BatchRequest)
     return pair, BatchRun(pair.server, event)
+
+
+def value_of(size: int) -> bytes:
+    """A value of msgpack that takes so many bytes."""
+    if size < 3:
+        return bytes([0xCC] * (size - 1) + [0x00])
+    return b"\xc5" + (size - 3).to_bytes(2, "big") + bytes(size - 3)
+
+
+def taken(run: BatchRun) -> int:
+    """Which call was the next one."""
+    item = run.take()
+    assert item is not None
+    return item[0]
 
 
 def reply(run: BatchRun) -> tuple[bool, list[Frame]]:
@@ -104,7 +118,7 @@ def outcomes(found: list[Frame]) -> list[tuple[bool, bytes]]:
 def test_outcomes_leave_in_order_up_to_the_first_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "REPLY_TIME", 1e9)
     pair, run = run_of(4)
-    assert [run.take() for _ in range(4)] == [0, 1, 2, 3]
+    assert [run.take() for _ in range(5)] == [(0, None), (1, None), (2, None), (3, None), None]
     assert run.is_taken
     assert not run.settle(2, (False, b"\x02"))
     assert reply(run) == (False, [])
@@ -123,26 +137,26 @@ def test_outcomes_leave_in_order_up_to_the_first_that_is_missing(monkeypatch: py
 def test_outcomes_leave_when_the_last_ones_left_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "REPLY_TIME", 0.0)
     _, run = run_of(2)
-    assert run.settle(run.take(), (False, b"\x00"))
+    assert run.settle(taken(run), (False, b"\x00"))
 
 
 def test_the_rest_is_refused_at_once() -> None:
     _, run = run_of(3)
-    run.settle(run.take(), (False, b"\x00"))
+    run.settle(taken(run), (False, b"\x00"))
     run.settle_rest((True, b"no"))
     is_whole, sent = reply(run)
     assert (is_whole, outcomes(sent)) == (True, [(False, b"\x00"), (True, b"no"), (True, b"no")])
 
 
 @given(
-    st.lists(st.tuples(st.booleans(), st.integers(0, 1500)), min_size=1, max_size=30),
+    st.lists(st.tuples(st.booleans(), st.integers(1, 1500)), min_size=1, max_size=30),
     st.integers(1024, 5000),
 )
 def test_no_frame_is_larger_than_the_peer_accepts(sizes: list[tuple[bool, int]], accepts: int) -> None:
     _, run = run_of(len(sizes), accepts=accepts)
     run.opened = Named()
     for is_error, size in sizes:
-        run.settle(run.take(), (is_error, bytes(size)))
+        run.settle(taken(run), (is_error, value_of(size)))
     is_whole, sent = reply(run)
     assert is_whole
     assert all(len(frame.payload) <= accepts for frame in sent)
@@ -151,7 +165,47 @@ def test_no_frame_is_larger_than_the_peer_accepts(sizes: list[tuple[bool, int]],
             assert isinstance(unpack_failure(body, "W.add"), MessageTooLarge)
             assert told
         else:
-            assert (told, body) == (is_error, bytes(size))
+            assert (told, body) == (is_error, value_of(size))
+
+
+def test_results_that_are_kept_are_packed_together() -> None:
+    _, run = run_of(4)
+    packed: list[list[int]] = []
+
+    def pack(values: list[int]) -> bytes:
+        packed.append(values)
+        return pack_plain(values)
+
+    run.kept, run.pack_kept = int, pack
+    for number in range(4):
+        run.outcomes[taken(run)] = 300 + number
+        run.unsettled.pop()
+    is_whole, sent = reply(run)
+    assert (is_whole, packed) == (True, [[300, 301, 302, 303]])
+    assert [frame.payload for frame in sent] == [pack_plain([300, 301, 302, 303])]
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_results_that_are_kept_are_packed_alone_where_one_does_not_fit_or_has_failed(fits: bool) -> None:
+    _, run = run_of(4)
+    run.kept = int
+    run.finish = lambda value: (False, pack_plain(value)) if value else (True, b"misfit")
+    run.outcomes[:] = [1, 0, 2, (True, b"raised") if fits else 3]
+    run.unsettled.clear()
+    is_whole, sent = reply(run)
+    last = (True, b"raised") if fits else (False, b"\x03")
+    assert (is_whole, outcomes(sent)) == (True, [(False, b"\x01"), (True, b"misfit"), (False, b"\x02"), last])
+
+
+def test_results_that_are_kept_take_several_frames_where_they_are_large() -> None:
+    _, run = run_of(3, accepts=2000)
+    run.kept, run.pack_kept = str, pack_plain
+    run.finish = lambda value: (False, pack_plain(value))
+    run.outcomes[:] = ["x" * 900] * 3
+    run.unsettled.clear()
+    is_whole, sent = reply(run)
+    assert (is_whole, outcomes(sent)) == (True, [(False, pack_plain("x" * 900))] * 3)
+    assert [len(frame.payload) <= 2000 for frame in sent] == [True] * 2
 
 
 class Named:
@@ -164,11 +218,16 @@ class Named:
 def test_many_outcomes_are_split_into_frames_that_are_read_at_once() -> None:
     _, run = run_of(300)
     for _ in range(300):
-        run.settle(run.take(), (False, bytes(1000)))
+        run.settle(taken(run), (False, value_of(1000)))
     _, sent = reply(run)
     assert len(sent) == 5
     assert all(len(frame.payload) <= FRAME_BYTES for frame in sent)
-    assert outcomes(sent) == [(False, bytes(1000))] * 300
+    assert outcomes(sent) == [(False, value_of(1000))] * 300
+
+
+def whole(payload: Payload) -> Payload:
+    """The payload with all that was received as bytes."""
+    return payload._replace(segments=[*map(bytes, payload.segments)]) if isinstance(payload, Segmented) else payload
 
 
 def test_an_outcome_with_segments_travels_alone() -> None:
@@ -176,19 +235,19 @@ def test_an_outcome_with_segments_travels_alone() -> None:
     large: Payload = Segmented(b"\xc7", [bytes(100_000)])
     results: list[Any] = [(False, b"\x00"), (False, large), (True, b"\x02")]
     for result in results:
-        run.settle(run.take(), result)
+        run.settle(taken(run), result)
     _, sent = reply(run)
-    assert [frame.payload for frame in sent] == [
+    assert [whole(frame.payload) for frame in sent] == [
         pack_outcomes([(False, b"\x00")]),
-        Segmented(bytearray(pack_outcomes([(False, b"\xc7")])), [bytearray(100_000)]),
+        Segmented(pack_outcomes([(False, b"\xc7")]), [bytes(100_000)]),
         pack_outcomes([(True, b"\x02")]),
     ]
 
 
 def test_a_large_outcome_that_is_accepted_travels_whole() -> None:
     _, run = run_of(2)
-    run.settle(run.take(), (False, bytes(200_000)))
-    run.settle(run.take(), (False, b"\x01"))
+    run.settle(taken(run), (False, bytes(200_000)))
+    run.settle(taken(run), (False, b"\x01"))
     _, sent = reply(run)
     assert outcomes(sent) == [(False, bytes(200_000)), (False, b"\x01")]
     assert len(sent) == 2

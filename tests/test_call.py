@@ -8,7 +8,18 @@ import pytest
 
 from tests.support import PATIENCE, Gate, Running
 from typedrpc import CallCancelled
-from typedrpc.call import Call, Row, current_call, enter_call, get_call, handled_by, leave_call
+from typedrpc.call import (
+    Call,
+    CallOfBatch,
+    Opened,
+    Row,
+    current_call,
+    enter_call,
+    get_call,
+    handled_by,
+    leave_call,
+    new_call,
+)
 from typedrpc.protocol import Request
 
 
@@ -35,6 +46,46 @@ def test_a_call_is_current_from_its_handler_on() -> None:
         leave_call(token)
     assert get_call() is None
     assert not handled_by(object())
+
+
+def one_of_a_batch(*args: Any) -> Call:
+    row = Row("Desk.wait", nothing, nothing, nothing)
+    request = Request(1, 7, b"")
+    call = new_call(CallOfBatch)
+    call.opened = Opened(row, nothing, cast(Any, "peer"), cast(Any, "protocol"), request, 3, 1e12, True)
+    call.given = [*args]
+    return call
+
+
+class TestOneOfABatch:
+    """Most of it is made when somebody asks for it."""
+
+    def test_what_it_has_in_common_with_the_others(self) -> None:
+        call = one_of_a_batch(1, 2)
+        assert (call.command, call.id, call.depth, call.deadline) == ("Desk.wait", 7, 3, 1e12)
+        assert [call.peer, call.protocol, call.function] == cast(Any, ["peer", "protocol", nothing])
+        assert (call.args, call.kwargs, dict(call.metadata)) == ((1, 2), {}, {})
+        assert call.kwargs is call.kwargs
+
+    def test_it_is_cancelled_as_others_are_whatever_was_asked_before(self) -> None:
+        call, told = one_of_a_batch(), Gate()
+        assert not call.cancelled
+        call.on_cancel("key", told.open)
+        call.cancel("its caller has left")
+        assert call.args == ()
+        assert call.why_cancelled == "its caller has left"
+        assert told.is_open
+        call.forget("key")
+
+    def test_it_has_no_other_attributes(self) -> None:
+        for call in (one_of_a_batch(), make_call()):
+            assert not hasattr(call, "started")
+            with pytest.raises(AttributeError, match="'Call' object has no attribute 'nothing'"):
+                cast(Any, call).nothing  # noqa: B018  # asking is what is tried
+        call = one_of_a_batch()
+        call.started = 1.0
+        call.reply_metadata["a"] = "b"
+        assert (call.started, call.reply_metadata) == (1.0, {"a": "b"})
 
 
 class TestCancellation:

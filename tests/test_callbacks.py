@@ -1,6 +1,7 @@
 """The table of what one side has offered."""
 
 import threading
+from itertools import count
 from typing import Any
 
 from tests.support import run_all
@@ -86,10 +87,10 @@ def test_ids_of_calls_with_callbacks_are_not_given_again() -> None:
     calls.kept = callbacks.groups
     callbacks.offer(calls.new_id(), ["a"])
     callbacks.offer(calls.new_id(), ["b"])
-    calls._next = MAX_CALL
+    calls.next_number = count(MAX_CALL, 2).__next__
     assert [calls.new_id(), calls.new_id()] == [MAX_CALL, 5]
     callbacks.release(1, 0)
-    calls._next = MAX_CALL
+    calls.next_number = count(MAX_CALL, 2).__next__
     assert [calls.new_id(), calls.new_id()] == [MAX_CALL, 1]
 
 

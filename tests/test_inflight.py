@@ -1,3 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,15 +24,25 @@ def test_ids_wrap_around_and_skip_those_in_flight(first: int, last: int) -> None
     calls = table(first)
     calls.insert(first, "old")
     calls.insert(first + 2, "old too")
-    calls._next = last - 2
+    calls.next_number = count(last - 2, 2).__next__
     assert [calls.new_id() for _ in range(4)] == [last - 2, last, first + 4, first + 6]
 
 
 def test_the_last_id_is_skipped_when_it_is_in_flight() -> None:
     calls = table()
     calls.insert(MAX_CALL, "old")
-    calls._next = MAX_CALL
+    calls.next_number = count(MAX_CALL + 2**32, 2).__next__  # the second time
     assert calls.new_id() == 1
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_threads_get_different_ids(first: int) -> None:
+    calls = table(first)
+    calls.next_number = count(MAX_CALL - 1000 - (first == 2), 2).__next__
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(lambda _: calls.new_id(), range(4000)))
+    assert len(set(ids)) == 4000
+    assert all(0 < id <= MAX_CALL and id % 2 == first % 2 for id in ids)
 
 
 def test_a_call_is_given_back_once() -> None:

@@ -4,7 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from typedrpc.parts import PART_OVERHEAD, count_parts, pack_outcomes, pack_parts, split_outcomes, split_parts
+from typedrpc.codec import pack_plain, unpack_plain
+from typedrpc.parts import (
+    PART_OVERHEAD,
+    Values,
+    count_parts,
+    is_array,
+    open_array,
+    pack_array,
+    pack_outcomes,
+    pack_parts,
+    split_outcomes,
+    split_parts,
+)
 
 BODIES = st.lists(st.binary(max_size=300), max_size=40)
 OUTCOMES = st.lists(st.tuples(st.booleans(), st.binary(max_size=300)), max_size=40)
@@ -52,7 +64,7 @@ def test_whatever_comes_gives_parts_of_it_or_a_sentence(payload: bytes) -> None:
     if not isinstance(parts, str):
         assert pack_parts(parts) == payload
         assert outcomes == [(False, part) for part in parts]  # no size in 64 bytes has its highest bit set
-    if not isinstance(outcomes, str):
+    if not isinstance(outcomes, str) and not is_array(payload):
         assert pack_outcomes(outcomes) == payload
 
 
@@ -75,3 +87,43 @@ def test_parts_are_slices_of_the_payload() -> None:
     payload[-1:] = b"x"
     assert not isinstance(parts, str)
     assert [bytes(part) for part in parts] == [b"ab", b"cx"]
+
+
+VALUES = st.none() | st.integers(0, 2**63) | st.binary(max_size=5) | st.lists(st.text(max_size=3), max_size=3)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=40), st.data())
+def test_values_come_out_of_an_array_as_they_went_in(values: list[object], data: st.DataObject) -> None:
+    packed = [pack_plain(value) for value in values]
+    start = data.draw(st.integers(0, len(values)))
+    stop = data.draw(st.integers(start, len(values)))
+    payload = data.draw(st.sampled_from([pack_array(packed), pack_plain(values)]))
+    buffer = data.draw(st.sampled_from([bytes, bytearray, memoryview]))(payload)
+    assert is_array(buffer)
+    assert count_parts(buffer) == len(values)
+    found = open_array(buffer)
+    assert isinstance(found, Values)
+    assert [found[index] for index in range(len(found))] == packed
+    assert found.size(start, stop) == sum(map(len, packed[start:stop]))
+    assert unpack_plain(found.as_array(start, stop), max_depth=20) == values[start:stop]
+    assert split_outcomes(buffer) == [(False, body) for body in packed]
+
+
+@given(st.binary(min_size=1, max_size=3), st.binary(max_size=60))
+def test_values_of_anything_are_all_that_is_there(head: bytes, rest: bytes) -> None:
+    payload = bytes([0x90 | (head[0] & 0x0F)]) + head[1:] + rest
+    found = open_array(payload)
+    count = payload[0] & 0x0F
+    if isinstance(found, str):
+        assert count == 0 or count >= len(payload)
+        return
+    assert b"".join(bytes(found[index]) for index in range(count)) == payload[1:]
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x00", b"\x90", b"\x91", b"\xdc\x00", b"\xdd\x00\x00\x00\x02\x01", b"\xc1"])
+def test_what_is_no_array_of_values(payload: bytes) -> None:
+    assert isinstance(open_array(payload), str)
+
+
+def test_a_table_is_no_array() -> None:
+    assert not is_array(pack_parts([b"\x90"] * 1024))

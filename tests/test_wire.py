@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.back_to_back import joined
-from typedrpc.codec import MAX_SEGMENTS, Payload, Segmented
+from typedrpc.codec import MAX_SEGMENTS, Payload, Received, Segmented
 from typedrpc.wire import (
     CHUNK_SIZE,
     FEW_PARTIAL,
@@ -21,8 +21,6 @@ from typedrpc.wire import (
     PARTIAL_BYTES,
     PREAMBLE,
     RECEIVE_SIZE,
-    TRUSTED_GROWTH,
-    TRUSTED_SIZE,
     VERSION,
     Buffer,
     Flag,
@@ -152,9 +150,9 @@ def test_frames_around_the_size_of_the_buffer(size: int, before: bytes) -> None:
     assert len(found) == (3 if before else 2)
 
 
-@pytest.mark.parametrize("size", [TRUSTED_SIZE, 2 * TRUSTED_SIZE, TRUSTED_GROWTH * TRUSTED_SIZE, 12 * TRUSTED_SIZE])
+@pytest.mark.parametrize("size", [CHUNK_SIZE, 2 * CHUNK_SIZE, 8 * CHUNK_SIZE, 12 * CHUNK_SIZE])
 @pytest.mark.parametrize("more", [-1, 0, 1])
-def test_frames_and_segments_around_the_trusted_size(size: int, more: int) -> None:
+def test_frames_and_segments_of_several_reads(size: int, more: int) -> None:
     size += more
     payload = bytes(range(256)) * (size // 256) + bytes(size % 256)
     frames: list[tuple[Payload, bytes | tuple[bytes, ...]]] = [
@@ -183,12 +181,16 @@ def test_numbers_of_segments(count: int, size: int) -> None:
     assert read_cut(data, cuts) == read(data)
 
 
-def test_segments_arrive_in_buffers_of_their_own() -> None:
+def test_large_segments_arrive_in_memory_of_their_own() -> None:
     reader = FrameReader(LIMIT, preamble=False)
     (frame,) = reader.feed(wire(Kind.REQUEST, 1, 1, Segmented(b"body", [bytes(70_000), bytes(10)])))
     assert isinstance(frame.payload, Segmented)
-    assert [type(segment) for segment in frame.payload.segments] == [bytearray, bytearray]
-    assert [len(segment) for segment in frame.payload.segments] == [70_000, 10]
+    large, small = frame.payload.segments
+    assert isinstance(large, Received)
+    assert isinstance(small, Received)
+    assert (len(large), len(small)) == (70_000, 10)
+    large.view()[0] = 1
+    assert bytes(small) == bytes(10)
 
 
 def test_a_payload_is_not_overwritten_by_what_comes_next() -> None:
@@ -717,14 +719,28 @@ ANNOUNCED: Final = 0x7FFF_FFFF
     ],
     ids=["plain", "one segment", "many segments", "extension", "pieces"],
 )
-def test_an_announcement_alone_costs_no_more_than_the_trusted_size(head: bytes) -> None:
-    assert held_after(head) < TRUSTED_SIZE + 256 * 1024
-    assert held_after(head + bytes(100_000)) < TRUSTED_SIZE + 256 * 1024
+def test_an_announcement_alone_costs_no_more_than_the_buffer_for_what_comes(head: bytes) -> None:
+    assert held_after(head) < CHUNK_SIZE + 256 * 1024
+    assert held_after(head + bytes(100_000)) < CHUNK_SIZE + 400 * 1024
 
 
-@pytest.mark.parametrize("came", [TRUSTED_SIZE, TRUSTED_SIZE + 1, 3_000_000])
-def test_a_buffer_grows_with_what_has_come(came: int) -> None:
-    assert held_after(header(ANNOUNCED) + bytes(came)) < (TRUSTED_GROWTH + 1) * came + 256 * 1024
+@pytest.mark.parametrize("came", [CHUNK_SIZE, CHUNK_SIZE + 1, 3_000_000])
+def test_memory_grows_with_what_has_come(came: int) -> None:
+    assert held_after(header(ANNOUNCED) + bytes(came)) < 1.25 * came + CHUNK_SIZE + 256 * 1024
+
+
+def test_a_large_value_is_not_copied_to_become_bytes() -> None:
+    value = bytes(range(256)) * 1000
+    data = wire(Kind.RESPONSE, 0, 1, Segmented(b"body", [value]))
+    (frame,) = FrameReader(LIMIT, preamble=False).feed(data)
+    assert isinstance(frame.payload, Segmented)
+    (segment,) = frame.payload.segments
+    assert isinstance(segment, Received)
+    assert bytes(segment) == value
+    assert bytes(segment) is bytes(segment)
+    view = segment.view()
+    assert not view.readonly
+    assert len(view) == len(segment) == 256_000
 
 
 def test_a_reader_lets_go_of_its_buffers() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from threading import Event
 from time import monotonic
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
-from typedrpc.codec import Payload, StreamCodec
+from typedrpc.codec import CommandCodec, Payload, StreamCodec
 from typedrpc.deadlines import nearest
 from typedrpc.declared import NO_ERRORS, DeclaredErrors
 from typedrpc.errors import CallCancelled
@@ -24,7 +24,19 @@ LONGEST_SLEEP: Final = 86_400.0
 """Seconds that a thread sleeps at a time: what every system can take."""
 
 
-@final
+class Opened(NamedTuple):
+    """What the calls of a batch have in common, with everything looked up that they need."""
+
+    row: Row
+    function: Callable[..., Any]
+    peer: Peer
+    protocol: Protocol[Any]
+    request: Request
+    depth: int
+    deadline: float | None
+    is_observed: bool
+
+
 class Call:
     """A call as its handler sees it; :func:`current_call` gives the one that is being handled.
 
@@ -151,6 +163,44 @@ class Call:
 
 
 @final
+class CallOfBatch(Call):
+    """One of the calls of a batch, whose arguments go by position: most of it is made when somebody asks for it.
+
+    To make one, take :func:`new_call` and set ``opened`` and ``given``: what it has in common with the others, and its
+    arguments. This takes a third of the time of a whole one. A class of its own, as looking at the attributes of one
+    with a ``__getattr__`` takes longer.
+    """
+
+    __slots__ = ("given", "opened")
+
+    given: Sequence[Any]
+    opened: Opened
+
+    if not TYPE_CHECKING:  # which would allow any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _UNTIL_SET:
+                return _UNTIL_SET[name]  # not kept: another thread may just set it
+            if name not in _OF_BATCH:
+                raise AttributeError(f"'Call' object has no attribute {name!r}", name=name, obj=self)
+            opened = self.opened
+            self.row, self.function, self.peer, self.protocol, request, self.depth, self.deadline, _ = opened
+            self.id = request.call
+            self.metadata = request.extras.metadata
+            self.args = tuple(self.given)
+            self.kwargs = {}
+            return object.__getattribute__(self, name)
+
+
+new_call: Final[Callable[[type[CallOfBatch]], CallOfBatch]] = CallOfBatch.__new__
+
+_UNTIL_SET: Final = {"why_cancelled": "", "_aborts": None, "_reply_metadata": None}
+_OF_BATCH: Final = frozenset(
+    ("args", "deadline", "depth", "function", "id", "kwargs", "metadata", "peer", "protocol", "row")
+)
+
+
+@final
 class Cancellation:
     """Whether the caller of a call has given it up, was cancelled itself, or has left; or its deadline has passed.
 
@@ -236,6 +286,7 @@ class Row:
 
     __slots__ = (
         "apart",
+        "codec",
         "entry",
         "errors",
         "function",
@@ -262,6 +313,7 @@ class Row:
         is_async: bool = False,
         apart: bool = False,
         plain: bool = True,
+        codec: CommandCodec | None = None,
     ) -> None:
         """
         Args:
@@ -276,6 +328,7 @@ class Row:
             apart: The handler takes a thread or a task of its own: it is async, has streams, or is not to hold up an
                 event loop.
             plain: The handler may run in any thread that is no event loop's: it is not async, and has no streams.
+            codec: The command's, if it unpacks the arguments as they come, so that it may do so for several calls.
         """
         self.name = name
         self.entry = entry
@@ -289,3 +342,4 @@ class Row:
         self.is_async = is_async
         self.apart = apart
         self.plain = plain
+        self.codec = codec

@@ -534,7 +534,7 @@ class BoundCommand(Generic[CallableT_co]):
     def __call__(self: BoundCommand[Callable[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the command as its function: wait for its result, or get the coroutine or the stream of it."""
-        return self._invoke(*args, **kwargs)
+        return self._invoke(*args, **kwargs) if kwargs else self._invoke(*args)
 
     @overload
     def call(self: BoundCommand[Callable[P, Coroutine[Any, Any, T]]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...

@@ -6,15 +6,15 @@ They know nothing of threads or event loops, and raise nothing that a peer or a 
 import logging
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from functools import lru_cache, partial
 from time import monotonic
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, final
 from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
-from typedrpc.call import Call, Row, current_call
+from typedrpc.call import Call, CallOfBatch, Opened, Row, current_call, new_call
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import CodecError, CommandCodec, Payload, StreamCodec, pack_plain, unpack_plain
 from typedrpc.command import Command
@@ -33,29 +33,19 @@ from typedrpc.errors import (
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
 from typedrpc.messages import NO_EXTRAS, ProtocolCommand, fault_of_metadata, pack_extension
+from typedrpc.parts import Values
 from typedrpc.peer import Peer, Versions
-from typedrpc.protocol import Outgoing, Protocol, Request
+from typedrpc.protocol import Outgoing, Protocol, Request, State
 from typedrpc.schema import Schema, compatible
 from typedrpc.service import Entry, Table, function_for
 from typedrpc.turns import Turns
 
 logger = logging.getLogger("typedrpc")
 
+_CLOSED: Final = State.CLOSED
+
 MAX_NESTING: Final = 64
 """Calls that may be nested in each other, unless a side is told another number."""
-
-
-class Opened(NamedTuple):
-    """What the calls of a batch have in common, with everything looked up that they need."""
-
-    row: Row
-    function: Callable[..., Any]
-    peer: Peer
-    protocol: Protocol[Any]
-    request: Request
-    depth: int
-    deadline: float | None
-    is_observed: bool
 
 
 class Observer(TypingProtocol):
@@ -142,7 +132,9 @@ class Dispatcher:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:
                     return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
-        if request.call and not protocol.begin(request.call, call):
+        # As `Protocol.begin`, which is as long as a call of it.
+        id = request.call
+        if id and (protocol.handled.setdefault(id, call) is not call or protocol.state is _CLOSED):
             return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()
@@ -181,21 +173,27 @@ class Dispatcher:
         is_observed = request.command < FIRST_RESERVED_ID or extras.target is not None
         return Opened(row, function, peer, protocol, request, extras.depth, deadline, is_observed)
 
-    def begin_part(self, opened: Opened | bytes, payload: Payload) -> Call | bytes:
+    def begin_part(
+        self, opened: Opened | bytes, parts: Values, index: int, args: Sequence[Any] | None = None
+    ) -> Call | bytes:
         """The half before the handler: the call to run, or the failure that it comes to.
 
         Args:
             opened: What :meth:`open_batch` gave.
-            payload: The packed arguments of this call.
+            parts: The packed arguments of each call.
+            index: Which one it is.
+            args: Its arguments, if they are unpacked already.
         """
         if isinstance(opened, bytes):
             return opened
         row, function, peer, protocol, request, depth, deadline, is_observed = opened
-        try:
-            args, kwargs = row.unpack(payload)
-        except RpcError as error:
-            return pack_protocol_failure(error)
-        call = Call(row, args, kwargs, peer, protocol, request)
+        kwargs: dict[str, Any] = {}
+        if args is None:
+            try:
+                args, kwargs = row.unpack(parts[index])
+            except RpcError as error:
+                return pack_protocol_failure(error)
+        call = Call(row, tuple(args), kwargs, peer, protocol, request)
         call.function = function
         call.depth = depth
         call.metadata = request.extras.metadata
@@ -214,13 +212,26 @@ class Dispatcher:
             return self.fail_part(protocol, call, call.cancelled.error())
         try:
             payload = call.row.pack(result)
-        except CodecError as error:
-            return True, self._misfit(call, error)
-        except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
-            return self.fail_part(protocol, call, error)
+        except Exception as error:
+            return self.unfit_part(protocol, call, error)
         if self.observer is not None:
             self._tell(call, result, None)
         return False, payload
+
+    def finish_kept(self, protocol: Protocol[Any], opened: Opened, result: Any) -> tuple[bool, Payload]:
+        """As :meth:`finish_part`, for the result of a call that nobody observes, long after its handler."""
+        call = new_call(CallOfBatch)
+        call.opened, call.given = opened, ()
+        try:
+            return False, opened.row.pack(result)
+        except Exception as error:
+            return self.unfit_part(protocol, call, error)
+
+    def unfit_part(self, protocol: Protocol[Any], call: Call, error: BaseException) -> tuple[bool, Payload]:
+        """The half after a handler whose result was not packed, for this reason."""
+        if isinstance(error, CodecError):
+            return True, self._misfit(call, error)
+        return self.fail_part(protocol, call, error)  # a generator for an Iterable runs only now, and is the handler's
 
     def fail_part(
         self, protocol: Protocol[Any], call: Call, error: BaseException, *, raised_here: bool = False
@@ -363,6 +374,7 @@ class Dispatcher:
             codec.has_callbacks,
             None if entry.place is None else entry,
             *self._how_to_run(command),
+            None if codec.has_callbacks else codec,
         )
         self._rows[id] = row
         return row

@@ -1,11 +1,12 @@
 """Calls that wait for their outcome: call id to an opaque token of the I/O layer, with deadlines as data.
 
-Not thread-safe by itself: the owner guards :meth:`InFlight.new_id` and :meth:`InFlight.insert`; the removal of one
-call is a single dict operation, so that of two who remove it only one gets the token.
+Not thread-safe by itself: the owner guards :meth:`InFlight.insert`. What gives an id and what removes a call is one
+operation of a counter and of a dict, so that no two threads get the same.
 """
 
 from collections.abc import Container
 from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import Final, Generic, TypeVar
 
 TokenT = TypeVar("TokenT")
@@ -16,7 +17,7 @@ MAX_CALL: Final = 0xFFFF_FFFF
 class InFlight(Generic[TokenT]):
     """The in-flight table of one side of a connection."""
 
-    __slots__ = ("_deadlines", "_first", "_next", "calls", "kept")
+    __slots__ = ("_deadlines", "_first", "calls", "kept", "next_number")
 
     def __init__(self, first: int) -> None:
         """
@@ -27,7 +28,8 @@ class InFlight(Generic[TokenT]):
         self.kept: Container[int] = ()
         """Further ids that are still in use."""
         self._first = first
-        self._next = first
+        self.next_number = count(first, 2).__next__
+        """Gives the next id, or what :meth:`reuse` makes one of."""
         # May name calls that are done: an entry counts only while the table holds its call.
         self._deadlines: list[tuple[float, int]] = []
 
@@ -36,12 +38,17 @@ class InFlight(Generic[TokenT]):
 
     def new_id(self) -> int:
         """An id that no call in the table has, and that is not kept."""
-        call = self._next
+        number = self.next_number()
+        return number if number <= MAX_CALL else self.reuse(number)
+
+    def reuse(self, number: int) -> int:
+        """The same for a number above ``MAX_CALL``: the ids have begun anew, and some may be in use."""
+        ids = (MAX_CALL - self._first) // 2 + 1
         while True:
-            self._next = call + 2 if call + 2 <= MAX_CALL else self._first
+            call = self._first + (number - self._first) % (2 * ids)
             if call not in self.calls and call not in self.kept:
                 return call
-            call = self._next
+            number = self.next_number()
 
     def insert(self, call: int, token: TokenT, deadline: float | None = None) -> None:
         """Register a call under an id from :meth:`new_id`.

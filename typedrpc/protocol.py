@@ -20,7 +20,7 @@ A fault of the peer is never raised: the protocol queues a goodbye that says wha
 event is :class:`Closed`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -30,7 +30,7 @@ from typedrpc.codec import Payload, Segmented
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.flow import Inflow, Outflow
-from typedrpc.inflight import InFlight
+from typedrpc.inflight import MAX_CALL, InFlight
 from typedrpc.messages import (
     NO_EXTRAS,
     Extras,
@@ -48,7 +48,7 @@ from typedrpc.messages import (
     read_limits,
     read_queued,
 )
-from typedrpc.parts import count_parts, pack_outcomes, pack_parts, split_parts
+from typedrpc.parts import Values, count_parts, open_array, pack_outcomes
 from typedrpc.wire import (
     HEADER_SIZE,
     IGNORABLE,
@@ -59,6 +59,7 @@ from typedrpc.wire import (
     FrameReader,
     Kind,
     encode,
+    new_frame,
     pack_header,
     payload_size,
 )
@@ -134,7 +135,7 @@ class BatchRequest(Request):
 
     __slots__ = ("parts", "progress")
 
-    def __init__(self, request: Request, parts: list[Buffer]) -> None:
+    def __init__(self, request: Request, parts: Values) -> None:
         super().__init__(request.command, request.call, request.payload, request.extras)
         self.parts = parts
         self.progress: Any = None
@@ -211,8 +212,8 @@ class Protocol(Generic[TokenT]):
 
     Tokens are whatever the I/O layer waits with; :class:`Outcome` gives them back.
 
-    Thread safety: :meth:`receive` and :meth:`receive_eof` belong to the holder of the read role. :meth:`new_call` and
-    :meth:`close` need the owner's state lock. The rest are single operations on dicts and sets.
+    Thread safety: :meth:`receive` and :meth:`receive_eof` belong to the holder of the read role; :meth:`close` needs
+    the owner's state lock. The rest are single operations on dicts and sets.
     """
 
     def __init__(self, *, client: bool, limits: Limits, services: Mapping[str, bytes] = MappingProxyType({})) -> None:
@@ -303,7 +304,7 @@ class Protocol(Generic[TokenT]):
                     return [] if request is None else [request]
                 if kind == _RESPONSE:
                     self.leaving.clear()
-                    outcome = self._on_outcome(Frame(kind, command, call, payload))
+                    outcome = self._on_outcome(new_frame((kind, command, call, payload, b"")))
                     return [] if outcome is None else [outcome]
         elif self.state is State.CLOSED:
             return []
@@ -487,10 +488,11 @@ class Protocol(Generic[TokenT]):
                 return None
             extras = read
         nested = extras.parent and self.calls.get(extras.parent) is not None
-        if self.state is _DRAINING and not self.client and not nested:
-            return None  # sent before the goodbye arrived, which says that it was not accepted
-        if self.state is _GREETED and not self.client and not nested:
-            return self._break("a call before the welcome")
+        if self.state is not _OPEN and not self.client and not nested:
+            if self.state is _DRAINING:
+                return None  # sent before the goodbye arrived, which says that it was not accepted
+            if self.state is _GREETED:
+                return self._break("a call before the welcome")
         # Nested calls do not wait for room at the caller, who waits for nothing else: so they have room of their own.
         # Those do not take that of others, who have counted only their own.
         if len(self._running) >= self.limits.max_calls and self._is_full(nested=bool(nested)):
@@ -637,7 +639,9 @@ class Protocol(Generic[TokenT]):
         """
         if self.state is not _OPEN and not self.may_call(nested):
             raise self.lost()
-        call = self.calls.new_id()
+        call = self.calls.next_number()
+        if call > MAX_CALL:
+            call = self.calls.reuse(call)
         if type(payload) is bytes and len(payload) <= self._small and not extension:
             return call, pack_header(len(payload), _REQUEST, 0, command, call) + payload
         return call, self.request(call, command, payload, what, extension)
@@ -685,17 +689,16 @@ class Protocol(Generic[TokenT]):
         self._check_size(payload, what, len(extension))
         return encode(Kind.REQUEST, command, call, payload, extension)
 
-    def batch(self, call: int, command: int, bodies: Sequence[Buffer], what: str, extension: bytes = b"") -> Outgoing:
+    def batch(self, call: int, command: int, payload: bytes, what: str, extension: bytes = b"") -> Outgoing:
         """The bytes of several calls of a command; raises and takes what :meth:`request` does.
 
         Args:
             call: An id from :meth:`new_call`. Whoever enters it into ``calls`` enters it into ``batches`` too.
             command: The peer's id of the command.
-            bodies: The packed arguments of each, ``MAX_BATCH`` at most, without segments.
+            payload: An array of the arguments of each, ``MAX_BATCH`` at most, see :func:`~typedrpc.parts.pack_array`.
             what: Names the command in errors.
             extension: From :func:`~typedrpc.messages.pack_extension`; it holds for all of them.
         """
-        payload = pack_parts(bodies)
         self._check_size(payload, what, len(extension))
         return encode(Kind.BATCH, command, call, payload, extension)
 
@@ -772,7 +775,11 @@ class Protocol(Generic[TokenT]):
         """
         call = request.call
         if type(payload) is bytes and len(payload) <= self._small and not extension:
-            self._answered(call)
+            if self._nested or self.inflows or self.outflows:
+                self._answered(call)
+            else:  # the same, as far as it goes then
+                self._running.discard(call)
+                self.handled.pop(call, None)
             return pack_header(len(payload), _RESPONSE, 0, 0, call) + payload
         self._check_size(payload, what, len(extension))
         self._answered(call)
@@ -937,10 +944,11 @@ class Protocol(Generic[TokenT]):
             raise MessageTooLarge(what, size, limit)
 
 
-def _read_batch(payload: Payload) -> list[Buffer] | str:
+def _read_batch(payload: Payload) -> Values | str:
     """The arguments of the calls of a batch; a sentence where it is none."""
     if isinstance(payload, Segmented):
         return "a batch with segments"
-    if (count := count_parts(payload)) > MAX_BATCH:
-        return f"a batch of {count} calls, the limit is {MAX_BATCH}"
-    return split_parts(payload) or "a batch of no calls"
+    values = open_array(payload)
+    if not isinstance(values, str) and len(values) > MAX_BATCH:
+        return f"a batch of {len(values)} calls, the limit is {MAX_BATCH}"
+    return values

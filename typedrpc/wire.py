@@ -33,12 +33,14 @@ The normative text, which also says what each kind means, is ``docs/protocol.md`
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
+from functools import partial
+from io import BytesIO
 from struct import Struct
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 
-from typedrpc.codec import MAX_SEGMENTS, Payload, Segmented
+from typedrpc.codec import MAX_SEGMENTS, Payload, Received, Segmented
 from typedrpc.errors import ProtocolError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -57,10 +59,6 @@ MAX_FRAME_SIZE: Final = 0x7FFF_FFFF
 
 RECEIVE_SIZE: Final = 64 * 1024
 """Bytes read at once, and the largest frame that is not given a buffer of its own."""
-
-TRUSTED_SIZE: Final = 128 * 1024
-TRUSTED_GROWTH: Final = 8
-"""A buffer for a larger announcement begins with so many bytes, and grows to so many times what has come."""
 
 CHUNK_SIZE: Final = 128 * 1024
 """Messages with a larger payload are sent in pieces, whose frames have payloads of so many bytes."""
@@ -134,6 +132,10 @@ class Frame(NamedTuple):
         return f"{name} call={self.call} command={self.command:#06x} {payload_size(self.payload)} bytes"
 
 
+new_frame: Final = cast("Callable[[tuple[int, int, int, Payload, Buffer]], Frame]", partial(tuple.__new__, Frame))
+"""Makes a frame of its five fields, at half the price of its constructor: for the paths that run for each frame."""
+
+
 def payload_size(payload: Payload) -> int:
     """Bytes of a payload on the wire, without what an extension adds."""
     if isinstance(payload, Segmented):
@@ -158,13 +160,19 @@ def encode(kind: int, command: int, call: int, payload: Payload, extension: byte
         head = _U16.pack(len(extension)) + extension
     if isinstance(payload, Segmented):
         flags |= Flag.SEGMENTS
-        sizes = [len(segment) for segment in payload.segments]
+        segments = sent_segments(payload)
+        sizes = [len(segment) for segment in segments]
         head += Struct(f">H{len(sizes)}I").pack(len(sizes), *sizes)
         size = len(head) + len(payload.body) + sum(sizes)
-        return (HEADER.pack(size, kind, flags, command, call) + head + payload.body, *payload.segments)
+        return (HEADER.pack(size, kind, flags, command, call) + head + payload.body, *segments)
     size = len(head) + len(payload)
     start = HEADER.pack(size, kind, flags, command, call) + head
     return start + payload if size <= RECEIVE_SIZE else (start, payload)
+
+
+def sent_segments(payload: Segmented) -> Sequence[Buffer]:
+    """The segments of a payload of this side: none of them was received."""
+    return cast("Sequence[Buffer]", payload.segments)
 
 
 def may_begin(size: int, count: int, announced: int) -> bool:
@@ -222,8 +230,22 @@ class Pieces:
         self._buffers = deque(view if type(view.obj) is bytes else memoryview(bytes(view)) for view in self._buffers)
 
 
+_rests: Final[deque[memoryview]] = deque(maxlen=4)
+"""Buffers for the rests of large frames. A few are kept, as memory that was written to before takes no time to get."""
+
+
+def _take_rest() -> memoryview:
+    try:
+        return _rests.pop()
+    except IndexError:
+        return memoryview(bytearray(CHUNK_SIZE))
+
+
 class FrameReader:
-    """Cuts the bytes of one direction of a connection into frames, with as few copies as there can be.
+    """Cuts the bytes of one direction of a connection into frames.
+
+    What is larger than its buffer is copied once more on its way. That takes a small part of the time in which the
+    system gives the memory for it, and so it comes as ``bytes`` without any further copy.
 
     A message that comes in pieces is one frame, which is given when its last piece has come.
 
@@ -241,6 +263,7 @@ class FrameReader:
         "_lent",
         "_partial",
         "_preamble",
+        "_rest",
         "_start",
         "_waiting",
         "buffer",
@@ -263,9 +286,10 @@ class FrameReader:
         self._preamble = preamble
         self._start = 0
         self._end = 0
-        # A frame larger than the buffer is read straight into its final buffers: what it belongs to, and bytes left.
+        # Of a frame larger than the buffer the rest is read apart from others: what it belongs to, and bytes left.
         self._waiting: _Large | None = None
         self._left = 0
+        self._rest: memoryview | None = None  # what it is read into
         # Messages of which pieces have come, by kind, command and call, and their bytes together.
         self._partial: dict[tuple[int, int, int], _Large] = {}
         self._announced = 0
@@ -275,7 +299,7 @@ class FrameReader:
         self.buffer = bytearray()
         self.view = memoryview(self.buffer)
         self._lent = self.buffer, self.view
-        self._waiting = None
+        self._waiting = self._rest = None
         self._partial = {}
 
     def borrow(self, buffer: bytearray, view: memoryview) -> None:
@@ -317,7 +341,9 @@ class FrameReader:
     def get_buffer(self) -> memoryview:
         """Where the next bytes belong; never empty."""
         if self._waiting is not None:
-            return self._waiting.get_buffer()[: self._left]
+            if self._rest is None:
+                self._rest = _take_rest()
+            return self._rest[: self._left]
         if self._end:
             return self.view[self._end :]
         return self.view if self.view or self._lent is not None else self._make_buffer()
@@ -325,7 +351,8 @@ class FrameReader:
     def received(self, count: int) -> None:
         """``count`` bytes were read into the buffer that :meth:`get_buffer` gave."""
         if self._waiting is not None:
-            self._waiting.received(count)
+            assert self._rest is not None, "there is no buffer before it is asked for"
+            self._waiting.take(self._rest[:count])
             self._left -= count
         else:
             self._end += count
@@ -393,7 +420,7 @@ class FrameReader:
                 self._start = stop
             payload = self.buffer[start + HEADER_SIZE : stop]
             if not flags:
-                return Frame(kind, command, call, payload)
+                return new_frame((kind, command, call, payload, b""))
             return self._split(kind, flags, command, call, payload)
 
     def _check_preamble(self) -> bool:
@@ -459,7 +486,7 @@ class FrameReader:
         extension, body_at, sizes = layout
         large = _Large(kind, command, call, bytes(self.buffer[extension]), sizes, bool(flags & Flag.SEGMENTS), size)
         large.left -= body_at - at
-        large.preload(self.view[body_at:stop])
+        large.take(self.view[body_at:stop])
         self._start, self._end = (stop, self._end) if stop < self._end else (0, 0)
         return large
 
@@ -481,7 +508,7 @@ class FrameReader:
         else:
             at = self._start + HEADER_SIZE
             stop = min(self._end, at + length)
-            large.preload(self.view[at:stop])
+            large.take(self.view[at:stop])
             self._left = length - (stop - at)
             self._start, self._end = (stop, self._end) if stop < self._end else (0, 0)
         if self._left:
@@ -528,6 +555,9 @@ class FrameReader:
         if self._left:
             return None
         self._waiting = None
+        if self._rest is not None:
+            _rests.append(self._rest)
+            self._rest = None
         return self._end_piece(large)
 
     def _split(self, kind: int, flags: int, command: int, call: int, payload: bytearray) -> Frame | None:
@@ -583,14 +613,11 @@ def _layout(
 
 
 class _Large:
-    """A message larger than the reader's buffer, or in pieces, on its way into its final buffers."""
+    """A message larger than the reader's buffer, or in pieces, of which a part has come."""
 
     __slots__ = (
-        "_filled",
-        "_index",
         "_parts",
         "_sizes",
-        "_view",
         "call",
         "command",
         "extension",
@@ -611,11 +638,8 @@ class _Large:
         self.size = size  # of the whole payload
         self.left = size  # of it, what has not come yet
         self._sizes = sizes
-        self._parts: list[bytearray] = []
-        self._index = -1
-        self._filled = 0
-        self._view = memoryview(b"")
-        self._advance()
+        self._parts = [BytesIO()]
+        self.take(memoryview(b""))
 
     def check_piece(self, length: int, more: bool, flags: int) -> str | None:
         """What is wrong with a further piece, if anything is."""
@@ -629,44 +653,22 @@ class _Large:
             return f"the last piece has {length} bytes, where {self.left} are left"
         return None
 
-    def _advance(self) -> None:
-        """Go on to where there is room: the rest of a part that came as far as was trusted, or the next part."""
-        if self._index >= 0 and self._filled < self._sizes[self._index]:
-            grown = bytearray(min(self._sizes[self._index], TRUSTED_GROWTH * self._filled))
-            grown[: self._filled] = self._parts[-1]
-            self._parts[-1] = grown
-        else:
-            self._index += 1
-            while self._index < len(self._sizes) and not self._sizes[self._index]:
-                self._parts.append(bytearray())
-                self._index += 1
-            self._filled = 0
-            if self._index == len(self._sizes):
-                self._view = memoryview(b"")
-                return
-            self._parts.append(bytearray(min(self._sizes[self._index], TRUSTED_SIZE)))
-        self._view = memoryview(self._parts[-1])
-
-    def get_buffer(self) -> memoryview:
-        return self._view[self._filled :]
-
-    def received(self, count: int) -> None:
-        self.left -= count
-        self._filled += count
-        if self._filled == len(self._view):
-            self._advance()
-
-    def preload(self, data: memoryview) -> None:
+    def take(self, data: memoryview) -> None:
+        """More of the payload came. It is copied: nothing is allocated for what may never come."""
+        self.left -= len(data)
+        parts, sizes = self._parts, self._sizes
         while data:
-            buffer = self.get_buffer()
-            count = min(len(buffer), len(data))
-            buffer[:count] = data[:count]
-            self.received(count)
-            data = data[count:]
+            part = parts[-1]
+            room = sizes[len(parts) - 1] - part.tell()
+            part.write(data[:room])
+            data = data[room:]
+            while len(parts) < len(sizes) and parts[-1].tell() == sizes[len(parts) - 1]:
+                parts.append(BytesIO())
 
     def frame(self) -> Frame:
         body, *segments = self._parts
-        payload: Payload = Segmented(body, list(segments)) if self.segmented else body
+        data = body.getvalue()
+        payload = Segmented(data, [Received(segment) for segment in segments]) if self.segmented else data
         return Frame(self.kind, self.command, self.call, payload, self.extension)
 
 

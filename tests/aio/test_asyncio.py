@@ -1,6 +1,7 @@
 """What an asyncio programmer expects of calls: task groups, timeouts, cancellation, and handlers that are tasks."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from tests.loops import Loop, come_about, serving, turns
 from tests.streaming import AsyncGate, Pipes
 from tests.support import FakeServer, Gate, RawPeer, agree
-from typedrpc import DeadlineExceeded, RemoteError, aio, current_call, deadline
+from typedrpc import DeadlineExceeded, RemoteError, aio, connect, current_call, deadline
 from typedrpc.common.loop import kept_loop
+from typedrpc.common.room import NoRoom
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -253,6 +255,34 @@ class TestCancellation:
                 assert second.calls == 0
 
         loop.run(main())
+
+    @pytest.mark.parametrize("side", ["loop", "threads"])
+    def test_while_it_waits_for_room_nothing_is_kept_of_the_attempt(self, loop: Loop, colour: str, side: str) -> None:
+        """An exception would keep all that was made for a call; thousands of calls may stand in line."""
+        first = Waiting()
+
+        async def main(proxy: Pipes) -> None:
+            running = asyncio.create_task(proxy.aask("first"))
+            await first.begun.pass_through()
+            behind = asyncio.create_task(proxy.add.aio(3, 4))
+            await turns()
+            assert not behind.done()
+            assert [type(each) for each in gc.get_objects() if isinstance(each, NoRoom)] == []
+            first.go.open()
+            assert await running == "done"
+            assert await behind == 7
+
+        async def both() -> None:
+            async with serving(colour, Pipes(first=first.awaited), max_calls=2) as url:
+                if side == "loop":
+                    async with aio.connect(Pipes, url) as proxy:
+                        await main(proxy)
+                else:
+                    client = await asyncio.to_thread(connect, url)
+                    await main(await asyncio.to_thread(client.proxy, Pipes))
+                    await asyncio.to_thread(client.close)
+
+        loop.run(both())
 
     def test_room_that_somebody_was_given_and_does_not_take(self, loop: Loop, colour: str) -> None:
         """Cancelled in the very turn in which it was roused, it leaves the room to who is behind it."""

@@ -330,6 +330,12 @@ class TestNested:
                 assert await ends.call.to_and_fro(further) == further
                 assert await ends.call.mixed(further) == further
                 assert await ends.call.mixed_here.aio(further) == further
+
+        loop.run(main())
+
+    def test_to_and_fro_several_at_once(self, loop: Loop, colour: str) -> None:
+        async def main() -> None:
+            async with two_ends(colour) as ends:
                 assert await asyncio.gather(*(ends.call.to_and_fro(20) for _ in range(10))) == [20] * 10
 
         loop.run(main())

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.ends import Colours, for_servers
+from tests.ends import Colours, alike, for_servers
 from tests.support import PATIENCE, Gate, Running, Workshop, run_all
 from typedrpc import ConnectionLost, DeadlineExceeded, Service, current_call, rpc
 from typedrpc.common.server import BaseServer
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+colours = alike
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from tests.ends import Colours, for_clients, for_servers
+from tests.ends import Colours, alike, for_clients, for_servers
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Workshop, agree
 from typedrpc import ConnectionLost, RemoteError, Service, current_call, rpc
 from typedrpc.codec import pack_plain
@@ -15,6 +15,7 @@ from typedrpc.common import handlers
 from typedrpc.wire import HEADER, Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+colours = alike
 
 URL = "tcp://127.0.0.1:0"
 

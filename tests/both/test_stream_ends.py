@@ -20,7 +20,13 @@ colours = alike
 URL = "tcp://127.0.0.1:0"
 POINTS: Final = ["before the first item", "between two items", "while nobody takes", "after the last item"]
 COUNT: Final = 5
-CASES: Final = [(THREADS, point) for point in POINTS] + [(LOOPS, point) for point in POINTS[1:3]]
+CASES: Final = [
+    *((THREADS, "plain", point) for point in POINTS),
+    (THREADS, "async", POINTS[1]),
+    (LOOPS, "plain", POINTS[2]),
+    (LOOPS, "async", POINTS[1]),
+]
+"""Where it matters which thread waits, every point; a task is cancelled at any point in the same way."""
 
 
 class Script:
@@ -114,8 +120,7 @@ def take(stream: Iterator[int], count: int) -> None:
     assert [next(stream) for _ in range(count)] == list(range(count))
 
 
-@pytest.mark.parametrize(("colours", "point"), CASES, indirect=["colours"])
-@pytest.mark.parametrize("form", ["plain", "async"])
+@pytest.mark.parametrize(("colours", "form", "point"), CASES, indirect=["colours"])
 @pytest.mark.parametrize("shape", ["result", "argument", "both"])
 def test_the_server_is_killed(shape: str, form: str, point: str, colours: Colours) -> None:
     mine = Script("while nobody takes" if shape == "both" else point)
@@ -189,8 +194,7 @@ CALLING: Final = """
 """
 
 
-@pytest.mark.parametrize(("colours", "point"), CASES, indirect=["colours"])
-@pytest.mark.parametrize("form", ["plain", "async"])
+@pytest.mark.parametrize(("colours", "form", "point"), CASES, indirect=["colours"])
 @pytest.mark.parametrize("shape", ["result", "argument", "both"])
 def test_the_client_is_killed(shape: str, form: str, point: str, colours: Colours) -> None:
     script = Script(point)

@@ -279,7 +279,7 @@ PAYLOADS: list[tuple[Any, bytes, type[ArgumentError], str]] = [
     (only, packb({1: 1}), ArgumentMissing, "Store.put: argument 'a' is missing"),
     (double, packb([1, 2, {"b": 3}]), ArgumentTypeError, "expected names of no parameter, got 'b'"),
     (double, packb([1, 2, {3: 3}]), ArgumentTypeError, "argument 'more'[key 3]: expected str, got int"),
-    (put, packb(["k", [["a", -1.0]]]), ArgumentValueError, "argument 'items'[0]: expected Item, got fields it refuses"),
+    (put, packb(["k", ["a", -1.0]]), ArgumentValueError, "argument 'items'[0]: expected Item, got fields it refuses"),
 ]
 
 
@@ -291,6 +291,21 @@ def test_a_bad_payload_is_refused(function: Any, payload: bytes, kind: type[Argu
         codec_of(function).unpack_arguments(payload)
     assert type(caught.value) is kind
     assert text in str(caught.value)
+
+
+def test_each_fault_among_records_of_any_number_is_told() -> None:
+    def command(*items: Item) -> None: ...
+
+    codec = codec_of(command)
+    payload = codec.pack_arguments(Item("a", 1.0), Item("b", 2.0))
+    assert payload == packb([["a", 1.0, "b", 2.0]])
+    assert codec.unpack_arguments(payload) == ((Item("a", 1.0), Item("b", 2.0)), {})
+    with pytest.raises(ArgumentError) as caught:
+        codec.unpack_arguments(packb([["a", "x", "b", 2.0, 5, 3.0]]))
+    told = "- argument 'items'[0].price: expected float, got str\n- argument 'items'[2].name: expected str, got int"
+    assert str(caught.value) == f"Store.put: 2 faults\n{told}"
+    with pytest.raises(ArgumentError, match="got list of 3 items for records of 2 fields"):
+        codec.unpack_arguments(packb([["a", 1.0, "b"]]))
 
 
 def test_optional_positional_only_arguments_cannot_have_a_gap() -> None:

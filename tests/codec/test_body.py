@@ -256,3 +256,21 @@ def test_views_of_other_than_contiguous_bytes_are_refused(view: memoryview) -> N
         CodecError, match=r"expected memoryview, got a memoryview of format '.', not of contiguous bytes"
     ):
         codec_of(memoryview).pack_result(view)
+
+
+@pytest.mark.parametrize(
+    ("array", "ends"),
+    [
+        (b"\x93\x01\xa1x\xc0", [1, 2, 4, 5]),
+        (b"\xdc\x00\x03\x01\xa1x\xc0", [3, 4, 6, 7]),
+        (b"\x93\x01\xa1x\xc0more", [1, 2, 4, 9]),
+        (b"\x93\x01\xa5x\xc0", [1, 2, 5, 5]),
+        (b"\x93\xc1\x01\x02", [1, 4, 4, 4]),
+        (b"\x93\x01\xc1\x02", [1, 2, 4, 4]),
+        (b"\x93", [1, 1, 1, 1]),
+    ],
+    ids=["array", "longer head", "more", "cut", "no value", "no value later", "nothing"],
+)
+def test_where_the_values_of_an_array_end(array: bytes, ends: list[int]) -> None:
+    for buffer in (array, bytearray(array), memoryview(array)):
+        assert body.ends_of_values(buffer, 3) == ends

@@ -1,13 +1,14 @@
 """The codec of a command: cheap until it is used, and then for any thread."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
+from annotated_types import Gt
 
-from typedrpc.codec import CommandCodec
+from typedrpc.codec import CodecError, CommandCodec
 from typedrpc.codec.records import RecordCoder
 from typedrpc.schema import schema_of
 
@@ -76,3 +77,41 @@ def test_a_codec_that_is_not_used_compiles_nothing(monkeypatch: pytest.MonkeyPat
     def command(a: list[Hit]) -> None: ...
 
     CommandCodec("Store.get", schema_of(command, method=False))
+
+
+@pytest.mark.parametrize(
+    ("hint", "kept"),
+    [
+        (int, int),
+        (float, float),
+        (bool, bool),
+        (str, str),
+        (None, None),
+        (bytes, None),
+        (list[int], None),
+        (int | None, None),
+        (Annotated[int, Gt(0)], None),
+        (Literal[1, 2], None),
+        (Hit, None),
+        (Any, None),
+        (Iterator[int], None),
+    ],
+    ids=str,
+)
+def test_results_that_may_be_packed_later_are_those_that_nobody_can_change(hint: Any, kept: type | None) -> None:
+    def command() -> None: ...
+
+    command.__annotations__["return"] = hint
+    assert CommandCodec("Store.get", schema_of(command, method=False)).kept_type is kept
+
+
+def test_results_are_packed_together_as_alone() -> None:
+    def command() -> float:
+        raise NotImplementedError
+
+    codec = CommandCodec("Store.get", schema_of(command, method=False))
+    values = [0.5, 2.0, float("inf")]
+    assert codec.pack_results is not None
+    assert codec.pack_results(values) == b"\x93" + b"".join(map(codec.pack_result, values))  # type: ignore[arg-type]
+    with pytest.raises(CodecError):
+        codec.pack_results([0.5, "x"])

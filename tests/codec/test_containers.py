@@ -269,7 +269,7 @@ class Holder:
 
 def test_elements_that_cannot_be_hashed_after_all() -> None:
     """A frozen dataclass has a hash, which fails where it holds a list."""
-    for hint, data in ((set[Holder], [[[1]]]), (dict[Holder, int], [[[[1]], 2]])):
+    for hint, data in ((set[Holder], [[1]]), (dict[Holder, int], [[[[1]], 2]])):
         with pytest.raises(CodecError, match="TypeError: unhashable type: 'list'"):
             codec_of(hint).unpack_result(packb(data))
 

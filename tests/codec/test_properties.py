@@ -152,3 +152,56 @@ def test_good_msgpack_of_wrong_shapes_raises_only_what_is_documented(data: st.Da
     )
     for value in data.draw(st.lists(shape, max_size=5)):
         attack(codec, msgpack.packb(value))
+
+
+@thorough(100)
+@given(st.data())
+def test_many_at_once_are_as_one_by_one(data: st.DataObject) -> None:
+    """The arguments of calls, and results; what does not fit is never taken."""
+    function, types = data.draw(functions(TYPES))
+    codec = CommandCodec("Test.command", schema_of(function, method=False))
+    parameters = list(inspect.signature(function).parameters.values())
+    calls = [
+        tuple(data.draw(types[p.name].values) for p in parameters if p.kind < inspect.Parameter.KEYWORD_ONLY)
+        for _ in range(3)
+    ]
+    if codec.has_callbacks:
+        return
+    alone: list[Any] = []
+    for args in calls:
+        try:
+            alone.append(codec.pack_arguments(*args))
+        except ArgumentError:
+            with pytest.raises(ArgumentError):
+                list(codec.pack_each(iter([args]), len(args)))
+            return
+    if calls[0]:
+        assert list(codec.pack_each(iter(calls), len(calls[0]))) == alone
+    if codec.unpack_many is None or not all(isinstance(payload, bytes) for payload in alone):
+        return
+    found = codec.unpack_many(b"\xdd\x00\x00\x00\x03" + b"".join(alone))
+    if found is not None:
+        expected = [codec.unpack_arguments(payload)[0] for payload in alone]
+        assert same([tuple(args) for args in found], expected)
+    bad = data.draw(mutated(alone[0])) if alone[0] else b""
+    found = codec.unpack_many(b"\xdd\x00\x00\x00\x02" + alone[1] + bad)
+    if found is not None and isinstance(bad, bytes):
+        assert same(tuple(found[1]), codec.unpack_arguments(bad)[0])
+
+
+@thorough(100)
+@given(st.data())
+def test_many_results_at_once_are_as_one_by_one(data: st.DataObject) -> None:
+    typed = data.draw(TYPES)
+
+    def function() -> Any: ...
+
+    function.__annotations__["return"] = typed.hint
+    codec = CommandCodec("Test.command", schema_of(function, method=False))
+    packed: list[Any] = [
+        codec.pack_result(value) for value in data.draw(st.lists(typed.values, min_size=1, max_size=5))
+    ]
+    if codec.unpack_results is None or not all(isinstance(payload, bytes) for payload in packed):
+        return
+    array = b"\xdd" + len(packed).to_bytes(4, "big") + b"".join(packed)
+    assert same(codec.unpack_results(array), [codec.unpack_result(payload) for payload in packed])

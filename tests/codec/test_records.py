@@ -2,15 +2,18 @@
 
 import collections
 import dataclasses
+import inspect
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, NamedTuple, NotRequired, Required, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, NotRequired, Required, TypeVar
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
-from typing_extensions import TypedDict
+from annotated_types import Predicate
+from typing_extensions import TypeAliasType, TypedDict
 
 from tests.codec.both_ways import BothWays, same
 from typedrpc.codec import CodecError, CommandCodec
+from typedrpc.codec.records import assigned_by
 from typedrpc.schema import RecordNode, ScalarNode, Schema, node_of
 from typedrpc.schema.nodes import Field
 
@@ -166,14 +169,14 @@ BAD: list[tuple[Any, Any, str]] = [
     (Point, [1, 2.0, 3], "result: expected Point, got list of 3 items for 2 fields"),
     (Point, "ab", "result: expected Point, got str"),
     (Point, [1, "x"], "result.y: expected float, got str"),
-    (list[Point], [[1, 2.0], [1]], "result[1]: expected Point, got list of 1 items for 2 fields"),
-    (list[Point], [[1, 2.0], 5], "result[1]: expected Point, got int"),
-    (list[Point], [[1, 2.0], [None, 1.0]], "result[1].x: expected int, got None"),
+    (list[Point], [1, 2.0, 1], "result: expected list[Point], got list of 3 items for records of 2 fields"),
+    (list[Point], [1, 2.0, [1, 2.0], 3.0], "result[1].x: expected int, got list"),
+    (list[Point], [1, 2.0, None, 1.0], "result[1].x: expected int, got None"),
     (Empty, [1], "result: expected Empty, got list of 1 items for 0 fields"),
     (list[Empty], [[], [1]], "result[1]: expected Empty, got list of 1 items for 0 fields"),
     (One, ["a", "b"], "result: expected One, got list of 2 items for 1 fields"),
     (Mixed, [-1, 2, 3], "result: expected Mixed, got fields it refuses: ValueError: a is negative"),
-    (list[Mixed], [[1, 2, 3], [-1, 2, 3]], "result[1]: expected Mixed, got fields it refuses: ValueError"),
+    (list[Mixed], [1, 2, 3, -1, 2, 3], "result[1]: expected Mixed, got fields it refuses: ValueError"),
 ]
 
 
@@ -533,3 +536,175 @@ def test_keyword_only_fields_travel_where_they_are_declared() -> None:
     value = Turned("x", a=1)
     assert same(BothWays(Turned).arrives(value), value)
     assert BothWays(Turned).codec.pack_result(value) == packb([1, "x", 1.5, b""])
+
+
+@dataclass(frozen=True)
+class Frozen:
+    at: int
+    name: str
+
+
+PointAlias = TypeAliasType("PointAlias", Point)
+Positive = Annotated[Point, Predicate(lambda point: point.x > 0)]
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "data"),
+    [
+        (list[Point], [Point(1, 2.0), Point(3, 4.0)], [1, 2.0, 3, 4.0]),
+        (list[Point], [], []),
+        (list[PointAlias], [Point(1, 2.0), Point(3, 4.0)], [1, 2.0, 3, 4.0]),
+        (list[Positive], [Point(1, 2.0), Point(3, 4.0)], [1, 2.0, 3, 4.0]),
+        (list[One], [One("a"), One("b")], ["a", "b"]),
+        (list[Empty], [Empty(), Empty()], [[], []]),
+        (set[Frozen], {Frozen(1, "a")}, [1, "a"]),
+        (tuple[Frozen, ...], (Frozen(1, "a"), Frozen(2, "b")), [1, "a", 2, "b"]),
+        (collections.deque[Frozen], collections.deque([Frozen(1, "a")]), [1, "a"]),
+        (tuple[Frozen, Frozen], (Frozen(1, "a"), Frozen(2, "b")), [[1, "a"], [2, "b"]]),
+        (dict[str, Frozen], {"k": Frozen(1, "a")}, {"k": [1, "a"]}),
+        (dict[Frozen, int], {Frozen(1, "a"): 2}, [[[1, "a"], 2]]),
+        (list[Frozen | None], [Frozen(1, "a"), None], [[1, "a"], None]),
+        (list[NoKeys], [{}, {}], [{}, {}]),
+        (list[list[Frozen]], [[Frozen(1, "a"), Frozen(2, "b")], []], [[1, "a", 2, "b"], []]),
+        (list[Shape], [Shape(1, 2.0, [Point(3, 4.0)])], [1, 2.0, [3, 4.0], None]),
+    ],
+)
+def test_the_records_in_a_collection_have_no_arrays_of_their_own(hint: Any, value: Any, data: Any) -> None:
+    both = BothWays(hint)
+    assert both.codec.pack_result(value) == packb(data)
+    assert both.arrives(value) == value
+
+
+@pytest.mark.parametrize("left_over", [1, 2])
+def test_what_is_left_over_of_a_set_of_records_is_refused(left_over: int) -> None:
+    @dataclass(frozen=True)
+    class Three:
+        a: int
+        b: int
+        c: int
+
+    both = BothWays(set[Three])
+    text = f"expected set[Three], got list of {3 + left_over} items for records of 3 fields"
+    assert both.refuses_payload(packb([1] * (3 + left_over))) == f": {text}"
+    assert both.refuses_payload(packb([1, 2, 3] * 2)) == ": expected set[Three], got two elements that become one"
+
+
+class Slots:
+    __slots__ = ("x", "y")
+
+    def __init__(self, x: int, y: int) -> None:
+        self.x = x
+        self.y = y
+
+
+class Swaps:
+    def __init__(self, x: int, y: int) -> None:
+        self.x = y
+        self.y = x
+
+
+class Notes:
+    def __init__(self, x: int) -> None:
+        self.x = x
+        made.append(self)
+
+
+class Overwrites:
+    def __init__(self, x: int) -> None:
+        self.x = x
+        self.x = 3
+
+
+class Takes:
+    def __init__(self, x: int, *more: int) -> None:
+        self.x = x
+
+
+class Renames:
+    def __init__(self, x: int) -> None:
+        self.y = x
+
+
+class Counted(type):
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made.append(cls)
+        return super().__call__(*args, **kwargs)
+
+
+@dataclass
+class ByMetaclass(metaclass=Counted):
+    x: int
+
+
+@dataclass
+class ByNew:
+    x: int
+
+    def __new__(cls, *args: Any) -> "ByNew":
+        made.append(cls)
+        return super().__new__(cls)
+
+
+@dataclass(slots=True)
+class Slotted:
+    x: int
+    y: int = 0
+
+
+@dataclass(kw_only=True)
+class ByName:
+    x: int
+    y: int = 0
+
+
+made: list[Any] = []
+
+
+@pytest.mark.parametrize("cls", [Point, Slots, Slotted, ByName, Box])
+def test_a_constructor_that_only_assigns_is_known(cls: Any) -> None:
+    assert assigned_by(cls) == tuple(inspect.signature(cls).parameters)
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        Options,
+        Mixed,
+        Place,
+        Shape,
+        Empty,
+        Swaps,
+        Notes,
+        Overwrites,
+        Takes,
+        Renames,
+        ByMetaclass,
+        ByNew,
+        Frozen,
+        int,
+        object,
+    ],
+)
+def test_a_constructor_that_does_more_is_not_taken_for_one_that_only_assigns(cls: Any) -> None:
+    assert assigned_by(cls) == ()
+
+
+@pytest.mark.parametrize("cls", [ByMetaclass, ByNew])
+def test_who_has_a_say_in_making_an_instance_is_asked(cls: Any) -> None:
+    made.clear()
+    assert trip(list[cls], [cls(1)]) == [cls(1)]
+    assert len(made) == 3
+
+
+def test_an_attribute_that_is_a_property_is_assigned_as_the_constructor_would() -> None:
+    @dataclass
+    class Doubled:
+        x: int
+
+    def double(self: Any, value: int) -> None:
+        self.__dict__["x"] = value * 2
+
+    Doubled.x = property(lambda self: self.__dict__["x"], double)  # type: ignore[assignment]  # it is what is tested
+    value = Doubled(1)
+    assert value.x == 2
+    assert trip(Doubled, value).x == trip(list[Doubled], [value])[0].x == 4

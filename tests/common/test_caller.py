@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.ends import Colours, for_clients
+from tests.ends import Colours, alike, for_clients
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Workshop, run_all
 from typedrpc import (
     ArgumentTypeError,
@@ -29,6 +29,7 @@ from typedrpc.service import commands_of, services_of
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+colours = alike
 
 URL = "tcp://127.0.0.1:0"
 

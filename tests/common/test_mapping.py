@@ -1,10 +1,11 @@
 """`map` over a connection: order, frames, what is ahead of the consumer, errors in their turn, and its end."""
 
+import contextvars
 import gc
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from tests.support import (
     FakeServer,
     Forwarder,
     Gate,
+    Gates,
     RawPeer,
     Running,
     Workshop,
@@ -27,6 +29,8 @@ from tests.support import (
 )
 from typedrpc import (
     ArgumentTypeError,
+    ArgumentValueError,
+    CallCancelled,
     ConnectionLost,
     DeadlineExceeded,
     MessageTooLarge,
@@ -34,15 +38,19 @@ from typedrpc import (
     RemoteError,
     Server,
     Service,
+    batches,
+    connect,
     current_call,
     rpc,
 )
-from typedrpc.batches import MAX_WINDOW, MIN_WINDOW
+from typedrpc.batches import AHEAD, MAX_WINDOW, MIN_WINDOW
+from typedrpc.call import Call
 from typedrpc.codec import Segmented, pack_plain
 from typedrpc.common import calling, mapping
+from typedrpc.common.handlers import Handlers
 from typedrpc.failure import pack_protocol_failure, unpack_failure
-from typedrpc.messages import pack_extension
-from typedrpc.parts import pack_outcomes, pack_parts, split_outcomes, split_parts
+from typedrpc.messages import Limits, pack_extension, pack_limits
+from typedrpc.parts import open_array, pack_array, pack_outcomes, pack_parts, split_outcomes
 from typedrpc.protocol import MAX_BATCH
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.wire import Frame, Kind, encode
@@ -74,8 +82,9 @@ def proxy(server: Server, colours: Colours) -> Iterator[Workshop]:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fits into a frame goes into it, however long this machine takes to pack it."""
+    """What fits into a frame goes into it, however long this machine takes to pack it, or to hear of the one before."""
     monkeypatch.setattr(mapping, "GATHER_TIME", inf)
+    monkeypatch.setattr(batches, "TARGET_TIME", inf)
 
 
 def outcomes(bound: Any, *iterables: Iterable[Any]) -> Iterator[Any]:
@@ -126,6 +135,7 @@ class TestResults:
     def test_many(self, proxy: Workshop) -> None:
         assert list(proxy.add.map(range(20_000), range(20_000))) == [2 * number for number in range(20_000)]
 
+    @pytest.mark.unmeasured
     def test_from_several_threads_over_one_connection(self, proxy: Workshop) -> None:
         def work(base: int) -> list[int]:
             results = []
@@ -138,6 +148,7 @@ class TestResults:
         works: list[Callable[[], list[int]]] = [lambda base=base: work(base) for base in range(6)]  # type: ignore[misc]
         assert run_all(works) == [[base + number for number in range(2000)] for base in range(6)]
 
+    @pytest.mark.unmeasured
     def test_of_two_maps_in_turns(self, proxy: Workshop) -> None:
         pairs = zip(proxy.add.map(range(3000)), proxy.add.map(range(3000), itertools.repeat(1)), strict=True)
         assert list(pairs) == [(number, number + 1) for number in range(3000)]
@@ -148,6 +159,7 @@ class TestResults:
         assert Running(lambda: list(itertools.islice(results, 200))).result() == list(range(1, 201))
         assert list(results) == list(range(201, 500))
 
+    @pytest.mark.unmeasured
     @pytest.mark.parametrize("max_calls", [1, 2, 3])
     def test_with_little_room_at_the_peer(self, max_calls: int, workshop: Workshop, colours: Colours) -> None:
         with (
@@ -269,7 +281,7 @@ def calls_in(frame: Frame) -> int:
         return 1
     assert frame.kind == Kind.BATCH, str(frame)
     assert not isinstance(frame.payload, Segmented)
-    parts = split_parts(frame.payload)
+    parts = open_array(frame.payload)
     assert not isinstance(parts, str)
     return len(parts)
 
@@ -450,6 +462,8 @@ class TestErrors:
             ((Kind.RESPONSE, pack_plain(1)), ProtocolError),
             ((Kind.BATCH, pack_parts([b"\x01", b"\x02"]) + b"x"), ProtocolError),
             ((Kind.BATCH, pack_parts([b"\xc1", b"\xa1x"])), ProtocolError),
+            ((Kind.BATCH, pack_array([b"\xc1", b"\x01"])), ProtocolError),
+            ((Kind.BATCH, pack_array([b"\xa1x", b"\xc0"])), ProtocolError),
         ],
     )
     @pytest.mark.usefixtures("unhurried")
@@ -592,14 +606,20 @@ class TestLeaving:
         assert not threads._needs_reader()
 
 
-def batch(command: int, call: int, *arguments: list[object], extension: bytes = b"") -> bytes:
-    encoded = encode(Kind.BATCH, command, call, pack_parts([pack_plain(each) for each in arguments]), extension)
+def batch(command: int, call: int, *arguments: Sequence[object], extension: bytes = b"") -> bytes:
+    encoded = encode(Kind.BATCH, command, call, pack_array([pack_plain(each) for each in arguments]), extension)
     assert isinstance(encoded, bytes)
     return encoded
 
 
 def request(command: int, call: int, *arguments: object) -> bytes:
     encoded = encode(Kind.REQUEST, command, call, pack_plain(list(arguments)))
+    assert isinstance(encoded, bytes)
+    return encoded
+
+
+def encode_of(kind: Kind, call: int) -> bytes:
+    encoded = encode(kind, 0, call, b"")
     assert isinstance(encoded, bytes)
     return encoded
 
@@ -737,6 +757,28 @@ class TestAtTheServer:
             run_all([work] * 5)
         assert sorted(fragile.seen) == sorted(list(range(500)) * 5)
 
+    @for_servers
+    def test_no_more_turns_are_taken_than_there_are_calls(
+        self, workshop: Workshop, colours: Colours, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken: list[None] = []
+        run = Handlers._run_part_in_turn
+
+        def counted(*args: Any) -> None:
+            taken.append(None)
+            run(*args)
+
+        monkeypatch.setattr(Handlers, "_run_part_in_turn", counted)
+        with colours.serve(workshop, url=URL, max_concurrent=100) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            peer.send(batch(ADD, 1, [1], [2], [3]))
+            got: list[tuple[bool, bytes]] = []
+            while len(got) < 3:
+                got += told(peer.read_frame())
+            peer.send(request(ADD, 3, 4))
+            assert peer.read_frame().call == 3
+        assert len(taken) == 3
+
     def test_a_client_that_leaves_frees_its_turns(self, workshop: Workshop, colours: Colours) -> None:
         with (
             colours.serve(workshop, url=URL, max_concurrent=1) as server,
@@ -770,3 +812,230 @@ class TestAtTheServer:
 
         with colours.serve(Curious(), url=URL) as server, colours.connect(Curious, server.url) as proxy:
             assert list(proxy.look.with_options(timeout=PATIENCE).map(range(100))) == [True] * 100
+
+
+class Plain(Service):
+    """Handlers that do little, which the fast way is for."""
+
+    def __init__(self) -> None:
+        self.gates = Gates()
+        self.started = Gates()
+        self.calls: list[Call] = []
+        self.contexts: list[contextvars.Context] = []
+
+    @rpc
+    def invert(self, number: int) -> float:
+        return 1 / number
+
+    @rpc
+    def wait(self, name: str) -> str:
+        self.calls.append(current_call())
+        self.started[name].open()
+        self.gates[name].wait()
+        return name
+
+    @rpc
+    def keep(self, number: int) -> bool:
+        """Whether a call is itself; contexts that are copied keep it."""
+        self.calls.append(current_call())
+        context = contextvars.copy_context()
+        self.contexts.append(context)
+        return current_call() is self.calls[-1] is context.run(current_call)
+
+    @rpc
+    def blob(self, size: int) -> bytes:
+        return bytes(size)
+
+    @rpc
+    def text(self, what: str) -> str:
+        return {"lone": "\ud800", "large": "x" * 3000, "kind": OfText("kind"), "none": cast("str", None)}.get(
+            what, what
+        )
+
+
+class OfText(str):
+    __slots__ = ()
+
+
+@pytest.fixture
+def singly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The calls of batches that do not go the fast way: which ones of their batch they are."""
+    found: list[int] = []
+    run_part = Handlers._run_part
+
+    def counted(handlers: Handlers, batch: Any, index: int, *args: Any, **kwargs: Any) -> Any:
+        found.append(index)
+        return run_part(handlers, batch, index, *args, **kwargs)
+
+    monkeypatch.setattr(Handlers, "_run_part", counted)
+    return found
+
+
+class TestTheFastWay:
+    """What is run in one loop is as it would be by itself."""
+
+    @pytest.fixture
+    def plain(self) -> Iterator[Plain]:
+        plain = Plain()
+        yield plain
+        plain.gates.open_all()
+
+    @pytest.fixture
+    def peer(self, plain: Plain) -> Iterator[RawPeer]:
+        with Server(plain, url=URL, max_workers=0) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            yield peer
+
+    def answered(self, peer: RawPeer, count: int) -> list[tuple[bool, bytes]]:
+        got: list[tuple[bool, bytes]] = []
+        while len(got) < count:
+            got += told(peer.read_frame())
+        return got
+
+    def test_is_taken(self, peer: RawPeer, singly: list[int]) -> None:
+        peer.send(batch(Plain.invert.id, 1, *([number] for number in range(1, 301))))
+        assert self.answered(peer, 300) == [(False, pack_plain(1 / number)) for number in range(1, 301)]
+        assert singly == []
+
+    def test_calls_are_their_own(self, peer: RawPeer, plain: Plain, singly: list[int]) -> None:
+        peer.send(batch(Plain.keep.id, 1, *([number] for number in range(100))))
+        assert self.answered(peer, 100) == [(False, pack_plain(True))] * 100
+        assert [call.args for call in plain.calls] == [(number,) for number in range(100)]
+        assert [context.run(current_call) for context in plain.contexts] == plain.calls
+        assert (plain.calls[0].command, plain.calls[0].deadline) == ("Plain.keep", None)
+        assert singly == []
+
+    def test_one_that_raises(self, peer: RawPeer, singly: list[int]) -> None:
+        peer.send(batch(Plain.invert.id, 1, [1], [0], [2]))
+        got = self.answered(peer, 3)
+        assert [is_error for is_error, _ in got] == [False, True, False]
+        assert isinstance(unpack_failure(got[1][1], ""), ZeroDivisionError)
+        assert singly == []
+
+    def test_one_whose_result_is_too_large(self, plain: Plain, singly: list[int]) -> None:
+        with Server(plain, url=URL) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            limits = encode(Kind.LIMITS, 0, 0, pack_limits(Limits(max_message_size=2000)))
+            assert isinstance(limits, bytes)
+            peer.send(limits + batch(Plain.blob.id, 1, [10], [3000], [20]))
+            got = self.answered(peer, 3)
+        assert [is_error for is_error, _ in got] == [False, True, False]
+        assert isinstance(unpack_failure(got[1][1], ""), MessageTooLarge)
+        assert singly == []
+
+    @pytest.mark.parametrize(
+        ("what", "expected"),
+        [("good", None), ("kind", None), ("lone", "CodecError"), ("none", "CodecError"), ("large", "MessageTooLarge")],
+    )
+    def test_results_that_are_packed_together_but_for_one(
+        self, what: str, expected: str | None, plain: Plain, singly: list[int]
+    ) -> None:
+        with Server(plain, url=URL) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            limits = encode(Kind.LIMITS, 0, 0, pack_limits(Limits(max_message_size=2000)))
+            assert isinstance(limits, bytes)
+            peer.send(limits + batch(Plain.text.id, 1, ["a"], [what], ["c"]))
+            got = self.answered(peer, 3)
+        assert (got[0], got[2]) == ((False, pack_plain("a")), (False, pack_plain("c")))
+        if expected is None:
+            assert got[1] == (False, pack_plain(what))
+        else:
+            error = unpack_failure(got[1][1], "")
+            assert got[1][0]
+            assert expected in f"{type(error).__name__}: {error}"
+        assert singly == []
+
+    @pytest.mark.parametrize("bad", [["x"], [], [1, 2]], ids=str)
+    def test_one_whose_arguments_do_not_fit(self, bad: list[object], peer: RawPeer, singly: list[int]) -> None:
+        numbers = [[number] for number in range(1, AHEAD + 11)]
+        peer.send(batch(Plain.invert.id, 1, *numbers[:3], bad, *numbers[3:]))
+        got = self.answered(peer, AHEAD + 11)
+        assert [index for index, (is_error, _) in enumerate(got) if is_error] == [3]
+        assert singly == list(range(AHEAD)), "those that were looked at together, and no others"
+
+    @pytest.mark.parametrize(
+        ("array", "wrong"),
+        [
+            (b"\x93\x91\x01\x91\x02\x91", [2]),
+            (b"\x94\x91\x01\x91\xc1\x91\x02\x91\x03", [1, 2, 3]),
+            (b"\x92\x91\x01\x91\x02\xc0", [1]),
+            (b"\x93\x91\x01" + b"\x91" * 2000, [1, 2]),
+        ],
+        ids=["short", "no value", "more", "deep"],
+    )
+    def test_an_array_that_cannot_be_read_whole(self, array: bytes, wrong: list[int], peer: RawPeer) -> None:
+        """What comes before is run, and each of the others has an outcome."""
+        encoded = encode(Kind.BATCH, Plain.invert.id, 1, array)
+        assert isinstance(encoded, bytes)
+        peer.send(encoded)
+        got = self.answered(peer, array[0] & 0x0F)
+        assert [index for index, (is_error, _) in enumerate(got) if is_error] == wrong
+        assert {type(unpack_failure(got[index][1], "")) for index in wrong} == {ArgumentValueError}
+
+    def test_a_batch_that_is_given_up(self, peer: RawPeer, plain: Plain, singly: list[int]) -> None:
+        peer.send(batch(Plain.wait.id, 1, ["a"], ["b"], ["c"]))
+        plain.started["a"].wait()
+        with_all_read = Running(lambda: until(lambda: plain.calls[0].cancelled))
+        peer.send(encode_of(Kind.CANCEL, 1) + request(Plain.invert.id, 3, 1))
+        with_all_read.result()
+        plain.gates["a"].open()
+        got: list[tuple[bool, bytes]] = []
+        while len(got) < 3:
+            frame = peer.read_frame()
+            got += told(frame) if frame.kind == Kind.BATCH else []
+        assert [type(unpack_failure(body, "")) for _, body in got] == [CallCancelled] * 3
+        assert not plain.started["b"].is_open
+        assert singly == [1, 2]
+
+    def test_a_hook_that_comes_in_between(self, plain: Plain, singly: list[int]) -> None:
+        began: list[object] = []
+        with Server(plain, url=URL, max_workers=0) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            peer.send(batch(Plain.wait.id, 1, ["a"], ["b"], ["c"]))
+            plain.started["a"].wait()
+            server.on_call(lambda call: began.append(call.args))
+            plain.gates.open_all()
+            for name in "bc":
+                plain.gates[name].open()
+            assert self.answered(peer, 3) == [(False, pack_plain(name)) for name in "abc"]
+        assert began == [("b",), ("c",)]
+        assert singly == [1, 2]
+
+    def test_a_deadline_that_passes_in_between(self, peer: RawPeer, plain: Plain, singly: list[int]) -> None:
+        peer.send(batch(Plain.wait.id, 1, ["a"], ["b"], extension=pack_extension(time_left=0.05)))
+        plain.started["a"].wait()
+        until(lambda: plain.calls[0].cancelled)
+        plain.gates["a"].open()
+        got = self.answered(peer, 2)
+        assert [type(unpack_failure(body, "")) for _, body in got] == [DeadlineExceeded] * 2
+        assert not plain.started["b"].is_open
+        assert singly == [0, 1]
+
+    def test_a_connection_that_is_lost_in_between(self, plain: Plain) -> None:
+        with Server(plain, url=URL) as server:
+            with RawPeer.dial(server.url) as peer:
+                peer.shake_hands()
+                peer.send(batch(Plain.wait.id, 1, *([name] for name in "abc")))
+                for name in "abc":  # which others take meanwhile
+                    plain.started[name].wait()
+            until(lambda: all(call.cancelled for call in plain.calls))
+            plain.gates.open_all()
+            until(lambda: not server.peers)
+            with connect(Plain, server.url) as proxy:
+                assert list(proxy.invert.map([1, 2, 4])) == [1, 0.5, 0.25]
+
+    def test_results_are_read_at_once(self, plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+        read: list[object] = []
+        codec = Plain.invert.codec
+        unpack = codec.unpack_result
+
+        def counted(payload: Any) -> Any:
+            read.append(payload)
+            return unpack(payload)
+
+        monkeypatch.setitem(codec.__dict__, "unpack_result", counted)
+        with Server(plain, url=URL) as server, connect(Plain, server.url) as proxy:
+            results = outcomes(proxy.invert, [*range(1, 500), 0, *range(500, 600)])
+            given = [result for result in results if not isinstance(result, Exception)]
+        assert given == [1 / number for number in range(1, 600)]
+        assert len(read) < 300, "those that came alone, or beside the error"

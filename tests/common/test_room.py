@@ -1,8 +1,11 @@
 """Room for calls at the peer; the tests of connections try it with peers."""
 
+import asyncio
 import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 
@@ -34,9 +37,17 @@ class Core:
         return self.in_flight
 
 
-def make_room(core: Core) -> tuple[Room, threading.Lock]:
+class Expected:
+    """Handlers who are told that an answer is waited for, and no longer."""
+
+    def expect(self) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+def make_room(core: Core, handlers: object = None) -> tuple[Room, threading.Lock]:
     lock = threading.Lock()
-    core.room = Room(cast(Any, core), lock, cast(Any, None))
+    core.room = Room(cast(Any, core), lock, cast(Any, handlers))
     return core.room, lock
 
 
@@ -119,3 +130,56 @@ def test_a_call_that_is_given_up_makes_no_room_at_any_moment(
         monkeypatch.undo()
         assert client.proxy(Workshop).add(1, 2) == 3
     assert looks == [False, False]
+
+
+class TestTasksInLine:
+    """Where a server lets in few calls, thousands of tasks may stand in line."""
+
+    def test_are_roused_in_order_and_by_their_own_loop_without_waking_it_from_elsewhere(self) -> None:
+        """A loop is woken from elsewhere by a socket, which takes longer than all the rest."""
+        roused, woken = asyncio.run(self.roused_by(lambda notify: notify()))
+        assert (roused, woken) == (list(range(50)), 0)
+
+    def test_are_roused_from_other_threads_too(self) -> None:
+        def elsewhere(notify: Callable[[], None]) -> None:
+            thread = threading.Thread(target=notify)
+            thread.start()
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+        roused, woken = asyncio.run(self.roused_by(elsewhere))
+        assert (roused, woken) == (list(range(50)), 50)
+
+    async def roused_by(self, rouse: Callable[[Callable[[], None]], None]) -> tuple[list[int], int]:
+        """Who of 50 tasks was roused, in order, and how often their loop was woken from elsewhere."""
+        core = Core()
+        room, lock = make_room(core, Expected())
+        loop = asyncio.get_running_loop()
+        woken: list[object] = []
+        from_elsewhere = loop.call_soon_threadsafe
+
+        def waking(*args: Any, **kwargs: Any) -> asyncio.Handle:
+            woken.append(args)
+            return from_elsewhere(*args, **kwargs)
+
+        roused: list[int] = []
+
+        async def stand(number: int) -> None:
+            await room.stand_in_line("Store.put", None)
+            roused.append(number)
+
+        def notify() -> None:
+            with lock:
+                core.in_flight = 0
+                core.peer_limits = Limits(max_calls=100)
+                room.notify_all()
+
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for number in range(50):
+                group.create_task(stand(number))
+            while room.waiting < 50:
+                await asyncio.sleep(0)
+            with mock.patch.object(loop, "call_soon_threadsafe", waking):
+                rouse(notify)
+        assert room.waiting == 0
+        return roused, len(woken)

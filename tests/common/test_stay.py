@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import ENDS, Ends
+from tests.blocking import ENDS, Ends, alike
 from tests.support import PATIENCE, FakeServer, Gate, Log, Program, RawPeer, Running, Visitor, Workshop
 from typedrpc import (
     Call,
@@ -36,6 +36,7 @@ from typedrpc.service import Table
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+ends = alike
 
 URL = "tcp://127.0.0.1:0"
 
@@ -211,7 +212,7 @@ class TestServersHooks:
             assert diary.lines(2) == ["connect", "ConnectionLost"]
 
     def test_everybody_who_does_not_get_in_is_reported(
-        self, ends: Ends, workshop: Workshop, diary: Diary, log: Log
+        self, ends: Ends, workshop: Workshop, diary: Diary, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         errors: list[RpcError] = []
 
@@ -219,11 +220,12 @@ class TestServersHooks:
             errors.append(error)
             diary.write(type(error).__name__)
 
-        with ends.Server(workshop, url=URL, max_clients=1, handshake_timeout=0.05, on_connect_failed=note) as server:
+        with ends.Server(workshop, url=URL, max_clients=1, on_connect_failed=note) as server:
             with ends.connect(server.url):
                 with pytest.raises(ServerBusy):
                     ends.connect(server.url)
                 assert diary.lines(1) == ["ServerBusy"]
+                monkeypatch.setattr(ends.itself(server), "_handshake_timeout", 0.05)
                 with RawPeer.dial(server.url):
                     diary.lines(2)
                 assert "no handshake within 0.05 s" in log.line()

@@ -6,11 +6,12 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.ends import Colours, for_clients
+from tests.ends import COLOURS, LOOPS, THREADS, Colours, alike, for_clients
 from tests.streaming import AsyncGate, Joined, Pipes, Watched, connection_of, expect_empty, joined
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, agree, in_time, run_all, until
 from typedrpc import (
@@ -23,10 +24,15 @@ from typedrpc import (
     current_call,
     rpc,
 )
-from typedrpc.common.sending import Sender
+from typedrpc.codec import pack_plain
+from typedrpc.common import sending
+from typedrpc.common.sending import Sender, Stopped
+from typedrpc.flow import Outflow
+from typedrpc.messages import Limits
 from typedrpc.sync.connection import Connection
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
+colours = alike
 
 URL = "tcp://127.0.0.1:0"
 
@@ -37,10 +43,14 @@ def pair(colours: Colours) -> Iterator[Joined]:
         yield pair
 
 
-@pytest.fixture(params=["tcp", "unix"])
-def either(request: pytest.FixtureRequest, tmp_path: Path, colours: Colours) -> Iterator[Joined]:
-    """Over each kind of socket."""
-    with joined(colours, URL if request.param == "tcp" else f"unix://{tmp_path}/server.sock") as pair:
+@pytest.fixture(
+    params=[("tcp", one) for one in COLOURS] + [("unix", one) for one in (THREADS, LOOPS)],
+    ids=lambda param: f"{param[0]}-{' '.join(param[1])}",
+)
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Joined]:
+    """Clients and servers of each colour, and over each kind of socket."""
+    kind, colours = request.param
+    with joined(colours, URL if kind == "tcp" else f"unix://{tmp_path}/server.sock") as pair:
         yield pair
 
 
@@ -116,7 +126,7 @@ def every_way(pair: Joined, shape: str, numbers: list[int]) -> dict[str, Any]:
     return found
 
 
-MANY = pytest.param(5000, marks=pytest.mark.unmeasured)
+MANY = pytest.param(2100, marks=pytest.mark.unmeasured)  # more than go into two frames
 
 
 class TestShapes:
@@ -1002,3 +1012,34 @@ class TestStopping:
         assert isinstance(taker[0].error(), CallCancelled)
         watched.go.open()
         go.open()
+
+
+def test_what_is_held_back_does_not_come_after_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that wait for more of them when their call is cancelled are dropped: the watcher finds nothing to send."""
+    for name in ("QUICK_TIME", "HOLD_TIME"):
+        monkeypatch.setattr(sending, name, float("inf"))
+    sent: list[bytes] = []
+    held: list[Sender] = []
+    connection: Any = SimpleNamespace(
+        core=SimpleNamespace(peer_limits=Limits(), item=lambda call, number, payload, name: payload),
+        send=sent.append,
+        post=sent.append,
+        streams=SimpleNamespace(hold=held.append),
+    )
+    codec: Any = SimpleNamespace(name="rows", pack_item=pack_plain)
+    sender = Sender(connection, Outflow(), 1, 0, codec)
+    cancelled: list[int] = []
+
+    def items() -> Iterator[int]:
+        yield 1
+        assert held == [sender]
+        sender.flush_held()
+        assert len(sent) == 1
+        yield 2
+        cancelled.append(2)
+        yield 3
+
+    with pytest.raises(Stopped):
+        sender.run(items(), lambda: cancelled)
+    sender.flush_held()
+    assert len(sent) == 1

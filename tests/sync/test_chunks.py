@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.ends import Colours, for_clients, for_servers
+from tests.ends import Colours, alike, for_clients, for_servers
 from tests.support import PATIENCE, FakeServer, Gate, RawPeer, Running, Workshop, agree, read_header
 from typedrpc import ConnectionLost, aio
 from typedrpc.aio.outlet import Outlet
@@ -17,6 +17,7 @@ from typedrpc.sync.writer import Writer
 from typedrpc.wire import HEADER, HEADER_SIZE, Frame, Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+colours = alike
 
 MIB = 1 << 20
 LARGE = 15 * MIB

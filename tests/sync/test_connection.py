@@ -469,7 +469,7 @@ class TestBuffersThatChange:
             read.wait()
         payload = frames[0].payload
         assert isinstance(payload, Segmented)
-        assert payload.segments[0] == b"old" * (5 * MIB)
+        assert bytes(payload.segments[0]) == b"old" * (5 * MIB)
 
     def test_a_result_that_its_handler_changes_while_the_peer_does_not_read(self) -> None:
         stock = Stock()
@@ -484,7 +484,7 @@ class TestBuffersThatChange:
             small, answer = peer.read_frame(), peer.read_frame()
             assert (small.call, answer.call) == (3, 1)
             assert isinstance(answer.payload, Segmented)
-            assert answer.payload.segments[0] == b"old" * (4 * MIB)
+            assert bytes(answer.payload.segments[0]) == b"old" * (4 * MIB)
 
     def test_an_argument_may_be_resized_while_the_error_is_looked_at(self) -> None:
         with Server(Stock(), url="tcp://127.0.0.1:0") as server, connect(Stock, server.url) as stock:
@@ -639,6 +639,8 @@ class TestEnds:
                 with connect(url) as client:
                     if number % 10 == 0:
                         assert client.proxy(Workshop).add.submit(number).result(PATIENCE) == number
+            for thread in set(threading.enumerate()) - threads:
+                thread.join(PATIENCE)
             assert set(threading.enumerate()) <= threads
             assert len(open_descriptors()) == descriptors
             program.say()

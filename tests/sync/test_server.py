@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import ENDS, Ends
+from tests.blocking import ALIKE, Ends, alike
 from tests.support import PATIENCE, Gate, Log, Program, RawPeer, Running, Workshop, run_all
 from typedrpc import (
     ConnectFailed,
@@ -33,6 +33,7 @@ from typedrpc.codec import pack_plain
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+ends = alike
 
 URL = "tcp://127.0.0.1:0"
 
@@ -291,7 +292,7 @@ class TestClosing:
             left.wait()
         assert log.unread == []
 
-    @pytest.mark.parametrize("ends", ENDS[:1], ids=repr)
+    @pytest.mark.parametrize("ends", ALIKE[:1], ids=repr)
     def test_a_connection_that_ends_before_it_is_served(
         self, ends: Ends, log: Log, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -558,7 +559,7 @@ class TestExhaustion:
                 program.say()
             program.expect_success()
 
-    @pytest.mark.parametrize("ends", ENDS[:1], ids=repr)
+    @pytest.mark.parametrize("ends", ALIKE[:1], ids=repr)
     def test_no_thread_for_a_new_connection(self, ends: Ends, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
         with ends.Server(Workshop(), url=URL) as server, ends.connect(Workshop, server.url) as proxy:
             assert proxy.add(1) == 1
@@ -577,7 +578,7 @@ class TestExhaustion:
             with ends.connect(Workshop, server.url) as other:
                 assert proxy.add(1) + other.add(1) == 2
 
-    @pytest.mark.parametrize("ends", ENDS[:1], ids=repr)
+    @pytest.mark.parametrize("ends", ALIKE[:1], ids=repr)
     def test_no_thread_to_lend(self, ends: Ends, workshop: Workshop, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
         with ends.Server(workshop, url=URL) as server, ends.connect(Workshop, server.url) as proxy:
             assert proxy.add(1) == 1

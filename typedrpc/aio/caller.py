@@ -163,15 +163,17 @@ class LoopForms(CallForms):
             future: asyncio.Future[Frame] = loop.create_future()
             token = Awaited(future)
             call, going = 0, None
-            while not call:
+            while True:
                 if things:
                     going = goes_with(connection, things, of_caller=True)
                 try:
                     call = connection.submit(
                         route.id, payload, what, token, end, extension, nested, going, patient=False
                     )
+                    break
                 except NoRoom:
-                    await connection.stand_in_line(what, end)
+                    pass  # which is not to be kept while it waits: it holds what the attempt has made
+                await connection.stand_in_line(what, end)
             if within is not None:
                 outer = within
                 outer.on_cancel(future, lambda: connection.abort(call, token, cancelled_with(outer, what)))

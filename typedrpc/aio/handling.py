@@ -13,10 +13,10 @@ from typedrpc.aio.apart import LoopApart, no_thread
 from typedrpc.aio.outlet import Outlet
 from typedrpc.aio.pool import Pool
 from typedrpc.batches import REPLY_TIME, BatchRun
-from typedrpc.call import Call
+from typedrpc.call import Call, Opened
 from typedrpc.callbacks import Callbacks
 from typedrpc.common.handlers import LATER, Handlers
-from typedrpc.dispatch import Dispatcher, Opened
+from typedrpc.dispatch import Dispatcher
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
 from typedrpc.protocol import BatchRequest, Outgoing, Protocol, Request
@@ -127,8 +127,8 @@ class LoopHandlers(Handlers):
         if isinstance(opened, Opened) and opened.row.plain and opened.row.apart:
             self._hand_out(batch)
             return
-        while not (run.is_taken or self.ended):
-            self._run_part(batch, run.take())
+        while not self.ended and (item := run.take()) is not None:
+            self._run_part(batch, *item)
 
     def _hand_out(self, batch: BatchRequest) -> None:
         """Have a thread run what is left of a batch, and another one if that does not come further."""
@@ -141,13 +141,13 @@ class LoopHandlers(Handlers):
         except RuntimeError:  # no thread now: it is tried again below
             self._called_for.pop(run, None)
             self._ended_apart(None)
-        self._loop.call_later(TICK, self._look_at, batch, run.next)
+        self._loop.call_later(TICK, self._look_at, batch, run.taken)
 
     def _run_in_pool(self, batch: BatchRequest) -> None:
         """Have a thread of the pool work off a batch. Raises ``RuntimeError`` where there is none."""
         pool, work = self._pool(), partial(self._work_off, batch)
         if batch.extras.depth:
-            pool.run_first(work, partial(self._refuse_batch, batch, batch.progress.next), self._loop)
+            pool.run_first(work, partial(self._refuse_batch, batch, batch.progress.taken), self._loop)
         else:
             pool.run(work)
 
@@ -155,9 +155,8 @@ class LoopHandlers(Handlers):
         """No thread became free for a nested batch; if it did not come further meanwhile, it does not."""
         run: BatchRun = batch.progress
         self._called_for.pop(run, None)
-        with self._lock:
-            if run.next == seen:
-                run.settle_rest((True, pack_protocol_failure(no_thread())))
+        if run.taken == seen:
+            run.settle_rest((True, pack_protocol_failure(no_thread())))
         self._reply(run)
         self._ended_apart(None)
 
@@ -168,10 +167,10 @@ class LoopHandlers(Handlers):
         self._reply(run)  # what is done, as long as what comes next takes
         if run.is_taken:
             return
-        if run.next == seen and run not in self._called_for:
+        if run.taken == seen and run not in self._called_for:
             self._hand_out(batch)
         else:
-            self._loop.call_later(TICK, self._look_at, batch, run.next)
+            self._loop.call_later(TICK, self._look_at, batch, run.taken)
 
     def _work_off(self, batch: BatchRequest) -> None:
         """Run calls of a batch, in a thread, until none is left."""
@@ -179,12 +178,8 @@ class LoopHandlers(Handlers):
         pool = self._pool()
         self._called_for.pop(run, None)
         try:
-            while not self.ended:
-                with self._lock:
-                    if run.is_taken:
-                        break
-                    index = run.take()
-                self._context.copy().run(self._run_part, batch, index)
+            while not self.ended and (item := run.take()) is not None:
+                self._context.copy().run(self._run_part, batch, *item)
                 if pool.is_wanted and not run.is_taken:  # other calls take their turn between two of a batch
                     with self._lock:
                         self._running_apart += 1

@@ -31,7 +31,9 @@ Literal                         the value
 enum                            the name of the member, as str
 flag                            the sum of the bits, as integer
 list, tuple, set, frozenset,    array; those of sets in any order, none twice; that of a tuple of fixed length has
-deque, Sequence, ... MutableSet that length
+deque, Sequence, ... MutableSet that length. Of records (behind Annotated, an alias or a conversion, too) that are not
+                                keyed and have fields: an array of the fields of the first, of the second and so on,
+                                without an array around each; not in a tuple of fixed length
 dict, OrderedDict, defaultdict, map, where keys are None, bool, int, float, str, bytes, Literal, enum, flag, what
 Counter, Mapping,               travels as one of these, or a union of these without a tag; otherwise an array of
 MutableMapping                  arrays ``[key, value]``
@@ -68,7 +70,7 @@ more than 1000 ints beyond 64 bits that have the same one, anywhere in a payload
 
 # Importing the modules of coders registers them.
 from typedrpc.codec import anything, buffers, callbacks, containers, records, scalars, streams, unions, wrapped  # noqa: F401
-from typedrpc.codec.body import MAX_CALLBACKS, MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Segmented
+from typedrpc.codec.body import MAX_CALLBACKS, MAX_SEGMENTS, SEGMENT_THRESHOLD, CodecError, Payload, Received, Segmented
 from typedrpc.codec.command import CallbackCodec, CommandCodec, CompanionCodec, Make
 from typedrpc.codec.plain import pack_plain, unpack_plain
 from typedrpc.codec.raised import ErrorCodec
@@ -87,6 +89,7 @@ __all__ = [
     "ErrorCodec",
     "Make",
     "Payload",
+    "Received",
     "Record",
     "RecordField",
     "Refused",

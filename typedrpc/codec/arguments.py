@@ -12,14 +12,24 @@ argument that is not given is not sent; the callee's default counts.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 from typedrpc.codec.base import Coder, Coders
-from typedrpc.codec.body import NO_CALLBACKS, CallbackReader, Packing, Payload, SegmentReader, open_payload, pack_body
-from typedrpc.codec.containers import listed
+from typedrpc.codec.body import (
+    NO_CALLBACKS,
+    SEGMENT_THRESHOLD,
+    Buffer,
+    CallbackReader,
+    Packing,
+    Payload,
+    SegmentReader,
+    open_payload,
+    pack_body,
+)
+from typedrpc.codec.containers import CollectionCoder, listed
 from typedrpc.codec.faults import Fault, cut, index_step, short, too_deep
 from typedrpc.codec.source import Source, emit_packed, emit_unpacked
 from typedrpc.errors import ArgumentError, ArgumentMissing, ArgumentTypeError, ArgumentValueError
@@ -131,6 +141,46 @@ class ArgumentsCoder:
                 out.line("pass")
             out.line(f"return {failed}")
         return out.build("pack")
+
+    def compile_pack_each(self) -> Callable[[Iterable[tuple[Any, ...]]], Iterator[Payload]] | None:
+        """``pack_each(inputs)``: an iterator over the payloads of calls, each with all arguments, by position.
+
+        It raises what ``pack`` does, or the inputs, and is of no use any more then. There is no such function where
+        something may be given by name alone, or callbacks may.
+        """
+        if self._callbacks or self._positional < len(self._parameters) or not self._parameters:
+            return None
+        out = Source(f"pack the arguments of calls of {self._command}")
+        names = [out.fresh(parameter.name) for parameter in self._parameters]
+        packer, packed = out.fresh(), out.fresh()
+        # A packer keeps the buffer that its largest value needed.
+        bounded = all(coder.bounded for coder in self._coders)
+        with out.block("def pack_each(inputs):"):
+            out.line(f"{packer} = new_packer()")
+            with out.block(f"for {_tuple(names)} in inputs:"):
+                for name, coder in zip(names, self._coders, strict=True):
+                    if coder.one_shot:
+                        out.line(f"{name} = {out.constant(listed)}({name})")
+                with out.block("try:"):
+                    if self._uses_segments:
+                        out.line("segments = []")
+                    value = _tuple(
+                        [coder.emit(out, "pack", name) for name, coder in zip(names, self._coders, strict=True)]
+                    )
+                    out.line(f"{packed} = {packer}({value})")
+                    if not bounded:
+                        with out.block(f"if len({packed}) >= {SEGMENT_THRESHOLD}:"):
+                            out.line(f"{packer} = new_packer()")
+                    if self._uses_segments:
+                        with out.block("if segments:"):
+                            out.line(f"{packed} = Segmented({packed}, segments)")
+                with out.block("except Exception:"):
+                    out.line(f"{packer} = new_packer()")
+                    out.line(f"{packed} = None")
+                with out.block(f"if {packed} is None:"):
+                    out.line(f"{packed} = {out.constant(self._pack_slowly)}([{', '.join(names)}], (), {{}})")
+                out.line(f"yield {packed}")
+        return out.build("pack_each")
 
     def _emit_pack(self, out: Source, names: list[str], missing: str) -> None:
         outcomes: list[str] = []
@@ -263,13 +313,53 @@ class ArgumentsCoder:
             out.line(f"return {slow}(payload{callbacks})")
         return out.build("unpack")
 
-    def _emit_unpack(self, out: Source) -> None:
-        total, missing = len(self._parameters), out.constant(MISSING, "missing")
+    def compile_unpack_many(self) -> Callable[[Buffer], list[Sequence[Any]] | None] | None:
+        """``unpack_many(payload)``: of an array of the arguments of several calls, the args of each.
+
+        It gives None where one does not fit, or needs the walk: then each is to be unpacked by itself. There is no such
+        function where something may be given by name alone, or callbacks may.
+        """
+        if self._callbacks or self._positional < len(self._parameters):
+            return None
+        out = Source(f"unpack the arguments of calls of {self._command}")
+        with out.block("def unpack_many(payload):"):
+            with out.block("try:"):
+                every = self._emit_data(out)
+                found, data = out.assign("[]"), out.fresh()
+                if not self._parameters:
+                    with out.block(f"if {every}.count([]) == len({every}):"):
+                        out.line(f"return {every}")
+                    out.line("raise misfit")
+                else:
+                    with out.block(f"for {data} in {every}:"):
+                        count, before, after = self._emit_values(out, data, by_number=False)
+                        given = "" if all(parameter.required for parameter in self._parameters) else f"[:{count}]"
+                        if before != after or given:
+                            out.line(f"{found}.append({_tuple(after)}{given})")
+                            every = found
+                    out.line(f"return {every}")
+            with out.block("except Exception:"):
+                out.line("return None")
+        return out.build("unpack_many")
+
+    def _emit_data(self, out: Source) -> str:
         required = all(parameter.required for parameter in self._parameters)
         bare = all(coder.bare for coder in self._coders)
-        data = emit_unpacked(
+        return emit_unpacked(
             out, bare=bare, any_key=not required, segments=self._uses_segments, callbacks=self._callbacks
         )
+
+    def _emit_unpack(self, out: Source) -> None:
+        count, _, values = self._emit_values(out, self._emit_data(out), by_number=True)
+        self._emit_binding(out, values, count, out.constant(MISSING, "missing"))
+
+    def _emit_values(self, out: Source, data: str, *, by_number: bool) -> tuple[str, list[str], list[str]]:
+        """Writes what checks the arguments in a variable, an array or, if that is allowed, a map by number.
+
+        Returns:
+            The variables with how many there are, below 0 for a map, and with each as it came and as it is given on.
+        """
+        total, missing = len(self._parameters), out.constant(MISSING, "missing")
         before = [out.fresh(parameter.name) for parameter in self._parameters]
         count = out.assign(f"len({data}) if type({data}) is list else -1")
         least = max((index for index, parameter in enumerate(self._parameters, 1) if parameter.required), default=0)
@@ -281,8 +371,9 @@ class ArgumentsCoder:
                 if length < total:
                     out.line(f"{' = '.join(before[length:])} = {missing}")
             head = "elif"
-        with out.block(f"elif {count} < 0:"):
-            out.line(f"{_tuple(before)} = {out.constant(self._spread)}({data})")
+        if by_number:
+            with out.block(f"elif {count} < 0:"):
+                out.line(f"{_tuple(before)} = {out.constant(self._spread)}({data})")
         with out.block("else:"):
             out.line("raise misfit")
         after: list[str] = []
@@ -294,7 +385,7 @@ class ArgumentsCoder:
             after.append(outcome if parameter.required else name)
         if self._uses_segments:
             out.line("segments.finish()")
-        self._emit_binding(out, after, count, missing)
+        return count, before, after
 
     def _emit_binding(self, out: Source, values: list[str], count: str, missing: str) -> None:
         """Writes the args and kwargs that bind `values`."""
@@ -371,7 +462,10 @@ class ArgumentsCoder:
                 try:
                     values[index] = coder.unpack(values[index], segments)
                 except Fault as fault:
-                    self._add_faults(faults, index, values[index], fault, partial(_unpack_again, before))
+                    given: Any = values[index]
+                    if isinstance(coder, CollectionCoder) and fault.depth:
+                        given = coder.rows(given)
+                    self._add_faults(faults, index, given, fault, partial(_unpack_again, before))
                 except RecursionError:
                     faults.add_fault(parameter.name, too_deep())
             elif parameter.required:

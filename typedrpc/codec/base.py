@@ -62,6 +62,8 @@ class Coder(ABC):
         one_shot: Whether values may be gone after one look: generators.
         decides: Whether a value of its type that does not fit is a fault even where another member of a union takes it.
         lenient: Whether the source accepts more than the types of `exact`, by converting.
+        width: How many elements a value has in the array of a collection, where it has no array of its own there. None
+            where it is one element.
     """
 
     sends: frozenset[type] = NO_TYPES
@@ -77,6 +79,7 @@ class Coder(ABC):
     crowds = True
     decides = False
     lenient = False
+    width: int | None = None
 
     def __init__(self, node: Node, coders: Coders) -> None:
         self.node = node
@@ -161,11 +164,16 @@ class Coder(ABC):
         """
         ...
 
+    def emit_field(self, out: Source, way: Way, var: str) -> str:
+        """As `emit`, for a variable that nothing else reads: it may get the outcome."""
+        return self.emit(out, way, var)
+
     def emit_column(self, out: Source, way: Way, var: str) -> str:
         """Writes the code for many values at once.
 
         `var` can be iterated over more than once: a list, a tuple, a view of a dict. The outcome is `var` itself where
-        nothing has to be converted, otherwise a list.
+        nothing has to be converted, otherwise a list. Where values have a `width`, the elements of all of them travel
+        in one list.
         """
         exact = self.exact(way)
         if not exact:
@@ -185,13 +193,25 @@ class Coder(ABC):
         if out.depth >= MAX_NESTING:
             return self.emit_apart(out, way, var, "loop", lambda inner: self.emit_loop(out, way, inner))
         result, item, before = out.fresh(), out.fresh(), out.mark()
-        with out.block(f"for {item} in {var}:"):
+        add, items = "append", var
+        if self.width is not None:
+            add, items = ("extend", var) if way == "pack" else ("append", f"map(list, {self.emit_rows(out, var)})")
+        with out.block(f"for {item} in {items}:"):
             outcome = self.emit(out, way, item)
             if outcome == item:
                 return var
-            out.line(f"{result}.append({outcome})")
+            out.line(f"{result}.{add}({outcome})")
         out.insert(before, f"{result} = []")
         return result
+
+    def emit_rows(self, out: Source, var: str) -> str:
+        """Writes the code that has the elements of many values taken apart. Returns what gives those of each."""
+        assert self.width is not None
+        with out.block(f"if len({var}) % {self.width}:"):
+            out.line("raise misfit")
+        each = out.assign(f"{out.constant(iter)}({var})")
+        # With strict=True, or a star, it would take twice the time to make.
+        return f"{out.constant(zip)}({', '.join([each] * self.width)})"
 
     def emit_apart(
         self, out: Source, way: Way, var: str, what: str, emit: Callable[[str], str], *, loops: bool = False

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence, Sized
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from io import BytesIO
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgpack  # type: ignore[import-untyped]  # it ships no types
@@ -40,6 +42,29 @@ _CALLBACK = struct.Struct(">H")
 _MICROSECOND = timedelta(microseconds=1)
 
 
+class Received:
+    """A large value of the peer's, as it was read: ``bytes()`` of it is no copy, and its view may be changed."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self, buffer: BytesIO) -> None:
+        """
+        Args:
+            buffer: Where it was written to; it ends where the value does.
+        """
+        self._buffer = buffer
+
+    def __len__(self) -> int:
+        return self._buffer.tell()
+
+    def __bytes__(self) -> bytes:
+        return self._buffer.getvalue()
+
+    def view(self) -> memoryview:
+        """Its bytes, in the buffer that it was written to."""
+        return self._buffer.getbuffer()
+
+
 class Segmented(NamedTuple):
     """A body, and the values of `SEGMENT_THRESHOLD` bytes and more that travel beside it, by their index.
 
@@ -47,7 +72,7 @@ class Segmented(NamedTuple):
     """
 
     body: Buffer
-    segments: list[Buffer]
+    segments: Sequence[Buffer | Received]
 
     def release(self) -> None:
         """Let go of the buffers, which their owners cannot resize while somebody looks at them."""
@@ -122,6 +147,28 @@ def pack_datetime(value: datetime) -> object:
         return msgpack.ExtType(EXT_DATETIME, _NAIVE.pack(*fields))
     zone = zone_key(value.tzinfo) or ""
     return msgpack.ExtType(EXT_DATETIME, _AWARE.pack(*fields, offset // _MICROSECOND) + zone.encode())
+
+
+def ends_of_values(array: Buffer, count: int) -> list[int]:
+    """Where the first of the values in an array begins, and each ends.
+
+    Trusts nothing and never raises. The first value that cannot be cut is all the rest, and those after it are empty.
+    What is behind the last value belongs to it.
+
+    Args:
+        array: The array.
+        count: How many it says it holds.
+    """
+    ends: list[int] = []
+    with suppress(Exception):
+        unpacker = msgpack.Unpacker(max_buffer_size=len(array))
+        unpacker.feed(array)
+        unpacker.read_array_header()
+        ends.append(unpacker.tell())
+        for _ in range(count - 1):
+            unpacker.skip()
+            ends.append(unpacker.tell())
+    return ends + [len(array)] * (count + 1 - len(ends))
 
 
 class UnknownZone(NamedTuple):
@@ -324,7 +371,7 @@ class SegmentReader:
 
     __slots__ = ("_left",)
 
-    def __init__(self, segments: Sequence[Buffer]) -> None:
+    def __init__(self, segments: Sequence[Buffer | Received]) -> None:
         self._left = dict(enumerate(segments))
 
     @property
@@ -339,7 +386,7 @@ class SegmentReader:
         reader._left = self._left.copy()
         return reader
 
-    def take(self, data: object) -> Buffer:
+    def take(self, data: object) -> Buffer | Received:
         """The bytes that `data` stands for, in the buffer that they were read into.
 
         Raises:
@@ -363,7 +410,7 @@ class BesideReader(SegmentReader):
 
     __slots__ = ("_callbacks",)
 
-    def __init__(self, segments: Sequence[Buffer], callbacks: CallbackReader) -> None:
+    def __init__(self, segments: Sequence[Buffer | Received], callbacks: CallbackReader) -> None:
         super().__init__(segments)
         self._callbacks = callbacks
 

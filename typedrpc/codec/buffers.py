@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from typedrpc.codec import body
 from typedrpc.codec.base import NO_TYPES, Coder, Coders
-from typedrpc.codec.body import SEGMENT_THRESHOLD, Packing, Segment, SegmentReader
+from typedrpc.codec.body import SEGMENT_THRESHOLD, Packing, Received, Segment, SegmentReader
 from typedrpc.codec.faults import Fault, Misfit
 from typedrpc.codec.scalars import SCALAR_CODERS, ExactCoder
 from typedrpc.codec.source import Source, Way
@@ -65,7 +65,7 @@ class BytesCoder(ExactCoder):
 
 
 class BufferCoder(Coder):
-    """A bytearray or a memoryview travels as bytes do, and a large one arrives in the buffer that it was read into.
+    """A bytearray or a memoryview travels as bytes do, and a large memoryview is of the buffer that it was read into.
 
     A small one is copied into the body. A large one is not copied: whoever sends it sees to it that it is written, or
     copied, before its owner may change it.
@@ -118,16 +118,18 @@ def byte_view(value: bytearray | memoryview) -> memoryview:
 
 
 def _own_bytearray(data: object) -> bytearray:
-    return data if type(data) is bytearray else bytearray(cast(bytes, data))
+    if type(data) is bytearray:
+        return data
+    return bytearray(data.view() if type(data) is Received else cast(bytes, data))
 
 
 def _read_only(data: object) -> memoryview:
-    view = memoryview(cast(bytes, data))
+    view = data.view() if type(data) is Received else memoryview(cast(bytes, data))
     return view if view.readonly else view.toreadonly()
 
 
 class BytearrayCoder(BufferCoder):
-    """A large bytearray arrives as the very one that it was read into."""
+    """A large bytearray is a copy of what was read: it is written to memory that is resized, which only it can be."""
 
     sends = frozenset({bytearray})
     made = staticmethod(_own_bytearray)

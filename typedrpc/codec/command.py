@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from typedrpc.codec.arguments import AdaptedArgumentsCoder, ArgumentsCoder
 from typedrpc.codec.base import Coders
-from typedrpc.codec.body import CallbackReader, CodecError, Payload
+from typedrpc.codec.body import Buffer, CallbackReader, CodecError, Payload
 from typedrpc.codec.result import ResultCoder
 from typedrpc.codec.streams import StreamCodec
 from typedrpc.errors import ArgumentValueError
 from typedrpc.schema import (
     NONE,
     Adaptation,
+    CollectionNode,
     Companion,
     Parameter,
     ParameterKind,
@@ -42,6 +43,8 @@ class CallbackCodec(NamedTuple):
 CompanionCodec: TypeAlias = CallbackCodec | StreamCodec
 Make: TypeAlias = Callable[[int, CompanionCodec], Any]
 Bound: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+_KEPT: Final[frozenset[type]] = frozenset((bool, int, float, str))
 
 
 class CommandCodec:
@@ -177,6 +180,35 @@ class CommandCodec:
         unpack = self._unpack
         return lambda payload: unpack(payload, CallbackReader())
 
+    def pack_each(self, inputs: Iterator[tuple[Any, ...]], count: int) -> Iterator[Payload]:
+        """The payloads of calls, one for each of the inputs, which are packed as they are asked for.
+
+        Args:
+            inputs: Give the arguments of each, by position.
+            count: How many these are each time.
+
+        Raises, when a payload is asked for:
+            ArgumentTypeError, ArgumentValueError, ArgumentMissing: As `pack_arguments`. Then this gives no more; begin
+                anew with the rest of the inputs.
+        """
+        if self._pack_each is None or count != len(self.schema.parameters):
+            pack = self.pack_arguments
+            return (pack(*args) for args in inputs)
+        return self._pack_each(inputs)
+
+    @cached_property
+    def _pack_each(self) -> Callable[[Iterator[tuple[Any, ...]]], Iterator[Payload]] | None:
+        return self._arguments.compile_pack_each()
+
+    @cached_property
+    def unpack_many(self) -> Callable[[Buffer], list[Sequence[Any]] | None] | None:
+        """``unpack_many(payload)``: of an array of the arguments of several calls, ``args`` for each.
+
+        It gives what `unpack_arguments` gives for each, or None: then ask that. None is here where it has to be asked
+        for each anyway.
+        """
+        return self._arguments.compile_unpack_many()
+
     def pack_with_callbacks(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Payload, list[tuple[CompanionCodec, Any]]]:
@@ -238,3 +270,41 @@ class CommandCodec:
             CodecError: The payload holds no result of this command. Nothing else is raised, whatever it holds.
         """
         return self._result.compile_unpack()
+
+    @cached_property
+    def kept_type(self) -> type | None:
+        """The type of results that nobody can change, to be packed later, together; None if there is none.
+
+        None itself is packed at once, which is quick.
+        """
+        if self.result_stream is not None or len(self._result.exact) != 1 or self.pack_results is None:
+            return None
+        (only,) = self._result.exact
+        return only if only in _KEPT else None
+
+    @cached_property
+    def pack_results(self) -> Callable[[list[Any]], Payload] | None:
+        """``pack_results(values)``: an array of results; None where they are to be packed one by one.
+
+        Raises:
+            CodecError: One does not fit.
+        """
+        with suppress(RecursionError, SyntaxError, MemoryError):
+            return self._coder_of_results().compile_pack()
+        return None
+
+    @cached_property
+    def unpack_results(self) -> Callable[[Payload], list[Any]] | None:
+        """``unpack_results(payload)``: of an array of results, each; None where they are to be unpacked one by one.
+
+        Raises:
+            CodecError: As `unpack_result`, for one of them.
+        """
+        with suppress(RecursionError, SyntaxError, MemoryError):  # a list of them nests deeper than one
+            if Coders().of(self.schema.result).width is not None:
+                return None  # a list of them has no array around each
+            return self._coder_of_results().compile_unpack()
+        return None
+
+    def _coder_of_results(self) -> ResultCoder:
+        return ResultCoder(self.command, Schema((), CollectionNode("list", self.schema.result)), Coders())

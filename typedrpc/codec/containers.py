@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import collections.abc
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -99,7 +100,11 @@ def emit_type_test(out: Source, var: str, types: Iterable[type]) -> None:
 
 @coder_for(CollectionNode)
 class CollectionCoder(Coder):
-    """A collection travels as an array. What iterates but is none of the builtins is made a list first."""
+    """A collection travels as an array. What iterates but is none of the builtins is made a list first.
+
+    The fields of records stand in that array themselves, those of one record after those of another: an array around
+    each is an object more to make, to look at and to drop, on both sides.
+    """
 
     wire = frozenset({list})
 
@@ -124,7 +129,7 @@ class CollectionCoder(Coder):
         if self.accepts(type(value)) is None:
             raise self.misfit(value)
         packing.adapted += type(value) not in self.sends
-        packed = []
+        packed: list[Any] = []
         for index, item in enumerate(packing.items(value)):
             try:
                 packed.append(self._item.pack(item, packing))
@@ -132,13 +137,22 @@ class CollectionCoder(Coder):
                 raise fault.within(self._step(index, item)) from None
         if self._is_set and not distinct(packed):
             raise Fault(self.node, "two elements that become one", is_type=False)
-        return packed
+        return packed if self._item.width is None else [*itertools.chain.from_iterable(packed)]
+
+    def rows(self, data: list[object]) -> list[Any]:
+        """The data of each item. Raises Fault where some is left over."""
+        width = self._item.width
+        if width is None:
+            return data
+        if len(data) % width:
+            raise Fault(self.node, f"{type_name(data)} of {len(data)} items for records of {width} fields")
+        return [data[start : start + width] for start in range(0, len(data), width)]
 
     def unpack(self, data: object, segments: SegmentReader) -> object:
         if type(data) is not list:
             raise self.misfit(data)
         items = []
-        for index, item in enumerate(data):
+        for index, item in enumerate(self.rows(data)):
             try:
                 items.append(self._item.unpack(item, segments))
             except Fault as fault:
@@ -174,7 +188,7 @@ class CollectionCoder(Coder):
             out.line(f"{out.constant(spread)}({items})")
         value = out.assign(f"{out.constant(self._collection.makes)}({items})")
         if self._is_set:
-            with out.block(f"if len({value}) != len({var}):"):
+            with out.block(f"if len({value}) != len({items}):"):
                 out.line("raise misfit")
         return value
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from keyword import iskeyword
+from types import FunctionType
 from typing import Any, Final
 
-from typedrpc.codec.base import Coder, Coders, choose_coder
+from typedrpc.codec.base import Coder, Coders, choose_coder, lazily
 from typedrpc.codec.body import Packing, SegmentReader
 from typedrpc.codec.faults import Fault, index_step, told, type_name
 from typedrpc.codec.source import Source, Way
@@ -17,7 +18,7 @@ MAX_INLINE: Final = 8
 
 
 class RecordCoder(Coder):
-    """A record travels as an array of its fields in declaration order, and arrives by calling the class.
+    """A record travels as an array of its fields in declaration order, and arrives by calling the class, or as if.
 
     An instance of a subclass travels as the annotated class. In the source each record has one helper function for a
     value and one for a column, however often it occurs; only the value of a small one is written out in its place.
@@ -35,6 +36,8 @@ class RecordCoder(Coder):
         self._coders = [coders.of(field.node) for field in node.fields]
         self.parts = tuple(self._coders)
         self.sends = frozenset({self._cls})
+        # Of records without fields an array could not tell how many there are.
+        self.width = len(self._fields) or None
 
     def pack(self, value: object, packing: Packing) -> object:
         if not issubclass(type(value), self._cls):
@@ -88,10 +91,16 @@ class RecordCoder(Coder):
     def emit_column(self, out: Source, way: Way, var: str) -> str:
         def emit(inner: str) -> str:
             out.line("result = []")
+            if way == "unpack" and self.width is not None:
+                before = [_variable(out, field) for field in self._fields]
+                with out.block(f"for {', '.join(before)}, in {self.emit_rows(out, inner)}:"):
+                    out.line(f"result.append({self._emit_made(out, before)})")
+                return "result"
             item = out.fresh()
+            add = out.assign(f"result.{'append' if self.width is None else 'extend'}", "add")
             with out.block(f"for {item} in {inner}:"):
                 self._emit_test(out, way, item)
-                out.line(f"result.append({self._emit_fields(out, way, item)})")
+                out.line(f"{add}({self._emit_fields(out, way, item)})")
             return "result"
 
         # A function with defaults that calls itself does not notice on CPython 3.13 when it runs out of stack.
@@ -108,18 +117,68 @@ class RecordCoder(Coder):
         if way == "pack":
             for field, item in zip(self._fields, before, strict=True):
                 out.line(f"{item} = {_attribute(var, field.name)}")
-        elif before:
+            after = [coder.emit_field(out, way, item) for coder, item in zip(self._coders, before, strict=True)]
+            return f"({', '.join(after)}{',' if after else ''})"
+        if before:
             out.line(f"{', '.join(before)}, = {var}")
         else:
             with out.block(f"if {var}:"):
                 out.line("raise misfit")
-        after = [coder.emit(out, way, item) for coder, item in zip(self._coders, before, strict=True)]
-        if way == "pack":
-            return f"({', '.join(after)}{',' if after else ''})"
+        return self._emit_made(out, before)
+
+    def _emit_made(self, out: Source, before: list[str]) -> str:
+        """Writes the code for the data of the fields, in these variables. Returns an expression for the instance."""
+        after = [coder.emit_field(out, "unpack", item) for coder, item in zip(self._coders, before, strict=True)]
         taken = [pair for pair in zip(self._fields, after, strict=True) if not isinstance(pair[0].node, IgnoredNode)]
         arguments = [item for field, item in taken if field.argument is None]
         arguments += [_keyword(field.argument, item) for field, item in taken if field.argument is not None]
-        return f"{out.constant(self._cls)}({', '.join(arguments)})"
+        cls = out.constant(self._cls)
+        if not self._only_assigns([field for field, _ in taken]):
+            return f"{cls}({', '.join(arguments)})"
+        made = out.assign(f"{out.constant(object.__new__, 'new')}({cls})")
+        for field, item in taken:
+            out.line(f"{made}.{field.name} = {item}")
+        return made
+
+    def _only_assigns(self, fields: list[Field]) -> bool:
+        """Whether to call the class with these fields only assigns them. Then instances are made without the call."""
+        assigned = self._assigned
+        positional = tuple(field.name for field in fields if field.argument is None)
+        return (
+            assigned != ()
+            and {field.argument or field.name for field in fields} == set(assigned)
+            and all(field.argument in (None, field.name) for field in fields)
+            and positional == assigned[: len(positional)]
+        )
+
+    @lazily
+    def _assigned(self) -> tuple[str, ...]:
+        return assigned_by(self._cls)
+
+
+def assigned_by(cls: Any) -> tuple[str, ...]:
+    """The parameters of a class whose constructor does nothing but assign each to the attribute of its name.
+
+    The ``__init__`` that ``dataclass`` generates is of this kind, unless there is ``__post_init__``, a default factory,
+    or the class is frozen. Found by its bytecode, so that it is known for certain, whoever wrote it.
+
+    Returns:
+        Their names in order; none where the constructor does anything else.
+    """
+    init = cls.__init__
+    if type(init) is not FunctionType or cls.__new__ is not object.__new__ or type(cls).__call__ is not type.__call__:
+        return ()
+    code = init.__code__
+    parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if len(parameters) < 2 or not all(name.isidentifier() and not iskeyword(name) for name in parameters):
+        return ()
+    instance, *names = parameters
+    namespace: dict[str, Any] = {}
+    body = "; ".join(f"{instance}.{name} = {name}" for name in names)
+    exec(f"def init({', '.join(parameters)}): {body}", namespace)
+    plain = namespace["init"].__code__
+    alike = all(getattr(code, part) == getattr(plain, part) for part in ("co_code", "co_names", "co_varnames"))
+    return tuple(names) if alike else ()
 
 
 class KeyedCoder(Coder):

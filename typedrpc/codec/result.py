@@ -29,6 +29,11 @@ class ResultCoder:
         self._is_none = schema.result == NONE
         self._coder = coders.of(schema.result)
 
+    @property
+    def exact(self) -> frozenset[type]:
+        """The types whose values travel just as they are, whatever they are."""
+        return self._coder.exact("pack")
+
     def compile_pack(self) -> Callable[[Any], Payload]:
         """``pack(value)``, which raises CodecError where the value does not fit the annotation."""
         out = Source(f"pack the {self._what} of {self._command}")

@@ -164,6 +164,11 @@ class FloatCoder(ExactCoder):
         exact = out.constant(float)
         return out.assign(f"{var} if type({var}) is {exact} else {out.constant(to_float)}({var})")
 
+    def emit_field(self, out: Source, way: Way, var: str) -> str:
+        with out.block(f"if type({var}) is not {out.constant(float)}:"):
+            out.line(f"{var} = {out.constant(to_float)}({var})")
+        return var
+
 
 SCALAR_CODERS: dict[str, type[Coder]] = {
     "None": NoneCoder,

@@ -44,6 +44,10 @@ class AroundCoder(Coder):
         return self._inner.map_key
 
     @lazily
+    def width(self) -> int | None:
+        return self._inner.width
+
+    @lazily
     def one_shot(self) -> bool:
         return self._inner.one_shot
 

@@ -34,7 +34,7 @@ from typedrpc.protocol import Outgoing, State
 from typedrpc.schema import NONE
 from typedrpc.service import check_carried, services_of
 from typedrpc.transport import LONGEST_WAIT
-from typedrpc.wire import Kind, copied, encode, payload_size
+from typedrpc.wire import Kind, copied, encode, payload_size, sent_segments
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
@@ -394,7 +394,7 @@ def _shared(command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         )
     payload = codec.pack_arguments(*args, **kwargs)
     if isinstance(payload, Segmented):
-        return Segmented(payload.body, list(copied(payload.segments)))
+        return Segmented(payload.body, list(copied(sent_segments(payload))))
     return payload
 
 

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import lru_cache, partial
 from time import monotonic
 from typing import Any, TypeVar, final
@@ -88,7 +89,7 @@ class CallForms:
 
         def invoke(*args: Any, **kwargs: Any) -> Any:
             nonlocal connection, route, id, unpack, extension
-            payload = pack(*args, **kwargs)
+            payload = pack(*args, **kwargs) if kwargs else pack(*args)
             if connection.forked:
                 connection, route = self._resolve(command, timeout)
                 id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
@@ -163,9 +164,10 @@ class CallForms:
         async def awaited(*args: Any, **kwargs: Any) -> Any:
             import asyncio  # whoever awaits has it
 
-            try:
+            future: Future[Any] | None = None
+            with suppress(NoRoom):  # which is not to be kept while it waits: it holds what the attempt has made
                 future = self._submit(command, args, kwargs, options, patient=False)
-            except NoRoom:
+            if future is None:
                 start = partial(self._submit, command, args, kwargs, patient=False)
                 future = await self._in_line(command, options, self.default_timeout, lambda rest: start(options=rest))
             return await asyncio.wrap_future(future)

@@ -11,7 +11,7 @@ the call that it interrupted is given up; elsewhere it ends the connection.
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Never, Protocol, TypeVar, cast
 
 from typedrpc.call import Call, get_call
 from typedrpc.callbacks import Callbacks
@@ -24,6 +24,7 @@ from typedrpc.common.tokens import Batch, CallWaiter, Failed, NotSent, Submitted
 from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, RpcError
 from typedrpc.failure import unpack_failure
 from typedrpc.flow import Inflow
+from typedrpc.parts import pack_array
 from typedrpc.protocol import Outgoing
 from typedrpc.protocol import Protocol as Core
 from typedrpc.wire import Buffer, Frame, Kind
@@ -75,6 +76,18 @@ class Going(Protocol):
 def cancelled_with(outer: Call, what: str) -> CallCancelled:
     """The error of a call that a handler made whose own call was cancelled."""
     return CallCancelled(f"{what}: it was called by {outer.command}, which was cancelled: {outer.why_cancelled}")
+
+
+def raise_the(errors: list[BaseException], payload: Payload) -> Never:
+    """Raise the error of a call, which is taken out of its list.
+
+    Its traceback has the frames of its callers, with the callbacks that a handler has there: they are to go when nobody
+    needs them, and not when the garbage collector comes by. So no frame may have the error.
+    """
+    if isinstance(payload, Segmented):
+        # Who catches the error may want to resize a bytearray that he gave; the traceback keeps what is here.
+        payload.release()
+    raise errors.pop()
 
 
 class Calls:
@@ -144,40 +157,17 @@ class Calls:
             MessageTooLarge: The peer would not accept the arguments.
             Exception: What the peer answered instead of a result (see :mod:`typedrpc.failure`).
         """
-        with self._state:
-            call, data = self._core.start(command, payload, what, extension, nested)
+        call, data = self._core.start(command, payload, what, extension, nested)
         try:
-            return self._answer_to(call, data, what, deadline, nested, going, within, on_reply)
+            if within is None and (refusal := self._connection.why_not_wait(what)) is not None:
+                raise NotSent(refusal)
+            return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
         except Failed as failed:
-            error = failed.error
+            errors = [failed.error]
         except BaseException as interrupt:
             self._connection.interrupted(interrupt)
             raise
-        if isinstance(payload, Segmented):
-            # Who catches the error may want to resize a bytearray that he gave; the traceback keeps what is here.
-            payload.release()
-        try:
-            raise error
-        finally:
-            # Its traceback has this frame, and those of its callers, with the callbacks that a handler has there: they
-            # are to go when nobody needs them, and not when the garbage collector comes by.
-            del error
-
-    def _answer_to(
-        self,
-        call: int,
-        data: Outgoing,
-        what: str,
-        deadline: float | None,
-        nested: bool,
-        going: Going | None,
-        within: Call | None,
-        on_reply: Callable[[Frame], None] | None,
-    ) -> Payload:
-        """Send a call and wait for its answer. Raises ``Failed``."""
-        if within is None and (refusal := self._connection.why_not_wait(what)) is not None:
-            raise NotSent(refusal)
-        return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
+        return raise_the(errors, payload)
 
     def _lead(self, waiter: Waiter, deadline: float | None) -> BaseException | None:
         """Read, holding the role, until the waiter is done or out of time; then give the role up.
@@ -442,7 +432,7 @@ class Calls:
         if len(bodies) == 1:
             data = core.request(call, command, bodies[0], what, extension)
         else:
-            data = core.batch(call, command, cast("Sequence[Buffer]", bodies), what, extension)
+            data = core.batch(call, command, pack_array(cast("Sequence[Buffer]", bodies)), what, extension)
         batch.call = call
         try:
             self._register(call, data, what, batch.deadline, batch, nested=nested)

@@ -298,9 +298,15 @@ class Connection(ABC, Generic[HandlersT_co]):
 
     def deliver(self, events: list[Event[Token]]) -> None:
         """Pass on what was read; the role is held."""
-        queue, core = self._queue, self.core
+        queue, core, handlers = self._queue, self.core, self.handlers
         for event in events:
-            if isinstance(event, Outcome):
+            if type(event) is Request and event.extras is NO_EXTRAS and handlers.attended:
+                if event.call and handlers.begins_at_once:
+                    handlers.served_callers = 0
+                    handlers.ready.append(event)
+                else:
+                    handlers.accept(event)
+            elif isinstance(event, Outcome):
                 if self.callbacks.groups and event.frame.kind != _RESPONSE:
                     self._withdraw_unseen(event.frame)
                 event.token.complete(self, event.frame)
@@ -309,8 +315,8 @@ class Connection(ABC, Generic[HandlersT_co]):
                     event.progress = BatchRun(core, event)
                 if event.extras is not NO_EXTRAS and self._router.deliver(event):
                     continue
-                if self.handlers.attended:
-                    self.handlers.accept(event)
+                if handlers.attended:
+                    handlers.accept(event)
                 elif event.call:
                     queue.append(core.failure(event, pack_protocol_failure(UnknownCommand("", event.command))))
                 elif event.origin:

@@ -10,17 +10,17 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeAlias, final
 
-from typedrpc.batches import BatchRun, Result
-from typedrpc.call import Call, enter_call, leave_call
+from typedrpc.batches import BatchRun, Result, Taken
+from typedrpc.call import Call, Opened, enter_call, leave_call
 from typedrpc.callbacks import Callbacks
 from typedrpc.definition import FIRST_RESERVED_ID
-from typedrpc.dispatch import Dispatcher, Opened
+from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import CallCancelled
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.peer import Peer
@@ -134,6 +134,8 @@ class Handlers(Attendance, ABC):
         self._core = core
         self._dispatcher = dispatcher
         self._turns = dispatcher.turns
+        self.begins_at_once: Final = dispatcher.turns is None
+        """A call that nothing is said with is ready when it comes: :meth:`accept` would do no more than add it."""
         self.peer = peer
         self._callbacks = callbacks
         self._run_apart = run_apart
@@ -348,6 +350,7 @@ class Handlers(Attendance, ABC):
         """It is the turn of the next call of a batch. Returns whether it is still to be run."""
         wanted = not self.ended
         if wanted:
+            # Taken here: who stands in line again for the rest looks at what is left at once.
             self.ready.append(partial(self._run_part_in_turn, turns, batch, batch.progress.take()))
         with self._lock:  # after it was added, as in `_go`
             self._in_line -= 1
@@ -358,10 +361,12 @@ class Handlers(Attendance, ABC):
             self._look_whether_over()
         return wanted
 
-    def _run_part_in_turn(self, turns: Turns, batch: BatchRequest, index: int) -> None:
+    def _run_part_in_turn(self, turns: Turns, batch: BatchRequest, item: Taken) -> None:
         is_apart = False
         try:
-            is_apart = self._run_part(batch, index, done=turns.give_back) is LATER
+            if batch.progress.opened is None:
+                self._open_batch(batch)
+            is_apart = self._run_part(batch, *item, done=turns.give_back) is LATER
         finally:
             if not is_apart:
                 turns.give_back()
@@ -400,17 +405,30 @@ class Handlers(Attendance, ABC):
     def _run_next(
         self, batch: BatchRequest, *, nested: bool = False, done: Callable[[], None] | None = None
     ) -> BaseException | tuple[bytes, ...] | None:
-        """Run the next call of a batch, which this thread has to itself meanwhile; see `_run_part`."""
-        return None if self.ended else self._run_part(batch, batch.progress.take(), nested=nested, done=done)
+        """Run the next call of a batch, if there is one; see `_run_part`."""
+        run: BatchRun = batch.progress
+        if self.ended:
+            return None
+        if run.opened is None:
+            self._open_batch(batch)
+        item = run.take()
+        return None if item is None else self._run_part(batch, *item, nested=nested, done=done)
 
     def _run_part(
-        self, batch: BatchRequest, index: int, *, nested: bool = False, done: Callable[[], None] | None = None
+        self,
+        batch: BatchRequest,
+        index: int,
+        args: Sequence[Any] | None,
+        *,
+        nested: bool = False,
+        done: Callable[[], None] | None = None,
     ) -> BaseException | tuple[bytes, ...] | None:
-        """Run one call of a batch.
+        """Run one call of a batch, which is open.
 
         Args:
             batch: The batch.
             index: Which of its calls.
+            args: Its arguments, if they are unpacked already.
             nested: Within a call of this thread's.
             done: Called when the handler has ended, if it takes a thread or a task of its own.
 
@@ -420,14 +438,11 @@ class Handlers(Attendance, ABC):
         if self.ended:
             return None  # nobody waits for it any more
         run: BatchRun = batch.progress
-        opened: Any = run.opened
-        if opened is None:
-            opened = self._open_batch(batch)
         interrupt: BaseException | None = None
         if run.why_cancelled:
             call: Call | bytes = pack_protocol_failure(CallCancelled(f"the caller gave it up: {run.why_cancelled}"))
         else:
-            call = self._dispatcher.begin_part(opened, run.parts[index])
+            call = self._dispatcher.begin_part(run.opened, run.parts, index, args)
         if isinstance(call, Call):
             run.begun(call)
             if call.row.apart and not (call.row.plain and self._runs_here(call)):
@@ -448,7 +463,15 @@ class Handlers(Attendance, ABC):
         """The first call of a batch is about to be run. Returns what all have in common, or why none is run."""
         run: BatchRun = batch.progress
         self._batches[run] = True
-        run.opened = opened = self._dispatcher.open_batch(self._core, batch, self.peer, run.since)
+        opened = self._dispatcher.open_batch(self._core, batch, self.peer, run.since)
+        if isinstance(opened, Opened):
+            codec = opened.row.codec
+            if codec is not None and run.count > 1:
+                run.unpack = codec.unpack_many
+                if codec.pack_results is not None:
+                    run.kept, run.pack_kept = codec.kept_type, codec.pack_results
+                    run.finish = partial(self._dispatcher.finish_kept, self._core, opened)
+        run.opened = opened
         if not self._core.begin(batch.call, run):
             run.cancel("its caller has given it up")
         return opened

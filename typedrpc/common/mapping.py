@@ -20,7 +20,7 @@ from typedrpc.common.role import Waiter
 from typedrpc.common.tokens import Batch
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, ProtocolError, RpcError
 from typedrpc.failure import DeclaredFailure, unpack_failure
-from typedrpc.parts import PART_OVERHEAD, count_parts, split_outcomes
+from typedrpc.parts import ARRAY_OVERHEAD, count_parts, is_array, split_outcomes
 from typedrpc.wire import Frame, Kind, payload_size
 
 _RESPONSE: Final = int(Kind.RESPONSE)
@@ -81,10 +81,12 @@ class Mapping:
         """
         self.what: Final = command.qualified_name
         self.unpack: Callable[[Payload], Any] = command.codec.unpack_result
+        self._unpack_results: Callable[[Payload], list[Any]] | None = None
         self._command = command
         self._resolve = resolve
-        self._pack = command.codec.pack_arguments
         self._inputs = zip(*iterables, strict=False)  # as map does, it ends with the shortest
+        self._inputs_of_each = len(iterables)
+        self._payloads = self._begin_packing()
         self._plan = plan
         self._waiter = Waiter()
         self._pace = Pace()
@@ -136,38 +138,39 @@ class Mapping:
 
     def _gather(self) -> None:
         """Pack the calls for a frame, as many as are to go into one and come in time."""
-        packed, size = self._packed, PART_OVERHEAD
+        packed, size = self._packed, ARRAY_OVERHEAD
         most = max(1, min(self._pace.size, self._pace.window - self._ahead))
         if self._held is not None:
             packed.append(self._held)
-            size += payload_size(self._held) + PART_OVERHEAD
+            size += payload_size(self._held)
             self._held = None
             if isinstance(packed[0], Segmented):
                 most = 1
-        pack, inputs = self._pack, self._inputs
         until, limit = monotonic() + GATHER_TIME, self._limit
-        while len(packed) < most:
+        if len(packed) < most:
             try:
-                payload = pack(*next(inputs))
-            except StopIteration:
-                self._ended = True
-                break
+                for payload in self._payloads:
+                    segmented = type(payload) is not bytes and isinstance(payload, Segmented)
+                    more = size + (payload_size(payload) if segmented else len(payload))
+                    if packed and (more > limit or segmented):
+                        self._held = payload
+                        break
+                    packed.append(payload)
+                    size = more
+                    if len(packed) >= most or segmented or monotonic() > until:
+                        break
+                else:
+                    self._ended = True
             except RpcError as error:
                 self._failed = NotMade(error)
-                break
+                self._payloads = self._begin_packing()
             except Exception as error:  # of the inputs
                 self._failed = NotMade(error, is_final=True)
                 self._ended = True
-                break
-            alone = (len(payload) if type(payload) is bytes else payload_size(payload)) + PART_OVERHEAD
-            if packed and (size + alone > limit or isinstance(payload, Segmented)):
-                self._held = payload
-                break
-            packed.append(payload)
-            size += alone
-            if isinstance(payload, Segmented) or monotonic() > until:
-                break
         self._packed_bytes = size
+
+    def _begin_packing(self) -> Iterator[Payload]:
+        return self._command.codec.pack_each(self._inputs, self._inputs_of_each)
 
     def _send(self, packed: list[Payload]) -> bool:
         now = monotonic()
@@ -200,32 +203,56 @@ class Mapping:
             connection, self._route = self._resolve()
             if self._route.unpack_adapted is not None:
                 self.unpack = self._route.unpack_adapted
+                self._unpack_results = None
+            else:
+                self._unpack_results = self._command.codec.unpack_results
             connection.handlers.stand_by()
             self._connection = connection
         return connection
 
     # Consuming
 
-    def fetch(self, batch: Batch) -> list[Any]:
-        """The next outcomes of the batch that is first in line, once there are any: payloads, and exceptions."""
+    def fetch(self, batch: Batch) -> tuple[list[Any], list[Any]]:
+        """The next of the batch that is first in line, once there is something.
+
+        Returns:
+            Results; and outcomes that have to be looked at one by one, payloads and exceptions. One of them is empty.
+        """
         connection = self._connection
         assert connection is not None, "what is in line was sent"
         nested = get_call() is not None and nesting(connection)[0] != 0
         frame = connection.fetch(batch, self._waiter, self.what, nested=nested)
+        results: list[Any] = []
+        outcomes: list[Any] = []
         if isinstance(frame, Frame):
-            outcomes = self._read(frame, batch.left)
+            results = self._read_results(frame)
+            if not results:
+                outcomes = self._read(frame, batch.left)
             batch.results += payload_size(frame.payload)
         else:
             outcomes = [self._again(connection, frame) for _ in range(batch.left)]
-        batch.left -= len(outcomes)
+        count = len(results) + len(outcomes)
+        batch.left -= count
         if not batch.left:
             now = monotonic()
             self._pace.done(batch.count, now - max(batch.since, self._last_done), max(batch.bytes, batch.results))
             self._last_done = now
             self._line.popleft()
             self._ahead_bytes -= batch.bytes
-        self._ahead -= len(outcomes)
-        return outcomes
+        self._ahead -= count
+        return results, outcomes
+
+    def _read_results(self, frame: Frame) -> list[Any]:
+        """The results in a frame of nothing else; none where they have to be unpacked one by one."""
+        payload = frame.payload
+        if frame.kind != _BATCH or self._unpack_results is None or isinstance(payload, Segmented):
+            return []
+        if len(payload) > FRAME_BYTES or not is_array(payload):
+            return []
+        try:
+            return self._unpack_results(payload)
+        except CodecError:
+            return []
 
     def drop(self, failed: NotMade) -> None:
         """What is first in line, and could not be sent, has been told."""
@@ -300,7 +327,9 @@ def mapped(
                     yield head.error
                 continue
             unpack = mapping.unpack
-            for outcome in mapping.fetch(head):
+            results, outcomes = mapping.fetch(head)
+            yield from results
+            for outcome in outcomes:
                 if isinstance(outcome, Exception):
                     error = mapping.told(outcome)
                 else:

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -45,9 +46,9 @@ class Room:
         self._handlers = handlers
         self._changed = threading.Condition(state)
         self.waiting = 0
-        self._line: dict[
-            Callable[[], None], None
-        ] = {}  # what rouses the tasks that wait, in the order in which they came
+        # What rouses the tasks that wait, in the order in which they came. The first of a plain dict is found behind
+        # the places of all that were taken before it: a long line would take time with the square of its length.
+        self._line: OrderedDict[Callable[[], None], None] = OrderedDict()
         self._given_up = 0  # calls that nobody waits for any more; they are in flight until their late replies come
 
     def open(self) -> None:
@@ -106,12 +107,16 @@ class Room:
 
         running = asyncio.get_running_loop()
         roused = running.create_future()
+        own = threading.get_ident()
 
         def wake() -> None:
             if not roused.done():
                 roused.set_result(None)
 
         def rouse() -> None:
+            if threading.get_ident() == own:
+                wake()  # a loop writes to a socket to wake itself from elsewhere, which takes longer than all of this
+                return
             with suppress(RuntimeError):  # its loop is closed
                 running.call_soon_threadsafe(wake)
 
@@ -143,8 +148,7 @@ class Room:
         """Rouse as many tasks as there is room for. The state lock is held."""
         free = len(self._line) if self._core.state is State.CLOSED else self._free()
         while self._line and free > 0:
-            rouse = next(iter(self._line))
-            del self._line[rouse]
+            rouse, _ = self._line.popitem(last=False)
             rouse()
             free -= 1
 

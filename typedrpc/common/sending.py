@@ -122,30 +122,36 @@ class Sender(_Outlet):
         """
         pack, flow = self.codec.pack_item, self.flow
         began = monotonic()
-        while not (flow.stopped or is_cancelled()):
-            try:
-                item = next(items)
-            except StopIteration:
-                self._flush(is_cancelled)
+        try:
+            while not (flow.stopped or is_cancelled()):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    self._flush(is_cancelled)
+                    if self._refused is not None:
+                        raise self._refused from None
+                    return
+                except BaseException:
+                    self._flush(is_cancelled)
+                    raise
                 if self._refused is not None:
-                    raise self._refused from None
-                return
-            except BaseException:
-                self._flush(is_cancelled)
-                raise
-            if self._refused is not None:
-                raise self._refused
-            now = monotonic()
-            try:
-                body = pack(item)
-            except BaseException:
-                self._flush(is_cancelled)
-                raise
-            item = None
-            if self._add(body, now, now - began < QUICK_TIME, is_cancelled):
+                    raise self._refused
                 now = monotonic()
-            began = now
-        raise Stopped
+                try:
+                    body = pack(item)
+                except BaseException:
+                    self._flush(is_cancelled)
+                    raise
+                item = None
+                if self._add(body, now, now - began < QUICK_TIME, is_cancelled):
+                    now = monotonic()
+                began = now
+            raise Stopped
+        except BaseException:
+            # What the watcher has is sent before this goes on; the rest must not come after the answer to the call.
+            with self._lock:
+                self._batch.take()
+            raise
 
     def _add(self, body: Payload, now: float, is_quick: bool, is_cancelled: Callable[[], object]) -> bool:
         """Add an item to those that wait. Returns whether some were sent."""

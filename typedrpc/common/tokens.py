@@ -52,7 +52,7 @@ class CallWaiter(Waiter):
     __slots__ = ("aborted", "error", "frame")
 
     def __init__(self, *, abortable: bool = False) -> None:
-        super().__init__(abortable=abortable)
+        Waiter.__init__(self, abortable=abortable)
         self.aborted: RpcError | None = None
         self.frame: Frame | None = None
         self.error: RpcError | None = None

@@ -11,14 +11,14 @@ from typedrpc import transport
 from typedrpc.call import Call
 from typedrpc.callbacks import Callbacks
 from typedrpc.codec import Payload
-from typedrpc.common.calling import Calls, Going
+from typedrpc.common.calling import Calls, Going, raise_the
 from typedrpc.common.calling import Connection as AnyConnection
 from typedrpc.common.role import Waiter
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
 from typedrpc.common.tokens import CallWaiter, Failed, Token
 from typedrpc.deadlines import nearest
-from typedrpc.protocol import Event, Outgoing
+from typedrpc.protocol import Event
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.writer import Writer
 from typedrpc.transport import Waker
@@ -64,69 +64,79 @@ class LeadingCalls(Calls):
         self._sock = sock
         self._writer = writer
 
-    def _answer_to(
+    def call(
         self,
-        call: int,
-        data: Outgoing,
+        command: int,
+        payload: Payload,
         what: str,
-        deadline: float | None,
-        nested: bool,
-        going: Going | None,
-        within: Call | None,
-        on_reply: Callable[[Frame], None] | None,
+        deadline: float | None = None,
+        extension: bytes = b"",
+        nested: bool = False,
+        going: Going | None = None,
+        within: Call | None = None,
+        on_reply: Callable[[Frame], None] | None = None,
     ) -> Payload:
-        if nested or going is not None or within is not None or on_reply is not None:
-            return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
-        # A thread that reads its own reply needs no entry in the in-flight table. One that has much to write leaves
-        # reading to others meanwhile.
-        core = self._core
-        leads = not self._room.is_counted and type(data) is bytes and self._role.try_take()
-        if leads and core.calls.calls and self._room.is_taken:
-            self._connection.stop_leading()
-            leads = False
-        if not leads or type(data) is not bytes:
-            waiter = CallWaiter()
-            self._register(call, data, what, deadline, waiter)
-            return self._outcome(call, what, waiter, deadline)
-        registered: CallWaiter | None = None
-        if not self._writer.write_whole(data, deadline, leading=True):
-            registered = self._register_leading(call)
-            self._writer.queue.append(data)
-            self._writer.flush(deadline, leading=True)
-        return self._read_reply(call, what, deadline, registered)
-
-    def _read_reply(self, call: int, what: str, deadline: float | None, waiter: CallWaiter | None) -> Payload:
-        """Read the reply to a call; the role is held. Raises ``Failed``."""
-        core = self._core
-        reader = core.reader
-        if waiter is None and deadline is None and reader.idle:
-            buffer = reader.buffer
-            buffer[0] = _POISON
-            try:
-                count = self._sock.recv_into(buffer)
-            except BaseException as error:
-                if not transport.is_of_socket(error):
-                    if buffer[0] != _POISON:
-                        raise
-                    # Nothing was read: the connection is as it was, only this call is given up.
-                    with self._state:
-                        self._room.give_up(1)
-                    self._connection.stop_leading()
-                    self.give_up(call)
-                    raise Failed(error) from None
-                count = -1  # whatever it is, it comes again, and is dealt with below
-            if count > 0:
-                sole = reader.sole_frame(count)
-                if sole is not None and sole[0] == _RESPONSE and sole[2] == call:
-                    self._connection.stop_leading()
-                    return sole[3]
-            waiter = self._register_leading(call)
-            if count >= 0:
-                self._connection.deliver(core.receive(count) if count else core.receive_eof())
-                self._connection.attend(deadline)
-        elif waiter is None:
-            waiter = self._register_leading(call)
-        return self._outcome(call, what, waiter, deadline, leading=True)
+        # The whole way of a plain call is in this one function: each further one would cost a hundredth of the call.
+        core, room, role = self._core, self._room, self._role
+        call, data = core.start(command, payload, what, extension, nested)
+        try:
+            if nested or going is not None or within is not None or on_reply is not None:
+                return self._call_with(call, data, what, deadline, nested, going, within, on_reply)
+            # A thread that reads its own reply needs no entry in the in-flight table. One that has much to write leaves
+            # reading to others meanwhile.
+            leads = type(data) is bytes and not room.is_counted
+            if leads:
+                try:
+                    role.token.pop()  # as `ReadRole.try_take` does
+                except IndexError:
+                    leads = False
+                else:
+                    if core.calls.calls and room.is_taken:
+                        self._connection.stop_leading()
+                        leads = False
+            if not leads:
+                waiter = CallWaiter()
+                self._register(call, data, what, deadline, waiter)
+                return self._outcome(call, what, waiter, deadline)
+            reader = core.reader
+            if not self._writer.write_whole(data, deadline, leading=True):
+                waiter = self._register_leading(call)
+                self._writer.queue.append(data)
+                self._writer.flush(deadline, leading=True)
+            elif deadline is not None or not reader.idle:
+                waiter = self._register_leading(call)
+            else:
+                buffer = reader.buffer
+                buffer[0] = _POISON
+                try:
+                    count = self._sock.recv_into(buffer)
+                except BaseException as error:
+                    if not transport.is_of_socket(error):
+                        if buffer[0] != _POISON:
+                            raise
+                        # Nothing was read: the connection is as it was, only this call is given up.
+                        with self._state:
+                            room.give_up(1)
+                        self._connection.stop_leading()
+                        self.give_up(call)
+                        raise Failed(error) from None
+                    count = -1  # whatever it is, it comes again, and is dealt with below
+                if count > 0:
+                    sole = reader.sole_frame(count)
+                    if sole is not None and sole[0] == _RESPONSE and sole[2] == call:
+                        self._connection.stop_leading()
+                        return sole[3]
+                waiter = self._register_leading(call)
+                if count >= 0:
+                    self._connection.deliver(core.receive(count) if count else core.receive_eof())
+                    self._connection.attend(deadline)
+            return self._outcome(call, what, waiter, deadline, leading=True)
+        except Failed as failed:
+            errors = [failed.error]
+        except BaseException as interrupt:
+            self._connection.interrupted(interrupt)
+            raise
+        return raise_the(errors, payload)
 
     def _register_leading(self, call: int) -> CallWaiter:
         """Enter the call of a thread that holds the role, which is given up if the connection has ended.

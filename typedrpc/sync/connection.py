@@ -294,7 +294,14 @@ class Connection(AnyConnection[HandlerThreads]):
 
     def stop_leading(self) -> None:
         """The one exit of whoever holds the role."""
-        self.role.release()
+        role = self.role
+        if role.parked:
+            role.release()
+        else:  # the same, as far as it goes where nobody is parked
+            role.progress += 1
+            role.token.append(True)
+            if role.parked and role.try_take():
+                role.release()
         if self.ended:
             self._dispose()
         elif (self.handlers.busy or self.handlers.unattended) and not self.watched:
@@ -325,17 +332,28 @@ class Connection(AnyConnection[HandlerThreads]):
                 if not transport.wait(sock, read=True, timeout=left, waker=waker):
                     return []
             count = sock.recv_into(core.reader.get_buffer())
-        except BlockingIOError:  # pragma: no cover  # where sockets do not block
-            transport.wait(sock, read=True)
-            return []
         except OSError as error:
-            if not transport.is_of_socket(error):
-                raise
-            return core.receive_error(error)
+            return self._failed_to_read(error)
         return core.receive(count) if count else core.receive_eof()
 
+    def _failed_to_read(self, error: OSError) -> list[Event[Token]]:
+        if isinstance(error, BlockingIOError):  # pragma: no cover  # where sockets do not block
+            transport.wait(self._sock, read=True)
+            return []
+        if not transport.is_of_socket(error):
+            raise error
+        return self.core.receive_error(error)
+
     def _read_and_deliver(self) -> None:
-        self.deliver(self.read())
+        """As :meth:`read` and :meth:`deliver`: for the threads that handle what they read, once for each call."""
+        core = self.core
+        try:
+            count = self._sock.recv_into(core.reader.get_buffer())
+        except OSError as error:
+            events = self._failed_to_read(error)
+        else:
+            events = core.receive(count) if count else core.receive_eof()
+        self.deliver(events)
 
     def _read_ahead(self) -> None:
         """Read once, in a thread that waits to write and therefore cannot handle what comes."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any, Final, Literal, TypeAlias, get_args, get_origin
 
 import numpy as np
@@ -35,6 +36,9 @@ MAX_DIMENSIONS: Final = 64
 
 MAX_SIZE: Final = 2**62
 MAX_STEP: Final = 2**31 - 1
+
+_OF_RECEIVED: Final = type(BytesIO().getbuffer().obj)
+"""What owns the memory of a large value that was received."""
 
 _TIMES: Final[dict[type[np.generic], str]] = {np.datetime64: "M8", np.timedelta64: "m8"}
 _KNOWN: Final[frozenset[type[np.generic]]] = frozenset(
@@ -151,7 +155,8 @@ class _Array:
         if math.prod(shape) * dtype.itemsize != len(data):
             raise ValueError(f"{len(data)} bytes are not those of {math.prod(shape)} elements of {dtype}")
         owner = data.obj
-        buffer = owner if type(owner) is bytearray and len(owner) == len(data) else bytearray(data)
+        whole = type(owner) in (bytearray, _OF_RECEIVED) and len(memoryview(owner)) == len(data)
+        buffer = memoryview(owner) if whole else bytearray(data)
         array = np.frombuffer(buffer, dtype.newbyteorder("<")).reshape(shape)
         if dtype.kind == "b" and (array.view(np.uint8) > 1).any():
             raise ValueError("a byte that is neither True nor False")
