@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 class WithoutReaders(asyncio.SelectorEventLoop):
     """As the loop of Windows: nobody may have descriptors watched."""
 
-    def add_reader(self, *args: object) -> None:
+    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
         raise NotImplementedError
 
 
