@@ -7,8 +7,9 @@ from contextvars import Context, copy_context
 from functools import partial
 from threading import Lock, get_ident
 from time import monotonic
-from typing import Any, final
+from typing import Any, Final, final
 
+from typedrpc.aio.outlet import Outlet
 from typedrpc.aio.pool import Pool
 from typedrpc.aio.starter import Starter
 from typedrpc.call import Call, enter_call
@@ -20,6 +21,9 @@ from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.protocol import Outgoing, Request
+
+LOOK_TIME: Final = 0.05
+"""Seconds after which it is tried again to have a thread."""
 
 
 def no_thread() -> ServerBusy:
@@ -40,9 +44,13 @@ class LoopApart(Apart):
         loop: asyncio.AbstractEventLoop,
         pool: Callable[[], Pool],
         starter: Starter,
+        outlet: Outlet,
     ) -> None:
-        """As for :class:`typedrpc.common.apart.Apart`; and the loop, its threads, and what starts its coroutines."""
+        """As for :class:`typedrpc.common.apart.Apart`; and the loop, its threads, what starts its coroutines, and where
+        answers wait.
+        """
         super().__init__(connection, dispatcher, workers)
+        self._outlet = outlet
         self._loop = loop
         self._thread = get_ident()
         self._pool = pool
@@ -58,8 +66,19 @@ class LoopApart(Apart):
         size = weight(request)
 
         def run() -> None:
+            if not call.depth and self._outlet.puts_off(run_later):
+                return
             self._add(-size)
             context.run(self._run_if_wanted, call, end)
+
+        def run_later() -> None:
+            try:
+                self._pool().run(run)
+            except RuntimeError:  # no thread now
+                if self._outlet.ended:
+                    refuse()
+                else:
+                    self._loop.call_later(LOOK_TIME, run_later)
 
         def refuse() -> None:
             self._add(-size)
@@ -80,9 +99,14 @@ class LoopApart(Apart):
     def _run_if_wanted(self, call: Call, end: End) -> None:
         """In a thread, for which the call may have waited for long."""
         if call.id and (call.why_cancelled or call.deadline is not None) and call.cancelled:
-            end.failed(call.cancelled.error())
+            end.failed(call.cancelled.error(), wait=False)
+            return
+        try:
+            result = call.function(*call.args, **call.kwargs)
+        except BaseException as error:  # also what ends a program: the thread is ours
+            end.failed(error, wait=False)
         else:
-            self._run(call, end)
+            end.finished(result, wait=False)
 
     def _add(self, size: int) -> None:
         with self._lock:

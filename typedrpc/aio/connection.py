@@ -90,7 +90,13 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             attended=attended,
             callbacks=self.callbacks,
             apart=LoopApart(
-                self, dispatcher, lambda: runtime.workers, loop=loop, pool=lambda: runtime.pool, starter=runtime.starter
+                self,
+                dispatcher,
+                lambda: runtime.workers,
+                loop=loop,
+                pool=lambda: runtime.pool,
+                starter=runtime.starter,
+                outlet=outlet,
             ),
         )
 

@@ -177,10 +177,14 @@ class LoopHandlers(Handlers):
         run: BatchRun = batch.progress
         pool = self._pool()
         self._called_for.pop(run, None)
+        if not batch.extras.depth and self._outlet.puts_off(partial(self._work_on, batch)):
+            self._called_for[run] = None
+            return
         try:
             while not self.ended and (item := run.take()) is not None:
                 self._context.copy().run(self._run_part, batch, *item)
-                if pool.is_wanted and not run.is_taken:  # other calls take their turn between two of a batch
+                # Other calls take their turn between two of a batch, and when the peer does not read.
+                if (pool.is_wanted or self._outlet.outbox.full) and not run.is_taken:
                     with self._lock:
                         self._running_apart += 1
                     self._called_for[run] = None
@@ -190,6 +194,16 @@ class LoopHandlers(Handlers):
                 self._look_soon()
         finally:
             self._ended_apart(None)
+
+    def _work_on(self, batch: BatchRequest) -> None:
+        """There is room again for what the calls of a batch come to."""
+        try:
+            self._run_in_pool(batch)
+        except RuntimeError:  # no thread now
+            if self.ended:
+                self._ended_apart(None)
+            else:
+                self._loop.call_later(TICK, self._work_on, batch)
 
     # From any thread
 
@@ -238,8 +252,7 @@ class LoopHandlers(Handlers):
         """Whatever was queued leaves when the loop turns."""
 
     def _make_room(self) -> None:
-        if get_ident() != self._thread:
-            self._outlet.await_room(None)
+        """Whoever runs calls of a batch in a thread looks for himself."""
 
     def _look_soon(self) -> None:
         if not self._replying:

@@ -59,6 +59,7 @@ class Outlet:
         self._room = threading.Condition()
         self._crowd = 0  # threads that wait for room
         self._drained: list[asyncio.Future[None]] = []
+        self._put_off: list[Callable[[], None]] = []
         self._stall: asyncio.TimerHandle | None = None
 
     def open(self, transport: asyncio.WriteTransport) -> None:
@@ -162,6 +163,19 @@ class Outlet:
             finally:
                 self._crowd -= 1
 
+    def puts_off(self, job: Callable[[], None]) -> bool:
+        """Whether too much waits for more to be added: then a function is called, on the loop, once that is over.
+
+        For the threads that all connections share: what they do for a peer that does not read is not to hold up others.
+        """
+        if not self.outbox.full or self.ended:
+            return False
+        with self._room:
+            self._put_off.append(job)
+            self._crowd += 1
+        self.stir()  # somebody may just have made room, and looked whether anybody waits for it
+        return True
+
     def close(self) -> None:
         """Nothing is written any more."""
         self.ended = True
@@ -183,6 +197,10 @@ class Outlet:
     def _tell(self) -> None:
         with self._room:
             self._room.notify_all()
+            jobs, self._put_off = self._put_off, []
+            self._crowd -= len(jobs)
+        for job in jobs:
+            job()
 
     def _watch_stall(self) -> None:
         transport = self._transport
