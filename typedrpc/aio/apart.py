@@ -64,37 +64,39 @@ class LoopApart(Apart):
             super()._start_thread(request, call, context, end)
             return
         size = weight(request)
-
-        def run() -> None:
-            if not call.depth and self._outlet.puts_off(run_later):
-                return
-            self._add(-size)
-            context.run(self._run_if_wanted, call, end)
-
-        def run_later() -> None:
-            try:
-                self._pool().run(run)
-            except RuntimeError:  # no thread now
-                if self._outlet.ended:
-                    refuse()
-                else:
-                    self._loop.call_later(LOOK_TIME, run_later)
-
-        def refuse() -> None:
-            self._add(-size)
-            error = no_thread()
-            self._dispatcher.refused(call, error)
-            end.refused(pack_protocol_failure(error))
-
         self._add(size)
         try:
             if call.depth and call.id:  # one-way calls are nested in nothing
-                self._pool().run_first(run, refuse, self._loop)
+                run = partial(self._run_in_pool, size, call, context, end)
+                self._pool().run_first(run, partial(self._refuse, size, call, end), self._loop)
             else:
-                self._pool().run(run)
+                self._pool().run(partial(self._run_in_pool, size, call, context, end))
         except BaseException:
             self._add(-size)
             raise
+
+    def _run_in_pool(self, size: int, call: Call, context: Context, end: End) -> None:
+        """In a thread: run a handler, or put it off while the peer does not read what it is answered."""
+        if not call.depth and self._outlet.puts_off(partial(self._run_later, size, call, context, end)):
+            return
+        self._add(-size)
+        context.run(self._run_if_wanted, call, end)
+
+    def _run_later(self, size: int, call: Call, context: Context, end: End) -> None:
+        """On the loop: there is room for the answer of a handler that was put off."""
+        try:
+            self._pool().run(partial(self._run_in_pool, size, call, context, end))
+        except RuntimeError:  # no thread now
+            if self._outlet.ended:
+                self._refuse(size, call, end)
+            else:
+                self._loop.call_later(LOOK_TIME, self._run_later, size, call, context, end)
+
+    def _refuse(self, size: int, call: Call, end: End) -> None:
+        self._add(-size)
+        error = no_thread()
+        self._dispatcher.refused(call, error)
+        end.refused(pack_protocol_failure(error))
 
     def _run_if_wanted(self, call: Call, end: End) -> None:
         """In a thread, for which the call may have waited for long."""
