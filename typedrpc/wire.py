@@ -639,7 +639,6 @@ class _Large:
         self.left = size  # of it, what has not come yet
         self._sizes = sizes
         self._parts = [BytesIO()]
-        self.take(memoryview(b""))
 
     def check_piece(self, length: int, more: bool, flags: int) -> str | None:
         """What is wrong with a further piece, if anything is."""
