@@ -32,9 +32,9 @@ from typedrpc.wire import MAX_FRAME_SIZE
 
 def test_a_hello_comes_back() -> None:
     limits = Limits(max_message_size=5000, max_calls=7)
-    assert read_hello(pack_hello(limits)) == Hello(limits)
+    assert read_hello(pack_hello(Hello(limits))) == Hello(limits)
     services = {"Store": b"0123456789abcdef"}
-    assert read_hello(pack_hello(limits, services)) == Hello(limits, services)
+    assert read_hello(pack_hello(Hello(limits, services))) == Hello(limits, services)
 
 
 def test_what_a_hello_says_beside_is_ignored() -> None:

@@ -12,7 +12,16 @@ from typedrpc.codec import Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, RemoteError, ServerBusy
 from typedrpc.failure import Code, unpack_failure
 from typedrpc.inflight import MAX_CALL
-from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, Leave, Limits, pack_extension
+from typedrpc.messages import (
+    MAX_REASON,
+    MAX_TIME_LEFT,
+    MIN_MESSAGE_SIZE,
+    Extension,
+    Hello,
+    Leave,
+    Limits,
+    pack_extension,
+)
 from typedrpc.parts import pack_array, pack_outcomes, pack_parts, split_outcomes
 from typedrpc.protocol import (
     HELLO_LIMIT,
@@ -36,11 +45,11 @@ HELLO: Final = {"max_message_size": 100_000, "max_calls": 7, "features": []}
 
 
 def client() -> Protocol[str]:
-    return Protocol(client=True, limits=Limits())
+    return Protocol(client=True, hello=Hello(Limits()))
 
 
 def server() -> Protocol[str]:
-    return Protocol(client=False, limits=Limits())
+    return Protocol(client=False, hello=Hello(Limits()))
 
 
 def hello(**values: object) -> bytes:
@@ -49,7 +58,7 @@ def hello(**values: object) -> bytes:
 
 def opened(*, client: bool, limits: Limits | None = None, **values: object) -> Protocol[str]:
     """A core that has shaken hands with a peer that says what a test makes it say; it has nothing left to say."""
-    core: Protocol[str] = Protocol(client=client, limits=limits or Limits())
+    core: Protocol[str] = Protocol(client=client, hello=Hello(limits or Limits()))
     welcome = frame(Kind.WELCOME) if client else b""
     assert feed(core, PREAMBLE + hello(**values) + welcome) == [Greeted(), *([Opened()] if client else ())]
     core.outgoing.clear()
@@ -108,7 +117,7 @@ def test_the_client_speaks_first_and_the_server_only_when_it_has_seen_a_hello() 
 
 
 def test_a_hello_says_the_limits() -> None:
-    core: Protocol[str] = Protocol(client=True, limits=Limits(2000, 3))
+    core: Protocol[str] = Protocol(client=True, hello=Hello(Limits(2000, 3)))
     (greeting,) = frames(take(core), preamble=True)
     assert payload_of(greeting) == {"max_message_size": 2000, "max_calls": 3, "features": []}
 
@@ -210,7 +219,7 @@ def test_a_goodbye_instead_of_a_hello() -> None:
 
 @pytest.mark.parametrize("client", [True, False])
 def test_frames_that_come_with_the_hello_are_read(client: bool) -> None:
-    core: Protocol[str] = Protocol(client=client, limits=Limits())
+    core: Protocol[str] = Protocol(client=client, hello=Hello(Limits()))
     call = call_of(client)
     if not client:
         assert feed(core, PREAMBLE + hello() + frame(Kind.PING)) == [Greeted()]
@@ -1004,7 +1013,7 @@ def check_end(core: Protocol[str], events: list[Event[str]]) -> None:
 def test_nothing_that_a_peer_sends_makes_a_core_raise(
     client: bool, greeted: bool, parts: list[bytes], size: int
 ) -> None:
-    core: Protocol[str] = Protocol(client=client, limits=Limits(2000, 3))
+    core: Protocol[str] = Protocol(client=client, hello=Hello(Limits(2000, 3)))
     for call in range(1 if client else 2, 9, 2):
         core.calls.insert(call, f"call {call}")
     events = feed(core, PREAMBLE + (hello() if greeted else b"") + b"".join(parts), size)
@@ -1098,7 +1107,7 @@ def test_two_cores_never_fault_each_other(steps: list[tuple[bool, str, int]]) ->
 
 
 def greeted(*, client: bool) -> Protocol[str]:
-    core: Protocol[str] = Protocol(client=client, limits=Limits())
+    core: Protocol[str] = Protocol(client=client, hello=Hello(Limits()))
     assert feed(core, PREAMBLE + hello()) == [Greeted()]
     assert core.state is State.GREETED
     core.outgoing.clear()

@@ -31,7 +31,7 @@ from typedrpc.declared import DeclaredErrors
 from typedrpc.definition import derived_id
 from typedrpc.dispatch import Dispatcher
 from typedrpc.failure import PUBLIC_BUILTINS, DeclaredFailure, unpack_failure
-from typedrpc.messages import Limits
+from typedrpc.messages import Hello, Limits
 from typedrpc.peer import Peer
 from typedrpc.protocol import Greeted, Protocol, Request, State
 from typedrpc.schema import Schema, compatible, nodes, schema_of
@@ -242,7 +242,7 @@ BEFORE: Final = {"stranger": b"", "greeting": PREAMBLE, "greeted": OPENING, "ope
 @each("faults")
 @pytest.mark.parametrize("size", [1, 1 << 20])
 def test_faults(vector: dict[str, Any], size: int) -> None:
-    core: Protocol[str] = Protocol(client=False, limits=Limits())
+    core: Protocol[str] = Protocol(client=False, hello=Hello(Limits()))
     feed(core, BEFORE[vector["state"]])
     if vector["state"] == "open":
         assert core.welcome() is not None
@@ -379,7 +379,7 @@ class Greeter(Service):
 
 def test_conversation() -> None:
     """A server says what the vectors say, byte for byte."""
-    core: Protocol[str] = Protocol(client=False, limits=Limits())
+    core: Protocol[str] = Protocol(client=False, hello=Hello(Limits()))
     dispatcher = Dispatcher(Table([Greeter()]))
     peer = Peer(1, "here", None, StubLink())
     expected: list[Frame] = []

@@ -34,6 +34,7 @@ from typedrpc.inflight import MAX_CALL, InFlight
 from typedrpc.messages import (
     NO_EXTRAS,
     Extras,
+    Hello,
     Leave,
     Limits,
     pack_credit,
@@ -216,19 +217,18 @@ class Protocol(Generic[TokenT]):
     the owner's state lock. The rest are single operations on dicts and sets.
     """
 
-    def __init__(self, *, client: bool, limits: Limits, services: Mapping[str, bytes] = MappingProxyType({})) -> None:
+    def __init__(self, *, client: bool, hello: Hello) -> None:
         """
         Args:
             client: Whether this side opened the connection.
-            limits: What it accepts.
-            services: The services that a client exposes, with their digests.
+            hello: What it says of itself, with the limits of what it accepts.
         """
         self.client = client
-        self.limits = limits
-        self.services = services
+        self.hello = hello
+        self.limits = limits = hello.limits
         self.peer_limits = Limits()
-        self.peer_services: Mapping[str, bytes] = {}
-        """What a client has said that it exposes: name to digest."""
+        self.peer_hello = Hello(self.peer_limits)
+        """What the peer has said of itself."""
         self.leave: int | None = None
         """The code of the goodbye that the peer has said, see :class:`~typedrpc.messages.Leave`."""
         self.queue: tuple[int, int] | None = None
@@ -371,7 +371,7 @@ class Protocol(Generic[TokenT]):
         if isinstance(hello, str):
             return self._break(hello)
         self._set_peer_limits(hello.limits)
-        self.peer_services = hello.services
+        self.peer_hello = hello
         if not self.client:
             self._greet()
         self.state = State.GREETED
@@ -469,7 +469,7 @@ class Protocol(Generic[TokenT]):
         return None
 
     def _greet(self) -> None:
-        hello = pack_hello(self.limits, self.services)
+        hello = pack_hello(self.hello)
         self.outgoing.append(PREAMBLE + pack_header(len(hello), Kind.HELLO, 0, 0, 0) + hello)
 
     def _on_request(self, frame: Frame) -> Event[TokenT] | None:

@@ -82,20 +82,37 @@ class FunctionService:
     def rpc(self, function: Callable[P, R], /) -> FunctionCommand[Callable[P, R]]: ...
     @overload
     def rpc(
-        self, *, id: int | None = None, raises: Sequence[type[Exception]] = ()
+        self,
+        *,
+        id: int | None = None,
+        raises: Sequence[type[Exception]] = (),
+        idempotent: bool = False,
+        requires: str | None = None,
     ) -> Callable[[Callable[P, R]], FunctionCommand[Callable[P, R]]]: ...
-    def rpc(self, function: Any = None, *, id: int | None = None, raises: Sequence[type[Exception]] = ()) -> Any:
+    def rpc(
+        self,
+        function: Any = None,
+        *,
+        id: int | None = None,
+        raises: Sequence[type[Exception]] = (),
+        idempotent: bool = False,
+        requires: str | None = None,
+    ) -> Any:
         """Make a function a command of this service. Its annotations are the contract.
 
         Args:
             id: The 16-bit command id, 0 to 0xFEFF; without it the id is derived from the names of service and command.
             raises: Classes of exceptions that arrive at the caller as themselves, as for ``rpc``.
+            idempotent: It does no harm if a call runs twice, as for ``rpc``.
+            requires: What a caller must be allowed, as for ``rpc``.
 
         Raises:
             DefinitionError: With everything that is wrong with the definition.
         """
         if function is None:
-            return lambda function: self._contract.add(FunctionCommand(function, id=id, raises=raises))
+            return lambda function: self._contract.add(
+                FunctionCommand(function, id=id, raises=raises, idempotent=idempotent, requires=requires)
+            )
         return self._contract.add(FunctionCommand(function))
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, cast, final, overload
+from typing import TYPE_CHECKING, Any, Generic, cast, final, overload
 
 from typing_extensions import Unpack
 
@@ -25,9 +25,11 @@ from typedrpc.common.client import (
     ConnectOptions,
     EnteredT_co,
     ServiceT,
+    Urls,
     check_options,
     why_not_in_time,
 )
+from typedrpc.common.connection import KEEP_ALIVE
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import MAX_WORKERS, Workers
@@ -45,7 +47,13 @@ from typedrpc.hooks import CallOutcome, told_by
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
+from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service
+
+if TYPE_CHECKING:  # imported when used
+    import ssl
+
+    from typedrpc.tls import Tls
 
 
 @final
@@ -146,7 +154,7 @@ class Client(BaseClient[EnteredT_co]):
         pause = FIRST_PAUSE
         address = transport.resolve(self._url)  # a URL that is wrong does not become right with time
         while True:
-            core: Protocol[Token] = Protocol(client=True, limits=self._limits, services=self._services)
+            core: Protocol[Token] = Protocol(client=True, hello=self._make_hello())
             try:
                 return await self._attempt(address, core, deadline)
             except (ConnectFailed, ServerBusy) as error:
@@ -256,14 +264,14 @@ class Connecting(Generic[EnteredT_co]):
 
 
 @overload
-def connect(url: str, /, **options: Unpack[ConnectOptions]) -> Connecting[Client[Any]]: ...
+def connect(url: Urls, /, **options: Unpack[ConnectOptions]) -> Connecting[Client[Any]]: ...
 @overload
 def connect(
-    contract: Callable[..., ServiceT], url: str, /, **options: Unpack[ConnectOptions]
+    contract: Callable[..., ServiceT], url: Urls, /, **options: Unpack[ConnectOptions]
 ) -> Connecting[ServiceT]: ...
 def connect(
     contract: Any,
-    url: str | None = None,
+    url: Urls | None = None,
     /,
     *,
     timeout: float | None = None,
@@ -273,6 +281,12 @@ def connect(
     max_depth: int = MAX_NESTING,
     max_workers: int = MAX_WORKERS,
     call_timeout: float | None = None,
+    keep_alive: float | None = KEEP_ALIVE,
+    max_rate: float | None = None,
+    retry: Retry | None = None,
+    tls: "Tls | ssl.SSLContext | None" = None,
+    secret: bytes | tuple[str, bytes] | None = None,
+    token: str | Callable[[], str] | None = None,
     on_connect: Callable[[Peer], object] | None = None,
     on_disconnect: Callable[[Peer, ConnectionLost], object] | None = None,
     on_connect_failed: Callable[[RpcError], object] | None = None,
@@ -297,6 +311,12 @@ def connect(
         max_depth: See there.
         max_workers: See there.
         call_timeout: See there.
+        keep_alive: See there.
+        max_rate: See there.
+        retry: See there.
+        tls: See there.
+        secret: See there.
+        token: See there.
         on_connect: See there. Hooks may be ``async def``; others run in threads.
         on_disconnect: See there.
         on_connect_failed: See there.
@@ -310,7 +330,14 @@ def connect(
         DefinitionError: The contract is none, or cannot be carried; or the services cannot be exposed together.
         ValueError: A limit or the time-out is out of range.
     """
-    check_options(timeout=timeout, call_timeout=call_timeout, max_depth=max_depth, max_workers=max_workers)
+    check_options(
+        url=contract if url is None else url,
+        timeout=timeout,
+        call_timeout=call_timeout,
+        max_depth=max_depth,
+        max_workers=max_workers,
+        keep_alive=keep_alive,
+    )
     return Connecting(
         Client(
             contract if url is None else url,
@@ -321,6 +348,12 @@ def connect(
             max_depth=max_depth,
             max_workers=max_workers,
             call_timeout=call_timeout,
+            keep_alive=keep_alive,
+            max_rate=max_rate,
+            retry=retry,
+            tls=tls,
+            secret=secret,
+            token=token,
             on_connect=on_connect,
             on_disconnect=on_disconnect,
             on_connect_failed=on_connect_failed,

@@ -158,7 +158,7 @@ class Server(BaseServer[Connection]):
 
     def _make(self) -> Connection:
         """The connection of a client that is just accepted."""
-        core: Protocol[Token] = Protocol(client=False, limits=self._limits)
+        core: Protocol[Token] = Protocol(client=False, hello=self._make_hello())
         link = LoopLink()
         peer = Peer(next_peer_id(), "", self, link)
         connection = Connection(

@@ -497,7 +497,7 @@ class PeerLink:
         self.connection.set_limit(max_message_size)
 
     def services(self) -> Mapping[str, bytes]:
-        return self.connection.core.peer_services
+        return self.connection.core.peer_hello.services
 
     def receive_callback(self, origin: int, index: int, callback: Any, /) -> Any:
         if callback is None:  # which this side's version of the command does not have

@@ -2,30 +2,37 @@
 
 from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, TypedDict, TypeVar, overload
 
 from typedrpc.call import Call
 from typedrpc.command import BoundCommand, Command
 from typedrpc.common.agreements import AGREE_TIME
 from typedrpc.common.caller import PeerLink
+from typedrpc.common.connection import check_keep_alive
 from typedrpc.common.loop import run_on
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import check_counts
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.hooks import CallOutcome, Hooked
-from typedrpc.messages import Limits
+from typedrpc.messages import Hello, Limits
 from typedrpc.peer import Peer
 from typedrpc.protocol import Protocol, State
+from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service, Table
 from typedrpc.transport import LONGEST_WAIT
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
+    import ssl
+
+    from typedrpc.tls import Tls
 
 ServiceT = TypeVar("ServiceT", bound=Service)
 EnteredT_co = TypeVar("EnteredT_co", covariant=True)
 CallableT = TypeVar("CallableT", bound=Callable[..., Any])
+Urls: TypeAlias = str | Sequence[str]
+"""Where a server is; or several places, which are tried in turn."""
 
 CONNECT_TIME: Final = 10.0
 """Seconds that one attempt to connect and shake hands may take when ``connect`` is given no time-out."""
@@ -46,7 +53,7 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
 
     def __init__(
         self,
-        url: str,
+        url: Urls,
         contract: Callable[..., Any] | None,
         *,
         limits: Limits,
@@ -55,6 +62,12 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
         max_depth: int,
         max_workers: int,
         call_timeout: float | None,
+        keep_alive: float | None,
+        max_rate: float | None,
+        retry: Retry | None,
+        tls: "Tls | ssl.SSLContext | None",
+        secret: bytes | tuple[str, bytes] | None,
+        token: str | Callable[[], str] | None,
         on_connect: Callable[[Peer], object] | None,
         on_disconnect: Callable[[Peer, ConnectionLost], object] | None,
         on_connect_failed: Callable[[RpcError], object] | None,
@@ -70,13 +83,21 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
             on_call=on_call,
             on_result=on_result,
         )
-        self._url = url
+        # What is no URL is told when it is dialled.
+        self._urls: tuple[Any, ...] = tuple(url) if isinstance(url, list | tuple) else (url,)
+        self._url = self._urls[0]
         self._limits = limits
         self._max_workers = max_workers
         self._closed = False
         self._exposes = bool(expose)
         self._services = table.digests()
         self._call_timeout = call_timeout
+        self._keep_alive = keep_alive
+        self._max_rate = max_rate
+        self._retry = retry
+        self._tls = tls
+        self._secret = secret
+        self._token = token
         self._contract = contract
         self._timeout = timeout
         self._entered: Any = self
@@ -85,6 +106,10 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
 
     def _prepare(self) -> None:
         """What else there is to a client that was just made."""
+
+    def _make_hello(self) -> Hello:
+        """What this side says of itself on a new connection."""
+        return Hello(self._limits, self._services)
 
     @property
     def peer(self) -> Peer:
@@ -149,6 +174,12 @@ class ConnectOptions(TypedDict, total=False):
     max_depth: int
     max_workers: int
     call_timeout: float | None
+    keep_alive: float | None
+    max_rate: float | None
+    retry: Retry | None
+    tls: "Tls | ssl.SSLContext | None"
+    secret: bytes | tuple[str, bytes] | None
+    token: str | Callable[[], str] | None
     on_connect: Callable[[Peer], object] | None
     on_disconnect: Callable[[Peer, ConnectionLost], object] | None
     on_connect_failed: Callable[[RpcError], object] | None
@@ -156,7 +187,15 @@ class ConnectOptions(TypedDict, total=False):
     on_result: Callable[[Call, CallOutcome], object] | None
 
 
-def check_options(*, timeout: float | None, call_timeout: float | None, max_depth: int, max_workers: int) -> None:
+def check_options(
+    *,
+    url: Urls,
+    timeout: float | None,
+    call_timeout: float | None,
+    max_depth: int,
+    max_workers: int,
+    keep_alive: float | None,
+) -> None:
     """Check what ``connect`` is given.
 
     Raises:
@@ -167,3 +206,6 @@ def check_options(*, timeout: float | None, call_timeout: float | None, max_dept
     if call_timeout is not None and not 0 <= call_timeout <= LONGEST_WAIT:
         raise ValueError(f"call_timeout must be None or a number of seconds from 0 up to a day, not {call_timeout!r}")
     check_counts(max_depth=max_depth, max_workers=max_workers)
+    check_keep_alive(keep_alive)
+    if not url:
+        raise ValueError("connect needs the url of a server, or several")

@@ -33,6 +33,7 @@ from typedrpc.failure import pack_protocol_failure, unpack_failure
 from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.protocol import BatchRequest, Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
+from typedrpc.transport import LONGEST_WAIT
 from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
@@ -42,11 +43,23 @@ _RESPONSE: Final = int(Kind.RESPONSE)
 MAX_UNASKED: Final = 16 * 1024
 """Refusals and pongs that may wait to be written before the peer is taken for one that does not read."""
 
+KEEP_ALIVE: Final = 60.0
+"""Seconds after which a peer that says nothing is taken for dead, unless a side is told another number."""
+
 GOODBYE_TIME: Final = 0.1
 """Seconds that closing waits for what is still being written."""
 
 
 HandlersT_co = TypeVar("HandlersT_co", bound=Handlers, default=Handlers, covariant=True)
+
+
+def check_keep_alive(keep_alive: float | None) -> None:
+    """
+    Raises:
+        ValueError: It is neither None nor a number of seconds.
+    """
+    if keep_alive is not None and not 0 < keep_alive <= LONGEST_WAIT:
+        raise ValueError(f"keep_alive must be None or a number of seconds above 0, up to a day, not {keep_alive!r}")
 
 
 class Connection(ABC, Generic[HandlersT_co]):

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
@@ -12,7 +12,7 @@ from typedrpc.call import Call
 from typedrpc.command import Command
 from typedrpc.common.broadcast import Gather as Gathering
 from typedrpc.common.broadcast import broadcast
-from typedrpc.common.connection import Connection
+from typedrpc.common.connection import KEEP_ALIVE, Connection, check_keep_alive
 from typedrpc.common.loop import refuse_on_kept_loop, run_on
 from typedrpc.common.stay import Stay
 from typedrpc.common.workers import MAX_WORKERS, Workers, check_counts
@@ -20,12 +20,16 @@ from typedrpc.dispatch import MAX_NESTING, Dispatcher
 from typedrpc.errors import ConnectionLost, ProtocolError, RpcError, ServerBusy
 from typedrpc.factories import Servable, sort_out
 from typedrpc.hooks import CallOutcome, Hooked
-from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Leave, Limits
+from typedrpc.identity import Identity
+from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Hello, Leave, Limits
 from typedrpc.peer import Gather, Peer
 from typedrpc.service import Table
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
+    import ssl
+
+    from typedrpc.tls import Tls
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,6 +39,9 @@ logger = logging.getLogger("typedrpc")
 
 HANDSHAKE_TIME: Final = 10.0
 GRACE: Final = 5.0
+
+MAX_PER_ADDRESS: Final = 1024
+"""Connections that one address may have at a time, unless a server is told another number."""
 
 
 class ServerOptions(TypedDict, total=False):
@@ -49,6 +56,15 @@ class ServerOptions(TypedDict, total=False):
     max_concurrent: int | None
     max_depth: int
     handshake_timeout: float
+    keep_alive: float | None
+    max_per_address: int | None
+    max_rate: float | None
+    tls: "Tls | ssl.SSLContext | None"
+    secret: bytes | Mapping[str, bytes] | None
+    check_token: Callable[[str], object] | None
+    authorize: Callable[[Identity | None, Command[Any]], object] | None
+    guard: Callable[[Call], object] | None
+    allow_users: Collection[int | str] | None
     mode: int
     insecure: bool
     debug: bool
@@ -78,6 +94,15 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         max_concurrent: int | None = None,
         max_depth: int = MAX_NESTING,
         handshake_timeout: float = HANDSHAKE_TIME,
+        keep_alive: float | None = KEEP_ALIVE,
+        max_per_address: int | None = MAX_PER_ADDRESS,
+        max_rate: float | None = None,
+        tls: "Tls | ssl.SSLContext | None" = None,
+        secret: bytes | Mapping[str, bytes] | None = None,
+        check_token: Callable[[str], object] | None = None,
+        authorize: Callable[[Identity | None, Command[Any]], object] | None = None,
+        guard: Callable[[Call], object] | None = None,
+        allow_users: Collection[int | str] | None = None,
         mode: int = transport.UNIX_MODE,
         insecure: bool = False,
         debug: bool = False,
@@ -107,6 +132,23 @@ class BaseServer(Hooked, Generic[ConnectionT]):
                 within one of the server's to it takes no further place, and neither do callbacks. None for no limit.
             max_depth: Calls that may be nested in each other; further ones are refused with ``NestedTooDeep``.
             handshake_timeout: Seconds that a client has to say who it is.
+            keep_alive: Seconds after which a client that says nothing, though it is asked, is taken for dead and cut
+                off; None for never. One that does not read all the time is not asked: the system looks after it.
+            max_per_address: Connections that one address may have at a time, those that are not let in yet among them;
+                None for any number. Unix sockets have no address.
+            max_rate: Calls a second that one client may make, on average; as many more at once as it makes in a second.
+                Further ones are refused with ``ServerBusy``. None for any number.
+            tls: Serve with TLS, at a URL ``tls://host:port``: which certificate the server shows, and whose it trusts;
+                or a context of your own.
+            secret: What clients must prove to know, and the server proves to them: at least 16 random bytes, or several
+                by the names of who has them.
+            check_token: Called with the token that a client presents, only with TLS or on a unix socket. Returns who it
+                is, a name or an ``Identity``, or None for nobody; may be ``async def``.
+            authorize: Called with who calls and with the command, for those that say ``@rpc(requires=...)``: whether it
+                may be called. Needed where a command says so.
+            guard: Called with each call before its handler, in its thread: raises ``PermissionDenied`` to refuse it.
+            allow_users: Users of this system, names or numbers, who may connect to a unix socket; None for all that the
+                file lets in. Linux only. Through a socket that ssh forwards everybody is the user that runs sshd.
             mode: The permissions of a unix socket's file.
             insecure: Listen beyond loopback although nothing guards the server.
             debug: Tell clients the traceback of an exception that a handler did not mean for them.
@@ -126,6 +168,16 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         self._url = url
         self._limits = Limits(max_message_size=max_message_size, max_calls=max_calls)
         self._handshake_timeout = handshake_timeout
+        check_keep_alive(keep_alive)
+        self._keep_alive = keep_alive
+        self._max_per_address = max_per_address
+        self._max_rate = max_rate
+        self._tls = tls
+        self._secret = secret
+        self._check_token = check_token
+        self._authorize = authorize
+        self._guard = guard
+        self._allow_users = allow_users
         self._mode = mode
         self._insecure = insecure
         served, self._factories = sort_out(services)
@@ -155,6 +207,10 @@ class BaseServer(Hooked, Generic[ConnectionT]):
 
     def _prepare(self) -> None:
         """What else there is to a server that was just made."""
+
+    def _make_hello(self) -> Hello:
+        """What this side says of itself on a new connection."""
+        return Hello(self._limits)
 
     @property
     def url(self) -> str:

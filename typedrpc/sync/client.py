@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, cast, final, overload
+from typing import TYPE_CHECKING, Any, cast, final, overload
 
 from typing_extensions import Unpack
 
@@ -20,9 +20,11 @@ from typedrpc.common.client import (
     ConnectOptions,
     EnteredT_co,
     ServiceT,
+    Urls,
     check_options,
     why_not_in_time,
 )
+from typedrpc.common.connection import KEEP_ALIVE
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import MAX_WORKERS, Workers
@@ -40,9 +42,15 @@ from typedrpc.hooks import CallOutcome, LossHookT, told_by
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
+from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.watcher import Watcher
+
+if TYPE_CHECKING:  # imported when used
+    import ssl
+
+    from typedrpc.tls import Tls
 
 
 @final
@@ -154,7 +162,7 @@ class Client(BaseClient[EnteredT_co]):
         pause = FIRST_PAUSE
         transport.resolve(self._url)  # a URL that is wrong does not become right with time
         while True:
-            core: Protocol[Token] = Protocol(client=True, limits=self._limits, services=self._services)
+            core: Protocol[Token] = Protocol(client=True, hello=self._make_hello())
             try:
                 return self._open(core, deadline)
             except (ConnectFailed, ServerBusy) as error:
@@ -234,12 +242,12 @@ def _end(stays: list[Stay]) -> None:
 
 
 @overload
-def connect(url: str, /, **options: Unpack[ConnectOptions]) -> Client[Client[Any]]: ...
+def connect(url: Urls, /, **options: Unpack[ConnectOptions]) -> Client[Client[Any]]: ...
 @overload
-def connect(contract: Callable[..., ServiceT], url: str, /, **options: Unpack[ConnectOptions]) -> Client[ServiceT]: ...
+def connect(contract: Callable[..., ServiceT], url: Urls, /, **options: Unpack[ConnectOptions]) -> Client[ServiceT]: ...
 def connect(
     contract: Any,
-    url: str | None = None,
+    url: Urls | None = None,
     /,
     *,
     timeout: float | None = None,
@@ -249,6 +257,12 @@ def connect(
     max_depth: int = MAX_NESTING,
     max_workers: int = MAX_WORKERS,
     call_timeout: float | None = None,
+    keep_alive: float | None = KEEP_ALIVE,
+    max_rate: float | None = None,
+    retry: Retry | None = None,
+    tls: "Tls | ssl.SSLContext | None" = None,
+    secret: bytes | tuple[str, bytes] | None = None,
+    token: str | Callable[[], str] | None = None,
     on_connect: Callable[[Peer], object] | None = None,
     on_disconnect: Callable[[Peer, ConnectionLost], object] | None = None,
     on_connect_failed: Callable[[RpcError], object] | None = None,
@@ -264,7 +278,7 @@ def connect(
 
     Args:
         contract: A subclass of ``Service``, abstract or not; may be left out, then ``with`` yields the client.
-        url: ``tcp://host:port`` or ``unix:///path``.
+        url: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path``; or several, which are tried in turn.
         timeout: Keep trying a server that is not up yet for so many seconds. Without it there is one attempt, which may
             take 10 s. A server that lets clients wait in line is waited for as long.
         expose: Services that the server may call: see ``Peer.proxy``. Their handlers run in threads of this client,
@@ -275,6 +289,17 @@ def connect(
         max_workers: Threads that may be lent where handlers, and callbacks of futures, take their time.
         call_timeout: Seconds that a call may take where ``with_options(timeout=...)`` does not say; None for as long as
             it takes. Calls whose result is a stream are not timed by it.
+        keep_alive: Seconds after which a server that says nothing, though it is asked, is taken for dead, so that calls
+            which wait raise ``ConnectionLost``; None for never. Nobody is asked while this client neither waits nor
+            listens.
+        max_rate: Calls a second that the server may make, on average; None for any number.
+        retry: Wait for a server that is away, and send calls again that the loss of a connection cut short, as far as
+            that cannot run anything twice. Without it, a call after a loss dials again once.
+        tls: Whose certificate is trusted at a URL ``tls://host:port``, and which this client shows; or a context of
+            your own. None trusts what the system trusts.
+        secret: What both sides prove to know: at least 16 random bytes, or the name of who has them, and these.
+        token: What is presented to the server, only with TLS or on a unix socket; or a function that gives it, called
+            for each connection.
         on_connect: Called with the server as a ``Peer`` when the connection is made, before this returns. It may end
             the connection with ``peer.close(reason)``; then this raises ``ConnectFailed``.
         on_disconnect: Called with the peer, and the cause, when the connection is lost or closed.
@@ -288,7 +313,14 @@ def connect(
         DefinitionError: The contract is none, or cannot be carried; or the services cannot be exposed together.
         ValueError: A limit or the time-out is out of range.
     """
-    check_options(timeout=timeout, call_timeout=call_timeout, max_depth=max_depth, max_workers=max_workers)
+    check_options(
+        url=contract if url is None else url,
+        timeout=timeout,
+        call_timeout=call_timeout,
+        max_depth=max_depth,
+        max_workers=max_workers,
+        keep_alive=keep_alive,
+    )
     return Client(
         contract if url is None else url,
         None if url is None else contract,
@@ -298,6 +330,12 @@ def connect(
         max_depth=max_depth,
         max_workers=max_workers,
         call_timeout=call_timeout,
+        keep_alive=keep_alive,
+        max_rate=max_rate,
+        retry=retry,
+        tls=tls,
+        secret=secret,
+        token=token,
         on_connect=on_connect,
         on_disconnect=on_disconnect,
         on_connect_failed=on_connect_failed,

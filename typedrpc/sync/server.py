@@ -132,7 +132,7 @@ class Server(BaseServer[Connection]):
     def _welcome(self, sock: socket.socket) -> None:
         """Serve a client that has just connected, in a thread of its own."""
         transport.prepare(sock)
-        core: Protocol[Token] = Protocol(client=False, limits=self._limits)
+        core: Protocol[Token] = Protocol(client=False, hello=self._make_hello())
         link = PeerLink()
         peer = Peer(next_peer_id(), transport.describe_peer(sock), self, link)
         connection = Connection(
