@@ -28,6 +28,7 @@ SLOWEST: Final = [
     "sync/test_hostile.py",
     "sync/test_connection.py",
     "codec/test_properties.py",
+    "both/test_faults.py",
     "both/test_nested.py",
     "both/test_callbacks.py",
     "common/test_streams.py",

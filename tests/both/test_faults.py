@@ -9,7 +9,9 @@ give the offsets.
 """
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, Final
@@ -231,7 +233,7 @@ def attempt(step: str, ledger: Ledger, tag: str) -> Belief:
 
 def offsets_in(data: bytes) -> list[int]:
     """Where it is worth cutting: around the ends of frames and headers, and amid them."""
-    found = set()
+    found: set[int] = set()
     start = 0
     if data.startswith(PREAMBLE):
         found.update(range(0, len(PREAMBLE), 3))
@@ -283,10 +285,12 @@ class Scene:
         self.beliefs.append(belief)
         return belief
 
-    def serves_on(self) -> None:
+    def serves_on(self) -> bool:
+        """Others are served; returns False, to be done while something is waited for."""
         belief = Belief(f"key {len(self.beliefs)}")
         serves_on(self.ends, self.server.url, belief)
         self.beliefs.append(belief)
+        return False
 
     def count(self, step: str) -> tuple[bytes, bytes]:
         """What passes each way in a step without a fault, once all that is said only once has been said."""
@@ -350,8 +354,8 @@ def test_the_connection_is_cut_at_each_place(step: str, way: str, ends: Ends) ->
                 belief = scene.attempt(step, ledger)
                 if belief.errors:
                     belief.expect(ConnectionLost)
-                else:  # the last frames of a stream may be fewer, as more goes into each
-                    assert step in ("one-way", "map", "stream out", "stream in"), offset
+                else:  # fewer frames, as more went into each; or one that comes behind the answer
+                    assert step in ("one-way", "map", "stream out", "stream in", "callback"), offset
                 if step in ("call", "large call", "future", "awaited"):
                     assert belief.errors
                     assert passage.was_cut
@@ -480,15 +484,18 @@ def test_a_peer_that_asks_and_never_reads(ends: Ends) -> None:
     with Scene(ends) as scene:
         with RawPeer.dial(scene.server.url, receive_buffer=4096) as peer:
             peer.shake_hands()
-            for number in range(asked):
-                key = f"raw {number}"
-                payload = pack_plain([key, bytes(1 << 20)])
-                sending = Running(peer.send_frame, Kind.REQUEST, Ledger.large.id, 2 * number + 1, payload)
+
+            def ask() -> None:
+                for number in range(asked):
+                    payload = pack_plain([f"raw {number}", bytes(1 << 20)])
+                    peer.send_frame(Kind.REQUEST, Ledger.large.id, 2 * number + 1, payload)
+
+            asking = Running(ask)
+            until(lambda: scene.serves_on() or scene.ledger.runs["raw 4"], "more answers than its socket takes")
+            for _ in range(10):
                 scene.serves_on()
-                if not sending.done:
-                    break
-            peer.sock.shutdown(2)
-            sending.error()
+            peer.sock.shutdown(socket.SHUT_RDWR)
+            asking.error()
         until(lambda: not scene.server.peers, "its end")
         assert all(scene.ledger.runs[f"raw {number}"] <= 1 for number in range(asked))
 
@@ -575,6 +582,7 @@ def test_the_server_is_stopped_and_goes_on(ends: Ends) -> None:
         for step, ledger in ledgers.items():
             assert not attempt(step, ledger, f"{step} before").errors
         program.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, program.process.pid, os.WSTOPPED)  # until all its threads stand still
         try:
 
             def take(step: str) -> Belief:
