@@ -1,0 +1,82 @@
+"""Slow-loris: hundreds of sockets that send a byte at a time. Others do not notice: their calls are counted meanwhile.
+
+Nothing sleeps: each byte of all the slow peers is followed by a call of a good client, which must be answered before
+the next byte is sent.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from tests.blocking import Ends, alike
+from tests.support import RawPeer, Workshop, hello, until
+from typedrpc.codec import pack_plain
+from typedrpc.wire import HEADER, PREAMBLE, Kind
+
+pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
+ends = alike
+
+SLOW: Final = 500
+LONG: Final = 3600.0
+"""Seconds that nobody's handshake takes here: how fast the machine is decides nothing."""
+
+GREETING: Final = PREAMBLE + hello()
+ARGUMENTS: Final = pack_plain([1, 2])
+REQUEST: Final = HEADER.pack(len(ARGUMENTS), Kind.REQUEST, 0, Workshop.add.id, 1) + ARGUMENTS
+
+
+@contextlib.contextmanager
+def slow_peers(url: str) -> Iterator[list[RawPeer]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(RawPeer.dial(url)) for _ in range(SLOW)]
+
+
+def trickle(peers: list[RawPeer], data: bytes, good: Workshop, calls: int = 0) -> int:
+    """Each peer sends the same, a byte at a time; how many calls of the good client were answered in between."""
+    for byte in data:
+        for peer in peers:
+            peer.send(bytes([byte]))
+        assert good.add(calls, 1) == calls + 1
+        calls += 1
+    return calls
+
+
+def test_a_greeting_and_a_request_a_byte_at_a_time(ends: Ends) -> None:
+    """They are slow, and do nothing wrong: in the end they are served too."""
+    server = ends.Server(Workshop(), url="tcp://127.0.0.1:0", handshake_timeout=LONG)
+    with server, ends.connect(Workshop, server.url) as good, slow_peers(server.url) as peers:
+        assert trickle(peers, GREETING, good) == len(GREETING)
+        for peer in peers:
+            assert peer.read_frame().kind == Kind.HELLO
+        until(lambda: len(server.peers) == SLOW + 1, "all being let in")
+        assert trickle(peers, REQUEST[:-1], good) == len(REQUEST) - 1
+        with ends.connect(Workshop, server.url) as fresh:
+            assert fresh.add(2, 3) == 5
+        assert trickle(peers, REQUEST[-1:], good) == 1
+        for peer in peers:
+            answer = peer.read_frame()
+            assert (answer.kind, answer.call, bytes(answer.payload)) == (Kind.RESPONSE, 1, b"\x03")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("said", [0, 5, len(PREAMBLE), len(PREAMBLE) + 7, len(GREETING) - 1])
+def test_those_that_never_come_to_an_end_are_cut_off(said: int, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not prolong the time that a handshake has."""
+    few = 20
+    server = ends.Server(Workshop(), url="tcp://127.0.0.1:0")
+    with server, ends.connect(Workshop, server.url) as good:
+        monkeypatch.setattr(ends.itself(server), "_handshake_timeout", 0.05)  # for who comes now
+        with contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(RawPeer.dial(server.url)) for _ in range(few)]
+            calls = 0
+            for byte in GREETING[:said]:
+                for peer in peers:
+                    with contextlib.suppress(ConnectionError):  # it may be cut off already
+                        peer.send(bytes([byte]))
+                assert good.add(calls) == calls
+                calls += 1
+            for peer in peers:
+                assert peer.read_to_end() == b""
+        assert good.add(1) == 1
+        assert len(server.peers) == 1
