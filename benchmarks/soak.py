@@ -107,6 +107,7 @@ class End:
 
     def fault(self, what: str) -> None:
         self.faults.append(f"{self.name}: {what}")
+        print(self.faults[-1], file=sys.stderr, flush=True)
 
     def judge(self, margin: Margin) -> None:
         """Look at what only the whole shows."""
@@ -130,7 +131,7 @@ class End:
         return float(max(one[name] for one in self.busy))
 
     def most_in_tables(self) -> int:
-        return max(sum(one["tables"].values()) for one in self.busy)
+        return int(max(sum(one["tables"].values()) for one in self.busy))
 
     def row(self) -> str:
         cells = [self.name]

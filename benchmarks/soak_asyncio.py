@@ -15,6 +15,7 @@ from soak_threads import LONG, MIB, PAUSE
 
 from typedrpc import ConnectionLost, DeadlineExceeded, deadline
 from typedrpc.aio import Client, connect
+from typedrpc.common.client import ConnectOptions
 
 
 class Ends(NamedTuple):
@@ -27,7 +28,8 @@ class Ends(NamedTuple):
 
 
 async def dial(place: Place, url: str, folder: Path, here: Soak) -> Client[Soak]:
-    return await connect(Soak, url, expose=[here], timeout=PATIENCE, **place.connect(folder))
+    options: ConnectOptions = {**place.connect(folder), "expose": [here], "timeout": PATIENCE}
+    return await connect(Soak, url, **options)
 
 
 async def calls(ends: Ends, dice: Random) -> None:

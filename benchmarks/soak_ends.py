@@ -76,7 +76,8 @@ class Watchdog:
         self._since.pop(worker, None)
 
     def _watch(self) -> None:
-        while not threading.Event().wait(1.0):
+        pause = threading.Event()
+        while not pause.wait(1.0):
             for worker, (what, since) in list(self._since.items()):
                 if monotonic() - since > STILL:
                     print(f"process {os.getpid()}: {worker} hangs in {what}", file=sys.stderr, flush=True)
@@ -194,11 +195,13 @@ def serve(place: Place, folder: Path) -> None:
 async def serve_on_loop(place: Place, folder: Path) -> None:
     soak = Soak()
     answers = Answers(soak)
-    async with lines_of_loop() as lines:
-        async with aio.Server(soak, url=place.url.format(folder=folder), **place.server(folder)) as server:
-            print(server.url, flush=True)
-            while True:
-                print(answers.to((await lines.line()).strip()), flush=True)
+    async with (
+        lines_of_loop() as lines,
+        aio.Server(soak, url=place.url.format(folder=folder), **place.server(folder)) as server,
+    ):
+        print(server.url, flush=True)
+        while True:
+            print(answers.to((await lines.line()).strip()), flush=True)
 
 
 def call(seed: str, workers: int, folder: Path, urls: dict[str, str], doomed: bool) -> None:

@@ -189,7 +189,7 @@ class Soak(Service, name="soak"):
 
     @rpc(id=40)
     def bounce(self, legs: int, value: int) -> int:
-        """Go a leg, and have the other end go the rest: in threads and in tasks in turns, now and then by a callback."""
+        """Go a leg, and have the other end go the rest: in threads and in tasks by turns, at last by a callback."""
         if legs == 0:
             return value
         other = current_call().peer.proxy(Soak)

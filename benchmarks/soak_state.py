@@ -82,12 +82,12 @@ def _count(count: Callable[[Any], int], thing: Any) -> int:
 
 
 def quiet_sample() -> dict[str, Any]:
-    """The same, after the garbage was collected; with the objects of the library by class, and what there is by name."""
+    """The same, after a collection; with the objects of the library by class, and the names of what is there."""
     gc.collect()
     objects = Counter(
         f"{kind.__module__}.{kind.__qualname__}"
         for thing in gc.get_objects()
-        if (kind := type(thing)).__module__.startswith("typedrpc")
+        if str((kind := type(thing)).__module__).startswith("typedrpc")
     )
     return {
         **sample(),

@@ -18,6 +18,7 @@ from soak_places import PATIENCE, Place
 from soak_services import Soak
 
 from typedrpc import ConnectionLost, DeadlineExceeded, connect, deadline
+from typedrpc.common.client import ConnectOptions
 from typedrpc.sync import Client
 
 LONG: Final = 120.0
@@ -45,7 +46,8 @@ class Ends(NamedTuple):
 
 
 def dial(place: Place, url: str, folder: Path, here: Soak) -> Client[Soak]:
-    return connect(Soak, url, expose=[here], timeout=PATIENCE, **place.connect(folder))
+    options: ConnectOptions = {**place.connect(folder), "expose": [here], "timeout": PATIENCE}
+    return connect(Soak, url, **options)
 
 
 def calls(ends: Ends, dice: Random) -> None:
