@@ -14,8 +14,8 @@ killed half way.
 Time is cut into rounds. In a round all work, and once a second each process says what it holds. At the end of a round
 the workers rest, and it is looked at what is left. What is flat:
 
-- *Tables* (calls in flight at either end, streams, callbacks, batches, what waits to be written or handled, threads
-  lent, places at servers, and so on): exactly empty at the end of each round, after some seconds at most.
+- *Tables* (calls in flight at either end, streams, callbacks, batches, what waits to be written or handled, places
+  at servers, and so on): exactly empty at the end of each round, after some seconds at most.
 - *Connections*: exactly those of the two clients then; none once these have left.
 - *Descriptors and threads*: at the end of each round no more than at the end of the first one, exactly.
 - *Objects* of the library, counted by class by way of the garbage collector: at the end of the last round no more than
@@ -287,7 +287,9 @@ def soak(seconds: float, rounds: int, workers: int, seed: int, margin: Margin) -
                 for client in clients:
                     client.ask("rest")
                     watchdog.moved()
-                settle(ends, watchdog, number)
+                settle(ends, watchdog, f"round {number}")
+                for end in ends:
+                    end.quiet.append(end.last)
         except RuntimeError as error:  # one of the processes has ended: the others show where they are
             watchdog.show(str(error))
             sys.exit(3)
@@ -299,13 +301,13 @@ def soak(seconds: float, rounds: int, workers: int, seed: int, margin: Margin) -
             client.process.end_input()
         for server in servers:
             server.connections = 0
-        settle(servers, watchdog, rounds + 1)
+        settle(servers, watchdog, "all have gone")
         watchdog.end()
     faults = [fault for end in ends for fault in end.faults] + killer.faults
     return Report(monotonic() - start, rounds, killer.killed, dict(sorted(done.items())), ends, faults)
 
 
-def settle(ends: Sequence[End], watchdog: Hang, number: int) -> None:
+def settle(ends: Sequence[End], watchdog: Hang, after: str) -> None:
     """All rest: wait until nothing is left, or for long enough; what is left then is a fault."""
     start = same_since = monotonic()
     before: list[tuple[int, int]] = []
@@ -323,8 +325,7 @@ def settle(ends: Sequence[End], watchdog: Hang, number: int) -> None:
         sleep(0.1)
     for end in ends:
         for what in end.left():
-            end.fault(f"left after round {number}: {what}")
-        end.quiet.append(end.last)
+            end.fault(f"left after {after}: {what}")
 
 
 def main() -> int:
