@@ -36,14 +36,13 @@ class Soak(Service, name="soak"):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running = 0
-        self._notes: dict[str, list[int]] = {}
         self.ears: dict[str, Callable[[], object]] = {}
 
     @property
     def held(self) -> dict[str, int]:
         """What the service itself holds: nothing, when all is quiet."""
         with self._lock:
-            return {"handlers": self._running, "notes": len(self._notes), "ears": len(self.ears)}
+            return {"handlers": self._running, "ears": len(self.ears)}
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -95,16 +94,34 @@ class Soak(Service, name="soak"):
 
     @rpc(id=10)
     def note(self, word: str, number: int) -> None:
+        notes = self._notes_of(word)
         with self._lock:
-            self._notes.setdefault(word, []).append(number)
+            notes.append(number)
 
     @rpc(id=11)
     def noted(self, word: str, count: int) -> list[int] | None:
         """What was noted of a word, which is forgotten; None while it is not so much."""
+        notes = self._notes_of(word)
+        if len(notes) < count:
+            return None
+        self._forget(word)
+        return notes
+
+    def _notes_of(self, word: str) -> list[int]:
+        notes: list[int] = self._kept(word, list)
+        return notes
+
+    def _kept(self, word: str, make: Callable[[], Any]) -> Any:
+        """What is kept of a word, which goes with the connection where its client is killed."""
+        peer = current_call().peer
         with self._lock:
-            if len(self._notes.get(word, ())) < count:
-                return None
-            return self._notes.pop(word)
+            if peer.state is None:
+                peer.state = {}
+            return peer.state.setdefault(word, make())
+
+    def _forget(self, word: str) -> None:
+        with self._lock:
+            del current_call().peer.state[word]
 
     # Streams
 
@@ -169,10 +186,8 @@ class Soak(Service, name="soak"):
 
     @rpc(id=32)
     def keep(self, word: str, function: Callable[[int], int]) -> None:
-        """Keep a function beyond the call, with the connection."""
-        peer = current_call().peer
-        with self._lock:
-            peer.state = {**(peer.state or {}), word: function}
+        """Keep a function beyond the call."""
+        self._kept(word, lambda: function)
 
     @rpc(id=33)
     def use(self, word: str, value: int) -> int:
@@ -181,9 +196,7 @@ class Soak(Service, name="soak"):
 
     @rpc(id=34)
     def drop(self, word: str) -> None:
-        peer = current_call().peer
-        with self._lock:
-            peer.state = {other: function for other, function in peer.state.items() if other != word}
+        self._forget(word)
 
     # Nested, both ways
 

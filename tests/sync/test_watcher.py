@@ -65,7 +65,7 @@ class TestWatcher:
         assert names() == []
 
     def test_it_does_not_keep_what_it_has_looked_at_last(self) -> None:
-        """Or a connection that has ended would be there, with all that it has received, until the next one is watched."""
+        """Or a connection that has ended would be there, with all that it holds, until the next one is watched."""
         watcher = Watcher("under-test-watcher")
         seen = Seen(None)
         watcher.watch(seen)
