@@ -1,0 +1,133 @@
+"""What a process of the soak holds: descriptors, threads, memory, and the tables of every connection and server."""
+
+import gc
+import logging
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from workload import memory_of
+
+from typedrpc.common.connection import Connection
+from typedrpc.common.server import BaseServer
+from typedrpc.common.workers import Workers
+
+OF_CONNECTIONS: Final[dict[str, Callable[[Any], int]]] = {
+    "calls": lambda connection: len(connection.core.calls),
+    "handled": lambda connection: len(connection.core.handled),
+    "running": lambda connection: connection.core.running,
+    "batches": lambda connection: len(connection.core.batches),
+    "inflows": lambda connection: len(connection.core.inflows),
+    "outflows": lambda connection: len(connection.core.outflows),
+    "callbacks": lambda connection: len(connection.callbacks.groups),
+    "partial messages": lambda connection: len(connection.core.reader._partial),
+    "to write": lambda connection: connection.waiting_frames,
+    "to handle": lambda connection: len(connection.handlers.ready),
+    "room": lambda connection: connection._room.waiting + len(connection._room._line),
+    "parked": lambda connection: len(connection.role.parked),
+    "left behind": lambda connection: len(connection._left_behind) + len(connection._failing),
+    "senders": lambda connection: len(connection.streams._held),
+}
+"""Tables of a connection, each of which is empty when nothing is under way."""
+
+OF_SERVERS: Final[dict[str, Callable[[Any], int]]] = {
+    "in line": lambda server: server._admission.waiting,
+    "left, but in": lambda server: server._admission.inside - len(server.peers),
+    "begun, not in": lambda server: len(server._connections) - len(server.peers),
+}
+EXPECTED: Final = "the peer closed the connection in the middle of a frame"
+"""What is said of a client that was killed while it wrote."""
+
+OF_WORKERS: Final[dict[str, Callable[[Any], int]]] = {
+    "jobs": lambda workers: len(workers._waiting),
+    "tasks": lambda workers: workers._tasks,
+}
+KINDS: Final[tuple[tuple[type, dict[str, Callable[[Any], int]]], ...]] = (
+    (Connection, OF_CONNECTIONS),
+    (BaseServer, OF_SERVERS),
+    (Workers, OF_WORKERS),
+)
+
+
+def sample() -> dict[str, Any]:
+    """What there is now. Whatever the garbage collector knows is found, whoever has forgotten it."""
+    tables: Counter[str] = Counter()
+    connections = 0
+    for thing in gc.get_objects():
+        for kind, rows in KINDS:
+            if issubclass(type(thing), kind):
+                if kind is Connection and thing.ended:
+                    tables["ended connections"] += 1
+                    continue
+                connections += kind is Connection
+                for name, count in rows.items():
+                    tables[name] += _count(count, thing)
+    memory = memory_of(os.getpid())
+    return {
+        "descriptors": len(descriptors()),
+        "threads": threading.active_count(),
+        "rss": 0.0 if memory is None else memory.now,
+        "connections": connections,
+        "tables": dict(tables),
+    }
+
+
+def _count(count: Callable[[Any], int], thing: Any) -> int:
+    try:
+        return count(thing)
+    except (AttributeError, RuntimeError):  # it is being made, or changes size while it is counted
+        return 0
+
+
+def quiet_sample() -> dict[str, Any]:
+    """The same, after a collection; with the objects of the library by class, and the names of what is there."""
+    gc.collect()
+    objects = Counter(
+        f"{kind.__module__}.{kind.__qualname__}"
+        for thing in gc.get_objects()
+        if str((kind := type(thing)).__module__).startswith("typedrpc")
+    )
+    return {
+        **sample(),
+        "objects": dict(objects),
+        "names": sorted([*descriptors(), *(thread.name for thread in threading.enumerate())]),
+    }
+
+
+def descriptors() -> list[str]:
+    """What the descriptors of this process lead to."""
+    folder = Path("/proc/self/fd")
+    found = []
+    for entry in folder.iterdir() if folder.exists() else ():
+        try:
+            found.append(os.readlink(entry))
+        except FileNotFoundError:  # that of the listing itself
+            continue
+    return found
+
+
+class Faults(logging.Handler):
+    """What went wrong in this process: wrong answers, errors that nobody expects, and whatever the library warns of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[str] = []
+        logging.getLogger().addHandler(self)
+        threading.excepthook = lambda arguments: self.note(f"thread {arguments.thread}", arguments.exc_value)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not record.getMessage().endswith(EXPECTED):
+            self.found.append(f"log: {record.getMessage()}{_last_line(record)}")
+
+    def note(self, where: str, error: BaseException | None) -> None:
+        self.found.append(f"{where}: {type(error).__name__}: {error}")
+        print(self.found[-1], file=sys.stderr, flush=True)
+
+
+def _last_line(record: logging.LogRecord) -> str:
+    error = record.exc_info[1] if record.exc_info else None
+    return "" if error is None else f" ({type(error).__name__}: {error})"
