@@ -343,7 +343,8 @@ class Proxy:
         """
         self.target = target
         self.passages: list[Passage] = []
-        self._plans = (up or Plan(), down or Plan())
+        plans = (up or Plan(), down or Plan())
+        self._make_plans: Callable[[], tuple[Plan, Plan]] = lambda: plans
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         scheme = target.partition("://")[0]
         if scheme == "unix":
@@ -368,7 +369,14 @@ class Proxy:
     def plan(self, *, up: Plan | None = None, down: Plan | None = None) -> None:
         """What becomes of the connections that come from now on; by default nothing happens to them."""
         plans = (up or Plan(), down or Plan())
-        self.do(lambda: setattr(self, "_plans", plans))
+        self.plan_each(lambda: plans)
+
+    def plan_each(self, make: Callable[[], tuple[Plan, Plan]]) -> None:
+        """As :meth:`plan`, with a function that gives each connection plans of its own, for the way up and the way down.
+
+        It is called in the proxy's thread.
+        """
+        self.do(lambda: setattr(self, "_make_plans", make))
 
     def passage(self, number: int = -1) -> Passage:
         """The connection of this number, from 0 up, which is waited for; by default the latest, or the first."""
@@ -463,7 +471,7 @@ class Proxy:
         except OSError:  # as a server that is down
             client.close()
             return
-        passage = Passage(self, client, server, *self._plans)
+        passage = Passage(self, client, server, *self._make_plans())
         self.passages.append(passage)
         passage.move()
 

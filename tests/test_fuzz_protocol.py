@@ -16,7 +16,7 @@ from tests.frames import MAX_PAYLOAD, conversations, lies, raw, sequences
 from tests.support import hello
 from typedrpc.codec import Segmented, pack_plain
 from typedrpc.errors import ConnectionLost, ProtocolError
-from typedrpc.messages import Limits
+from typedrpc.messages import Hello, Limits
 from typedrpc.parts import count_parts, pack_array, pack_outcomes, pack_parts, split_outcomes
 from typedrpc.protocol import (
     MAX_STREAMS,
@@ -69,7 +69,7 @@ class Watched:
     """A core of which every event and every byte is looked at."""
 
     def __init__(self, *, client: bool, limits: Limits | None = None) -> None:
-        self.core: Protocol[str] = Protocol(client=client, limits=limits or Limits(max_calls=MAX_CALLS))
+        self.core: Protocol[str] = Protocol(client=client, hello=Hello(limits or Limits(max_calls=MAX_CALLS)))
         self.received = 0
         self.said = bytearray()  # what it had to say by itself
         self.closed = False
