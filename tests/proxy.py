@@ -372,7 +372,7 @@ class Proxy:
         self.plan_each(lambda: plans)
 
     def plan_each(self, make: Callable[[], tuple[Plan, Plan]]) -> None:
-        """As :meth:`plan`, with a function that gives each connection plans of its own, for the way up and the way down.
+        """As :meth:`plan`, with a function that gives each connection its plans: for the way up, and the way down.
 
         It is called in the proxy's thread.
         """

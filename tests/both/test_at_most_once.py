@@ -11,9 +11,9 @@ from itertools import count
 from typing import Final, Literal, TypeAlias
 
 import pytest
-from tests.proxy import Plan, Proxy
 
 from tests.ends import Colours
+from tests.proxy import Plan, Proxy
 from tests.support import run_all
 from typedrpc import ConnectFailed, ConnectionLost, OutcomeUnknown, Retry, Service, aio, rpc
 
