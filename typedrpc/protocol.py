@@ -27,6 +27,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import Payload, Segmented
+from typedrpc.definition import FIRST_RESERVED_ID
 from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.flow import Inflow, Outflow
@@ -34,6 +35,7 @@ from typedrpc.inflight import MAX_CALL, InFlight
 from typedrpc.messages import (
     NO_EXTRAS,
     Extras,
+    Feature,
     Hello,
     Leave,
     Limits,
@@ -50,6 +52,7 @@ from typedrpc.messages import (
     read_queued,
 )
 from typedrpc.parts import Values, count_parts, open_array, pack_outcomes
+from typedrpc.rate import Bucket, CallRate
 from typedrpc.wire import (
     HEADER_SIZE,
     IGNORABLE,
@@ -86,6 +89,10 @@ HELLO_LIMIT: Final = 64 * 1024
 
 MAX_PING: Final = 64
 """Bytes that a ping may carry: its pong is queued before the peer reads anything."""
+
+PINGS_AT_ONCE: Final = 100
+PING_RATE: Final = 10.0
+"""Pings of the peer: so many at once, and so many a second on average."""
 
 MAX_BATCH: Final = 1024
 """Calls that a batch may hold. It counts as one call in flight."""
@@ -217,11 +224,12 @@ class Protocol(Generic[TokenT]):
     the owner's state lock. The rest are single operations on dicts and sets.
     """
 
-    def __init__(self, *, client: bool, hello: Hello) -> None:
+    def __init__(self, *, client: bool, hello: Hello, rate: CallRate | None = None) -> None:
         """
         Args:
             client: Whether this side opened the connection.
             hello: What it says of itself, with the limits of what it accepts.
+            rate: How many calls the peer may make; None for any number.
         """
         self.client = client
         self.hello = hello
@@ -255,6 +263,10 @@ class Protocol(Generic[TokenT]):
         self._unlooked = 0  # bytes of streams since it was looked how many are held
         self.batches: dict[int, int] = {}
         """Outcomes that are still to come of the batches of this side, whether or not anybody waits for them."""
+        self.pings = Bucket(PING_RATE, PINGS_AT_ONCE)
+        """What is left of the pings that the peer may send."""
+        self.rate = rate
+        """How many calls the peer may make; None for any number."""
         self._running: set[int] = set()
         self._nested: set[int] = set()  # of these, the ones that are nested in a call of this side
         self._lowered = False  # the limit of sizes: messages that were on their way may be larger, and do no harm
@@ -346,6 +358,24 @@ class Protocol(Generic[TokenT]):
         lost = ConnectionLost(self._farewell if self.state is State.DRAINING else reason)
         lost.__cause__ = error
         return [self.close(lost)]
+
+    def receive_nothing(self, period: float) -> list[Event[TokenT]]:
+        """Nothing has come for so many seconds, although the peer was asked: it is taken for dead."""
+        if self.state is State.CLOSED:
+            return []
+        reason = f"nothing came from the peer for {period:g} s, though it was asked"
+        self.outgoing.append(self.goodbye(reason))  # it may only have been stopped for a while
+        error = ConnectionLost(reason)
+        error.__cause__ = TimeoutError(reason)
+        return [self.close(error)]
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether the peer reads now, so that it answers a ping.
+
+        A server reads all the time, and so does who says so. Others do while they have a call to answer.
+        """
+        return self.client or Feature.READS in self.peer_hello.features or bool(self.calls)
 
     def close(self, error: ConnectionLost) -> Closed:
         """End the connection: nothing is received any more. The owner then completes what :attr:`calls` still holds."""
@@ -499,6 +529,9 @@ class Protocol(Generic[TokenT]):
             error = ServerBusy(f"{self.limits.max_calls} calls are in flight on this connection, which is the limit")
             self.outgoing.append(self._failure(call, error))
             return None
+        if self.rate is not None and command < FIRST_RESERVED_ID and not self.rate.may_call():
+            self.outgoing += (self.release(call, ALL_CALLBACKS), self._failure(call, ServerBusy(self.rate.why())))
+            return None
         if self._lowered and (too_large := self._too_large(payload)) is not None:
             self.outgoing += (self.release(call, ALL_CALLBACKS), self._failure(call, too_large))
             return None
@@ -519,6 +552,8 @@ class Protocol(Generic[TokenT]):
         if isinstance(parts, str):
             self.outgoing.append(self.failure(request, pack_protocol_failure(ProtocolError(parts))))
             return None
+        if self.rate is not None and frame.command < FIRST_RESERVED_ID:
+            self.rate.charge(len(parts) - 1)
         return BatchRequest(request, parts)
 
     def _on_outcomes(self, frame: Frame) -> Event[TokenT] | None:
@@ -565,6 +600,9 @@ class Protocol(Generic[TokenT]):
         if self._lowered and self._too_large(frame.payload) is not None:
             self._drop_notify(frame)
             return None
+        if self.rate is not None and frame.command < FIRST_RESERVED_ID and not self.rate.may_notify():
+            self._drop_notify(frame)
+            return None
         return Request(frame.command, 0, frame.payload, extras, frame.call)
 
     def _drop_notify(self, frame: Frame) -> None:
@@ -593,6 +631,8 @@ class Protocol(Generic[TokenT]):
         size = payload_size(frame.payload)
         if size > MAX_PING:
             return self._break(f"a ping of {size} bytes, the limit is {MAX_PING}")
+        if not self.pings.take():
+            return self._break(f"more than {PINGS_AT_ONCE} pings at once, or {PING_RATE:g} a second")
         self.outgoing.append(encode(Kind.PONG, 0, frame.call, frame.payload))
         return None
 
@@ -933,6 +973,10 @@ class Protocol(Generic[TokenT]):
     def ping(self, payload: bytes = b"") -> Outgoing:
         """The bytes that ask the peer for a sign of life, which repeats the payload: ``MAX_PING`` bytes at most."""
         return encode(Kind.PING, 0, 0, payload)
+
+    def sign_of_life(self) -> Outgoing:
+        """The bytes that answer a ping which was not read yet, and perhaps not sent."""
+        return encode(Kind.PONG, 0, 0, b"")
 
     def _failure(self, call: int, error: Exception) -> Outgoing:
         return encode(Kind.ERROR, 0, call, pack_protocol_failure(error))

@@ -18,6 +18,9 @@ SEND_PATIENCE: Final = 0.002
 DONT_WAIT: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
 """Flag of a send that says at once that the pipe is full; where there is none, sockets are set so that none waits."""
 
+READS_END: Final = os.name == "posix"
+"""Reads that wait for data end after a while, see :func:`limit_silence`; elsewhere they do not wait."""
+
 LONGEST_WAIT: Final = 86_400.0
 """Seconds that :func:`wait` waits at most, whatever it is asked for: systems refuse to wait for weeks."""
 
@@ -254,6 +257,41 @@ def set_options(sock: socket.socket) -> None:
     if sock.family != getattr(socket, "AF_UNIX", None):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def keep_alive(sock: socket.socket, period: float, *, reads: bool, patience: float) -> None:
+    """Have the system find out within so many seconds that the other end is gone, as far as it can.
+
+    It sees that a machine or a network is gone, not that a process has stopped.
+
+    Args:
+        sock: Connected.
+        period: Seconds; what is less than the system's least is that.
+        reads: Whether the peer reads all the time. What is on its way to another waits until it does, for at least
+            ``patience`` seconds.
+        patience: See there.
+    """
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return
+    probes = 3
+    for name, value in (
+        ("TCP_KEEPIDLE", max(1, round(period / 2))),
+        ("TCP_KEEPINTVL", max(1, round(period / 2 / probes))),
+        ("TCP_KEEPCNT", probes),
+        # It counts for what is not acknowledged, for what the peer has no room for, and for the probes too.
+        ("TCP_USER_TIMEOUT", round(1000 * period) if reads or period >= patience else 0),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:  # pragma: no branch  # systems have some of them
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def limit_silence(sock: socket.socket, period: float) -> None:
+    """Have reads of a socket set up by :func:`prepare` say that nothing came, after so many seconds: EAGAIN."""
+    if READS_END:  # pragma: no branch  # tested there
+        micros = max(1, round(1_000_000 * period))
+        timeval = struct.pack("@ll", micros // 1_000_000, micros % 1_000_000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
 
 
 def prepare(sock: socket.socket) -> None:

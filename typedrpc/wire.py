@@ -241,6 +241,11 @@ def _take_rest() -> memoryview:
         return memoryview(bytearray(CHUNK_SIZE))
 
 
+_FLAGS_AT: Final = 5
+_NO_FLAGS: Final = 0xFF
+"""Where a header has its flags, and what none has there that is accepted."""
+
+
 class FrameReader:
     """Cuts the bytes of one direction of a connection into frames.
 
@@ -261,8 +266,10 @@ class FrameReader:
         "_end",
         "_left",
         "_lent",
+        "_marked",
         "_partial",
         "_preamble",
+        "_reads",
         "_rest",
         "_start",
         "_waiting",
@@ -293,6 +300,9 @@ class FrameReader:
         # Messages of which pieces have come, by kind, command and call, and their bytes together.
         self._partial: dict[tuple[int, int, int], _Large] = {}
         self._announced = 0
+        # What was read, but for what `sole_frame` gave, which leaves its trace in the buffer.
+        self._reads = 0
+        self._marked = -1
 
     def discard(self) -> None:
         """Nothing is read any more: let go of the buffers, which may be all that a dead connection weighs."""
@@ -348,8 +358,20 @@ class FrameReader:
             return self.view[self._end :]
         return self.view if self.view or self._lent is not None else self._make_buffer()
 
+    def mark(self) -> None:
+        """Remember where the stream stands, for :attr:`moved`. Of no use in a borrowed buffer."""
+        self._marked = self._reads
+        if self.idle:
+            self.get_buffer()[_FLAGS_AT] = _NO_FLAGS
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything was read since the stream was marked."""
+        return self._reads != self._marked or (self.idle and self.buffer[_FLAGS_AT] != _NO_FLAGS)
+
     def received(self, count: int) -> None:
         """``count`` bytes were read into the buffer that :meth:`get_buffer` gave."""
+        self._reads += 1
         if self._waiting is not None:
             assert self._rest is not None, "there is no buffer before it is asked for"
             self._waiting.take(self._rest[:count])

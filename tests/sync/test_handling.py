@@ -65,6 +65,7 @@ class Bare:
             self.role,
             may_read_ahead=lambda: False,
             read_ahead=nothing,
+            nothing_came=nothing,
             end=nothing,
             stop_leading=self.role.release,
             leave=nothing,

@@ -47,6 +47,7 @@ from typedrpc.hooks import CallOutcome, told_by
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
+from typedrpc.rate import CallRate
 from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service
 
@@ -154,7 +155,7 @@ class Client(BaseClient[EnteredT_co]):
         pause = FIRST_PAUSE
         address = transport.resolve(self._url)  # a URL that is wrong does not become right with time
         while True:
-            core: Protocol[Token] = Protocol(client=True, hello=self._make_hello())
+            core: Protocol[Token] = Protocol(client=True, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
             try:
                 return await self._attempt(address, core, deadline)
             except (ConnectFailed, ServerBusy) as error:
@@ -180,6 +181,7 @@ class Client(BaseClient[EnteredT_co]):
             dispatcher=self._dispatcher,
             peer=peer,
             attended=self._exposes or bool(self._disconnect),
+            keep_alive=self._keep_alive,
             on_end=lambda connection: _end(stays),
         )
         link.attach(connection, peer)

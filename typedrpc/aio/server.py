@@ -30,6 +30,7 @@ from typedrpc.factories import Servable
 from typedrpc.hooks import told_by
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
+from typedrpc.rate import CallRate
 
 logger = logging.getLogger("typedrpc")
 
@@ -158,7 +159,7 @@ class Server(BaseServer[Connection]):
 
     def _make(self) -> Connection:
         """The connection of a client that is just accepted."""
-        core: Protocol[Token] = Protocol(client=False, hello=self._make_hello())
+        core: Protocol[Token] = Protocol(client=False, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
         link = LoopLink()
         peer = Peer(next_peer_id(), "", self, link)
         connection = Connection(
@@ -167,6 +168,7 @@ class Server(BaseServer[Connection]):
             dispatcher=self._dispatcher,
             peer=peer,
             attended=True,
+            keep_alive=self._keep_alive,
             on_made=self._welcome,
             on_end=self._on_end,
         )

@@ -15,9 +15,10 @@ from typedrpc.common.workers import check_counts
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.hooks import CallOutcome, Hooked
-from typedrpc.messages import Hello, Limits
+from typedrpc.messages import Feature, Hello, Limits
 from typedrpc.peer import Peer
 from typedrpc.protocol import Protocol, State
+from typedrpc.rate import check_rate
 from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service, Table
 from typedrpc.transport import LONGEST_WAIT
@@ -93,6 +94,7 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
         self._services = table.digests()
         self._call_timeout = call_timeout
         self._keep_alive = keep_alive
+        check_rate(max_rate)
         self._max_rate = max_rate
         self._retry = retry
         self._tls = tls
@@ -109,7 +111,11 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
 
     def _make_hello(self) -> Hello:
         """What this side says of itself on a new connection."""
-        return Hello(self._limits, self._services)
+        return Hello(self._limits, self._services, frozenset((Feature.READS,) if self._reads() else ()))
+
+    def _reads(self) -> bool:
+        """Whether somebody reads all the time."""
+        return self._runs_apart or self._exposes or bool(self._disconnect)
 
     @property
     def peer(self) -> Peer:

@@ -27,6 +27,7 @@ from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
 from typedrpc.common.sending import Streams
+from typedrpc.common.silence import Silence
 from typedrpc.common.tokens import Batch, CallWaiter, Token
 from typedrpc.errors import ConnectionLost, DeadlineExceeded, RpcError, ServerBusy, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
@@ -73,6 +74,7 @@ class Connection(ABC, Generic[HandlersT_co]):
         role: ReadRole,
         queue: deque[Outgoing],
         *,
+        keep_alive: float | None,
         on_end: Callable[[Any], None] | None,
         on_forsaken: Callable[[], None] | None,
     ) -> None:
@@ -81,6 +83,7 @@ class Connection(ABC, Generic[HandlersT_co]):
             core: The protocol's state.
             role: The right to read.
             queue: What waits to be written, in order.
+            keep_alive: Seconds after which a peer that says nothing, though it is asked, is taken for dead.
             on_end: Called once with it, when the connection has ended.
             on_forsaken: Called in a forked child, to which the connection does not belong.
         """
@@ -100,6 +103,8 @@ class Connection(ABC, Generic[HandlersT_co]):
         self._left_behind: deque[Callable[[], None]] = deque()
         self._on_end = on_end
         self._on_forsaken = on_forsaken
+        self._keep_alive = keep_alive
+        self._silence: Silence | None = None  # from the end of the handshake on
 
     def _assemble(self, make_calls: Callable[[Room, Router], Calls]) -> None:
         """The rest of what it consists of, once there is who handles calls."""
@@ -116,6 +121,8 @@ class Connection(ABC, Generic[HandlersT_co]):
         self.wait = calls.wait
         self.send_batch = calls.send_batch
         self.fetch = calls.fetch
+        if self.core.rate is not None:
+            self.core.rate.on_first_drop = self._tell_of_drop
         forsake_after_fork(self)
 
     # What differs
@@ -159,6 +166,10 @@ class Connection(ABC, Generic[HandlersT_co]):
     @abstractmethod
     def prepare_watcher(self) -> None:
         """Something may be left to whoever looks within a finalizer, which cannot start him."""
+
+    @abstractmethod
+    def _listen_for_life(self, silence: Silence) -> None:
+        """The handshake is over: from now on a silence that lasts is to be noticed."""
 
     @abstractmethod
     def _poke(self) -> None:
@@ -242,6 +253,9 @@ class Connection(ABC, Generic[HandlersT_co]):
         logger.exception("a fault of typedrpc's own ended a connection")
         self.end(ConnectionLost("a fault of typedrpc's own, see the log"))
 
+    def _tell_of_drop(self) -> None:
+        logger.warning("%s makes more one-way calls than max_rate lets it: these are dropped", self.handlers.peer)
+
     def _is_greeting(self) -> bool:
         """The handshake goes on: a client's until it is let in."""
         state = self.core.state
@@ -256,6 +270,9 @@ class Connection(ABC, Generic[HandlersT_co]):
         if self.core.error is not None or self.core.state is State.DRAINING:
             raise self.core.lost()
         self._room.open()
+        if self._keep_alive is not None and self._silence is None:
+            self._silence = Silence(self._keep_alive)
+            self._listen_for_life(self._silence)
 
     def _take_leave(self, reason: str, code: int) -> tuple[ConnectionLost, Outgoing | None]:
         """This side closes: with which error, and what the peer is told."""

@@ -21,8 +21,9 @@ from typedrpc.errors import ConnectionLost, ProtocolError, RpcError, ServerBusy
 from typedrpc.factories import Servable, sort_out
 from typedrpc.hooks import CallOutcome, Hooked
 from typedrpc.identity import Identity
-from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Hello, Leave, Limits
+from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Feature, Hello, Leave, Limits
 from typedrpc.peer import Gather, Peer
+from typedrpc.rate import check_rate
 from typedrpc.service import Table
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
@@ -169,6 +170,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         self._limits = Limits(max_message_size=max_message_size, max_calls=max_calls)
         self._handshake_timeout = handshake_timeout
         check_keep_alive(keep_alive)
+        check_rate(max_rate)
         self._keep_alive = keep_alive
         self._max_per_address = max_per_address
         self._max_rate = max_rate
@@ -210,7 +212,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
 
     def _make_hello(self) -> Hello:
         """What this side says of itself on a new connection."""
-        return Hello(self._limits)
+        return Hello(self._limits, features=frozenset((Feature.READS,)))
 
     @property
     def url(self) -> str:
@@ -356,7 +358,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
             self._peers.pop(stay.peer.id, None)
             self._admission.step_out(stay)
         error = connection.core.error
-        if error is not None and isinstance(error.__cause__, ProtocolError):
+        if error is not None and isinstance(error.__cause__, ProtocolError | TimeoutError):
             logger.warning("%s was cut off: %s", stay.peer, error)
         else:
             logger.debug("%s has left: %s", stay.peer, error)

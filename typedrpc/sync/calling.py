@@ -39,6 +39,7 @@ class Connection(AnyConnection, TypingProtocol):
     def get_waker(self) -> Waker | None: ...
     def deliver(self, events: list[Event[Token]]) -> None: ...
     def attend(self, deadline: float | None) -> None: ...
+    def look_for_life(self) -> list[Event[Token]]: ...
 
 
 @final
@@ -120,7 +121,7 @@ class LeadingCalls(Calls):
                         self._connection.stop_leading()
                         self.give_up(call)
                         raise Failed(error) from None
-                    count = -1  # whatever it is, it comes again, and is dealt with below
+                    count = -1  # silence for a while; or whatever it is, it comes again, and is dealt with below
                 if count > 0:
                     sole = reader.sole_frame(count)
                     if sole is not None and sole[0] == _RESPONSE and sole[2] == call:
@@ -130,6 +131,8 @@ class LeadingCalls(Calls):
                 if count >= 0:
                     self._connection.deliver(core.receive(count) if count else core.receive_eof())
                     self._connection.attend(deadline)
+                else:
+                    self._connection.deliver(self._connection.look_for_life())
             return self._outcome(call, what, waiter, deadline, leading=True)
         except Failed as failed:
             errors = [failed.error]

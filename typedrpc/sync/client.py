@@ -42,6 +42,7 @@ from typedrpc.hooks import CallOutcome, LossHookT, told_by
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
+from typedrpc.rate import CallRate
 from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service
 from typedrpc.sync.connection import Connection
@@ -162,7 +163,7 @@ class Client(BaseClient[EnteredT_co]):
         pause = FIRST_PAUSE
         transport.resolve(self._url)  # a URL that is wrong does not become right with time
         while True:
-            core: Protocol[Token] = Protocol(client=True, hello=self._make_hello())
+            core: Protocol[Token] = Protocol(client=True, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
             try:
                 return self._open(core, deadline)
             except (ConnectFailed, ServerBusy) as error:
@@ -188,6 +189,7 @@ class Client(BaseClient[EnteredT_co]):
                 dispatcher=self._dispatcher,
                 peer=peer,
                 attended=self._exposes or bool(self._disconnect),
+                keep_alive=self._keep_alive,
                 on_end=lambda connection: _end(stays),
                 on_forsaken=self._forget,
             )

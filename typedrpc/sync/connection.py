@@ -16,19 +16,21 @@ from typedrpc import transport
 from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
 from typedrpc.common.apart import Apart
-from typedrpc.common.connection import GOODBYE_TIME
+from typedrpc.common.connection import GOODBYE_TIME, KEEP_ALIVE
 from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.loop import RIGHT_WAY, in_loop, refuse_on_kept_loop
+from typedrpc.common.outbox import STALL_TIME
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
+from typedrpc.common.silence import SIGN_TIME, Heed, Silence
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import Workers
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError
-from typedrpc.messages import Leave
+from typedrpc.messages import Feature, Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Event, Outgoing
+from typedrpc.protocol import Event, Outgoing, State
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.calling import LeadingCalls
 from typedrpc.sync.handling import HandlerThreads
@@ -49,6 +51,7 @@ class Connection(AnyConnection[HandlerThreads]):
         dispatcher: Dispatcher,
         peer: Peer,
         attended: bool,
+        keep_alive: float | None = KEEP_ALIVE,
         on_end: Callable[["Connection"], None] | None = None,
         on_forsaken: Callable[[], None] | None = None,
     ) -> None:
@@ -61,6 +64,7 @@ class Connection(AnyConnection[HandlerThreads]):
             peer: The other end, for handlers.
             attended: Whether the peer may call, or somebody wants to know at once when it leaves: then somebody reads
                 all the time.
+            keep_alive: Seconds after which a peer that says nothing, though it is asked, is taken for dead.
             on_end: Called once, when the connection has ended.
             on_forsaken: Called in a forked child, to which the connection does not belong.
         """
@@ -70,14 +74,17 @@ class Connection(AnyConnection[HandlerThreads]):
             role,
             may_read_ahead=lambda: self.handlers.has_room(),
             read_ahead=self._read_ahead,
+            nothing_came=self._hear_nothing,
             end=self.end,
             stop_leading=self.stop_leading,
             leave=self._dispose,
             helper=lambda body: runtime()[0].start(body),
         )
-        super().__init__(core, role, writer.queue, on_end=on_end, on_forsaken=on_forsaken)
+        super().__init__(core, role, writer.queue, keep_alive=keep_alive, on_end=on_end, on_forsaken=on_forsaken)
         self._sock = sock
         self._torn = False
+        self._sign_at = 0.0  # when it is to be looked next whether nobody reads, and how far they were before
+        self._sign_progress = -1
         self._waker: transport.Waker | None = None
         self._runtime = runtime
         self.handlers = HandlerThreads(
@@ -328,21 +335,78 @@ class Connection(AnyConnection[HandlerThreads]):
         core, sock = self.core, self._sock
         try:
             if deadline is not None or waker is not None:
-                left = None if deadline is None else deadline - monotonic()
+                began = monotonic()
+                left = None if deadline is None else deadline - began
+                if self._silence is not None and (left is None or left > self._silence.half):
+                    left = self._silence.half
                 if not transport.wait(sock, read=True, timeout=left, waker=waker):
-                    return []
+                    return self._nothing_came(began)
             count = sock.recv_into(core.reader.get_buffer())
         except OSError as error:
             return self._failed_to_read(error)
         return core.receive(count) if count else core.receive_eof()
 
     def _failed_to_read(self, error: OSError) -> list[Event[Token]]:
-        if isinstance(error, BlockingIOError):  # pragma: no cover  # where sockets do not block
-            transport.wait(self._sock, read=True)
-            return []
+        if isinstance(error, BlockingIOError):  # nothing came for half the time; or sockets do not block here
+            return self.look_for_life()
         if not transport.is_of_socket(error):
             raise error
         return self.core.receive_error(error)
+
+    # Silence
+
+    def _listen_for_life(self, silence: Silence) -> None:
+        sock = self._sock
+        with contextlib.suppress(OSError):  # it has left again, as who reads will see
+            reads = self.core.client or Feature.READS in self.core.peer_hello.features
+            transport.keep_alive(sock, silence.period, reads=reads, patience=STALL_TIME)
+            transport.limit_silence(sock, silence.half)
+
+    def look_for_life(self) -> list[Event[Token]]:
+        """A read that waits for nothing else has ended with nothing; the role is held."""
+        silence = self._silence
+        now = monotonic()
+        if not transport.READS_END:  # pragma: no cover  # where sockets do not block
+            transport.wait(self._sock, read=True, timeout=None if silence is None else silence.half)
+        elif silence is not None:
+            now -= silence.half
+        return [] if self._is_readable() else self._nothing_came(now)
+
+    def _nothing_came(self, since: float) -> list[Event[Token]]:
+        """There is nothing to be read, and has not been since then; the role is held."""
+        silence, core = self._silence, self.core
+        if silence is None or self.ended:
+            return []
+        now = monotonic()
+        heed = silence.grow(now, now - since, broken=core.reader.moved, may_ask=core.may_ask)
+        core.reader.mark()
+        if heed is Heed.END:
+            return core.receive_nothing(silence.period)
+        if heed is Heed.ASK:
+            self._writer.queue.append(core.ping())
+            self._writer.flush(monotonic(), leading=True)
+        return []
+
+    def _hear_nothing(self) -> None:
+        """There is nothing to be read just now; the role is held."""
+        self.deliver(self._nothing_came(monotonic()))
+
+    def _look_for_life(self, now: float) -> None:
+        """In the watcher's thread, while handlers run: where nobody reads, the peer is answered and listened for."""
+        if now < self._sign_at:
+            return
+        progress, self._sign_at = self._sign_progress, now + SIGN_TIME
+        if progress == self.role.progress and self.role.try_take():
+            try:
+                if not self._is_readable():
+                    self._hear_nothing()
+                elif not self._writer.queue and self.core.state is State.OPEN:
+                    # No thread is free to read it, and it may be a ping.
+                    self._writer.queue.append(self.core.sign_of_life())
+                    self._writer.flush(now, leading=True)
+            finally:
+                self.stop_leading()
+        self._sign_progress = self.role.progress
 
     def _read_and_deliver(self) -> None:
         """As :meth:`read` and :meth:`deliver`: for the threads that handle what they read, once for each call."""
@@ -373,6 +437,8 @@ class Connection(AnyConnection[HandlerThreads]):
         """See :class:`typedrpc.sync.watcher.Watched`."""
         next_deadline, due = self._look(now)
         pause = self.handlers.look_for_stall()
+        if pause is not None:
+            self._look_for_life(now)
         if due:
             pause = QUICK_TICK
         if next_deadline is None:

@@ -23,6 +23,7 @@ from typedrpc.factories import Servable
 from typedrpc.hooks import told_by
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
+from typedrpc.rate import CallRate
 from typedrpc.sync.acceptor import Acceptor
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.stop import Stop
@@ -132,7 +133,7 @@ class Server(BaseServer[Connection]):
     def _welcome(self, sock: socket.socket) -> None:
         """Serve a client that has just connected, in a thread of its own."""
         transport.prepare(sock)
-        core: Protocol[Token] = Protocol(client=False, hello=self._make_hello())
+        core: Protocol[Token] = Protocol(client=False, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
         link = PeerLink()
         peer = Peer(next_peer_id(), transport.describe_peer(sock), self, link)
         connection = Connection(
@@ -142,6 +143,7 @@ class Server(BaseServer[Connection]):
             dispatcher=self._dispatcher,
             peer=peer,
             attended=True,
+            keep_alive=self._keep_alive,
             on_end=self._on_end,
         )
         link.attach(connection, peer)

@@ -46,6 +46,7 @@ class Writer:
         "_lanes",
         "_leave",
         "_may_read_ahead",
+        "_nothing_came",
         "_outbox",
         "_read_ahead",
         "_role",
@@ -63,6 +64,7 @@ class Writer:
         *,
         may_read_ahead: Callable[[], bool],
         read_ahead: Callable[[], None],
+        nothing_came: Callable[[], None],
         end: Callable[[ConnectionLost], None],
         stop_leading: Callable[[], None],
         leave: Callable[[], None],
@@ -74,6 +76,7 @@ class Writer:
             role: The connection's read role.
             may_read_ahead: Whether there is room for more that cannot be handled yet.
             read_ahead: Reads once, when the role is held and there is something to read.
+            nothing_came: Called where there is nothing to read, when the role is held.
             end: Ends the connection.
             stop_leading: Gives the role up.
             leave: Called by who lays the pen down when the connection has ended.
@@ -87,6 +90,7 @@ class Writer:
         self._role = role
         self._may_read_ahead = may_read_ahead
         self._read_ahead = read_ahead
+        self._nothing_came = nothing_came
         self._end = end
         self._stop_leading = stop_leading
         self._leave = leave
@@ -339,8 +343,11 @@ class Writer:
             return
         try:
             # Never stop reading for what waits here to be written: the peer may do the same.
-            if transport.wait(self._sock, read=self._may_read_ahead(), write=True, timeout=timeout):
+            reads = self._may_read_ahead()
+            if transport.wait(self._sock, read=reads, write=True, timeout=timeout):
                 self._read_ahead()
+            elif reads:
+                self._nothing_came()
         finally:
             if not leading:
                 self._stop_leading()
