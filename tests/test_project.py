@@ -29,7 +29,7 @@ LAYERS = [
     {"wire"},
     {"inflight", "parts"},
     {"flow", "messages"},
-    {"callbacks"},
+    {"authentication", "callbacks"},
     {"protocol"},
     {"lanes"},
     {"agreement"},

@@ -700,10 +700,7 @@ def test_a_second_hello(client: bool) -> None:
     assert cause(core) == "a second hello"
 
 
-RESERVED: Final = [Kind.AUTHENTICATE]
-
-
-@pytest.mark.parametrize("kind", [*RESERVED, 0x00, 0x02, 0x1A, 0x23, 0x7F])
+@pytest.mark.parametrize("kind", [0x00, 0x1A, 0x23, 0x7F])
 def test_an_unknown_kind_below_0x80_ends_the_connection(kind: int) -> None:
     core = opened(client=False)
     assert feed(core, frame(kind)) == [Closed()]

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from functools import lru_cache, partial
+from inspect import isawaitable
 from time import monotonic
 from typing import Any, Final, final
 from typing import Protocol as TypingProtocol
@@ -26,12 +27,14 @@ from typedrpc.errors import (
     DeadlineExceeded,
     MessageTooLarge,
     NestedTooDeep,
+    PermissionDenied,
     ProtocolError,
     RpcError,
     ServerBusy,
     UnknownCommand,
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
+from typedrpc.identity import Identity
 from typedrpc.messages import NO_EXTRAS, ProtocolCommand, fault_of_metadata, pack_extension
 from typedrpc.parts import Values
 from typedrpc.peer import Peer, Versions
@@ -70,6 +73,8 @@ class Dispatcher:
         max_depth: int = MAX_NESTING,
         max_concurrent: int | None = None,
         apart: bool = False,
+        authorize: Callable[[Identity | None, Command[Any]], object] | None = None,
+        guard: Callable[[Call], object] | None = None,
     ) -> None:
         """
         Args:
@@ -78,6 +83,8 @@ class Dispatcher:
             max_depth: Calls that may be nested in each other.
             max_concurrent: Handlers that run at a time, nested ones and the protocol's own not counted; None for any.
             apart: Every handler takes a thread or a task of its own, as an event loop reads the requests.
+            authorize: Asked before a call of a command that says ``requires``: whether this peer may call it.
+            guard: Called before each handler of a service, in its thread: raises to refuse the call.
 
         Raises:
             ValueError: It is no number from 1 up.
@@ -87,12 +94,16 @@ class Dispatcher:
         self._debug = debug
         self._max_depth = max_depth
         self._apart = apart
+        self._authorize = authorize
+        self._guard = guard
         self.observer: Observer | None = None
         self._rows: dict[int, Row] = {
             id: Row(builtin.name, partial(builtin.answer, table), partial(_unpack_plain, builtin), pack_plain)
             for id, builtin in BUILTIN_COMMANDS.items()
         }
         self._rows[ProtocolCommand.ADAPT].function = self._adapt
+        # Of commands for which it is asked each time who calls. Apart, so that the others do not pay for the question.
+        self._restricted: dict[int, Row] = {}
 
     def begin(self, protocol: Protocol[Any], request: Request, peer: Peer) -> Call | Outgoing | None:
         """The half before the handler: the call to run, or what to answer at once; None when nothing is to be done.
@@ -122,7 +133,7 @@ class Dispatcher:
             function = _function_of(row, row.entry, peer)
             if isinstance(function, ServerBusy):
                 return self._refuse(protocol, request, row, function)
-            call.function = function
+            call.function = function if self._guard is None else self._guarded(function)
         if extras is not NO_EXTRAS:
             call.depth = extras.depth
             if extras.depth >= self._max_depth:
@@ -164,7 +175,7 @@ class Dispatcher:
                 found = _function_of(row, row.entry, peer)
                 if isinstance(found, ServerBusy):
                     raise found
-                function = found
+                function = self._guarded(found)
             if extras.depth >= self._max_depth:
                 raise _too_deep(row, extras.depth)
         except RpcError as error:
@@ -291,6 +302,9 @@ class Dispatcher:
     ) -> bytes | None:
         """What a caller is told of what a handler raised, and a line in the log; None where nobody is to be told."""
         name = call.row.name
+        if type(error) is _Denied:
+            logger.log(logging.DEBUG if call.id else logging.WARNING, "%s was denied: %s", name, error)
+            return pack_protocol_failure(error) if call.id else None
         if call.id and call.cancelled and _is_of_cancellation(error):
             # The caller knows, and asks for nothing.
             logger.debug("%s was cancelled: %s", name, call.cancelled.error())
@@ -344,12 +358,35 @@ class Dispatcher:
         return dropped + protocol.failure(request, pack_protocol_failure(error))
 
     def _row_of(self, request: Request, peer: Peer) -> Row:
+        row: Row | None
         if request.command == ProtocolCommand.CALLBACK:
             row = self._row_of_callback(request)
         else:
-            row = self._rows.get(request.command) or self._make_row(request.command)
+            row = self._rows.get(request.command) or self._restricted.get(request.command)
+            row = row or self._make_row(request.command)
+            if request.command in self._restricted:
+                self._check_authority(request.command, peer)
         schema = request.extras.schema
         return row if schema is None else self._row_of_version(row, schema, peer)
+
+    def _check_authority(self, id: int, peer: Peer) -> None:
+        """Raise ``PermissionDenied`` unless this peer may call this command."""
+        command = self._table.entries[id].command
+        why = f"{command.qualified_name}: it requires {command.requires!r}, which this caller may not"
+        try:
+            assert self._authorize is not None
+            allowed = _plain_answer(self._authorize(peer.identity, command))
+        except PermissionDenied as error:
+            allowed, why = False, str(error) or why
+        except Exception:
+            logger.exception("authorize failed for %s and %s: it was denied", peer, command.qualified_name)
+            allowed = False
+        if not allowed:
+            raise PermissionDenied(why)
+
+    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A handler that runs only if the guard lets it."""
+        return function if self._guard is None else partial(_run_guarded, self._guard, function)
 
     def _row_of_callback(self, request: Request) -> Row:
         if request.callback is None:
@@ -367,7 +404,7 @@ class Dispatcher:
         unpack = codec.unpack_with_callbacks if codec.has_callbacks else codec.unpack_arguments
         row = Row(
             command.qualified_name,
-            entry.function,
+            self._guarded(entry.function),
             unpack,
             codec.pack_result,
             command.errors,
@@ -376,7 +413,8 @@ class Dispatcher:
             *self._how_to_run(command),
             None if codec.has_callbacks else codec,
         )
-        self._rows[id] = row
+        rows = self._rows if self._authorize is None or command.requires is None else self._restricted
+        rows[id] = row
         return row
 
     # Callers with another version of a contract
@@ -409,7 +447,15 @@ class Dispatcher:
         own = None if entry.place is None else entry
         name, has_callbacks = command.qualified_name, caller.has_callbacks
         make = partial(
-            Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own, *self._how_to_run(command)
+            Row,
+            name,
+            self._guarded(entry.function),
+            unpack,
+            pack,
+            command.errors,
+            has_callbacks,
+            own,
+            *self._how_to_run(command),
         )
         return versions.number_of(entry.id, packed, make)
 
@@ -424,6 +470,33 @@ class Dispatcher:
         if number >= len(rows) or rows[number].name != row.name:
             raise ProtocolError(f"{row.name}: the schema {number} was not agreed about on this connection")
         return rows[number]
+
+
+@final
+class _Denied(PermissionDenied):
+    """The guard has refused a call; one that a handler was told of by another server is none of these."""
+
+
+def _plain_answer(answer: object) -> object:
+    """What a function returned of which the answer is needed now: a coroutine would pass for a yes."""
+    if isawaitable(answer):
+        close = getattr(answer, "close", None)
+        if close is not None:
+            close()
+        raise TypeError("it gave something to be awaited, and must be a plain function")
+    return answer
+
+
+def _run_guarded(guard: Callable[[Call], object], function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    call = current_call()
+    try:
+        _plain_answer(guard(call))
+    except PermissionDenied as error:
+        raise _Denied(str(error) or f"{call.command}: not allowed") from error
+    except Exception as error:
+        logger.exception("the guard failed for %s: it was denied", call.command)
+        raise _Denied(f"{call.command}: not allowed") from error
+    return function(*args, **kwargs)
 
 
 def _function_of(row: Row, entry: Entry, peer: Peer) -> Callable[..., Any] | ServerBusy:

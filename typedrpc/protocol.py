@@ -6,10 +6,14 @@ bytes to send, and what the protocol itself has to say waits in ``outgoing``. Bo
 The states of a connection::
 
     GREETING --(preamble, hello)--> GREETED --(welcome)--> OPEN --(goodbye of either side)--> DRAINING --> CLOSED
-        `------------ any fault, end of file, time-out ---------------------------------------------------^
+        |  `--> AUTHENTICATING --(a claim)--> CLAIMED --^                                                    ^
+        `------------ any fault, end of file, time-out ------------------------------------------------------'
 
 - GREETING: the client sends preamble and hello at once; the server says nothing before it has seen both of the
   client's, so that a stranger learns nothing. Only hello and goodbye are legal.
+- AUTHENTICATING, where the server asks for it: it waits for the client to claim who it is; a client that has a secret,
+  to which it is GREETED otherwise, waits for the server's proof. Only that, ping and goodbye are legal.
+- CLAIMED: the server looks whether the claim is right. Only ping and goodbye are legal.
 - GREETED: the server decides whether, and when, the client may come in. It may call the client already; the client
   calls only from within such a call.
 - OPEN: everything else is legal, in both directions.
@@ -25,11 +29,12 @@ from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from typedrpc.authentication import NOT_AUTHENTICATED, Claim, Credentials, Hellos, read_claim
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import Payload, Segmented
 from typedrpc.definition import FIRST_RESERVED_ID
-from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
-from typedrpc.failure import pack_protocol_failure
+from typedrpc.errors import AuthenticationFailed, ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
+from typedrpc.failure import cut, pack_protocol_failure
 from typedrpc.flow import Inflow, Outflow
 from typedrpc.inflight import MAX_CALL, InFlight
 from typedrpc.messages import (
@@ -39,6 +44,7 @@ from typedrpc.messages import (
     Hello,
     Leave,
     Limits,
+    Method,
     pack_credit,
     pack_goodbye,
     pack_hello,
@@ -106,6 +112,8 @@ class State(Enum):
     """Of a connection; see the module's docstring."""
 
     GREETING = auto()
+    AUTHENTICATING = auto()
+    CLAIMED = auto()
     GREETED = auto()
     OPEN = auto()
     DRAINING = auto()
@@ -181,6 +189,12 @@ class Greeted(_Turn):
     __slots__ = ()
 
 
+class Claimed(_Turn):
+    """Event, at the server: the client has said who it is, see ``Protocol.claim``. The owner looks whether it is."""
+
+    __slots__ = ()
+
+
 class Opened(_Turn):
     """Event, at the client: the server has let it in, calls may be made."""
 
@@ -212,7 +226,7 @@ class Closed(_Turn):
     __slots__ = ()
 
 
-Event: TypeAlias = Request | Outcome[TokenT] | Greeted | Opened | Released | GivenUp | Closed
+Event: TypeAlias = Request | Outcome[TokenT] | Greeted | Claimed | Opened | Released | GivenUp | Closed
 
 
 class Protocol(Generic[TokenT]):
@@ -224,15 +238,27 @@ class Protocol(Generic[TokenT]):
     the owner's state lock. The rest are single operations on dicts and sets.
     """
 
-    def __init__(self, *, client: bool, hello: Hello, rate: CallRate | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        client: bool,
+        hello: Hello,
+        rate: CallRate | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         """
         Args:
             client: Whether this side opened the connection.
-            hello: What it says of itself, with the limits of what it accepts.
+            hello: What it says of itself, with the limits of what it accepts. A server whose hello has methods lets
+                nobody in who has not proved who he is by one of them.
             rate: How many calls the peer may make; None for any number.
+            credentials: By what a client proves who it is.
         """
         self.client = client
         self.hello = hello
+        self.credentials = credentials
+        self.claim: Claim | None = None
+        """At a server: who the client says that it is, until that is decided."""
         self.limits = limits = hello.limits
         self.peer_limits = Limits()
         self.peer_hello = Hello(self.peer_limits)
@@ -269,6 +295,8 @@ class Protocol(Generic[TokenT]):
         """How many calls the peer may make; None for any number."""
         self._running: set[int] = set()
         self._nested: set[int] = set()  # of these, the ones that are nested in a call of this side
+        self._hello = self._peer_hello = b""  # the payloads, as they travelled
+        self._is_early = True  # until the peer may say more than who it is
         self._lowered = False  # the limit of sizes: messages that were on their way may be larger, and do no harm
         self._farewell = "the connection is being closed"
         self._small = 0  # payloads up to this size need no look at limits and make one buffer with their header
@@ -324,8 +352,8 @@ class Protocol(Generic[TokenT]):
         self.leaving.clear()
         events: list[Event[TokenT]] = []
         while (frame := reader.next_frame()) is not None:
-            if self.state is State.GREETING:
-                event = self._on_greeting(frame)
+            if self._is_early:
+                event = self._on_early(frame)
             else:
                 handler = self._handlers.get(frame.kind)
                 event = handler(frame) if handler is not None else self._on_unknown(frame)
@@ -386,15 +414,25 @@ class Protocol(Generic[TokenT]):
 
     def _break(self, reason: str) -> Closed:
         """The peer broke the protocol: tell it, and end. A stranger is told nothing."""
-        if not (self.state is State.GREETING and not self.client):
+        if self.client or self.state is not State.GREETING:
             self.outgoing.append(self.goodbye(reason))
         error = ConnectionLost(f"the peer broke the protocol: {reason}")
         error.__cause__ = ProtocolError(reason)
         return self.close(error)
 
-    def _on_greeting(self, frame: Frame) -> Event[TokenT] | None:
+    def _on_early(self, frame: Frame) -> Event[TokenT] | None:
+        """A frame of a peer that has not said, or not proved, who it is."""
         if frame.kind == Kind.GOODBYE:
             return self._on_goodbye(frame)
+        if self.state is State.GREETING:
+            return self._on_greeting(frame)
+        if frame.kind == Kind.PING:
+            return self._on_ping(frame)
+        if frame.kind == Kind.AUTHENTICATE and self.state is State.AUTHENTICATING:
+            return self._on_proof(frame) if self.client else self._on_claim(frame)
+        return self._break(f"a frame of kind {frame.kind:#04x} before it is known who the peer is")
+
+    def _on_greeting(self, frame: Frame) -> Event[TokenT] | None:
         if frame.kind != Kind.HELLO:
             return self._break(f"a frame of kind {frame.kind:#04x} before the hello")
         hello = read_hello(frame.payload)
@@ -402,11 +440,91 @@ class Protocol(Generic[TokenT]):
             return self._break(hello)
         self._set_peer_limits(hello.limits)
         self.peer_hello = hello
-        if not self.client:
-            self._greet()
-        self.state = State.GREETED
+        assert not isinstance(frame.payload, Segmented)  # it could be read
+        self._peer_hello = bytes(frame.payload)
+        if self.client:
+            return self._authenticate()
+        self._greet()
+        if self.hello.methods:
+            self.state = State.AUTHENTICATING
+            return None
+        return self._become_greeted()
+
+    def _become_greeted(self) -> Greeted:
+        self._is_early = False
+        self.state = _GREETED
         self.reader.limit = self.limits.max_message_size
         return Greeted()
+
+    # Who the peer is
+
+    def hellos(self) -> Hellos:
+        """What both sides have said, which proofs are made of."""
+        return Hellos(self._hello, self._peer_hello) if self.client else Hellos(self._peer_hello, self._hello)
+
+    def _authenticate(self) -> Event[TokenT] | None:
+        """At the client: the server has said how it wants to be told who this is."""
+        credentials, methods = self.credentials, self.peer_hello.methods
+        if credentials is None or credentials.method not in methods:
+            if credentials is not None and credentials.method == Method.SECRET:
+                return self._refuse_peer("the server did not prove that it knows the secret: it asks for none")
+            if not methods:
+                return self._become_greeted()
+            asked = cut(" or a ".join(methods), 64)
+            given = "none" if credentials is None else f"a {credentials.method}"
+            return self._refuse_peer(f"the server asks for a {asked}, and was given {given}")
+        if not self.peer_hello.nonce:
+            return self._break("a hello that asks for a proof, without a nonce")
+        self.outgoing.append(encode(Kind.AUTHENTICATE, 0, 0, credentials.claim(self.hellos())))
+        if credentials.method == Method.SECRET:
+            self.state = State.AUTHENTICATING
+            return None
+        return self._become_greeted()
+
+    def _on_proof(self, frame: Frame) -> Event[TokenT] | None:
+        if self.credentials is None or not self.credentials.is_answered(frame.payload, self.hellos()):
+            return self._refuse_peer("the server did not prove that it knows the secret")
+        return self._become_greeted()
+
+    def _refuse_peer(self, reason: str) -> Closed:
+        """The server has not proved who it is, or asks what this side cannot answer: tell it, and end."""
+        self.outgoing.append(self.goodbye(reason, Leave.REFUSED))
+        error = ConnectionLost(reason)
+        error.__cause__ = AuthenticationFailed("", reason)
+        return self.close(error)
+
+    def _on_claim(self, frame: Frame) -> Event[TokenT] | None:
+        claim = read_claim(frame.payload)
+        if isinstance(claim, str):
+            return self._break(claim)
+        if claim.method not in self.hello.methods:
+            return self._break(f"a {claim.method}, which was not asked for")
+        if claim.method == Method.SECRET and not self.peer_hello.nonce:
+            return self._break("a proof without a nonce in the hello")
+        self.claim = claim
+        self.state = State.CLAIMED
+        return Claimed()
+
+    def accept(self, proof: bytes | None = None) -> Outgoing | None:
+        """At a server: the claim is right.
+
+        Args:
+            proof: What proves to the client that this side knows the secret.
+
+        Returns:
+            The bytes that tell it; None if there is nothing to tell, or it is too late, which the state says.
+        """
+        self.claim = None
+        if self.state is not State.CLAIMED:
+            return None
+        self._become_greeted()
+        return None if proof is None else encode(Kind.AUTHENTICATE, 0, 0, proof)
+
+    def turn_away(self) -> None:
+        """At a server: greet a client that is not heard, as it may not come in whatever it says."""
+        if self.state is State.GREETING:
+            self._greet()
+            self.state = State.CLAIMED
 
     def _set_peer_limits(self, limits: Limits) -> None:
         self.peer_limits = limits
@@ -499,7 +617,7 @@ class Protocol(Generic[TokenT]):
         return None
 
     def _greet(self) -> None:
-        hello = pack_hello(self.hello)
+        hello = self._hello = pack_hello(self.hello)
         self.outgoing.append(PREAMBLE + pack_header(len(hello), Kind.HELLO, 0, 0, 0) + hello)
 
     def _on_request(self, frame: Frame) -> Event[TokenT] | None:
@@ -645,6 +763,8 @@ class Protocol(Generic[TokenT]):
         error = ConnectionLost(f"the peer closed the connection{': ' if said else ''}{said}")
         if code == Leave.BUSY:
             error.__cause__ = ServerBusy(said)
+        elif code == Leave.REFUSED:
+            error.__cause__ = AuthenticationFailed("", said or NOT_AUTHENTICATED)
         if self.client and self.state is not State.GREETING and self.calls:
             # A server that says goodbye still answers what it accepted; its end of file follows.
             self.state = State.DRAINING
@@ -657,6 +777,8 @@ class Protocol(Generic[TokenT]):
             return None
         if frame.kind == Kind.HELLO:
             return self._break("a second hello")
+        if frame.kind == Kind.AUTHENTICATE:
+            return self._break("an authentication out of place")
         return self._break(f"a frame of unknown kind {frame.kind:#04x}")
 
     # Sending

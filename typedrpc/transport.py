@@ -7,6 +7,7 @@ import select
 import socket
 import stat
 import struct
+from collections.abc import Collection
 from time import monotonic
 from typing import Any, Final, NamedTuple, final
 
@@ -34,6 +35,7 @@ OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOM
 
 UNIX_MODE: Final = 0o600
 
+_HAS_PEERCRED: Final = hasattr(socket, "SO_PEERCRED")
 _HAS_UNIX: Final = hasattr(socket, "AF_UNIX")
 _HAS_POLL: Final = hasattr(select, "poll")
 _HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
@@ -120,7 +122,7 @@ def _listen_tcp(url: str, address: Address, insecure: bool) -> tuple[socket.sock
         raise ListenFailed(
             url,
             "this address can be reached from other machines, and neither TLS nor authentication guards it; "
-            "listen on 127.0.0.1, or pass insecure=True if everybody who can reach it may call it",
+            "listen on 127.0.0.1, give a secret, or pass insecure=True if everybody who can reach it may call it",
         )
     listener = socket.socket(family, kind, number)
     try:
@@ -400,6 +402,40 @@ def describe_peer(sock: socket.socket) -> str:
     if isinstance(name, tuple):
         return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
     return f"unix:{os.fsdecode(name)}" if name else "unix"
+
+
+def find_users(url: str, users: Collection[int | str]) -> frozenset[int]:
+    """The numbers of users of this system, who may connect to a unix socket.
+
+    Raises:
+        ListenFailed: There is no such user, or nobody could tell who connects there.
+    """
+    if not _HAS_PEERCRED or not url.startswith("unix:"):
+        raise ListenFailed(url, "allow_users needs a unix socket on Linux, where the system says who connects")
+    import pwd  # imported when used: not every system has it
+
+    found = set()
+    for user in users:
+        try:
+            found.add(pwd.getpwnam(user).pw_uid if isinstance(user, str) else int(user))
+        except KeyError:
+            raise ListenFailed(url, f"allow_users: this system has no user {user!r}") from None
+    return frozenset(found)
+
+
+def user_of(sock: socket.socket) -> tuple[int, str]:
+    """The user who has connected to a unix socket, after :func:`find_users`: the number, and the name if it has one.
+
+    Raises:
+        OSError: The system does not say.
+    """
+    import pwd
+
+    _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
+    try:
+        return uid, pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return uid, str(uid)
 
 
 def in_words(error: OSError | UnicodeError) -> str:

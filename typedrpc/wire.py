@@ -75,7 +75,7 @@ class Kind(IntEnum):
     """What a frame is. Kinds from 0x80 up may be ignored by who does not know them, the rest may not."""
 
     HELLO = 0x01
-    AUTHENTICATE = 0x02  # reserved
+    AUTHENTICATE = 0x02
     WELCOME = 0x03
     LIMITS = 0x04
     REQUEST = 0x10

@@ -114,10 +114,7 @@ def test_a_client_that_tries_again_never_has_a_call_run_twice(colours: Colours) 
             proxy.plan_each(cuts(1))
             with colours.connect(Ledger, proxy.url, retry=RETRY) as remote:
                 forms: list[Callable[[int], int]] = [remote.book, lambda number: remote.book.submit(number).result(60)]
-                shares = [(share(index), forms[index % 2]) for index in range(CALLERS)]
-                results = run_all(
-                    [lambda numbers=numbers, form=form: book_all(numbers, form) for numbers, form in shares]
-                )
+                results = book_from_threads(lambda index: forms[index % 2])
         assert sum(passage.was_cut for passage in proxy.passages) > FEWEST_CUTS
     believed = {number: belief for result in results for number, belief in result.items()}
     assert check(ledger, believed) == {"ran": CALLS}

@@ -139,7 +139,7 @@ BREACHES = {
     "4 GiB": (HEADER.pack(GIBIBYTES_4, Kind.REQUEST, 0, ADD, 1), "announces 4294967295 bytes"),
     "above the limit": (HEADER.pack((16 << 20) + 1, Kind.REQUEST, 0, ADD, 1), "the limit is 16777216"),
     "unknown kind": (HEADER.pack(0, 0x7F, 0, 0, 0), "unknown kind 0x7f"),
-    "reserved kind": (HEADER.pack(0, Kind.AUTHENTICATE, 0, ADD, 1), "unknown kind 0x02"),
+    "authentication": (HEADER.pack(0, Kind.AUTHENTICATE, 0, ADD, 1), "an authentication out of place"),
     "second hello": (hello(), "a second hello"),
     "unknown flags": (HEADER.pack(0, Kind.REQUEST, 0x80, ADD, 1), "unknown flags 0x80"),
     "even call id": (HEADER.pack(1, Kind.REQUEST, 0, ADD, 2) + b"\x90", "the call id 2"),

@@ -15,6 +15,7 @@ from typedrpc.aio.closing import Closing
 from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
 from typedrpc.aio.threads import in_thread
+from typedrpc.authentication import Credentials
 from typedrpc.call import Call, get_call
 from typedrpc.common.client import (
     CONNECT_TIME,
@@ -35,6 +36,7 @@ from typedrpc.common.tokens import Token
 from typedrpc.common.workers import MAX_WORKERS, Workers
 from typedrpc.dispatch import MAX_NESTING
 from typedrpc.errors import (
+    AuthenticationFailed,
     ConnectFailed,
     ConnectionLost,
     ConnectTimeout,
@@ -157,17 +159,23 @@ class Client(BaseClient[EnteredT_co]):
         while True:
             core: Protocol[Token] = Protocol(client=True, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
             try:
+                core.credentials = await self._get_credentials()
                 return await self._attempt(address, core, deadline)
             except (ConnectFailed, ServerBusy) as error:
                 failure = error
             if self._connect_failed:
                 await in_thread(lambda error=failure: self._connect_failed.run(error))  # type: ignore[misc]
+            if isinstance(failure, AuthenticationFailed):  # which no other attempt would change
+                raise failure
             left = deadline - monotonic() - LEAST_ATTEMPT
             # A server that says goodbye is up, and does not want this client.
             if not again or left <= 0 or core.leave is not None:
                 raise failure
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _get_credentials(self) -> Credentials | None:
+        return await in_thread(self._make_credentials) if callable(self._token) else self._make_credentials()
 
     async def _attempt(
         self, address: transport.Address, core: Protocol[Token], deadline: float
@@ -198,6 +206,8 @@ class Client(BaseClient[EnteredT_co]):
             if isinstance(error, RpcError):
                 if isinstance(error.__cause__, ServerBusy):
                     raise error.__cause__ from None
+                if isinstance(error.__cause__, AuthenticationFailed):
+                    raise AuthenticationFailed(self._url, error.__cause__.reason) from None
                 raise ConnectFailed(self._url, str(error)) from error
             if isinstance(error, TimeoutError):
                 raise ConnectTimeout(self._url, why_not_in_time(core)) from None
@@ -339,6 +349,8 @@ def connect(
         max_depth=max_depth,
         max_workers=max_workers,
         keep_alive=keep_alive,
+        secret=secret,
+        token=token,
     )
     return Connecting(
         Client(

@@ -20,6 +20,7 @@ from typedrpc.aio.closing import Closing
 from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
 from typedrpc.aio.threads import in_thread
+from typedrpc.authentication import MAX_PENDING
 from typedrpc.call import handled_by
 from typedrpc.common.loop import blocking_call, running_loop
 from typedrpc.common.server import GRACE, BaseServer, ServerOptions
@@ -28,6 +29,7 @@ from typedrpc.common.tokens import Token
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.factories import Servable
 from typedrpc.hooks import told_by
+from typedrpc.messages import Method
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.rate import CallRate
@@ -56,6 +58,7 @@ class Server(BaseServer[Connection]):
         self._serving: set[asyncio.Task[None]] = set()
         self._closed: asyncio.Event
         self._started = False
+        self._pending = 0  # clients that wait to be told that they are refused
 
     def _get_loop(self) -> asyncio.AbstractEventLoop:
         return self._runtime.loop
@@ -69,7 +72,9 @@ class Server(BaseServer[Connection]):
         """
         if self._started or self._closing:
             raise RuntimeError("a server is started once; make another one")
-        listener, address = transport.listen(self._url, insecure=self._insecure, mode=self._mode)
+        self._find_users()
+        insecure = self._insecure or self._is_guarded
+        listener, address = transport.listen(self._url, insecure=insecure, mode=self._mode)
         self._started = True
         self._url = str(address)
         self._runtime = Runtime(self._workers, self._max_workers, debug=self._debug)
@@ -177,8 +182,8 @@ class Server(BaseServer[Connection]):
 
     def _welcome(self, connection: Connection, made: asyncio.Transport) -> None:
         peer = connection.handlers.peer
+        sock = made.get_extra_info("socket")
         with suppress(OSError):  # it has left again
-            sock = made.get_extra_info("socket")
             transport.set_options(sock)
             peer.address = transport.describe_peer(sock)
         stay = Stay(
@@ -198,13 +203,19 @@ class Server(BaseServer[Connection]):
         if closing:
             connection.end(ConnectionLost("the server is closing"))
             return
+        if not self._is_allowed(connection, stay, sock):
+            made.pause_reading()
+            return
         task = self._runtime.loop.create_task(self._serve(connection, stay))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
     async def _serve(self, connection: Connection, stay: Stay) -> None:
+        deadline = monotonic() + self._handshake_timeout
         try:
-            await connection.open(monotonic() + self._handshake_timeout)
+            await connection.open(deadline)
+            if not await self._is_known(connection, stay, deadline):
+                return
         except TimeoutError:
             logger.warning("%s was cut off: no handshake within %g s", stay.peer, self._handshake_timeout)
             connection.end(ConnectionLost(f"{stay.peer}: no handshake within {self._handshake_timeout:g} s"))
@@ -214,6 +225,48 @@ class Server(BaseServer[Connection]):
             connection.fault()
         else:
             self._admit(connection, stay)
+
+    async def _is_known(self, connection: Connection, stay: Stay, deadline: float) -> bool:
+        """Whether a client is who it says, if it has to be; another one is turned away.
+
+        Raises:
+            TimeoutError: There was no time to find it out.
+        """
+        claim = connection.core.claim
+        if claim is None:
+            return True
+        if claim.method == Method.SECRET:
+            return self._check_proof(connection, stay)
+        async with asyncio.timeout(max(0.0, deadline - monotonic())):
+            found = await self._check(claim.token)
+        return self._check_found(connection, stay, found)
+
+    async def _check(self, token: str) -> object:
+        """Whose a token is: what the function that checks it returns, or the exception that it raises."""
+        check = self._check_token
+        assert check is not None
+        try:
+            if inspect.iscoroutinefunction(check):
+                return await check(token)
+            found = await in_thread(lambda: check(token))
+            return await found if inspect.iscoroutine(found) else found
+        except BaseException as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # by the time-out, or with the loop
+                raise
+            return error
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        if self._pending >= MAX_PENDING:
+            action()
+            return
+
+        def act() -> None:
+            self._pending -= 1
+            action()
+
+        self._pending += 1
+        self._runtime.loop.call_later(seconds, act)
 
     def _let_in(self, stay: Stay) -> None:
         if self._connect or self._factories:  # which may take their time

@@ -1,9 +1,11 @@
 """The client, whichever way it connects: what it is made with, and what users see of it."""
 
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, TypedDict, TypeVar, overload
 
+from typedrpc.authentication import NONCE_SIZE, Credentials, check_secret, check_token_given, travels_alone
 from typedrpc.call import Call
 from typedrpc.command import BoundCommand, Command
 from typedrpc.common.agreements import AGREE_TIME
@@ -13,7 +15,7 @@ from typedrpc.common.loop import run_on
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import check_counts
 from typedrpc.dispatch import Dispatcher
-from typedrpc.errors import ConnectionLost, RpcError
+from typedrpc.errors import AuthenticationFailed, ConnectionLost, RpcError
 from typedrpc.hooks import CallOutcome, Hooked
 from typedrpc.messages import Feature, Hello, Limits
 from typedrpc.peer import Peer
@@ -98,7 +100,7 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
         self._max_rate = max_rate
         self._retry = retry
         self._tls = tls
-        self._secret = secret
+        self._secret = None if secret is None else check_given_secret(secret)
         self._token = token
         self._contract = contract
         self._timeout = timeout
@@ -111,11 +113,28 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
 
     def _make_hello(self) -> Hello:
         """What this side says of itself on a new connection."""
-        return Hello(self._limits, self._services, frozenset((Feature.READS,) if self._reads() else ()))
+        nonce = b"" if self._secret is None and self._token is None else os.urandom(NONCE_SIZE)
+        features = frozenset((Feature.READS,) if self._reads() else ())
+        return Hello(self._limits, self._services, features, nonce)
 
     def _reads(self) -> bool:
         """Whether somebody reads all the time."""
         return self._runs_apart or self._exposes or bool(self._disconnect)
+
+    def _make_credentials(self) -> Credentials | None:
+        """By what this side proves who it is on a new connection. May take its time.
+
+        Raises:
+            AuthenticationFailed: The function that gives the token did not.
+        """
+        if self._secret is not None:
+            return Credentials(secret=self._secret)
+        if self._token is None:
+            return None
+        try:
+            return Credentials(token=check_token_given(self._token() if callable(self._token) else self._token))
+        except Exception as error:
+            raise AuthenticationFailed(self._url, f"there is no token to present: {type(error).__name__}") from error
 
     @property
     def peer(self) -> Peer:
@@ -165,7 +184,7 @@ def why_not_in_time(core: Protocol[Token]) -> str:
     if core.queue is not None:
         inside, limit = core.queue
         return f"the server had no place in time: {inside} of {limit} clients are in"
-    if core.state is State.GREETED:
+    if core.state in (State.GREETED, State.AUTHENTICATING):
         return "the server did not let this client in in time"
     return "something listens there, but did not answer in time"
 
@@ -201,6 +220,8 @@ def check_options(
     max_depth: int,
     max_workers: int,
     keep_alive: float | None,
+    secret: object = None,
+    token: object = None,
 ) -> None:
     """Check what ``connect`` is given.
 
@@ -213,5 +234,27 @@ def check_options(
         raise ValueError(f"call_timeout must be None or a number of seconds from 0 up to a day, not {call_timeout!r}")
     check_counts(max_depth=max_depth, max_workers=max_workers)
     check_keep_alive(keep_alive)
-    if not url:
+    if not url and not isinstance(url, str):
         raise ValueError("connect needs the url of a server, or several")
+    if token is None:
+        return
+    if secret is not None:
+        raise ValueError("a client proves who it is by a secret or by a token, not by both")
+    if not callable(token):
+        check_token_given(token)
+    for one in url if isinstance(url, list | tuple) else (url,):
+        if isinstance(one, str) and not travels_alone(one):
+            raise ValueError(f"a token needs a url tls:// or unix://, as it travels as it is: not {one}")
+
+
+def check_given_secret(secret: object) -> tuple[str, bytes]:
+    """The secret that ``connect`` is given, with the name of who has it.
+
+    Raises:
+        ValueError: It cannot be used.
+    """
+    if isinstance(secret, tuple):
+        if len(secret) != 2:
+            raise ValueError("a secret with a name is (name, secret)")
+        return check_secret(*secret)
+    return check_secret("", secret)

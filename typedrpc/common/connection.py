@@ -29,8 +29,9 @@ from typedrpc.common.router import Router
 from typedrpc.common.sending import Streams
 from typedrpc.common.silence import Silence
 from typedrpc.common.tokens import Batch, CallWaiter, Token
-from typedrpc.errors import ConnectionLost, DeadlineExceeded, RpcError, ServerBusy, UnknownCommand
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, PermissionDenied, RpcError, ServerBusy, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
+from typedrpc.identity import Identity
 from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.protocol import BatchRequest, Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
@@ -222,6 +223,29 @@ class Connection(ABC, Generic[HandlersT_co]):
         self.post(welcome)
         return True
 
+    def accept(self, identity: Identity, proof: bytes | None = None) -> bool:
+        """The client is who it says. Returns whether it still is there.
+
+        Args:
+            identity: Who it is.
+            proof: What it is told, to know the same of this side.
+        """
+        self.handlers.peer.identity = identity
+        with self._state:
+            answer = self.core.accept(proof)
+            there = self.core.state is State.GREETED
+        if answer is not None:
+            self.post(answer)
+        return there
+
+    def turn_away(self) -> None:
+        """Greet a client that is not heard; :meth:`close` tells it that it may not come in."""
+        with self._state:
+            self.core.turn_away()
+        self._queue.extend(self.core.outgoing)
+        self.core.outgoing.clear()
+        self._flush_now()
+
     def set_limit(self, max_message_size: int) -> None:
         """Change the size of the messages that are accepted, and tell the peer.
 
@@ -257,9 +281,11 @@ class Connection(ABC, Generic[HandlersT_co]):
         logger.warning("%s makes more one-way calls than max_rate lets it: these are dropped", self.handlers.peer)
 
     def _is_greeting(self) -> bool:
-        """The handshake goes on: a client's until it is let in."""
+        """The handshake goes on: a client's until it is let in, a server's until it knows who is to be let in."""
         state = self.core.state
-        return state is State.GREETING or (self.core.client and state is State.GREETED)
+        if state is State.GREETING or state is State.AUTHENTICATING:
+            return True
+        return self.core.client and state is State.GREETED
 
     def _opened(self) -> None:
         """The handshake is over.
@@ -278,7 +304,8 @@ class Connection(ABC, Generic[HandlersT_co]):
         """This side closes: with which error, and what the peer is told."""
         error = ConnectionLost(f"the connection was closed on this side{': ' if reason else ''}{reason}")
         with self._state:
-            goodbye = self.core.goodbye(reason, code) if self.core.state in (State.OPEN, State.GREETED) else None
+            is_known = self.core.state in (State.OPEN, State.GREETED, State.AUTHENTICATING, State.CLAIMED)
+            goodbye = self.core.goodbye(reason, code) if is_known else None
             # Before the peer knows: it may close at once, and who reads here would take that for the cause.
             self.core.close(error)
         return error, goodbye
@@ -387,7 +414,7 @@ class Connection(ABC, Generic[HandlersT_co]):
     def _withdraw_unseen(self, frame: Frame) -> None:
         """The peer says by these answers that it has not looked at the arguments, and has no callbacks of the call."""
         if frame.call in self.callbacks.groups and isinstance(
-            unpack_failure(frame.payload, ""), UnknownCommand | ServerBusy
+            unpack_failure(frame.payload, ""), UnknownCommand | ServerBusy | PermissionDenied
         ):
             self.callbacks.withdraw(frame.call)
 

@@ -1,13 +1,25 @@
 """The server, whichever way it serves: what it is made with, who is in, and what it says to many."""
 
+import inspect
 import logging
+import os
 import threading
+import traceback
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from typedrpc import transport
 from typedrpc.admission import Admission, Answer, WhenFull
+from typedrpc.authentication import (
+    NONCE_SIZE,
+    NOT_AUTHENTICATED,
+    Failures,
+    Keys,
+    host_of,
+    travels_alone,
+)
 from typedrpc.call import Call
 from typedrpc.command import Command
 from typedrpc.common.broadcast import Gather as Gathering
@@ -17,17 +29,26 @@ from typedrpc.common.loop import refuse_on_kept_loop, run_on
 from typedrpc.common.stay import Stay
 from typedrpc.common.workers import MAX_WORKERS, Workers, check_counts
 from typedrpc.dispatch import MAX_NESTING, Dispatcher
-from typedrpc.errors import ConnectionLost, ProtocolError, RpcError, ServerBusy
+from typedrpc.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    DefinitionError,
+    ProtocolError,
+    RpcError,
+    ServerBusy,
+)
 from typedrpc.factories import Servable, sort_out
-from typedrpc.hooks import CallOutcome, Hooked
+from typedrpc.failure import cut
+from typedrpc.hooks import CallOutcome, Hooked, check_plain
 from typedrpc.identity import Identity
-from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Feature, Hello, Leave, Limits
+from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Feature, Hello, Leave, Limits, Method
 from typedrpc.peer import Gather, Peer
 from typedrpc.rate import check_rate
 from typedrpc.service import Table
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
+    import socket
     import ssl
 
     from typedrpc.tls import Tls
@@ -161,7 +182,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
 
         Raises:
             DefinitionError: The services cannot be served together; says why.
-            ValueError: A limit is out of range.
+            ValueError: A limit is out of range, a secret too short, or a token would travel where others can read it.
         """
         check_counts(max_depth=max_depth, max_workers=max_workers)
         if not 0 < handshake_timeout <= transport.LONGEST_WAIT:
@@ -175,21 +196,34 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         self._max_per_address = max_per_address
         self._max_rate = max_rate
         self._tls = tls
-        self._secret = secret
+        self._keys = None if secret is None else Keys(secret)
         self._check_token = check_token
-        self._authorize = authorize
-        self._guard = guard
+        if check_token is not None and not travels_alone(url):
+            raise ValueError(f"check_token needs a url tls:// or unix://, as a token travels as it is: not {url}")
+        asked = {Method.SECRET: secret, Method.TOKEN: check_token}
+        self._methods = tuple(method for method, by in asked.items() if by is not None)
+        self._failures = Failures()
+        if isinstance(allow_users, str):
+            raise ValueError(f"allow_users is a collection of users: [{allow_users!r}]")
         self._allow_users = allow_users
+        self._allowed: frozenset[int] | None = None
+        check_plain(authorize, "authorize")
+        check_plain(guard, "guard")
         self._mode = mode
         self._insecure = insecure
         served, self._factories = sort_out(services)
+        table = Table(served, ids)
+        if authorize is None:
+            _check_that_nothing_is_required(table)
         super().__init__(
             Dispatcher(
-                Table(served, ids),
+                table,
                 debug=debug,
                 max_depth=max_depth,
                 max_concurrent=max_concurrent,
                 apart=self._runs_apart,
+                authorize=authorize,
+                guard=guard,
             ),
             on_connect=on_connect,
             on_disconnect=on_disconnect,
@@ -212,7 +246,20 @@ class BaseServer(Hooked, Generic[ConnectionT]):
 
     def _make_hello(self) -> Hello:
         """What this side says of itself on a new connection."""
-        return Hello(self._limits, features=frozenset((Feature.READS,)))
+        features = frozenset((Feature.READS,))
+        if not self._methods:
+            return Hello(self._limits, features=features)
+        return Hello(self._limits, features=features, nonce=os.urandom(NONCE_SIZE), methods=self._methods)
+
+    @property
+    def _is_guarded(self) -> bool:
+        """Whether not everybody who can reach the server may call it."""
+        return bool(self._methods)
+
+    def _find_users(self) -> None:
+        """Look who may connect to the unix socket. Raises ``ListenFailed`` where that cannot be told."""
+        if self._allow_users is not None:
+            self._allowed = transport.find_users(self._url, self._allow_users)
 
     @property
     def url(self) -> str:
@@ -315,6 +362,63 @@ class BaseServer(Hooked, Generic[ConnectionT]):
     def __repr__(self) -> str:
         return f"<server at {self._url}>"
 
+    # Who may come in
+
+    def _is_allowed(self, connection: ConnectionT, stay: Stay, sock: "socket.socket") -> bool:
+        """Whether the user who has just connected may; another one is turned away."""
+        if self._allowed is None:
+            return True
+        try:
+            number, name = transport.user_of(sock)
+        except OSError as error:
+            number, name = -1, f"unknown ({error})"
+        if number in self._allowed:
+            stay.peer.identity = Identity(name, "user")
+            return True
+        connection.turn_away()
+        self._turn_away(connection, stay, f"the user {name} may not connect")
+        return False
+
+    def _check_proof(self, connection: ConnectionT, stay: Stay) -> bool:
+        """Whether a client that claims to know a secret does; another one is turned away."""
+        claim = connection.core.claim
+        assert claim is not None
+        proof = None if self._keys is None else self._keys.answer(claim, connection.core.hellos())
+        if proof is None:
+            whose = f" of {cut(claim.name, 64)!r}" if claim.name else ""
+            self._turn_away(connection, stay, f"it did not prove that it knows the secret{whose}")
+            return False
+        return connection.accept(Identity(claim.name, "secret"), proof)
+
+    def _check_found(self, connection: ConnectionT, stay: Stay, found: object) -> bool:
+        """Whether a token is somebody's, by what its check returned or raised; who has another one is turned away."""
+        if isinstance(found, Identity):
+            return connection.accept(found)
+        if isinstance(found, str) and found:
+            return connection.accept(Identity(found, "token"))
+        why, trace = "its token is nobody's", ""
+        if isinstance(found, BaseException):
+            why = f"check_token failed with {type(found).__name__}"
+            # Not its text, nor that of others: the token may be in there.
+            trace = "\n" + "".join(traceback.format_tb(found.__traceback__))
+        elif found is not None:
+            why = f"check_token must return a name, an Identity or None, and gave a {type(found).__name__}"
+        self._turn_away(connection, stay, why, trace)
+        return False
+
+    def _turn_away(self, connection: ConnectionT, stay: Stay, why: str, trace: str = "") -> None:
+        """A client has not proved who it is: it is told so after a while, and no more than that."""
+        now = monotonic()
+        peer = stay.peer
+        delay = self._failures.add(host_of(peer.address), now)
+        stay.refuse(AuthenticationFailed(peer.address, why))
+        self._failures.log(logger.warning, f"{peer} was refused: {why}{trace}", now)
+        self._after(delay, lambda: connection.close(NOT_AUTHENTICATED, Leave.REFUSED))
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Have something done that does not block, when so many seconds have passed."""
+        raise NotImplementedError
+
     # Who is in
 
     def _admit(self, connection: ConnectionT, stay: Stay) -> None:
@@ -375,3 +479,31 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         except RuntimeError:
             logger.warning("no thread could be started for %s: it was cut off", following.peer)
             following.connection.end(ConnectionLost("no thread could be started"))
+
+
+def _check_that_nothing_is_required(table: Table) -> None:
+    """Raise ``DefinitionError`` where a command asks for what nobody could look for."""
+    faults = [
+        f"{entry.command.qualified_name} requires {entry.command.requires!r}: give the server authorize="
+        for entry in table.entries.values()
+        if entry.command.requires is not None
+    ]
+    if faults:
+        raise DefinitionError("services served without authorize", faults)
+
+
+def check_now(
+    check: Callable[[str], object], token: str, run_async: Callable[[Coroutine[Any, Any, Any]], Any]
+) -> object:
+    """Whose a token is: what the function that checks it returns, or the exception that it raises.
+
+    Args:
+        check: The function.
+        token: The token.
+        run_async: Runs a coroutine, and waits for what it returns.
+    """
+    try:
+        found = check(token)
+        return run_async(found) if inspect.iscoroutine(found) else found
+    except BaseException as error:  # whatever it is, it is no reason for this thread to end
+        return error

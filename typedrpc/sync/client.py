@@ -30,6 +30,7 @@ from typedrpc.common.tokens import Token
 from typedrpc.common.workers import MAX_WORKERS, Workers
 from typedrpc.dispatch import MAX_NESTING
 from typedrpc.errors import (
+    AuthenticationFailed,
     ConnectFailed,
     ConnectionLost,
     ConnectTimeout,
@@ -165,9 +166,12 @@ class Client(BaseClient[EnteredT_co]):
         while True:
             core: Protocol[Token] = Protocol(client=True, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
             try:
+                core.credentials = self._make_credentials()
                 return self._open(core, deadline)
             except (ConnectFailed, ServerBusy) as error:
                 self._connect_failed.run(error)
+                if isinstance(error, AuthenticationFailed):  # which no other attempt would change
+                    raise
                 left = deadline - monotonic() - LEAST_ATTEMPT
                 # A server that says goodbye is up, and does not want this client.
                 if not again or left <= 0 or core.leave is not None:
@@ -217,6 +221,8 @@ class Client(BaseClient[EnteredT_co]):
             if isinstance(error, RpcError):
                 if isinstance(error.__cause__, ServerBusy):
                     raise error.__cause__ from None
+                if isinstance(error.__cause__, AuthenticationFailed):
+                    raise AuthenticationFailed(self._url, error.__cause__.reason) from None
                 raise ConnectFailed(self._url, str(error)) from error
             if isinstance(error, TimeoutError):
                 raise ConnectTimeout(self._url, why_not_in_time(core)) from None
@@ -322,6 +328,8 @@ def connect(
         max_depth=max_depth,
         max_workers=max_workers,
         keep_alive=keep_alive,
+        secret=secret,
+        token=token,
     )
     return Client(
         contract if url is None else url,

@@ -11,21 +11,24 @@ from typing import Self, final
 from typing_extensions import Unpack
 
 from typedrpc import transport
+from typedrpc.authentication import MAX_PENDING
 from typedrpc.call import handled_by
 from typedrpc.common.caller import PeerLink
 from typedrpc.common.fork import forsake_after_fork
-from typedrpc.common.server import GRACE, BaseServer, ServerOptions
+from typedrpc.common.server import GRACE, BaseServer, ServerOptions, check_now
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import Workers
 from typedrpc.errors import ConnectionLost
 from typedrpc.factories import Servable
 from typedrpc.hooks import told_by
+from typedrpc.messages import Method
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.rate import CallRate
 from typedrpc.sync.acceptor import Acceptor
 from typedrpc.sync.connection import Connection
+from typedrpc.sync.later import Later
 from typedrpc.sync.stop import Stop
 from typedrpc.sync.watcher import Watcher
 
@@ -47,6 +50,7 @@ class Server(BaseServer[Connection]):
 
     def _prepare(self) -> None:
         self._watcher = Watcher("typedrpc-watcher")
+        self._later = Later(self._watcher, MAX_PENDING)
         self._acceptor: Acceptor | None = None
         self._on_closing: Callable[[], None] = lambda: None
         self._closed = threading.Event()
@@ -62,7 +66,9 @@ class Server(BaseServer[Connection]):
         with self._lock:
             if self._acceptor is not None or self._closing:
                 raise RuntimeError("a server is started once; make another one")
-            listener, address = transport.listen(self._url, insecure=self._insecure, mode=self._mode)
+            self._find_users()
+            insecure = self._insecure or self._is_guarded
+            listener, address = transport.listen(self._url, insecure=insecure, mode=self._mode)
             self._url = str(address)
             self._acceptor = Acceptor(listener, address, self._welcome)
         logger.info("serving at %s", self._url)
@@ -164,6 +170,8 @@ class Server(BaseServer[Connection]):
         if closing:
             connection.end(ConnectionLost("the server is closing"))
             return
+        if not self._is_allowed(connection, stay, sock):
+            return
         try:
             self._workers.start(lambda: self._serve(connection, stay))
         except RuntimeError:
@@ -171,8 +179,11 @@ class Server(BaseServer[Connection]):
             connection.end(ConnectionLost("no thread could be started"))
 
     def _serve(self, connection: Connection, stay: Stay) -> None:
+        deadline = monotonic() + self._handshake_timeout
         try:
-            connection.open(monotonic() + self._handshake_timeout)
+            connection.open(deadline)
+            if not self._is_known(connection, stay, deadline):
+                return
         except TimeoutError:
             logger.warning("%s was cut off: no handshake within %g s", stay.peer, self._handshake_timeout)
             connection.end(ConnectionLost(f"{stay.peer}: no handshake within {self._handshake_timeout:g} s"))
@@ -184,6 +195,26 @@ class Server(BaseServer[Connection]):
             return
         self._admit(connection, stay)
         connection.handlers.serve()
+
+    def _is_known(self, connection: Connection, stay: Stay, deadline: float) -> bool:
+        """Whether a client is who it says, if it has to be; another one is turned away.
+
+        Raises:
+            TimeoutError: There was no time to find it out.
+        """
+        claim = connection.core.claim
+        if claim is None:
+            return True
+        if claim.method == Method.SECRET:
+            return self._check_proof(connection, stay)
+        assert self._check_token is not None
+        found = check_now(self._check_token, claim.token, self._run_async)
+        if monotonic() >= deadline:
+            raise TimeoutError
+        return self._check_found(connection, stay, found)
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self._later.add(seconds, action)
 
     def _get_runtime(self) -> tuple[Workers, Watcher]:
         return self._workers, self._watcher
