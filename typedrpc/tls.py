@@ -181,7 +181,7 @@ def failure(where: str, error: BaseException | None, *, client: bool) -> Connect
             where, "the other end left during the TLS handshake; where a server has no TLS, write tcp://host:port"
         )
     if isinstance(error, ssl.SSLError):
-        name = error.reason or ""
+        name = getattr(error, "reason", None) or ""  # there is none where Python made it
         text = _REASONS.get(name, "")
         if not text or (text is _NO_TLS and not client):
             text = f"OpenSSL says {name or error.strerror or error}"
@@ -211,7 +211,9 @@ def identity_of(certificate: Mapping[str, Any] | None) -> Identity | None:
     """
     if not certificate:
         return None
-    names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    subject = [entry for part in certificate.get("subject", ()) for entry in part]
+    names = [value for key, value in subject if key == "commonName"]
     others = certificate.get("subjectAltName", ())
     names += [value for kind in ("DNS", "URI", "email", "IP Address") for key, value in others if key == kind]
-    return Identity(names[0] if names else "", "certificate", certificate)
+    names.append(", ".join(f"{key}={value}" for key, value in subject))
+    return Identity(names[0], "certificate", certificate)

@@ -225,13 +225,13 @@ class TlsSocket:
                     if not more:
                         break
                     count += more
-                self.has_more = bool(source.pending or self._object.pending())
+                self.has_more = not count or bool(source.pending or self._object.pending())
             except self._want_read:
                 self.has_more = False
                 if not count:
                     return None
             except self._ends:
-                pass  # said again by the next read
+                self.has_more = True  # it is said again to the next read
             except OSError:
                 if not count:
                     raise
