@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import from the layers above its own and, where it is a package, from itself; nothing else.
 LAYERS = [
     {"errors"},
-    {"deadlines", "identity", "rate", "retry", "schema", "tls"},
+    {"deadlines", "identity", "rate", "retry", "schema"},
+    {"tls"},
     {"codec"},
     {"failure"},
     {"declared"},

@@ -64,6 +64,8 @@ from typedrpc.wire import (
     IGNORABLE,
     PREAMBLE,
     RECEIVE_SIZE,
+    SPEAKS_TLS,
+    TLS_ALERT,
     Buffer,
     Frame,
     FrameReader,
@@ -416,6 +418,8 @@ class Protocol(Generic[TokenT]):
         """The peer broke the protocol: tell it, and end. A stranger is told nothing."""
         if self.client or self.state is not State.GREETING:
             self.outgoing.append(self.goodbye(reason))
+        elif reason == SPEAKS_TLS:
+            self.outgoing.append(TLS_ALERT)
         error = ConnectionLost(f"the peer broke the protocol: {reason}")
         error.__cause__ = ProtocolError(reason)
         return self.close(error)

@@ -9,7 +9,7 @@ import stat
 import struct
 from collections.abc import Collection
 from time import monotonic
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, Protocol, final
 
 from typedrpc.errors import ConnectFailed, ListenFailed
 
@@ -41,27 +41,46 @@ _HAS_POLL: Final = hasattr(select, "poll")
 _HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
 
+class SocketLike(Protocol):
+    """What is used of a connected socket. One that is none of the system's has ``has_more``: see :func:`wait`."""
+
+    @property
+    def family(self) -> int: ...
+    def fileno(self) -> int: ...
+    def setsockopt(self, level: int, option: int, value: int | bytes, /) -> None: ...
+    def recv_into(self, buffer: bytearray | memoryview, nbytes: int = ..., flags: int = ..., /) -> int: ...
+    def send(self, data: bytes | bytearray | memoryview, flags: int = ..., /) -> int: ...
+    def sendmsg(
+        self, buffers: list[bytes | bytearray | memoryview], ancdata: tuple[()] = ..., flags: int = ..., /
+    ) -> int: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
 class Address(NamedTuple):
-    """Where a server listens: host and port, or the path of a unix socket."""
+    """Where a server listens: host and port, with TLS or without, or the path of a unix socket."""
 
     host: str = ""
     port: int = 0
     path: str = ""
+    tls: bool = False
 
     def __str__(self) -> str:
         if self.path:
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"tcp://{host}:{self.port}"
+        return f"{'tls' if self.tls else 'tcp'}://{host}:{self.port}"
 
 
 def parse(url: str) -> Address:
-    """The address that a URL names: ``tcp://host:port``, ``tcp://[::1]:port`` or ``unix:///path/of/socket``.
+    """The address that a URL names: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path/of/socket``.
+
+    A host may be an address, of IPv6 as in ``tcp://[::1]:9000``.
 
     Raises:
         ValueError: It names none; says why and what a right one looks like.
     """
-    forms = "write tcp://host:port or unix:///path"
+    forms = "write tcp://host:port, tls://host:port or unix:///path"
     if not isinstance(url, str):
         raise ValueError(f"a URL is a str, not {type(url).__name__}; {forms}")
     if url.startswith("unix:"):
@@ -71,7 +90,7 @@ def parse(url: str) -> Address:
         if "\0" in path:
             raise ValueError(f"a zero byte in the path; {forms}")
         if not _HAS_UNIX:
-            raise ValueError("this system has no unix sockets; write tcp://host:port")
+            raise ValueError("this system has no unix sockets; write tcp://host:port or tls://host:port")
         return Address(path=path)
     from urllib.parse import urlsplit  # imported when used: with ipaddress it costs 3 ms
 
@@ -80,13 +99,13 @@ def parse(url: str) -> Address:
         port = parts.port
     except ValueError as error:
         raise ValueError(f"{error}; {forms}") from None
-    if parts.scheme != "tcp":
+    if parts.scheme not in ("tcp", "tls"):
         raise ValueError(f"unknown scheme {parts.scheme!r}; {forms}")
     if parts.hostname is None or port is None:
         raise ValueError(f"no {'host' if parts.hostname is None else 'port'}; {forms}")
     if parts.path or parts.query or parts.fragment or parts.username is not None:
         raise ValueError(f"more than a host and a port; {forms}")
-    return Address(host=parts.hostname, port=port)
+    return Address(host=parts.hostname, port=port, tls=parts.scheme == "tls")
 
 
 def listen(url: str, *, insecure: bool, mode: int = UNIX_MODE) -> tuple[socket.socket, Address]:
@@ -118,11 +137,12 @@ def _listen_tcp(url: str, address: Address, insecure: bool) -> tuple[socket.sock
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     # Resolved addresses are in canonical form.
-    if not insecure and not str(where[0]).startswith(("127.", "::ffff:127.")) and where[0] != "::1":
+    if not (insecure or address.tls) and not str(where[0]).startswith(("127.", "::ffff:127.")) and where[0] != "::1":
         raise ListenFailed(
             url,
             "this address can be reached from other machines, and neither TLS nor authentication guards it; "
-            "listen on 127.0.0.1, give a secret, or pass insecure=True if everybody who can reach it may call it",
+            "write tls://host:port, give a secret, listen on 127.0.0.1, or pass insecure=True if all who can reach it may "
+            "call it",
         )
     listener = socket.socket(family, kind, number)
     try:
@@ -134,7 +154,7 @@ def _listen_tcp(url: str, address: Address, insecure: bool) -> tuple[socket.sock
     except BaseException:
         listener.close()
         raise
-    return listener, Address(host=address.host, port=listener.getsockname()[1])
+    return listener, address._replace(port=listener.getsockname()[1])
 
 
 def _listen_unix(url: str, path: str, mode: int) -> tuple[socket.socket, Address]:
@@ -261,7 +281,7 @@ def set_options(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def keep_alive(sock: socket.socket, period: float, *, reads: bool, patience: float) -> None:
+def keep_alive(sock: SocketLike, period: float, *, reads: bool, patience: float) -> None:
     """Have the system find out within so many seconds that the other end is gone, as far as it can.
 
     It sees that a machine or a network is gone, not that a process has stopped.
@@ -288,7 +308,7 @@ def keep_alive(sock: socket.socket, period: float, *, reads: bool, patience: flo
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def limit_silence(sock: socket.socket, period: float) -> None:
+def limit_silence(sock: SocketLike, period: float) -> None:
     """Have reads of a socket set up by :func:`prepare` say that nothing came, after so many seconds: EAGAIN."""
     if READS_END:  # pragma: no branch  # tested there
         micros = max(1, round(1_000_000 * period))
@@ -307,7 +327,7 @@ def prepare(sock: socket.socket) -> None:
         sock.setblocking(False)
 
 
-def send(sock: socket.socket, buffers: list[bytes | bytearray | memoryview], flags: int = 0) -> int:
+def send(sock: SocketLike, buffers: list[bytes | bytearray | memoryview], flags: int = 0) -> int:
     """Send what there is room for of some buffers, at once where the system can do that: how many bytes."""
     if len(buffers) == 1 or not _HAS_SENDMSG:
         return sock.send(buffers[0], flags)
@@ -342,7 +362,7 @@ class Waker:
 
 
 def wait(
-    sock: socket.socket,
+    sock: SocketLike,
     *,
     read: bool = False,
     write: bool = False,
@@ -361,6 +381,8 @@ def wait(
     Returns:
         Whether it can be *read* (asked for or not: False when only writing was asked for).
     """
+    if read and type(sock) is not socket.socket and getattr(sock, "has_more", False):
+        return True  # it was read from the system already
     if _HAS_POLL:
         poller = select.poll()
         number = sock.fileno()

@@ -49,6 +49,13 @@ VERSION: Final = 1
 MAGIC: Final = b"\xd4tRPC\r\n"
 PREAMBLE: Final = MAGIC + bytes([VERSION])
 
+SPEAKS_TLS: Final = "it speaks TLS, which begins another way"
+"""The fault of a stream that begins as one of TLS does."""
+
+TLS_BEGINS: Final = b"\x16\x03"
+TLS_ALERT: Final = b"\x15\x03\x01\x00\x02\x02\x0a"
+"""What TLS says to who begins with something unexpected."""
+
 HEADER: Final = Struct(">IBBHI")
 HEADER_SIZE: Final = HEADER.size
 pack_header: Final = HEADER.pack
@@ -448,7 +455,8 @@ class FrameReader:
     def _check_preamble(self) -> bool:
         got = bytes(self.buffer[: min(self._end, len(PREAMBLE))])
         if got[: len(MAGIC)] != MAGIC[: len(got)]:
-            self.fault = ProtocolError(f"not typedrpc: the first bytes are {got!r}")
+            tls = got[: len(TLS_BEGINS)] == TLS_BEGINS
+            self.fault = ProtocolError(SPEAKS_TLS if tls else f"not typedrpc: the first bytes are {got!r}")
         elif len(got) == len(PREAMBLE):
             if got != PREAMBLE:
                 self.fault = ProtocolError(f"the peer speaks version {got[-1]} of the protocol, this side {VERSION}")

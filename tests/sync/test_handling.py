@@ -76,6 +76,7 @@ class Bare:
             self.role,
             writer,
             read=nothing,
+            read_now=nothing,
             readable=lambda: False,
             stop_leading=self.role.release,
             fault=nothing,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, final
 
 from typedrpc import transport
+from typedrpc.aio.secure import Secure
 
 logger = logging.getLogger("typedrpc")
 
@@ -29,6 +30,9 @@ class Acceptor:
         listener: socket.socket,
         address: transport.Address,
         make: Callable[[], asyncio.BaseProtocol],
+        *,
+        secure: Secure | None = None,
+        failed: Callable[[str, OSError], None] = lambda address, error: None,
     ) -> None:
         """
         Args:
@@ -36,12 +40,16 @@ class Acceptor:
             listener: A listening socket, which the acceptor owns from here on.
             address: Where it listens.
             make: Makes the protocol of a connection.
+            secure: Shakes hands, where there is TLS.
+            failed: Called with the address of a client, and the error, when that came to nothing.
         """
         self._loop = loop
         self._listener = listener
         self._address = address
         self._inode = transport.inode_of(address)
         self._make = make
+        self._secure = secure
+        self._failed = failed
         self._short = False  # of descriptors or memory, and the log says so
         self._coming: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -59,6 +67,9 @@ class Acceptor:
             self._pause.cancel()
         if not self._loop.is_closed():
             self._stop()
+        if self._secure is not None:  # who shakes hands is not in yet, and may take his time
+            for task in self._coming:
+                task.cancel()
         transport.unlisten(self._listener, self._address, self._inode)
 
     async def wait_until_settled(self) -> None:
@@ -116,11 +127,17 @@ class Acceptor:
         task.add_done_callback(self._coming.discard)
 
     async def _connect(self, sock: socket.socket) -> None:
+        address = "" if self._secure is None else transport.describe_peer(sock)
         try:
-            await self._loop.connect_accepted_socket(self._make, sock)
+            if self._secure is not None:
+                await self._secure.shake(self._make, sock)
+            else:
+                await self._loop.connect_accepted_socket(self._make, sock)
         except OSError as error:
             logger.debug("a client left while it was welcomed: %s", error)
             sock.close()
+            if self._secure is not None:
+                self._failed(address, error)
         except BaseException as error:
             sock.close()
             if not isinstance(error, Exception):

@@ -44,6 +44,7 @@ from typedrpc.errors import (
     DefinitionError,
     RpcError,
     ServerBusy,
+    TlsFailed,
 )
 from typedrpc.hooks import CallOutcome, told_by
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
@@ -52,11 +53,11 @@ from typedrpc.protocol import Protocol
 from typedrpc.rate import CallRate
 from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service
+from typedrpc.tls import Tls, identity_of, name_of
+from typedrpc.transport import LONGEST_WAIT
 
 if TYPE_CHECKING:  # imported when used
     import ssl
-
-    from typedrpc.tls import Tls
 
 
 @final
@@ -168,8 +169,8 @@ class Client(BaseClient[EnteredT_co]):
             if isinstance(failure, AuthenticationFailed):  # which no other attempt would change
                 raise failure
             left = deadline - monotonic() - LEAST_ATTEMPT
-            # A server that says goodbye is up, and does not want this client.
-            if not again or left <= 0 or core.leave is not None:
+            # A server that says goodbye is up, and does not want this client; nor is TLS agreed on the next time.
+            if not again or left <= 0 or core.leave is not None or isinstance(failure, TlsFailed):
                 raise failure
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -208,7 +209,8 @@ class Client(BaseClient[EnteredT_co]):
                     raise error.__cause__ from None
                 if isinstance(error.__cause__, AuthenticationFailed):
                     raise AuthenticationFailed(self._url, error.__cause__.reason) from None
-                raise ConnectFailed(self._url, str(error)) from error
+                # With TLS 1.3 the server looks at a client's certificate when the client takes the handshake for done.
+                raise self._why_no_tls(self._url, error.__cause__) or ConnectFailed(self._url, str(error)) from error
             if isinstance(error, TimeoutError):
                 raise ConnectTimeout(self._url, why_not_in_time(core)) from None
             raise
@@ -227,16 +229,24 @@ class Client(BaseClient[EnteredT_co]):
     async def _reach(self, address: transport.Address, connection: Connection, deadline: float) -> None:
         """Have the connection made. Raises ``ConnectFailed``."""
         loop = self._runtime.loop
+        secured: dict[str, Any] = {}
+        if address.tls:
+            secured["ssl"] = await in_thread(lambda: self._get_context(self._url))  # it reads files
+            secured["server_hostname"] = name_of(self._tls, address.host)
+            secured["ssl_handshake_timeout"] = LONGEST_WAIT  # nothing is waited for longer than until the deadline
         try:
             async with asyncio.timeout(max(0.001, deadline - monotonic())):
                 if address.path:
                     made, _ = await loop.create_unix_connection(lambda: connection, address.path)
                 else:
-                    made, _ = await loop.create_connection(lambda: connection, address.host, address.port)
+                    made, _ = await loop.create_connection(lambda: connection, address.host, address.port, **secured)
         except TimeoutError as error:
             raise ConnectTimeout(self._url, "no connection in time") from error
         except (OSError, UnicodeError) as error:
-            raise ConnectFailed(self._url, transport.in_words(error)) from error
+            raise self._why_no_tls(self._url, error) or ConnectFailed(self._url, transport.in_words(error)) from error
+        except ValueError as error:  # of OpenSSL's, about the name
+            raise TlsFailed(self._url, str(error)) from error
+        connection.handlers.peer.identity = identity_of(made.get_extra_info("peercert"))
         sock = made.get_extra_info("socket")
         met_itself = False
         with suppress(OSError):  # the other end has left again, which the handshake will say

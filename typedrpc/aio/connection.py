@@ -292,7 +292,8 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         transport = self._transport
         if transport is not None:
             transport.close()  # once what it has is written: the goodbye
-            if transport.get_write_buffer_size():
+            # TLS waits for the other end to say the same.
+            if transport.get_write_buffer_size() or transport.get_extra_info("ssl_object") is not None:
                 self.loop.call_later(GOODBYE_TIME, transport.abort)
         self._look_whether_greeted()
         self.core.reader.discard()

@@ -19,6 +19,7 @@ from typedrpc.aio.caller import LoopLink
 from typedrpc.aio.closing import Closing
 from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
+from typedrpc.aio.secure import Secure
 from typedrpc.aio.threads import in_thread
 from typedrpc.authentication import MAX_PENDING
 from typedrpc.call import handled_by
@@ -33,6 +34,7 @@ from typedrpc.messages import Method
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.rate import CallRate
+from typedrpc.tls import identity_of
 
 logger = logging.getLogger("typedrpc")
 
@@ -73,13 +75,16 @@ class Server(BaseServer[Connection]):
         if self._started or self._closing:
             raise RuntimeError("a server is started once; make another one")
         self._find_users()
+        self._context = self._make_context()
         insecure = self._insecure or self._is_guarded
         listener, address = transport.listen(self._url, insecure=insecure, mode=self._mode)
         self._started = True
         self._url = str(address)
         self._runtime = Runtime(self._workers, self._max_workers, debug=self._debug)
         self._closed = asyncio.Event()
-        self._acceptor = Acceptor(self._runtime.loop, listener, address, self._make)
+        loop, context = self._runtime.loop, self._context
+        secure = None if context is None else Secure(loop, context, self._farewell(), self._handshake_timeout)
+        self._acceptor = Acceptor(loop, listener, address, self._make, secure=secure, failed=self._fail)
         await self._runtime.open(self._abandon)
         logger.info("serving at %s", self._url)
         return self
@@ -180,9 +185,25 @@ class Server(BaseServer[Connection]):
         link.attach(connection, peer)
         return connection
 
+    def _fail(self, address: str, error: OSError) -> None:
+        """A client's TLS handshake came to nothing."""
+        failed: RpcError | None
+        if isinstance(error, TimeoutError):
+            failed = ConnectionLost(f"{address}: no handshake within {self._handshake_timeout:g} s")
+            logger.warning("%s was cut off: no handshake within %g s", address, self._handshake_timeout)
+        else:
+            failed = self._why_no_tls(address, error)
+            if failed is None:
+                return
+            logger.warning("%s was cut off: no TLS: %s", address, failed.reason)
+        if self._connect_failed:
+            with suppress(RuntimeError):  # there are no threads
+                self._runtime.start_thread(lambda: self._connect_failed.run(failed))
+
     def _welcome(self, connection: Connection, made: asyncio.Transport) -> None:
         peer = connection.handlers.peer
         sock = made.get_extra_info("socket")
+        peer.identity = identity_of(made.get_extra_info("peercert"))
         with suppress(OSError):  # it has left again
             transport.set_options(sock)
             peer.address = transport.describe_peer(sock)

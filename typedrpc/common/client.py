@@ -15,7 +15,7 @@ from typedrpc.common.loop import run_on
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import check_counts
 from typedrpc.dispatch import Dispatcher
-from typedrpc.errors import AuthenticationFailed, ConnectionLost, RpcError
+from typedrpc.errors import AuthenticationFailed, ConnectFailed, ConnectionLost, RpcError, TlsFailed
 from typedrpc.hooks import CallOutcome, Hooked
 from typedrpc.messages import Feature, Hello, Limits
 from typedrpc.peer import Peer
@@ -23,13 +23,12 @@ from typedrpc.protocol import Protocol, State
 from typedrpc.rate import check_rate
 from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service, Table
-from typedrpc.transport import LONGEST_WAIT
+from typedrpc.tls import Tls, client_context, failure
+from typedrpc.transport import LONGEST_WAIT, parse
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
     import ssl
-
-    from typedrpc.tls import Tls
 
 ServiceT = TypeVar("ServiceT", bound=Service)
 EnteredT_co = TypeVar("EnteredT_co", covariant=True)
@@ -100,6 +99,9 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
         self._max_rate = max_rate
         self._retry = retry
         self._tls = tls
+        self._context: ssl.SSLContext | None = None
+        if tls is not None:
+            check_secured(self._urls)
         self._secret = None if secret is None else check_given_secret(secret)
         self._token = token
         self._contract = contract
@@ -135,6 +137,23 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
             return Credentials(token=check_token_given(self._token() if callable(self._token) else self._token))
         except Exception as error:
             raise AuthenticationFailed(self._url, f"there is no token to present: {type(error).__name__}") from error
+
+    def _get_context(self, url: str) -> "ssl.SSLContext":
+        """With what this side meets servers that have TLS. The files are read once.
+
+        Raises:
+            TlsFailed: It cannot be made.
+        """
+        if self._context is None:
+            try:
+                self._context = client_context(self._tls)
+            except ValueError as error:
+                raise TlsFailed(url, str(error)) from error
+        return self._context
+
+    def _why_no_tls(self, url: str, error: BaseException | None) -> ConnectFailed | None:
+        """What became of a handshake, where an error has to do with TLS."""
+        return None if self._context is None else failure(url, error, client=True)
 
     @property
     def peer(self) -> Peer:
@@ -178,6 +197,21 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
 
     def __repr__(self) -> str:
         return f"<client of {self._url}>"
+
+
+def check_secured(urls: Sequence[Any]) -> None:
+    """Check the URLs of a client that was told about certificates: nothing may go to another one.
+
+    Raises:
+        ValueError: One of them is not of TLS.
+    """
+    for url in urls:
+        try:
+            secured = parse(url).tls
+        except ValueError:
+            continue  # told when it is dialled
+        if not secured:
+            raise ValueError(f"tls is given, and {url} is no URL of TLS; write tls://host:port")
 
 
 def why_not_in_time(core: Protocol[Token]) -> str:

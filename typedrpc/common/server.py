@@ -6,6 +6,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
@@ -31,27 +32,30 @@ from typedrpc.common.workers import MAX_WORKERS, Workers, check_counts
 from typedrpc.dispatch import MAX_NESTING, Dispatcher
 from typedrpc.errors import (
     AuthenticationFailed,
+    ConnectFailed,
     ConnectionLost,
     DefinitionError,
+    ListenFailed,
     ProtocolError,
     RpcError,
     ServerBusy,
+    TlsFailed,
 )
 from typedrpc.factories import Servable, sort_out
 from typedrpc.failure import cut
 from typedrpc.hooks import CallOutcome, Hooked, check_plain
 from typedrpc.identity import Identity
-from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Feature, Hello, Leave, Limits, Method
+from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Feature, Hello, Leave, Limits, Method, pack_goodbye
 from typedrpc.peer import Gather, Peer
 from typedrpc.rate import check_rate
 from typedrpc.service import Table
+from typedrpc.tls import Tls, failure, server_context
+from typedrpc.wire import PREAMBLE, SPEAKS_TLS, Kind, encode
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
     import asyncio
     import socket
     import ssl
-
-    from typedrpc.tls import Tls
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -140,7 +144,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
                 a result, each client has an instance of its own: it is made, with the ``Peer`` if it wants an argument,
                 before the client is let in; entered, if it is a context manager; and left when the connection has ended
                 and none of its handlers runs.
-            url: ``tcp://host:port``, port 0 for one that the system chooses, or ``unix:///path``.
+            url: ``tcp://host:port``, port 0 for one that the system chooses, ``tls://host:port`` or ``unix:///path``.
             ids: Other command ids for some commands, where those of two services clash: ``{"Greeter.add": 7}``.
             max_clients: Clients that may be in at a time, 1 for exclusive access; None for no limit. A place is free
                 again when its client's connection has ended, none of its handlers runs and ``on_disconnect`` is done.
@@ -239,6 +243,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         self._max_workers = max_workers
         self._closing = False
         self._debug = debug
+        self._context: ssl.SSLContext | None = None
         self._prepare()
 
     def _prepare(self) -> None:
@@ -260,6 +265,39 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         """Look who may connect to the unix socket. Raises ``ListenFailed`` where that cannot be told."""
         if self._allow_users is not None:
             self._allowed = transport.find_users(self._url, self._allow_users)
+
+    def _make_context(self) -> "ssl.SSLContext | None":
+        """With what the server meets clients; None without TLS.
+
+        Raises:
+            ListenFailed: It cannot be made, or the URL is not of TLS.
+        """
+        with suppress(ValueError):  # a URL that is none is told next
+            if not transport.parse(self._url).tls:
+                if self._tls is not None:
+                    raise ListenFailed(self._url, "tls= is given, but this is no URL of TLS; write tls://host:port")
+                return None
+            try:
+                return server_context(self._tls)
+            except ValueError as error:
+                raise ListenFailed(self._url, str(error)) from error
+        return None
+
+    def _farewell(self) -> bytes:
+        """What is said, where there is TLS, to clients that speak typedrpc without it."""
+        reason = f"this server speaks TLS; write {self._url}"
+        goodbye = encode(Kind.GOODBYE, 0, 0, pack_goodbye(0, reason))
+        return PREAMBLE + b"".join(goodbye if isinstance(goodbye, tuple) else (goodbye,))
+
+    def _why_no_tls(self, address: str, cause: BaseException | None) -> ConnectFailed | None:
+        """What became of a handshake, where the cause of a connection's end has to do with TLS."""
+        if self._context is not None:
+            return failure(address, cause, client=False)
+        if isinstance(cause, ProtocolError) and str(cause) == SPEAKS_TLS:
+            return TlsFailed(
+                address, "the client speaks TLS, and this server does not: its URL is to begin with tcp://"
+            )
+        return None
 
     @property
     def url(self) -> str:
@@ -462,7 +500,11 @@ class BaseServer(Hooked, Generic[ConnectionT]):
             self._peers.pop(stay.peer.id, None)
             self._admission.step_out(stay)
         error = connection.core.error
-        if error is not None and isinstance(error.__cause__, ProtocolError | TimeoutError):
+        no_tls = None if error is None or stay.let_in else self._why_no_tls(stay.peer.address, error.__cause__)
+        if no_tls is not None:
+            stay.refuse(no_tls)
+            logger.warning("%s was cut off: no TLS: %s", stay.peer, no_tls.reason)
+        elif error is not None and isinstance(error.__cause__, ProtocolError | TimeoutError):
             logger.warning("%s was cut off: %s", stay.peer, error)
         else:
             logger.debug("%s has left: %s", stay.peer, error)

@@ -1,6 +1,5 @@
 """The calls of a thread that reads for itself: who waits for a reply takes the read role if it is free."""
 
-import socket
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -51,7 +50,7 @@ class LeadingCalls(Calls):
     def __init__(
         self,
         connection: Connection,
-        sock: socket.socket,
+        sock: transport.SocketLike,
         core: Core[Token],
         state: threading.Lock,
         *,

@@ -1,5 +1,6 @@
 """Connect, and call: the client of the threads side."""
 
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic, sleep
@@ -38,6 +39,7 @@ from typedrpc.errors import (
     DefinitionError,
     RpcError,
     ServerBusy,
+    TlsFailed,
 )
 from typedrpc.hooks import CallOutcome, LossHookT, told_by
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
@@ -47,12 +49,12 @@ from typedrpc.rate import CallRate
 from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service
 from typedrpc.sync.connection import Connection
+from typedrpc.sync.secure import TlsSocket
 from typedrpc.sync.watcher import Watcher
+from typedrpc.tls import Tls, identity_of, name_of
 
 if TYPE_CHECKING:  # imported when used
     import ssl
-
-    from typedrpc.tls import Tls
 
 
 @final
@@ -173,18 +175,24 @@ class Client(BaseClient[EnteredT_co]):
                 if isinstance(error, AuthenticationFailed):  # which no other attempt would change
                     raise
                 left = deadline - monotonic() - LEAST_ATTEMPT
-                # A server that says goodbye is up, and does not want this client.
-                if not again or left <= 0 or core.leave is not None:
+                # A server that says goodbye is up, and does not want this client; nor is TLS agreed on the next time.
+                if not again or left <= 0 or core.leave is not None or isinstance(error, TlsFailed):
                     raise
             sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _open(self, core: Protocol[Token], deadline: float) -> tuple[PeerLink, Stay]:
-        sock = transport.dial(self._url, max(0.001, deadline - monotonic()))
+        address = transport.resolve(self._url)
+        context = self._get_context(self._url) if address.tls else None
+        plain = transport.dial(self._url, max(0.001, deadline - monotonic()))
+        sock: transport.SocketLike = plain
         connection: Connection | None = None
         try:
             link = PeerLink()
-            peer = Peer(next_peer_id(), str(transport.resolve(self._url)), None, link)
+            peer = Peer(next_peer_id(), str(address), None, link)
+            if context is not None:
+                sock = self._secure(plain, context, address, deadline)
+                peer.identity = identity_of(sock.getpeercert())
             stays: list[Stay] = []
             connection = Connection(
                 sock,
@@ -218,15 +226,35 @@ class Client(BaseClient[EnteredT_co]):
                 connection.end(core.lost())
             else:
                 connection.close("the client waits no longer" if isinstance(error, TimeoutError) else "")
+            if isinstance(error, ConnectFailed):
+                raise
             if isinstance(error, RpcError):
                 if isinstance(error.__cause__, ServerBusy):
                     raise error.__cause__ from None
                 if isinstance(error.__cause__, AuthenticationFailed):
                     raise AuthenticationFailed(self._url, error.__cause__.reason) from None
-                raise ConnectFailed(self._url, str(error)) from error
+                # With TLS 1.3 the server looks at a client's certificate when the client takes the handshake for done.
+                raise self._why_no_tls(self._url, error.__cause__) or ConnectFailed(self._url, str(error)) from error
             if isinstance(error, TimeoutError):
                 raise ConnectTimeout(self._url, why_not_in_time(core)) from None
             raise
+
+    def _secure(
+        self, sock: socket.socket, context: "ssl.SSLContext", address: transport.Address, deadline: float
+    ) -> TlsSocket:
+        """TLS over a socket. Raises ``ConnectFailed``, and ``TimeoutError``."""
+        try:
+            secured = TlsSocket(sock, context, server_name=name_of(self._tls, address.host))
+            secured.handshake(deadline)
+        except OSError as error:
+            if (failed := self._why_no_tls(self._url, error)) is not None:
+                raise failed from error
+            if not transport.is_of_socket(error):
+                raise  # the time is over
+            raise ConnectFailed(self._url, transport.in_words(error)) from error
+        except ValueError as error:  # of OpenSSL's, about the name
+            raise TlsFailed(self._url, str(error)) from error
+        return secured
 
     def _get_runtime(self) -> tuple[Workers, Watcher]:
         runtime = self._runtime

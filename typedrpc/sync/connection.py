@@ -44,7 +44,7 @@ class Connection(AnyConnection[HandlerThreads]):
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: transport.SocketLike,
         core: Core[Token],
         *,
         runtime: Callable[[], tuple[Workers, Watcher]],
@@ -92,6 +92,7 @@ class Connection(AnyConnection[HandlerThreads]):
             role,
             writer,
             read=self._read_and_deliver,
+            read_now=lambda: self.deliver(self._read_now()),
             readable=self._is_readable,
             stop_leading=self.stop_leading,
             fault=self.fault,
@@ -341,7 +342,19 @@ class Connection(AnyConnection[HandlerThreads]):
                     left = self._silence.half
                 if not transport.wait(sock, read=True, timeout=left, waker=waker):
                     return self._nothing_came(began)
+                return self._read_now()
             count = sock.recv_into(core.reader.get_buffer())
+        except OSError as error:
+            return self._failed_to_read(error)
+        return core.receive(count) if count else core.receive_eof()
+
+    def _read_now(self) -> list[Event[Token]]:
+        """Read what is there, which may be nothing: of TLS, what has come may be no whole record."""
+        core = self.core
+        try:
+            count = self._sock.recv_into(core.reader.get_buffer(), 0, transport.DONT_WAIT)
+        except BlockingIOError:
+            return []
         except OSError as error:
             return self._failed_to_read(error)
         return core.receive(count) if count else core.receive_eof()
@@ -421,7 +434,7 @@ class Connection(AnyConnection[HandlerThreads]):
 
     def _read_ahead(self) -> None:
         """Read once, in a thread that waits to write and therefore cannot handle what comes."""
-        self.deliver(self.read())
+        self.deliver(self._read_now())
         if self.handlers.ready:
             self.handlers.call_for_help()
 

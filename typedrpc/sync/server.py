@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
-from typing import Self, final
+from typing import TYPE_CHECKING, Self, final
 
 from typing_extensions import Unpack
 
@@ -29,8 +29,13 @@ from typedrpc.rate import CallRate
 from typedrpc.sync.acceptor import Acceptor
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.later import Later
+from typedrpc.sync.secure import TlsSocket
 from typedrpc.sync.stop import Stop
 from typedrpc.sync.watcher import Watcher
+from typedrpc.tls import identity_of
+
+if TYPE_CHECKING:  # imported when used
+    import ssl
 
 logger = logging.getLogger("typedrpc")
 
@@ -67,6 +72,7 @@ class Server(BaseServer[Connection]):
             if self._acceptor is not None or self._closing:
                 raise RuntimeError("a server is started once; make another one")
             self._find_users()
+            self._context = self._make_context()
             insecure = self._insecure or self._is_guarded
             listener, address = transport.listen(self._url, insecure=insecure, mode=self._mode)
             self._url = str(address)
@@ -143,7 +149,7 @@ class Server(BaseServer[Connection]):
         link = PeerLink()
         peer = Peer(next_peer_id(), transport.describe_peer(sock), self, link)
         connection = Connection(
-            sock,
+            sock if self._context is None else self._secure(sock, peer, self._context),
             core,
             runtime=self._get_runtime,
             dispatcher=self._dispatcher,
@@ -215,6 +221,12 @@ class Server(BaseServer[Connection]):
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         self._later.add(seconds, action)
+
+    def _secure(self, sock: socket.socket, peer: Peer, context: "ssl.SSLContext") -> TlsSocket:
+        def know(secured: TlsSocket) -> None:
+            peer.identity = identity_of(secured.getpeercert())
+
+        return TlsSocket(sock, context, on_ready=know, farewell=self._farewell())
 
     def _get_runtime(self) -> tuple[Workers, Watcher]:
         return self._workers, self._watcher

@@ -8,7 +8,6 @@ Large messages leave in pieces, which take turns with what is queued meanwhile: 
 """
 
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -59,7 +58,7 @@ class Writer:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: transport.SocketLike,
         role: ReadRole,
         *,
         may_read_ahead: Callable[[], bool],
