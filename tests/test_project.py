@@ -36,6 +36,7 @@ LAYERS = [
     {"agreement"},
     {"peer"},
     {"turns"},
+    {"answers"},
     {"call"},
     {"dispatch"},
     {"admission", "batches", "factories", "hooks"},

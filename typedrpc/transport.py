@@ -141,8 +141,8 @@ def _listen_tcp(url: str, address: Address, insecure: bool) -> tuple[socket.sock
         raise ListenFailed(
             url,
             "this address can be reached from other machines, and neither TLS nor authentication guards it; "
-            "write tls://host:port, give a secret, listen on 127.0.0.1, or pass insecure=True if all who can reach it may "
-            "call it",
+            "write tls://host:port, give a secret, listen on 127.0.0.1, or pass insecure=True if all who can reach it "
+            "may call it",
         )
     listener = socket.socket(family, kind, number)
     try:

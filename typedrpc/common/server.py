@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Type
 
 from typedrpc import transport
 from typedrpc.admission import Admission, Answer, WhenFull
+from typedrpc.answers import Answers
 from typedrpc.authentication import (
     NONCE_SIZE,
     NOT_AUTHENTICATED,
@@ -65,6 +66,9 @@ logger = logging.getLogger("typedrpc")
 
 HANDSHAKE_TIME: Final = 10.0
 GRACE: Final = 5.0
+
+LINGER_TIME: Final = 1.0
+"""Seconds that a server which closes waits for clients that read to leave, once they were told all there is to say."""
 
 MAX_PER_ADDRESS: Final = 1024
 """Connections that one address may have at a time, unless a server is told another number."""
@@ -244,6 +248,8 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         self._closing = False
         self._debug = debug
         self._context: ssl.SSLContext | None = None
+        self._incarnation = os.urandom(16)
+        self._answers = self._dispatcher.answers = Answers()
         self._prepare()
 
     def _prepare(self) -> None:
@@ -252,9 +258,8 @@ class BaseServer(Hooked, Generic[ConnectionT]):
     def _make_hello(self) -> Hello:
         """What this side says of itself on a new connection."""
         features = frozenset((Feature.READS,))
-        if not self._methods:
-            return Hello(self._limits, features=features)
-        return Hello(self._limits, features=features, nonce=os.urandom(NONCE_SIZE), methods=self._methods)
+        nonce = os.urandom(NONCE_SIZE) if self._methods else b""
+        return Hello(self._limits, features=features, nonce=nonce, methods=self._methods, incarnation=self._incarnation)
 
     @property
     def _is_guarded(self) -> bool:
@@ -486,11 +491,21 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         with self._lock:
             if cast("ConnectionT", stay.connection) in self._connections:
                 self._peers[stay.peer.id] = stay.peer
+                self._find_session(stay)
         if stay.connection.welcome():
             return True
         with self._lock:
             self._peers.pop(stay.peer.id, None)
         return False
+
+    def _find_session(self, stay: Stay) -> None:
+        """A client that may send calls again is let in: what is kept for it. The lock is held."""
+        core = stay.connection.core
+        if core.peer_hello.session:
+            identity = getattr(stay.peer, "identity", None)
+            name = "" if identity is None else identity.name
+            hello = core.peer_hello
+            core.visit = self._answers.enter(name, hello.session, hello.next_key, stay.connection.post)
 
     def _on_end(self, connection: ConnectionT) -> None:
         with self._lock:
@@ -499,6 +514,8 @@ class BaseServer(Hooked, Generic[ConnectionT]):
                 return
             self._peers.pop(stay.peer.id, None)
             self._admission.step_out(stay)
+        if connection.core.visit is not None:
+            self._answers.leave(connection.core.visit)
         error = connection.core.error
         no_tls = None if error is None or stay.let_in else self._why_no_tls(stay.peer.address, error.__cause__)
         if no_tls is not None:

@@ -76,6 +76,7 @@ class Connection(AnyConnection[HandlerThreads]):
             read_ahead=self._read_ahead,
             nothing_came=self._hear_nothing,
             end=self.end,
+            broke=self._broke,
             stop_leading=self.stop_leading,
             leave=self._dispose,
             helper=lambda body: runtime()[0].start(body),
@@ -260,7 +261,7 @@ class Connection(AnyConnection[HandlerThreads]):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._writer.wind_up()
         if self._torn:
-            self._failing.extend(self.core.leaving)
+            self._failing.extend((0, token) for token in self.core.leaving)
         self._tell_of_end()
         self._dispose()
 
@@ -437,6 +438,17 @@ class Connection(AnyConnection[HandlerThreads]):
         self.deliver(self._read_now())
         if self.handlers.ready:
             self.handlers.call_for_help()
+
+    def _broke(self, error: ConnectionLost, leading: bool) -> None:
+        """Nothing can be written any more. What the peer said before it left is why, and which calls it has not run."""
+        if leading or self.role.try_take():
+            try:
+                while not self.ended and self._is_readable():
+                    self.deliver(self.read())
+            finally:
+                if not leading:
+                    self.stop_leading()
+        self.end(error)
 
     def _is_readable(self) -> bool:
         try:
