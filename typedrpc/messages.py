@@ -297,7 +297,7 @@ def pack_extension(
     depth: int = 0,
     target: tuple[int, int] | None = None,
     metadata: Metadata = NO_METADATA,
-    key: tuple[int, int] | None = None,
+    key: tuple[int, ...] | None = None,
 ) -> bytes:
     """The extension map of a request; empty where it would be.
 
@@ -406,7 +406,7 @@ def read_extension(packed: Buffer) -> Extras | str:
     match extension.get(Extension.KEY):
         case None:
             pass
-        case [number, attempt] if type(number) is int and type(attempt) is int and min(number, attempt) >= 0:
+        case [number, attempt, *_] if type(number) is int and type(attempt) is int and min(number, attempt) >= 0:
             key = (number, attempt)
         case _:
             return "a key that names no call"

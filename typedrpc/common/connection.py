@@ -88,6 +88,8 @@ class Connection(ABC, Generic[HandlersT_co]):
         self.role = role
         self.ended = False
         self.forked = False
+        self.left = False
+        """This side has closed it: that is no loss."""
         self.watched = False
         self.callbacks = Callbacks()
         self.streams = Streams(self)
@@ -261,6 +263,7 @@ class Connection(ABC, Generic[HandlersT_co]):
         """This side closes: with which error, and what the peer is told."""
         error = ConnectionLost(f"the connection was closed on this side{': ' if reason else ''}{reason}")
         with self._state:
+            self.left = self.left or not self.ended
             goodbye = self.core.goodbye(reason, code) if self.core.state in (State.OPEN, State.GREETED) else None
             # Before the peer knows: it may close at once, and who reads here would take that for the cause.
             self.core.close(error)
