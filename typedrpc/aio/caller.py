@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from threading import get_ident
 from time import monotonic
-from typing import Any, cast, final
+from typing import Any, Final, cast, final
 
 from typedrpc.agreement import Agreement, Route
 from typedrpc.aio.connection import Connection
@@ -34,12 +34,12 @@ from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.handlers import Series
 from typedrpc.common.loop import blocking_call, running_loop
 from typedrpc.common.redial import outcome_of
-from typedrpc.common.retrying import Pursuit, loss_in, own
+from typedrpc.common.retrying import Again, Pursuit, loss_in, own
 from typedrpc.common.room import NoRoom
 from typedrpc.common.streams import StreamInLine
 from typedrpc.common.tokens import Owner
 from typedrpc.deadlines import get_limit
-from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, RpcError
+from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, RpcError, ServerBusy
 from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.stream import AsyncStream, Stream
 from typedrpc.wire import Frame, Kind
@@ -47,6 +47,9 @@ from typedrpc.wire import Frame, Kind
 logger = logging.getLogger("typedrpc")
 
 _RESPONSE = int(Kind.RESPONSE)
+
+MAX_UNSENT: Final = 1024
+"""One-way calls of an event loop that may wait for a connection that is made anew."""
 
 
 @final
@@ -330,10 +333,20 @@ def _finish(future: CallFuture, task: asyncio.Task[Any]) -> None:
 class LoopCaller(LoopForms, RemoteCaller):
     """The caller behind the proxies of one peer. The peer is asked about a contract when it is first called."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_unsent")
 
     _known: tuple[Agreements, dict[Command[Any], Route]]
     """What was agreed with the peer, and what is known of that without asking; another pair with each connection."""
+
+    def __init__(
+        self,
+        name: str,
+        link: Callable[[float | None], Agreements],
+        default_timeout: float | None = None,
+        again: Again | None = None,
+    ) -> None:
+        super().__init__(name, link, default_timeout, again)
+        self._unsent = 0  # one-way calls that wait for a connection
 
     def use(self, agreements: Agreements) -> None:
         """From now on commands are called where this was agreed. To be called before any is, on the loop."""
@@ -404,12 +417,21 @@ class LoopCaller(LoopForms, RemoteCaller):
             except RpcError as error:
                 fail(error)
 
+        def ask_then(dialled: "Future[Any]") -> None:
+            self._unsent -= 1
+            ask(dialled)
+
         connection = self.connection
         needed = None if self.again is None else self.again.redial.needed()
         if needed is None:
             ask()
-        else:
-            needed.add_done_callback(lambda dialled: connection.call_soon(partial(ask, dialled)))
+            return
+        if self._unsent >= MAX_UNSENT:
+            raise ServerBusy(
+                f"{command.qualified_name}: {MAX_UNSENT} one-way calls wait for a connection: await a call"
+            )
+        self._unsent += 1
+        needed.add_done_callback(lambda dialled: connection.call_soon(partial(ask_then, dialled)))
 
 
 @final

@@ -170,7 +170,7 @@ class Client(BaseClient[EnteredT_co]):
             link: LoopLink | None = None
             try:
                 link, stay = await self._attempt(addresses[dialling.index], core, dialling.until())
-                await self._make_ready(link, stay, dialling.deadline)
+                await self._make_ready(link, stay, dialling.agree_until())
                 self._index = dialling.index
                 return link
             except BaseException as error:
@@ -218,6 +218,7 @@ class Client(BaseClient[EnteredT_co]):
     async def _dial_again(self, future: "Future[PeerLink]") -> None:
         before = self._link.connection
         try:
+            await asyncio.sleep(self._first_pause())
             link = await self._establish(self._next_dialling())
             self._use(link)
             if self._closed:

@@ -181,6 +181,10 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
             return Dialling(self._urls, self._index, monotonic() + CONNECT_TIME)
         return Dialling(self._urls, self._index, monotonic() + retry.total, retry.pauses(), stubborn=True)
 
+    def _first_pause(self) -> float:
+        """Seconds to wait before another one is made: many clients may have lost theirs at once."""
+        return 0.0 if self._retry is None else next(self._retry.pauses(), 0.0)
+
     def _look_after(self, connection: Connection) -> None:
         """A connection has ended: where the server is to reach this client, it is made anew without being needed."""
         link = vars(self).get("_link")

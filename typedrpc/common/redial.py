@@ -78,6 +78,10 @@ class Dialling:
         share = (self.deadline - now) / (len(self._urls) - self._tried)
         return now + max(0.001, min(share, CONNECT_TIME) if self._stubborn else share)
 
+    def agree_until(self) -> float:
+        """When to give up asking what the server serves."""
+        return min(self.deadline, monotonic() + CONNECT_TIME) if self._stubborn else self.deadline
+
     def failed(self, error: RpcError, leave: int | None = None, *, final: bool = False) -> float | None:
         """The attempt has failed.
 

@@ -118,6 +118,7 @@ class Pursuit:
 
     __slots__ = (
         "_again",
+        "_doubts",
         "_first_loss",
         "_options",
         "_pauses",
@@ -145,6 +146,7 @@ class Pursuit:
         self._options = options
         self.end = end
         self._tries = tries
+        self._doubts = 0  # attempts that may have run
         self._first_loss: float | None = None
         self._pauses: Iterator[float] = iter(())
         self.pause = 0.0
@@ -168,7 +170,8 @@ class Pursuit:
         keys = self._again.keys
         if self.key is None or keys is None:
             return None
-        return self.key, self._tries - 1, keys.wanted_from()
+        # An attempt that did not run is none to the server: a new one, which knows nothing of it, is to run the call.
+        return self.key, self._doubts, keys.wanted_from()
 
     def goes_on(self, error: ConnectionLost) -> bool:
         """The connection was lost, or could not be made: whether the call is sent again, after :attr:`pause`."""
@@ -181,7 +184,7 @@ class Pursuit:
             # Whoever dials has tried as long as he may. But a contract may be asked for anew.
             if isinstance(error.__cause__, ConnectFailed | ServerBusy):
                 return False
-        elif sent_on.left or not self._may_run_again(error, sent_on):
+        elif sent_on.left or sent_on.forked or not self._may_run_again(error, sent_on):
             return False
         if retry is None:
             self.pause = 0.0
@@ -201,6 +204,7 @@ class Pursuit:
             return not self.command.schema.has_streams
         if is_usable(sent_on):
             return False  # the server said so, and says so again
+        self._doubts += 1
         return self._again.retry is not None and (self.key is not None or self.command.idempotent)
 
     def wait(self) -> None:

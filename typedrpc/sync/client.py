@@ -141,7 +141,7 @@ class Client(BaseClient[EnteredT_co]):
             link: PeerLink | None = None
             try:
                 link, stay = self._open(core, dialling.until())
-                self._make_ready(link, stay, dialling.deadline)
+                self._make_ready(link, stay, dialling.agree_until())
                 self._index = dialling.index
                 return link
             except BaseException as error:
@@ -181,6 +181,7 @@ class Client(BaseClient[EnteredT_co]):
 
     def _dial_again(self, future: "Future[PeerLink]") -> None:
         before = self._link.connection
+        self._again.closed.wait(self._first_pause())
         try:
             link = self._establish(self._next_dialling())
             self._link = link
@@ -212,7 +213,7 @@ class Client(BaseClient[EnteredT_co]):
                 runtime=self._get_runtime,
                 dispatcher=self._dispatcher,
                 peer=peer,
-                attended=self._exposes or bool(self._disconnect),
+                attended=self._exposes or bool(self._disconnect) or self._retry is not None,
                 on_end=lambda connection: self._ended(connection, stays),
                 on_forsaken=self._forget,
             )
