@@ -35,6 +35,7 @@ LAYERS = [
     {"agreement"},
     {"peer"},
     {"turns"},
+    {"answers"},
     {"call"},
     {"dispatch"},
     {"admission", "batches", "factories", "hooks"},

@@ -823,15 +823,19 @@ def test_a_server_drains() -> None:
     crossing = joined(pair.client.request(3, 1, b"\x90", "a"))
     assert pair.to_server(crossing + frame(Kind.PING)) == []
     assert pair.server.running == 1
-    assert kinds(said(pair.server)) == [Kind.PONG]
+    refusal, pong = said(pair.server)
+    assert (refusal.kind, refusal.call, pong.kind) == (Kind.ERROR, 3, Kind.PONG)
+    late = unpack_failure(refusal.payload, "a")
+    assert type(late) is ConnectionLost
+    assert str(late) == "the call came when no more were accepted: it did not run"
 
     assert pair.to_client(goodbye) == []
     assert pair.client.state is State.DRAINING
     with pytest.raises(ConnectionLost, match=r"^the peer closed the connection: it is late$"):
         pair.client.new_call()
-    (outcome,) = pair.to_client(pair.server.response(request, NONE, "a"))
+    outcome, closed = pair.to_client(pair.server.response(request, NONE, "a"))
     assert isinstance(outcome, Outcome)
-    assert pair.client.receive_eof() == [Closed()]
+    assert closed == Closed()
     assert cause(pair.client) == "the peer closed the connection: it is late"
     with pytest.raises(ConnectionLost):
         pair.server.new_call()
@@ -851,15 +855,14 @@ def test_a_client_without_calls_ends_at_a_goodbye() -> None:
     assert cause(pair.client) == "the peer closed the connection: it is late"
 
 
-def test_a_second_goodbye_ends_a_draining_client_that_waits_for_nothing() -> None:
+def test_a_draining_client_leaves_with_its_last_answer() -> None:
     core = opened(client=True)
     core.calls.insert(1, "waits")
     goodbye = frame(Kind.GOODBYE, pack_plain([1, "soon"]))
     assert feed(core, goodbye) == []
     assert feed(core, goodbye) == []
     assert core.state is State.DRAINING
-    feed(core, frame(Kind.RESPONSE, NONE, call=1))
-    assert feed(core, goodbye) == [Closed()]
+    assert feed(core, frame(Kind.RESPONSE, NONE, call=1))[1:] == [Closed()]
 
 
 def test_a_client_leaves_a_draining_server() -> None:
@@ -1223,11 +1226,12 @@ def test_a_batch_under_an_id_in_use_is_a_fault() -> None:
     assert cause(core) == "a second request with the call id 1 while the first is running"
 
 
-def test_a_batch_to_a_server_that_drains_is_dropped() -> None:
+def test_a_batch_to_a_server_that_drains_is_refused() -> None:
     core = opened(client=False)
     core.drain("enough")
     assert feed(core, frame(Kind.BATCH, pack_array([b"\x90"]), call=1)) == []
-    assert core.last_accepted == 0
+    assert kinds(said(core)) == [Kind.ERROR]
+    assert (core.last_accepted, core.running) == (0, 0)
 
 
 def sent_batch(core: Protocol[str], count: int) -> int:

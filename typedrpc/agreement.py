@@ -121,7 +121,7 @@ class Route(NamedTuple):
         parent: int = 0,
         depth: int = 0,
         metadata: Metadata = NO_METADATA,
-        key: tuple[int, ...] | None = None,
+        key: tuple[int, int, int] | None = None,
     ) -> bytes:
         """The packed extension map of a call; empty where none is needed.
 

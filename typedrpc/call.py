@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from threading import Event
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, final
 
+from typedrpc.answers import Running
 from typedrpc.codec import CommandCodec, Payload, StreamCodec
 from typedrpc.deadlines import nearest
 from typedrpc.declared import NO_ERRORS, DeclaredErrors
@@ -51,6 +52,9 @@ class Call:
             ``with_options(on_metadata=...)``; yours to fill: ``str`` to ``str`` or ``bytes``, 8 KiB at most.
         depth: Calls that it is nested in: 0 where the caller was not handling a call itself.
     """
+
+    running: ClassVar[Running | None] = None
+    """What is to know what it comes to, where the call has a key; see :class:`KeyedCall`."""
 
     __slots__ = (
         "_aborts",
@@ -125,6 +129,10 @@ class Call:
             except Exception:  # there are no threads, for one: others are to be told all the same
                 logger.exception("something could not be told that %s was cancelled", self.command)
 
+    def caller_left(self) -> None:
+        """The connection of the caller has ended; as :meth:`cancel`."""
+        self.cancel("its caller has left")
+
     def on_cancel(self, key: object, abort: Callable[[], None]) -> None:
         """Have a function called when the call is cancelled, at once if it is; by another thread, so it must not block.
 
@@ -160,6 +168,18 @@ class Call:
 
     def __repr__(self) -> str:
         return f"<call of {self.command} from {self.peer!r}>"
+
+
+@final
+class KeyedCall(Call):
+    """A call that its client may send again, and whose answer is kept."""
+
+    __slots__ = ("running",)
+
+    running: Running  # type: ignore[misc]  # of an instance here: the others do without, as they take less time so
+
+    def caller_left(self) -> None:
+        """It goes on: the caller may come back for the answer."""
 
 
 @final

@@ -14,7 +14,8 @@ from typing import Any, Final, final
 from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
-from typedrpc.call import Call, CallOfBatch, Opened, Row, current_call, new_call
+from typedrpc.answers import Answers, Kept, Running, Waiting
+from typedrpc.call import Call, CallOfBatch, KeyedCall, Opened, Row, current_call, new_call
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import CodecError, CommandCodec, Payload, StreamCodec, pack_plain, unpack_plain
 from typedrpc.command import Command
@@ -26,6 +27,7 @@ from typedrpc.errors import (
     DeadlineExceeded,
     MessageTooLarge,
     NestedTooDeep,
+    OutcomeUnknown,
     ProtocolError,
     RpcError,
     ServerBusy,
@@ -88,6 +90,8 @@ class Dispatcher:
         self._max_depth = max_depth
         self._apart = apart
         self.observer: Observer | None = None
+        self.answers: Answers | None = None
+        """Where answers are kept, at a server."""
         self._rows: dict[int, Row] = {
             id: Row(builtin.name, partial(builtin.answer, table), partial(_unpack_plain, builtin), pack_plain)
             for id, builtin in BUILTIN_COMMANDS.items()
@@ -101,11 +105,17 @@ class Dispatcher:
         """
         extras = request.extras
         row: Row | None = None
+        running: Running | None = None
         try:
             if extras is NO_EXTRAS:
                 row = self._rows.get(request.command)
             if row is None:
                 row = self._row_of(request, peer)
+                if extras.key is not None and request.call and not row.has_callbacks and row.stream is None:
+                    claimed = self._claim(protocol, request, row)
+                    if not (claimed is None or isinstance(claimed, Running)):
+                        return self._answer_again(protocol, request, row, claimed)
+                    running = claimed
             if not request.call and row.stream is not None:
                 raise ProtocolError(f"{row.name} streams its result, and cannot be called one-way")
             if row.has_callbacks:
@@ -116,30 +126,66 @@ class Dispatcher:
             else:
                 args, kwargs = row.unpack(request.payload)
         except RpcError as error:
-            return self._refuse(protocol, request, row, error)
-        call = Call(row, args, kwargs, peer, protocol, request)
+            return self._refuse(protocol, request, row, error, running)
+        make = Call if running is None else KeyedCall
+        call = make(row, args, kwargs, peer, protocol, request)
         if row.entry is not None:
             function = _function_of(row, row.entry, peer)
             if isinstance(function, ServerBusy):
-                return self._refuse(protocol, request, row, function)
+                return self._refuse(protocol, request, row, function, running)
             call.function = function
         if extras is not NO_EXTRAS:
             call.depth = extras.depth
             if extras.depth >= self._max_depth:
-                return self._refuse(protocol, request, row, _too_deep(row, extras.depth))
+                return self._refuse(protocol, request, row, _too_deep(row, extras.depth), running)
             call.metadata = extras.metadata
             if extras.time_left is not None:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:
-                    return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
+                    late = DeadlineExceeded(f"{row.name}: no time was left")
+                    return self._refuse(protocol, request, row, late, running)
         # As `Protocol.begin`, which is as long as a call of it.
         id = request.call
         if id and (protocol.handled.setdefault(id, call) is not call or protocol.state is _CLOSED):
+            if running is not None:  # it may be that only this connection has ended, and the caller is on another one
+                running.withdraw(Kept(True, pack_protocol_failure(ConnectionLost(f"{row.name}: it did not run"))))
             return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
+        if running is not None:
+            assert isinstance(call, KeyedCall), "made so above"
+            call.running = running
+            running.begins(call)
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()
             self.observer.begins(call)
         return call
+
+    # Calls that their clients may send again
+
+    def _claim(self, protocol: Protocol[Any], request: Request, row: Row) -> Running | Waiting | Kept | None:
+        """What is known of a request with a key; None where nothing is kept for it. Raises ``OutcomeUnknown``."""
+        key = request.extras.key
+        assert key is not None, "asked for requests with one"
+        if request.command >= FIRST_RESERVED_ID:
+            return None
+        visit, answers = protocol.visit, self.answers
+        if visit is not None and answers is not None:
+            tell = partial(_tell_again, protocol, request, row)
+            return answers.begin(visit.session, row.name, key, tell)
+        if key[1]:
+            raise OutcomeUnknown(f"{row.name}: it was sent before, and this side keeps no answers for its caller")
+        return None
+
+    def _answer_again(
+        self, protocol: Protocol[Any], request: Request, row: Row, claimed: Waiting | Kept
+    ) -> Outgoing | None:
+        """A call that was sent again: the answer, or None where it will come when the call is over."""
+        if isinstance(claimed, Kept):
+            return _again(protocol, request, row, claimed)
+        if protocol.handled.setdefault(request.call, claimed) is not claimed:
+            claimed.cancel("its caller has given it up")
+        elif protocol.state is _CLOSED:
+            claimed.caller_left()
+        return None
 
     # The same for the calls of a batch, whose outcomes are collected
 
@@ -254,13 +300,15 @@ class Dispatcher:
         try:
             payload = row.pack(result)
         except CodecError as error:
-            return protocol.failure(request, self._misfit(call, error))
+            return self.unfit(protocol, request, call, error)
         except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
             return self.fail(protocol, request, call, error)
         if self.observer is not None:
             self._tell(call, result, None)
         try:
             extension = _reply_extension(call) if call._reply_metadata else b""
+            if call.running is not None:
+                call.running.settle(Kept(False, payload, extension))
             return protocol.response(request, payload, row.result_name, extension)
         except MessageTooLarge as error:
             logger.warning("%s", error)
@@ -284,7 +332,10 @@ class Dispatcher:
         if payload is None:
             protocol.forget(request.call)
             return None
-        return protocol.failure(request, payload, _reply_extension(call))
+        extension = _reply_extension(call)
+        if call.running is not None:
+            call.running.settle(Kept(True, payload, extension))
+        return protocol.failure(request, payload, extension)
 
     def _failure_of(
         self, protocol: Protocol[Any], call: Call, error: BaseException, *, raised_here: bool
@@ -297,7 +348,7 @@ class Dispatcher:
             return pack_protocol_failure(_why_unanswered(call))
         if call.id and (payload := _pack_declared(call.row, error)) is not None:
             return payload
-        if protocol.error is not None and isinstance(error, ConnectionLost):
+        if protocol.error is not None and isinstance(error, ConnectionLost) and call.running is None:
             # Its own call back told it, and there is nobody to be told anything.
             logger.info("%s ended, as its caller has left: %s", name, error)
             return None
@@ -320,11 +371,22 @@ class Dispatcher:
     def unfit(
         self, protocol: Protocol[Any], request: Request, call: Call, error: CodecError | MessageTooLarge
     ) -> Outgoing:
-        """The half after a handler that yielded what does not fit its annotation, or is too large."""
-        return protocol.failure(request, self._misfit(call, error))
+        """The half after a handler that returned or yielded what does not fit its annotation, or is too large."""
+        payload = self._misfit(call, error)
+        if call.running is not None:
+            call.running.settle(Kept(True, payload))
+        return protocol.failure(request, payload)
 
-    def refused(self, call: Call, error: BaseException) -> None:
-        """A call that was begun is not run."""
+    def refused(self, call: Call, error: BaseException, failure: bytes) -> None:
+        """A call that was begun is not run.
+
+        Args:
+            call: The call.
+            error: Why.
+            failure: What its caller is told.
+        """
+        if call.running is not None:
+            call.running.withdraw(Kept(True, failure))
         if self.observer is not None:
             self._tell(call, None, error)
 
@@ -334,14 +396,24 @@ class Dispatcher:
         if self.observer is not None and started is not None:
             self.observer.ended(call, result, error, monotonic() - started)
 
-    def _refuse(self, protocol: Protocol[Any], request: Request, row: Row | None, error: RpcError) -> Outgoing | None:
+    def _refuse(
+        self,
+        protocol: Protocol[Any],
+        request: Request,
+        row: Row | None,
+        error: RpcError,
+        running: Running | None = None,
+    ) -> Outgoing | None:
         # Callbacks that nobody has unpacked are dropped all the same; an answer that there is no such command says it.
         has_callbacks = row.has_callbacks if row is not None else request.origin and not request.call
         dropped = protocol.release(request.origin, ALL_CALLBACKS) if has_callbacks else b""
         if not request.call:
             logger.warning("a one-way call was dropped: %s", error)
             return dropped or None
-        return dropped + protocol.failure(request, pack_protocol_failure(error))
+        payload = pack_protocol_failure(error)
+        if running is not None:
+            running.withdraw(Kept(True, payload))
+        return dropped + protocol.failure(request, payload)
 
     def _row_of(self, request: Request, peer: Peer) -> Row:
         if request.command == ProtocolCommand.CALLBACK:
@@ -431,6 +503,23 @@ def _function_of(row: Row, entry: Entry, peer: Peer) -> Callable[..., Any] | Ser
     if not peer.instances:
         return ServerBusy(f"{row.name}: the service of this client is not made yet")
     return function_for(entry.command, peer.instances[entry.place or 0])
+
+
+def _again(protocol: Protocol[Any], request: Request, row: Row, kept: Kept) -> Outgoing:
+    """The answer to a request whose call has come to this before."""
+    if kept.is_error:
+        assert isinstance(kept.payload, bytes), "an error has no segments"
+        return protocol.failure(request, kept.payload, kept.extension)
+    try:
+        return protocol.response(request, kept.payload, row.result_name, kept.extension)
+    except MessageTooLarge as error:  # for this connection
+        return protocol.failure(request, pack_protocol_failure(error))
+
+
+def _tell_again(protocol: Protocol[Any], request: Request, row: Row, kept: Kept) -> None:
+    """A call is over whose caller has sent it again meanwhile."""
+    if protocol.state is not _CLOSED:
+        protocol.visit.post(_again(protocol, request, row, kept))
 
 
 def _too_deep(row: Row, depth: int) -> NestedTooDeep:

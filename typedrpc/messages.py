@@ -84,7 +84,8 @@ class Extension:
 
     TRACE: Final = 4  # reserved
     KEY: Final = 5
-    """``[key, attempt]``: names a call of the client's session that may be sent again, and counts how often it was."""
+    """``[key, attempt, wanted_from]``: names a call of the client's session that may be sent again, and counts how
+    often it was. To calls with a key below the last, which may be left out, the client wants no answer any more."""
 
     TARGET: Final = 6
     """``[call, index]``: the callback to run, by the call of the receiver that it went with and its place there."""
@@ -289,6 +290,17 @@ def read_goodbye(payload: Payload) -> tuple[str, int]:
     return "", Leave.OTHER
 
 
+def read_last_accepted(payload: Payload) -> int | None:
+    """The highest call that was accepted by who says a goodbye; None where it says nothing of the kind."""
+    try:
+        match unpack_plain(payload):
+            case [int(last), str(), *_] if type(last) is int and last >= 0:
+                return last
+    except CodecError:
+        pass
+    return None
+
+
 def pack_extension(
     *,
     time_left: float | None = None,
@@ -297,7 +309,7 @@ def pack_extension(
     depth: int = 0,
     target: tuple[int, int] | None = None,
     metadata: Metadata = NO_METADATA,
-    key: tuple[int, ...] | None = None,
+    key: tuple[int, int] | tuple[int, int, int] | None = None,
 ) -> bytes:
     """The extension map of a request; empty where it would be.
 
@@ -309,7 +321,8 @@ def pack_extension(
         depth: Calls that this one is nested in.
         target: The callback to run, as the receiver's call that it went with and its index there.
         metadata: What goes beside the arguments, or beside a result.
-        key: Names a call that may be sent again, and how often it was.
+        key: Names a call that may be sent again, how often it was, and perhaps the least key that the client still
+            wants an answer for.
     """
     extension: dict[int, Any] = {}
     if schema is not None:
@@ -338,7 +351,7 @@ class Extras(NamedTuple):
     depth: int = 0
     target: tuple[int, int] | None = None
     metadata: Metadata = NO_METADATA
-    key: tuple[int, int] | None = None
+    key: tuple[int, int, int] | None = None
 
 
 NO_EXTRAS: Final = Extras()
@@ -406,8 +419,15 @@ def read_extension(packed: Buffer) -> Extras | str:
     match extension.get(Extension.KEY):
         case None:
             pass
-        case [number, attempt, *_] if type(number) is int and type(attempt) is int and min(number, attempt) >= 0:
-            key = (number, attempt)
+        case [number, attempt] if _are_keys(number, attempt):
+            key = (number, attempt, 0)
+        case [number, attempt, wanted_from] if _are_keys(number, attempt, wanted_from):
+            key = (number, attempt, wanted_from)
         case _:
             return "a key that names no call"
     return Extras(None if left is None else left / 1_000_000, schema, parent, depth, target, metadata, key)
+
+
+def _are_keys(*numbers: object) -> bool:
+    """Whether these may name a call of a session."""
+    return all(type(number) is int and 0 <= number < 2**63 for number in numbers)

@@ -13,7 +13,9 @@ The states of a connection::
 - GREETED: the server decides whether, and when, the client may come in. It may call the client already; the client
   calls only from within such a call.
 - OPEN: everything else is legal, in both directions.
-- DRAINING: no new calls, except by and within those that were accepted, which are still answered.
+- DRAINING: no new calls, except by and within those that were accepted, which are still answered; others are told that
+  they do not run. A server that has answered all of them says so in a last goodbye, and a client that has all answers
+  leaves.
 - CLOSED: nothing is sent or received any more; ``error`` says why.
 
 A fault of the peer is never raised: the protocol queues a goodbye that says what was wrong, closes, and the last
@@ -27,7 +29,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import Payload, Segmented
-from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
+from typedrpc.errors import ConnectionLost, MessageTooLarge, OutcomeUnknown, ProtocolError, ServerBusy
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.flow import Inflow, Outflow
 from typedrpc.inflight import MAX_CALL, InFlight
@@ -46,6 +48,7 @@ from typedrpc.messages import (
     read_extension,
     read_goodbye,
     read_hello,
+    read_last_accepted,
     read_limits,
     read_queued,
 )
@@ -253,6 +256,14 @@ class Protocol(Generic[TokenT]):
         """Streams that this side sends, likewise."""
         self._opened = 0  # streams of the peer, at least since they were counted
         self._unlooked = 0  # bytes of streams since it was looked how many are held
+        self.visit: Any = None
+        """Where answers are kept for the peer, a client that may send calls again: for the dispatcher."""
+        self.peer_waits = False
+        """While this side drains: the peer has, or had, calls here. So it reads, and leaves when it knows all."""
+        self.nested_calls: set[int] = set()
+        """Calls of this side that a handler of the peer's calls made: a peer that drains may still accept them."""
+        self._peer_last: int | None = None  # the last call that a peer which has said goodbye had accepted by then
+        self._finished = False  # all is answered, and nothing is accepted any more, nested or not
         self.batches: dict[int, int] = {}
         """Outcomes that are still to come of the batches of this side, whether or not anybody waits for them."""
         self._running: set[int] = set()
@@ -324,6 +335,8 @@ class Protocol(Generic[TokenT]):
         reader.keep()
         if reader.fault is not None:
             events.append(self._break(str(reader.fault)))
+        elif self.state is _DRAINING and self.client and not (self.calls.calls or self._running):
+            events.append(self.close(ConnectionLost(self._farewell)))  # nothing is left to come
         return events
 
     def receive_eof(self) -> list[Event[TokenT]]:
@@ -488,11 +501,12 @@ class Protocol(Generic[TokenT]):
                 return None
             extras = read
         nested = extras.parent and self.calls.get(extras.parent) is not None
-        if self.state is not _OPEN and not self.client and not nested:
-            if self.state is _DRAINING:
-                return None  # sent before the goodbye arrived, which says that it was not accepted
-            if self.state is _GREETED:
+        if self.state is not _OPEN:
+            if self.state is _GREETED and not self.client and not nested:
                 return self._break("a call before the welcome")
+            if self._is_too_late(nested=bool(nested)):
+                self._turn_away(call)
+                return None
         # Nested calls do not wait for room at the caller, who waits for nothing else: so they have room of their own.
         # Those do not take that of others, who have counted only their own.
         if len(self._running) >= self.limits.max_calls and self._is_full(nested=bool(nested)):
@@ -507,7 +521,23 @@ class Protocol(Generic[TokenT]):
             self._nested.add(call)
         if call > self.last_accepted:
             self.last_accepted = call
+        # Entered first, looked at the state then: who drains or closes does it the other way round, so that no goodbye
+        # names a call as the last accepted one that is lower than one that is run.
+        if self.state is not _OPEN and self._is_too_late(nested=bool(nested)):
+            self._answered(call)
+            self._turn_away(call)
+            return None
         return Request(command, call, payload, extras)
+
+    def _turn_away(self, call: int) -> None:
+        """A call came too late."""
+        self.peer_waits = True
+        late = ConnectionLost("the call came when no more were accepted: it did not run")
+        self.outgoing.append(self._failure(call, late))
+
+    def _is_too_late(self, *, nested: bool) -> bool:
+        """Whether a call is not accepted because this side drains."""
+        return self.state is _DRAINING and not self.client and (self._finished or not nested)
 
     def _on_batch(self, frame: Frame) -> Event[TokenT] | None:
         if frame.call & 1 == self.client:
@@ -582,6 +612,8 @@ class Protocol(Generic[TokenT]):
             self.end_flows(frame.call)
         if self.batches:
             self.batches.pop(frame.call, None)
+        if self.nested_calls:
+            self.nested_calls.discard(frame.call)
         if token is None:
             self.late_replies += 1
             return None
@@ -602,11 +634,13 @@ class Protocol(Generic[TokenT]):
     def _on_goodbye(self, frame: Frame) -> Event[TokenT] | None:
         said, code = read_goodbye(frame.payload)
         self.leave = code
+        self._peer_last = read_last_accepted(frame.payload)
         error = ConnectionLost(f"the peer closed the connection{': ' if said else ''}{said}")
         if code == Leave.BUSY:
             error.__cause__ = ServerBusy(said)
-        if self.client and self.state is not State.GREETING and self.calls:
-            # A server that says goodbye still answers what it accepted; its end of file follows.
+        waits = self.client and self.state is not State.GREETING and (self.calls.calls or self._running)
+        if waits and code != Leave.FINISHED:
+            # A server that says goodbye still answers what it accepted, and wants what it asked; its end follows.
             self.state = State.DRAINING
             self._farewell = str(error)
             return None
@@ -672,6 +706,25 @@ class Protocol(Generic[TokenT]):
         error = ConnectionLost(*self.error.args)
         error.__cause__ = self.error.__cause__
         return error
+
+    def lost_call(self, call: int) -> ConnectionLost:
+        """As :meth:`lost`, for a call in flight: ``OutcomeUnknown`` unless it certainly did not run.
+
+        Args:
+            call: Its id; 0 where that is not known.
+        """
+        lost = self.lost()
+        if call and self._did_not_run(call):
+            return lost
+        error = OutcomeUnknown(*lost.args)
+        error.__cause__ = lost.__cause__
+        return error
+
+    def _did_not_run(self, call: int) -> bool:
+        """Whether the peer has said that it does not run a call that was sent and not answered."""
+        if self.leave == Leave.FINISHED:
+            return True
+        return self._peer_last is not None and call > self._peer_last and call not in self.nested_calls
 
     def request(self, call: int, command: int, payload: Payload, what: str, extension: bytes = b"") -> Outgoing:
         """The bytes of a call.
@@ -889,8 +942,27 @@ class Protocol(Generic[TokenT]):
         """
         if self.state is not State.OPEN and self.state is not _GREETED:
             return None
-        self.state = State.DRAINING
+        self.state = State.DRAINING  # before the goodbye is made, for `_accept`
+        self.peer_waits = bool(self._running)
         return self.goodbye(reason)
+
+    def finish(self, reason: str) -> Outgoing | None:
+        """While this side drains: all that was accepted has been answered, and the answers are on their way.
+
+        Args:
+            reason: As for :meth:`drain`.
+
+        Returns:
+            The bytes that tell the peer; None when that is not so, or it is too late.
+        """
+        if self.state is not State.DRAINING or self.client:
+            return None
+        # As in `_accept`: what is nested in a call of this side's may just come.
+        self._finished = True
+        if self._running:
+            self._finished = False
+            return None
+        return self.goodbye(reason, Leave.FINISHED)
 
     def goodbye(self, reason: str, code: int = Leave.OTHER) -> Outgoing:
         """The bytes that announce the end of the connection; they name the highest call that was accepted.

@@ -268,6 +268,12 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             self._left.append(future)
             await future
 
+    async def wait_until_left(self, timeout: float) -> None:
+        """Wait until the socket is closed, so many seconds at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.wait_until_gone()
+
     def interrupted(self, error: BaseException) -> None:
         """Nothing is lost: other threads only queue what the loop writes."""
 

@@ -21,8 +21,9 @@ from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
 from typedrpc.aio.threads import in_thread
 from typedrpc.call import handled_by
+from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.loop import blocking_call, running_loop
-from typedrpc.common.server import GRACE, BaseServer, ServerOptions
+from typedrpc.common.server import GRACE, LINGER_TIME, BaseServer, ServerOptions
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
 from typedrpc.errors import ConnectionLost, RpcError
@@ -122,11 +123,21 @@ class Server(BaseServer[Connection]):
         try:
             for connection in connections:
                 connection.drain("the server is closing")
+            told = []
             for connection in connections:
                 await connection.handlers.wait_until_idle(max(0.0, deadline - monotonic()))
+                if connection.finish("the server is closing"):
+                    told.append(connection)
+            # Who reads leaves now. Calls of others may be on their way: they are told that they do not run.
+            now = monotonic()
+            for time in (GOODBYE_TIME, LINGER_TIME):
+                for connection in told:
+                    if time == GOODBYE_TIME or connection.core.peer_waits:
+                        await connection.wait_until_left(max(0.0, min(deadline, now + time) - monotonic()))
         finally:
             for connection in connections:
                 connection.close("the server is closing")
+            self._answers.close("the server is closing")
             for connection in connections:
                 await connection.wait_until_gone()
             await self._runtime.close()

@@ -47,7 +47,7 @@ def plan_call(
     options: CallOptions,
     what: str,
     default: float | None,
-    key: tuple[int, ...] | None = None,
+    key: tuple[int, int, int] | None = None,
 ) -> Plan:
     """
     Raises:
@@ -259,7 +259,7 @@ class CallForms:
             route: Route,
             options: CallOptions,
             on_lost: OnLost,
-            key: tuple[int, ...] | None,
+            key: tuple[int, int, int] | None,
             patient: bool,
         ) -> None:
             self._start(future, connection, route, command, packed, options, on_lost, key, patient=patient)
@@ -275,7 +275,7 @@ class CallForms:
         packed: tuple[Payload, list[Any]],
         options: CallOptions,
         on_lost: OnLost | None,
-        key: tuple[int, ...] | None = None,
+        key: tuple[int, int, int] | None = None,
         *,
         patient: bool = True,
     ) -> None:

@@ -98,7 +98,7 @@ class Connection(ABC, Generic[HandlersT_co]):
         self._queue = queue
         self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
         self._dropped = False  # a callback, which the peer is to be told
-        self._failing: list[Token] = []
+        self._failing: list[tuple[int, Token]] = []
         self._left_behind: deque[Callable[[], None]] = deque()
         self._on_end = on_end
         self._on_forsaken = on_forsaken
@@ -239,6 +239,20 @@ class Connection(ABC, Generic[HandlersT_co]):
             self._queue.append(goodbye)
             self._flush_now()
 
+    def finish(self, reason: str) -> bool:
+        """Tell the peer, if everything was answered since :meth:`drain`, that nothing else of what it sent has run.
+
+        Returns:
+            Whether that was so, and it was not too late.
+        """
+        with self._state:
+            goodbye = self.core.finish(reason)
+        if goodbye is None:
+            return False
+        self._queue.append(goodbye)
+        self._flush_now()
+        return True
+
     def fault(self) -> None:
         """End it because of an exception that should not be; called in its handler."""
         logger.exception("a fault of typedrpc's own ended a connection")
@@ -264,9 +278,11 @@ class Connection(ABC, Generic[HandlersT_co]):
         error = ConnectionLost(f"the connection was closed on this side{': ' if reason else ''}{reason}")
         with self._state:
             self.left = self.left or not self.ended
-            goodbye = self.core.goodbye(reason, code) if self.core.state in (State.OPEN, State.GREETED) else None
-            # Before the peer knows: it may close at once, and who reads here would take that for the cause.
+            says_so = self.core.state in (State.OPEN, State.GREETED)
+            # Before the peer knows: it may close at once, and who reads here would take that for the cause. And before
+            # it is said which call was the last: one that comes now does not run.
             self.core.close(error)
+            goodbye = self.core.goodbye(reason, code) if says_so else None
         return error, goodbye
 
     def _tell_of_end(self) -> None:
@@ -276,15 +292,15 @@ class Connection(ABC, Generic[HandlersT_co]):
         while self._failing:
             # Taken out only then: whoever is interrupted in between has it done again. Another thread may be at it too.
             try:
-                token = self._failing[-1]
+                failing = call, token = self._failing[-1]
             except IndexError:
                 break
-            token.fail(self, self.core.lost())
+            token.fail(self, self.core.lost_call(call))
             with contextlib.suppress(ValueError):
-                self._failing.remove(token)
+                self._failing.remove(failing)
         for handled in tuple(self.core.handled.values()):
             if handled is not None and not handled.why_cancelled:
-                handled.cancel("its caller has left")
+                handled.caller_left()
         self.core.end_all_flows()  # only now: who takes from one, or yields to one, is to find why
         self.handlers.end()
         if (on_end := self._on_end) is not None:
@@ -300,11 +316,11 @@ class Connection(ABC, Generic[HandlersT_co]):
         self.core.close(ConnectionLost("the connection was made before a fork, and is the parent's"))
         self.role.token.clear()
         self.core.forsake_flows()
-        for token in self.core.calls.calls.values():
+        for call, token in self.core.calls.calls.items():
             if isinstance(token, CallWaiter):  # perhaps the very thread that forked, in what its call called back
-                token.error, token.done = self.core.lost(), True
+                token.error, token.done = self.core.lost_call(call), True
             elif isinstance(token, Batch):
-                token.end(self.core.lost())
+                token.end(self.core.lost_call(call))
         for part in (self.handlers, self._router, self.callbacks):
             part.forsake()
         if self._on_forsaken is not None:
@@ -373,7 +389,7 @@ class Connection(ABC, Generic[HandlersT_co]):
     def _withdraw_unseen(self, frame: Frame) -> None:
         """The peer says by these answers that it has not looked at the arguments, and has no callbacks of the call."""
         if frame.call in self.callbacks.groups and isinstance(
-            unpack_failure(frame.payload, ""), UnknownCommand | ServerBusy
+            unpack_failure(frame.payload, ""), UnknownCommand | ServerBusy | ConnectionLost
         ):
             self.callbacks.withdraw(frame.call)
 

@@ -163,7 +163,7 @@ class Pursuit:
             return self._options
         return self._options._replace(timeout=max(0.0, self.end - monotonic()))
 
-    def sent(self, connection: Connection) -> tuple[int, ...] | None:
+    def sent(self, connection: Connection) -> tuple[int, int, int] | None:
         """It is about to be sent: what its extension KEY is to say."""
         self.connection = connection
         self._tries += 1

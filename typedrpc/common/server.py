@@ -1,6 +1,7 @@
 """The server, whichever way it serves: what it is made with, who is in, and what it says to many."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from types import MappingProxyType
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, ParamSpec, Type
 
 from typedrpc import transport
 from typedrpc.admission import Admission, Answer, WhenFull
+from typedrpc.answers import Answers
 from typedrpc.call import Call
 from typedrpc.command import Command
 from typedrpc.common.broadcast import Gather as Gathering
@@ -39,6 +41,9 @@ logger = logging.getLogger("typedrpc")
 
 HANDSHAKE_TIME: Final = 10.0
 GRACE: Final = 5.0
+
+LINGER_TIME: Final = 1.0
+"""Seconds that a server which closes waits for clients that read to leave, once they were told all there is to say."""
 
 MAX_PER_ADDRESS: Final = 1024
 """Connections that one address may have at a time, unless a server is told another number."""
@@ -203,6 +208,8 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         self._max_workers = max_workers
         self._closing = False
         self._debug = debug
+        self._incarnation = os.urandom(16)
+        self._answers = self._dispatcher.answers = Answers()
         self._prepare()
 
     def _prepare(self) -> None:
@@ -210,7 +217,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
 
     def _make_hello(self) -> Hello:
         """What this side says of itself on a new connection."""
-        return Hello(self._limits)
+        return Hello(self._limits, incarnation=self._incarnation)
 
     @property
     def url(self) -> str:
@@ -342,11 +349,21 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         with self._lock:
             if cast("ConnectionT", stay.connection) in self._connections:
                 self._peers[stay.peer.id] = stay.peer
+                self._find_session(stay)
         if stay.connection.welcome():
             return True
         with self._lock:
             self._peers.pop(stay.peer.id, None)
         return False
+
+    def _find_session(self, stay: Stay) -> None:
+        """A client that may send calls again is let in: what is kept for it. The lock is held."""
+        core = stay.connection.core
+        if core.peer_hello.session:
+            identity = getattr(stay.peer, "identity", None)
+            name = "" if identity is None else identity.name
+            hello = core.peer_hello
+            core.visit = self._answers.enter(name, hello.session, hello.next_key, stay.connection.post)
 
     def _on_end(self, connection: ConnectionT) -> None:
         with self._lock:
@@ -355,6 +372,8 @@ class BaseServer(Hooked, Generic[ConnectionT]):
                 return
             self._peers.pop(stay.peer.id, None)
             self._admission.step_out(stay)
+        if connection.core.visit is not None:
+            self._answers.leave(connection.core.visit)
         error = connection.core.error
         if error is not None and isinstance(error.__cause__, ProtocolError):
             logger.warning("%s was cut off: %s", stay.peer, error)

@@ -19,7 +19,7 @@ OnLost: TypeAlias = Callable[[Frame | RpcError, float | None], bool]
 Resolve: TypeAlias = Callable[[float | None], tuple[Connection, Route]]
 """Gives the connection, and how the command is called there, within so many seconds. May block."""
 
-Start: TypeAlias = Callable[[Connection, Route, CallOptions, OnLost, tuple[int, ...] | None, bool], None]
+Start: TypeAlias = Callable[[Connection, Route, CallOptions, OnLost, tuple[int, int, int] | None, bool], None]
 """Sends the call. The last argument says whether to wait for room at the peer."""
 
 

@@ -149,7 +149,7 @@ class LeadingCalls(Calls):
                 self._core.calls.insert(call, waiter)
                 return waiter
         self._connection.stop_leading()
-        raise Failed(self._core.lost())
+        raise Failed(self._core.lost_call(call))  # it was written, or some of it
 
     def _lead(self, waiter: Waiter, deadline: float | None) -> BaseException | None:
         """Read, holding the role, until the waiter is done or out of time; then give the role up.

@@ -71,6 +71,7 @@ class Connection(AnyConnection[HandlerThreads]):
             may_read_ahead=lambda: self.handlers.has_room(),
             read_ahead=self._read_ahead,
             end=self.end,
+            broke=self._broke,
             stop_leading=self.stop_leading,
             leave=self._dispose,
             helper=lambda body: runtime()[0].start(body),
@@ -252,7 +253,7 @@ class Connection(AnyConnection[HandlerThreads]):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._writer.wind_up()
         if self._torn:
-            self._failing.extend(self.core.leaving)
+            self._failing.extend((0, token) for token in self.core.leaving)
         self._tell_of_end()
         self._dispose()
 
@@ -360,6 +361,17 @@ class Connection(AnyConnection[HandlerThreads]):
         self.deliver(self.read())
         if self.handlers.ready:
             self.handlers.call_for_help()
+
+    def _broke(self, error: ConnectionLost, leading: bool) -> None:
+        """Nothing can be written any more. What the peer said before it left is why, and which calls it has not run."""
+        if leading or self.role.try_take():
+            try:
+                while not self.ended and self._is_readable():
+                    self.deliver(self.read())
+            finally:
+                if not leading:
+                    self.stop_leading()
+        self.end(error)
 
     def _is_readable(self) -> bool:
         try:

@@ -327,6 +327,11 @@ class HandlerThreads(Handlers):
                 self._idle.wait(min(left, LOOK_TIME))
             return self._is_idle()
 
+    def wait_until_ended(self, timeout: float) -> None:
+        """Wait until the connection has ended, so many seconds at most."""
+        with self._lock:
+            self._idle.wait_for(lambda: self.ended, timeout)
+
     def _is_idle(self) -> bool:
         at_work = self.busy or self.ready or self._running_apart or self._core.running
         return self.ended or not (at_work or not self._writer.idle)

@@ -13,8 +13,9 @@ from typing_extensions import Unpack
 from typedrpc import transport
 from typedrpc.call import handled_by
 from typedrpc.common.caller import PeerLink
+from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.fork import forsake_after_fork
-from typedrpc.common.server import GRACE, BaseServer, ServerOptions
+from typedrpc.common.server import GRACE, LINGER_TIME, BaseServer, ServerOptions
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import Workers
@@ -95,11 +96,21 @@ class Server(BaseServer[Connection]):
         try:
             for connection in connections:
                 connection.drain("the server is closing")
+            told = []
             for connection in connections:
                 connection.handlers.wait_until_idle(max(0.0, deadline - monotonic()))
+                if connection.finish("the server is closing"):
+                    told.append(connection)
+            # Who reads leaves now. Calls of others may be on their way: they are told that they do not run.
+            now = monotonic()
+            for time in (GOODBYE_TIME, LINGER_TIME):
+                for connection in told:
+                    if time == GOODBYE_TIME or connection.core.peer_waits:
+                        connection.handlers.wait_until_ended(max(0.0, min(deadline, now + time) - monotonic()))
         finally:  # also when a second Ctrl-C cuts the grace short
             for connection in connections:
                 connection.close("the server is closing")
+            self._answers.close("the server is closing")
             self._watcher.close()
             left = self._workers.close(max(1.0, deadline - monotonic()))
             if left:
@@ -124,6 +135,7 @@ class Server(BaseServer[Connection]):
         self._lock = threading.Lock()
         self._connections = {}
         self._peers = {}
+        self._answers.forsake()
         self._closing = True
         self._on_closing = lambda: None
         self._closed = threading.Event()

@@ -39,6 +39,7 @@ class Writer:
     """
 
     __slots__ = (
+        "_broke",
         "_crowd",
         "_end",
         "_helper",
@@ -67,6 +68,7 @@ class Writer:
         stop_leading: Callable[[], None],
         leave: Callable[[], None],
         helper: Callable[[Callable[[], None]], None],
+        broke: Callable[[ConnectionLost, bool], None] | None = None,
     ) -> None:
         """
         Args:
@@ -78,6 +80,8 @@ class Writer:
             stop_leading: Gives the role up.
             leave: Called by who lays the pen down when the connection has ended.
             helper: Runs a function in a thread of its own.
+            broke: Ends the connection, told why and whether this thread holds the role, where nothing can be written
+                any more: what the peer has said before may still be read. Without it, ``end`` is called.
         """
         self._outbox = Outbox()  # but for its queue, it belongs to who has the pen
         self.queue: Final = self._outbox.queue
@@ -88,6 +92,7 @@ class Writer:
         self._may_read_ahead = may_read_ahead
         self._read_ahead = read_ahead
         self._end = end
+        self._broke = broke or (lambda error, leading: end(error))
         self._stop_leading = stop_leading
         self._leave = leave
         self._laid_down = threading.Condition()
@@ -311,7 +316,7 @@ class Writer:
                     raise
                 lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
                 lost.__cause__ = error.with_traceback(None)  # which would keep the buffers
-                self._end(lost)
+                self._broke(lost, leading)
                 return []
             if count or not len(buffers[0]):
                 buffers = _after(buffers, count)
