@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
@@ -10,18 +11,15 @@ from typing import TYPE_CHECKING, Any, Generic, cast, final, overload
 from typing_extensions import Unpack
 
 from typedrpc import transport
-from typedrpc.aio.caller import LoopCaller, LoopLink
+from typedrpc.aio.caller import LoopCaller, LoopLink, agreement_about
 from typedrpc.aio.closing import Closing
 from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
 from typedrpc.aio.threads import in_thread
 from typedrpc.authentication import Credentials
 from typedrpc.call import Call, get_call
+from typedrpc.common.caller import PeerLink, with_limit
 from typedrpc.common.client import (
-    CONNECT_TIME,
-    FIRST_PAUSE,
-    LEAST_ATTEMPT,
-    LONGEST_PAUSE,
     BaseClient,
     ConnectOptions,
     EnteredT_co,
@@ -31,6 +29,8 @@ from typedrpc.common.client import (
     why_not_in_time,
 )
 from typedrpc.common.connection import KEEP_ALIVE
+from typedrpc.common.connection import Connection as AnyConnection
+from typedrpc.common.redial import Dialling, not_renewed
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import MAX_WORKERS, Workers
@@ -74,36 +74,36 @@ class Client(BaseClient[EnteredT_co]):
 
     def _prepare(self) -> None:
         self._workers = Workers("typedrpc-client", self._max_workers)
+        self._dialling: asyncio.Task[None] | None = None
 
     def _get_loop(self) -> asyncio.AbstractEventLoop:
         return self._runtime.loop
 
     async def _open(self) -> None:
         self._runtime = Runtime(self._workers, self._max_workers)
-        deadline = monotonic() + (CONNECT_TIME if self._timeout is None else self._timeout)
+        self._caller = LoopCaller(
+            repr(self),
+            lambda deadline: self._current_link(deadline).agreements,
+            self._call_timeout,
+            self._again,
+        )
         try:
-            link, stay = await self._dial(deadline, again=self._timeout is not None)
+            if self._contract is not None:
+                self._entered = self._caller.bind(self._contract)
+            self._use(await self._establish(self._first_dialling()))
         except BaseException:
+            self._closed = True
             await self._stop_threads()  # the server may have called already
             raise
-        self._link = link
-        await self._runtime.open(lambda: link.connection.close("the event loop of the client has ended"))
-        self._caller = LoopCaller(repr(self), link.agreements, self._call_timeout)
-        try:
-            await self._begin(stay)
-            if self._contract is not None:
-                self._entered = self._caller.make_proxy(self._contract)
-                await self._caller.agree(self._contract, deadline)
-        except BaseException as error:
-            await self.close()
-            if isinstance(error, DeadlineExceeded):
-                raise ConnectTimeout(self._url, "the server did not tell its contract in time") from None
-            if isinstance(error, RpcError) and not isinstance(error, DefinitionError | ConnectFailed):
-                raise ConnectFailed(self._url, str(error)) from error
-            raise
+        await self._runtime.open(self._end_with_loop)
+
+    def _end_with_loop(self) -> None:
+        self._closed = True
+        self._again.close()
+        self._link.connection.close("the event loop of the client has ended")
 
     def _make_proxy(self, contract: Any, deadline: float) -> Any:
-        return self._caller.make_proxy(contract)
+        return self._caller.make_proxy(contract, deadline)
 
     def close(self) -> Closing:
         """End the connection. Calls that wait raise ``ConnectionLost``. May be called again, and from any thread.
@@ -112,13 +112,20 @@ class Client(BaseClient[EnteredT_co]):
         has to finish too, there is nothing to await.
         """
         self._closed = True
+        self._again.close()
         self._link.connection.close()
+        if (coming := self._coming) is not None:
+            coming.connection.close()
+        if (dialling := self._dialling) is not None:
+            self._runtime.loop.call_soon_threadsafe(dialling.cancel)
         closing = Closing.start(self._finish(), self._runtime.loop)
         call = get_call()
         inside = told_by(self) or (call is not None and call.peer is self.peer)
         return Closing.done() if inside else closing
 
     async def _finish(self) -> None:
+        if self._dialling is not None:
+            await asyncio.wait([self._dialling])
         await cast(Connection, self._link.connection).wait_until_gone()
         await self._stop_threads()
 
@@ -153,27 +160,103 @@ class Client(BaseClient[EnteredT_co]):
         if not begun:
             raise ConnectFailed(self._url, str(connection.core.lost()))
 
-    async def _dial(self, deadline: float, *, again: bool) -> tuple[LoopLink, Stay]:
-        """Connect and shake hands; if it is to be tried again, as often as it takes until the deadline."""
-        pause = FIRST_PAUSE
-        address = transport.resolve(self._url)  # a URL that is wrong does not become right with time
+    def _use(self, link: PeerLink) -> None:
+        """From now on calls go by this connection."""
+        self._link = link
+        self._caller.use(link.agreements)
+
+    async def _establish(self, dialling: Dialling) -> LoopLink:
+        """Connect, shake hands and agree on contracts, as often as it takes, and may."""
+        addresses = [transport.resolve(url) for url in self._urls]  # a wrong URL does not become right with time
         while True:
             core: Protocol[Token] = Protocol(client=True, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
+            self._url = dialling.url
+            link: LoopLink | None = None
             try:
                 core.credentials = await self._get_credentials()
-                return await self._attempt(address, core, deadline)
-            except (ConnectFailed, ServerBusy) as error:
+                link, stay = await self._attempt(addresses[dialling.index], core, dialling.until())
+                await self._make_ready(link, stay, dialling.agree_until())
+                self._index = dialling.index
+                return link
+            except BaseException as error:
+                left = link is not None and link.connection.left
+                if link is not None:
+                    link.connection.close()
+                if not isinstance(error, ConnectFailed | ServerBusy):
+                    raise
                 failure = error
-            if self._connect_failed:
+            if link is None and self._connect_failed:
                 await in_thread(lambda error=failure: self._connect_failed.run(error))  # type: ignore[misc]
-            if isinstance(failure, AuthenticationFailed):  # which no other attempt would change
-                raise failure
-            left = deadline - monotonic() - LEAST_ATTEMPT
-            # A server that says goodbye is up, and does not want this client; nor is TLS agreed on the next time.
-            if not again or left <= 0 or core.leave is not None or isinstance(failure, TlsFailed):
-                raise failure
-            await asyncio.sleep(min(pause, left))
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = dialling.failed(failure, core.leave, final=left or (link is not None and self._retry is None))
+            if pause is None:
+                raise dialling.give_up(failure)
+            await asyncio.sleep(pause)
+
+    async def _make_ready(self, link: LoopLink, stay: Stay, deadline: float) -> None:
+        """Tell the hooks of a connection that was made, and agree on the contracts that are in use."""
+        self._coming = link
+        try:
+            await self._begin(stay)
+            for commands in self._caller.contracts():
+                await agreement_about(link.agreements, commands, with_limit(deadline))
+            link.connection.check()
+        except DeadlineExceeded:
+            raise ConnectTimeout(self._url, "the server did not tell its contract in time") from None
+        except RpcError as error:
+            if isinstance(error, DefinitionError | ConnectFailed):
+                raise
+            raise ConnectFailed(self._url, str(error)) from error
+        finally:
+            self._coming = None
+
+    def _start_dialling(self, future: "Future[PeerLink]") -> None:
+        def start() -> None:
+            if self._closed:
+                future.set_exception(self._link.connection.core.lost())
+            else:
+                # Whichever task needs a connection first: what is begun is none of its.
+                context = self._runtime.context.copy()
+                self._dialling = self._runtime.loop.create_task(self._dial_again(future), context=context)
+
+        self._runtime.loop.call_soon_threadsafe(start)
+
+    async def _dial_again(self, future: "Future[PeerLink]") -> None:
+        before = self._link.connection
+        try:
+            await asyncio.sleep(self._first_pause())
+            link = await self._establish(self._next_dialling())
+            self._use(link)
+            if self._closed:
+                link.connection.close()
+                raise link.connection.core.lost()
+        except BaseException as error:
+            if isinstance(error, RpcError):
+                future.set_exception(not_renewed(before, error))
+                return
+            lost = ConnectionLost("the connection was closed on this side")
+            future.set_exception(lost if isinstance(error, asyncio.CancelledError) else error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        finally:
+            self._dialling = None
+        future.set_result(link)
+        if link.connection.ended:
+            self._look_after(link.connection)
+
+    def _is_alive(self) -> bool:
+        return not self._runtime.loop.is_closed()
+
+    def _may_renew(self, connection: AnyConnection) -> bool:
+        return super()._may_renew(connection) and not connection.forked and self._is_alive()
+
+    def _start_thread(self, body: Callable[[], None]) -> None:
+        self._workers.start(body)
+
+    def _ended(self, connection: AnyConnection, stays: list[Stay]) -> None:
+        for stay in stays:
+            stay.end()
+        self._look_after(connection)
 
     async def _get_credentials(self) -> Credentials | None:
         return await in_thread(self._make_credentials) if callable(self._token) else self._make_credentials()
@@ -191,7 +274,7 @@ class Client(BaseClient[EnteredT_co]):
             peer=peer,
             attended=self._exposes or bool(self._disconnect),
             keep_alive=self._keep_alive,
-            on_end=lambda connection: _end(stays),
+            on_end=lambda connection: self._ended(connection, stays),
         )
         link.attach(connection, peer)
         try:
@@ -255,11 +338,6 @@ class Client(BaseClient[EnteredT_co]):
         if met_itself:
             # The system may choose the very port that is dialled, where nobody listens: a socket meets itself.
             raise ConnectFailed(self._url, transport.in_words(ConnectionRefusedError()))
-
-
-def _end(stays: list[Stay]) -> None:
-    for stay in stays:
-        stay.end()
 
 
 @final

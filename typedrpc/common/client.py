@@ -2,21 +2,25 @@
 
 import os
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, TypedDict, TypeVar, overload
 
 from typedrpc.authentication import NONCE_SIZE, Credentials, check_secret, check_token_given, travels_alone
-from typedrpc.call import Call
+from typedrpc.call import Call, get_call
 from typedrpc.command import BoundCommand, Command
 from typedrpc.common.agreements import AGREE_TIME
 from typedrpc.common.caller import PeerLink
-from typedrpc.common.connection import check_keep_alive
+from typedrpc.common.connection import Connection, check_keep_alive
 from typedrpc.common.loop import run_on
+from typedrpc.common.redial import CONNECT_TIME, Dialling, Redial, doubling, wait_for_link
+from typedrpc.common.retrying import Again
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import check_counts
+from typedrpc.deadlines import get_limit, nearest
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import AuthenticationFailed, ConnectFailed, ConnectionLost, RpcError, TlsFailed
-from typedrpc.hooks import CallOutcome, Hooked
+from typedrpc.hooks import CallOutcome, Hooked, told_by
 from typedrpc.messages import Feature, Hello, Limits
 from typedrpc.peer import Peer
 from typedrpc.protocol import Protocol, State
@@ -36,15 +40,7 @@ CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 Urls: TypeAlias = str | Sequence[str]
 """Where a server is; or several places, which are tried in turn."""
 
-CONNECT_TIME: Final = 10.0
-"""Seconds that one attempt to connect and shake hands may take when ``connect`` is given no time-out."""
-
-FIRST_PAUSE: Final = 0.01
-LONGEST_PAUSE: Final = 0.25
-"""Seconds between two attempts to reach a server that is not up yet: doubled from the first to the longest."""
-
-LEAST_ATTEMPT: Final = 0.05
-"""Seconds that an attempt is worth making in; what a hurried one says of the server would mislead."""
+_OPEN: Final = State.OPEN
 
 
 class BaseClient(Hooked, Generic[EnteredT_co]):
@@ -108,6 +104,12 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
         self._timeout = timeout
         self._entered: Any = self
         self._link: PeerLink
+        self._coming: PeerLink | None = None
+        """A connection that the hooks are told of, and that is not used otherwise yet."""
+        self._index = 0  # of the address that was reached last
+        self._again = Again(
+            retry, Redial(lambda: self._link, self._may_renew, self._start_dialling), self._start_thread
+        )
         self._prepare()
 
     def _prepare(self) -> None:
@@ -117,11 +119,13 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
         """What this side says of itself on a new connection."""
         nonce = b"" if self._secret is None and self._token is None else os.urandom(NONCE_SIZE)
         features = frozenset((Feature.READS,) if self._reads() else ())
-        return Hello(self._limits, self._services, features, nonce)
+        keys = self._again.keys
+        session, next_key = (b"", 0) if keys is None else (keys.session, keys.next)
+        return Hello(self._limits, self._services, features, nonce, session=session, next_key=next_key)
 
     def _reads(self) -> bool:
         """Whether somebody reads all the time."""
-        return self._runs_apart or self._exposes or bool(self._disconnect)
+        return self._runs_apart or self._exposes or bool(self._disconnect) or self._retry is not None
 
     def _make_credentials(self) -> Credentials | None:
         """By what this side proves who it is on a new connection. May take its time.
@@ -154,6 +158,82 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
     def _why_no_tls(self, url: str, error: BaseException | None) -> ConnectFailed | None:
         """What became of a handshake, where an error has to do with TLS."""
         return None if self._context is None else failure(url, error, client=True)
+
+    # Connections, one after another
+
+    def _current_link(self, deadline: float | None) -> PeerLink:
+        """The connection to use now, which is made anew where it was lost, and in a forked child.
+
+        Args:
+            deadline: When to stop waiting for it, on the monotonic clock.
+
+        Raises:
+            ConnectionLost: There is none any more. What refused the client for good is raised as it is.
+            DeadlineExceeded: There was none in time.
+        """
+        link = self._link
+        if link.connection.core.state is _OPEN:
+            return link
+        return self._renewed_link(link, deadline)
+
+    def _renewed_link(self, link: PeerLink, deadline: float | None) -> PeerLink:
+        connection, redial = link.connection, self._again.redial
+        if not redial.is_over(connection):
+            return link
+        if self._coming is not None and told_by(self):  # a hook, which dialling waits for
+            return self._coming
+        dialled = redial.join()
+        if connection.why_not_wait("") is not None:
+            return link
+        within = get_call()
+        until = nearest(deadline, get_limit())
+        if within is not None:
+            until = nearest(until, within.deadline)
+        renewed: PeerLink = wait_for_link(dialled, until, self._is_alive)
+        return renewed
+
+    def _may_renew(self, connection: Connection) -> bool:
+        """Whether another connection may be made instead of this one: what this side has closed was not lost."""
+        return not (self._closed or connection.left)
+
+    def _is_alive(self) -> bool:
+        """Whether there is still somebody who dials."""
+        return True
+
+    def _start_dialling(self, future: "Future[PeerLink]") -> None:
+        """Have somebody dial, and give the future what it comes to."""
+        raise NotImplementedError
+
+    def _start_thread(self, body: Callable[[], None]) -> None:
+        """Run a function in a thread of this client's."""
+        raise NotImplementedError
+
+    def _first_dialling(self) -> Dialling:
+        """How the first connection is made."""
+        retry, timeout = self._retry, self._timeout
+        if retry is not None:
+            time = retry.total if timeout is None else min(timeout, retry.total)
+            return Dialling(self._urls, 0, monotonic() + time, retry.pauses(), stubborn=True)
+        time = CONNECT_TIME if timeout is None else timeout
+        return Dialling(self._urls, 0, monotonic() + time, () if timeout is None else doubling())
+
+    def _next_dialling(self) -> Dialling:
+        """How another one is made."""
+        retry = self._retry
+        if retry is None:
+            return Dialling(self._urls, self._index, monotonic() + CONNECT_TIME)
+        return Dialling(self._urls, self._index, monotonic() + retry.total, retry.pauses(), stubborn=True)
+
+    def _first_pause(self) -> float:
+        """Seconds to wait before another one is made: many clients may have lost theirs at once."""
+        return 0.0 if self._retry is None else next(self._retry.pauses(), 0.0)
+
+    def _look_after(self, connection: Connection) -> None:
+        """A connection has ended: where the server is to reach this client, it is made anew without being needed."""
+        link = vars(self).get("_link")
+        is_needed = self._retry is not None and (self._exposes or bool(self._disconnect))
+        if is_needed and link is not None and link.connection is connection and self._may_renew(connection):
+            self._again.redial.join()
 
     @property
     def peer(self) -> Peer:

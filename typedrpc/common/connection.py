@@ -92,6 +92,8 @@ class Connection(ABC, Generic[HandlersT_co]):
         self.role = role
         self.ended = False
         self.forked = False
+        self.left = False
+        """This side has closed it: that is no loss."""
         self.watched = False
         self.callbacks = Callbacks()
         self.streams = Streams(self)
@@ -318,6 +320,7 @@ class Connection(ABC, Generic[HandlersT_co]):
         """This side closes: with which error, and what the peer is told."""
         error = ConnectionLost(f"the connection was closed on this side{': ' if reason else ''}{reason}")
         with self._state:
+            self.left = self.left or not self.ended
             is_known = self.core.state in (State.OPEN, State.GREETED, State.AUTHENTICATING, State.CLAIMED)
             # Before the peer knows: it may close at once, and who reads here would take that for the cause. And before
             # it is said which call was the last: one that comes now does not run.

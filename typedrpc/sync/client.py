@@ -3,7 +3,8 @@
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from time import monotonic, sleep
+from concurrent.futures import Future
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, final, overload
 
@@ -11,12 +12,8 @@ from typing_extensions import Unpack
 
 from typedrpc import transport
 from typedrpc.call import Call
-from typedrpc.common.caller import PeerLink, RemoteCaller
+from typedrpc.common.caller import PeerLink, RemoteCaller, with_limit
 from typedrpc.common.client import (
-    CONNECT_TIME,
-    FIRST_PAUSE,
-    LEAST_ATTEMPT,
-    LONGEST_PAUSE,
     BaseClient,
     ConnectOptions,
     EnteredT_co,
@@ -26,6 +23,7 @@ from typedrpc.common.client import (
     why_not_in_time,
 )
 from typedrpc.common.connection import KEEP_ALIVE
+from typedrpc.common.redial import Dialling, not_renewed
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import MAX_WORKERS, Workers
@@ -67,33 +65,19 @@ class Client(BaseClient[EnteredT_co]):
     """
 
     def _prepare(self) -> None:
-        self._lock = threading.Lock()
         self._runtime_lock = threading.Lock()
         self._runtime: tuple[Workers, Watcher] | None = None
         self._caller = RemoteCaller(
-            repr(self), lambda deadline: self._current_link(deadline).agreements, self._call_timeout
+            repr(self), lambda deadline: self._current_link(deadline).agreements, self._call_timeout, self._again
         )
-        deadline = monotonic() + (CONNECT_TIME if self._timeout is None else self._timeout)
         try:
-            self._link, stay = self._dial(deadline, again=self._timeout is not None)
+            if self._contract is not None:
+                self._entered = self._caller.bind(self._contract)
+            self._link = self._establish(self._first_dialling())
         except BaseException:
+            self._closed = True
             self._stop_threads()  # the server may have called already
             raise
-        try:
-            self._begin(stay)
-        except BaseException:
-            self.close()
-            raise
-        if self._contract is not None:
-            try:
-                self._entered = self._caller.make_proxy(self._contract, deadline)
-            except BaseException as error:
-                self.close()
-                if isinstance(error, DeadlineExceeded):
-                    raise ConnectTimeout(self._url, "the server did not tell its contract in time") from None
-                if isinstance(error, RpcError) and not isinstance(error, DefinitionError):
-                    raise ConnectFailed(self._url, str(error)) from error
-                raise
 
     def _make_proxy(self, contract: Any, deadline: float) -> Any:
         return self._caller.make_proxy(contract, deadline)
@@ -101,7 +85,10 @@ class Client(BaseClient[EnteredT_co]):
     def close(self) -> None:
         """End the connection. Calls that wait, in any thread, raise ``ConnectionLost``. May be called again."""
         self._closed = True
+        self._again.close()
         self._link.connection.close()
+        if (coming := self._coming) is not None:
+            coming.connection.close()
         if told_by(self):  # a hook, which has to finish too
             threading.Thread(target=self._stop_threads, name="typedrpc-close").start()
         else:
@@ -136,19 +123,6 @@ class Client(BaseClient[EnteredT_co]):
 
     # Connections
 
-    def _current_link(self, deadline: float) -> PeerLink:
-        """The connection to use now, which is made anew in a forked child."""
-        link = self._link
-        if link.connection.forked and not self._closed:
-            stay = None
-            with self._lock:
-                if self._link.connection.forked:
-                    self._link, stay = self._dial(deadline, again=False)
-                link = self._link
-            if stay is not None:
-                self._begin(stay)
-        return link
-
     def _begin(self, stay: Stay) -> None:
         """Tell the hooks of a connection that was made.
 
@@ -161,25 +135,75 @@ class Client(BaseClient[EnteredT_co]):
         if not stay.begin(lambda: not connection.ended):
             raise ConnectFailed(self._url, str(connection.core.lost()))
 
-    def _dial(self, deadline: float, *, again: bool) -> tuple[PeerLink, Stay]:
-        """Connect and shake hands; if it is to be tried again, as often as it takes until the deadline."""
-        pause = FIRST_PAUSE
-        transport.resolve(self._url)  # a URL that is wrong does not become right with time
+    def _establish(self, dialling: Dialling) -> PeerLink:
+        """Connect, shake hands and agree on contracts, as often as it takes, and may."""
+        for url in self._urls:
+            transport.resolve(url)  # a URL that is wrong does not become right with time
         while True:
             core: Protocol[Token] = Protocol(client=True, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
+            self._url = dialling.url
+            link: PeerLink | None = None
             try:
                 core.credentials = self._make_credentials()
-                return self._open(core, deadline)
-            except (ConnectFailed, ServerBusy) as error:
-                self._connect_failed.run(error)
-                if isinstance(error, AuthenticationFailed):  # which no other attempt would change
+                link, stay = self._open(core, dialling.until())
+                self._make_ready(link, stay, dialling.agree_until())
+                self._index = dialling.index
+                return link
+            except BaseException as error:
+                left = link is not None and link.connection.left
+                if link is not None:
+                    link.connection.close()
+                if not isinstance(error, ConnectFailed | ServerBusy):
                     raise
-                left = deadline - monotonic() - LEAST_ATTEMPT
-                # A server that says goodbye is up, and does not want this client; nor is TLS agreed on the next time.
-                if not again or left <= 0 or core.leave is not None or isinstance(error, TlsFailed):
+                if link is None:
+                    self._connect_failed.run(error)
+                pause = dialling.failed(error, core.leave, final=left or (link is not None and self._retry is None))
+                if pause is None and (reason := dialling.give_up(error)) is not error:
+                    raise reason from None
+                if pause is None:
                     raise
-            sleep(min(pause, left))
-            pause = min(2 * pause, LONGEST_PAUSE)
+            if self._again.closed.wait(pause):
+                raise ConnectionLost("the connection was closed on this side")
+
+    def _make_ready(self, link: PeerLink, stay: Stay, deadline: float) -> None:
+        """Tell the hooks of a connection that was made, and agree on the contracts that are in use."""
+        self._coming = link
+        try:
+            self._begin(stay)
+            self._caller.agree_anew(link.agreements, with_limit(deadline))
+            link.connection.check()
+        except DeadlineExceeded:
+            raise ConnectTimeout(self._url, "the server did not tell its contract in time") from None
+        except RpcError as error:
+            if isinstance(error, DefinitionError | ConnectFailed):
+                raise
+            raise ConnectFailed(self._url, str(error)) from error
+        finally:
+            self._coming = None
+
+    def _start_dialling(self, future: "Future[PeerLink]") -> None:
+        self._start_thread(lambda: self._dial_again(future))
+
+    def _dial_again(self, future: "Future[PeerLink]") -> None:
+        before = self._link.connection
+        self._again.closed.wait(self._first_pause())
+        try:
+            link = self._establish(self._next_dialling())
+            self._link = link
+            if self._closed:
+                link.connection.close()
+                raise link.connection.core.lost()
+        except BaseException as error:
+            future.set_exception(not_renewed(before, error) if isinstance(error, RpcError) else error)
+            if not isinstance(error, RpcError):
+                raise
+        else:
+            future.set_result(link)
+            if link.connection.ended:
+                self._look_after(link.connection)
+
+    def _start_thread(self, body: Callable[[], None]) -> None:
+        self._get_runtime()[0].start(body)
 
     def _open(self, core: Protocol[Token], deadline: float) -> tuple[PeerLink, Stay]:
         address = transport.resolve(self._url)
@@ -200,9 +224,9 @@ class Client(BaseClient[EnteredT_co]):
                 runtime=self._get_runtime,
                 dispatcher=self._dispatcher,
                 peer=peer,
-                attended=self._exposes or bool(self._disconnect),
+                attended=self._reads(),
                 keep_alive=self._keep_alive,
-                on_end=lambda connection: _end(stays),
+                on_end=lambda connection: self._ended(connection, stays),
                 on_forsaken=self._forget,
             )
             link.attach(connection, peer)
@@ -265,9 +289,14 @@ class Client(BaseClient[EnteredT_co]):
                 self._runtime = (Workers("typedrpc-client", self._max_workers), Watcher("typedrpc-client-watcher"))
             return self._runtime
 
+    def _ended(self, connection: Connection, stays: list[Stay]) -> None:
+        _end(stays)
+        self._look_after(connection)
+
     def _forget(self) -> None:
         """In a forked child: locks may be held by threads that are not here."""
-        self._lock = threading.Lock()
+        self._again.forsake()
+        self._coming = None
         self._runtime_lock = threading.Lock()
         self._runtime = None
 
