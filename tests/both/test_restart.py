@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import pytest
 
-from tests.ends import Colours
+from tests.ends import LOOPS, THREADS, Colours
 from tests.support import Program, Running, Tally
 from typedrpc import Retry, Service, rpc
 
-RESTARTS: Final = 4
-CALLS_BETWEEN: Final = 300
+RESTARTS: Final = 3
+CALLS_BETWEEN: Final = 100
 CLIENTS: Final = 3
 
 SERVERS: Final = {
@@ -55,9 +55,9 @@ class Books(Service):
         return 2 * number
 
 
-@pytest.fixture
-def colours(alike: Colours) -> Colours:
-    return alike
+@pytest.fixture(params=(THREADS, LOOPS), ids=" ".join)
+def colours(request: pytest.FixtureRequest) -> Colours:
+    return Colours(*request.param)
 
 
 class Load:
