@@ -69,13 +69,11 @@ def test_those_that_never_come_to_an_end_are_cut_off(said: int, ends: Ends, monk
         monkeypatch.setattr(ends.itself(server), "_handshake_timeout", 0.05)  # for who comes now
         with contextlib.ExitStack() as stack:
             peers = [stack.enter_context(RawPeer.dial(server.url)) for _ in range(few)]
-            calls = 0
-            for byte in GREETING[:said]:
+            for calls, byte in enumerate(GREETING[:said]):
                 for peer in peers:
                     with contextlib.suppress(ConnectionError):  # it may be cut off already
                         peer.send(bytes([byte]))
                 assert good.add(calls) == calls
-                calls += 1
             for peer in peers:
                 assert peer.read_to_end() == b""
         assert good.add(1) == 1
