@@ -158,7 +158,7 @@ sizes = st.sampled_from((1, 2, 3, 12, 13, 100, 1 << 20))
 
 
 @given(data=st.data(), client=st.booleans(), size=sizes)
-@thorough(150)
+@thorough(80)
 def test_whatever_bytes_come(data: st.DataObject, client: bool, size: int) -> None:
     said = data.draw(conversations(client=not client))
     watched = Watched(client=client)
@@ -494,6 +494,6 @@ class TwoCores(RuleBasedStateMachine):
 
 
 TestFaithlessPeer = FaithlessPeer.TestCase
-TestFaithlessPeer.settings = settings(thorough(120), stateful_step_count=20)
+TestFaithlessPeer.settings = settings(thorough(60), stateful_step_count=20)
 TestTwoCores = TwoCores.TestCase
 TestTwoCores.settings = settings(thorough(60), stateful_step_count=40)
