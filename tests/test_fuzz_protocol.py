@@ -221,19 +221,21 @@ class FaithlessPeer(RuleBasedStateMachine):
         kind=st.sampled_from((Kind.RESPONSE, Kind.ERROR, Kind.BATCH, Kind.ITEM, Kind.END, Kind.CREDIT)),
         which=st.integers(0, 3),
         payload=raw,
-        surplus=st.integers(0, 3),
     )
-    def say_of_a_call(self, kind: Kind, which: int, payload: bytes, surplus: int) -> None:
-        """A frame of a call that there is; outcomes of a batch, seldom more than it has."""
+    def say_of_a_call(self, kind: Kind, which: int, payload: bytes) -> None:
+        """A frame of a call that there is."""
         calls = sorted(self.core.calls.calls) if which else sorted(self.watched.running)
-        if kind == Kind.BATCH:
-            calls = sorted(self.core.batches) or calls
         call = calls[which % len(calls)] if calls else 1
-        if kind == Kind.BATCH:
-            left = self.core.batches.get(call, 1)
-            count = left + 1 if surplus == 3 else 1 + surplus % left
-            payload = pack_outcomes([(bool(surplus % 2), b"\x90")] * count)
         self.watched.feed(frame(kind, payload, command=which % 2, call=call), 1 << 20)
+
+    @precondition(lambda self: bool(self.core.batches))
+    @rule(surplus=st.integers(0, 3))
+    def answer_batch(self, surplus: int) -> None:
+        """Outcomes of a batch, sometimes one more than it has calls."""
+        call, left = next(iter(self.core.batches.items()))
+        count = left + 1 if surplus == 3 else 1 + surplus % left
+        payload = pack_outcomes([(False, b"\x90")] * count)
+        self.watched.feed(frame(Kind.BATCH, payload, call=call), 1 << 20)
 
     @rule()
     def let_in(self) -> None:
