@@ -64,8 +64,9 @@ profile: $(VENV)/.made  ## Show where the time of a call goes, layer by layer: w
 twins: $(VENV)/.made  ## Count the lines of code that the two connections share, with threads and on an event loop.
 	@$(RUN) benchmarks/twins.py
 
-fuzz: $(VENV)/.fuzz  ## Let a coverage-guided fuzzer send payloads to the codec, FUZZ_SECONDS=60 of them.
-	@$(RUN) benchmarks/fuzz_codec.py --seconds $(FUZZ_SECONDS)
+fuzz: $(VENV)/.fuzz  ## Let a coverage-guided fuzzer at the codec and at the protocol, FUZZ_SECONDS=60, half for each.
+	@$(RUN) benchmarks/fuzz_codec.py --seconds $$((($(FUZZ_SECONDS) + 1) / 2))
+	@$(RUN) benchmarks/fuzz_protocol.py --seconds $$((($(FUZZ_SECONDS) + 1) / 2))
 
 fmt: $(VENV)/.dev  ## Format, and repair what ruff can repair.
 	$(RUN) -m ruff check --fix .

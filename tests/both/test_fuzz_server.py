@@ -110,7 +110,7 @@ def fuzzed(request: pytest.FixtureRequest) -> Iterator[Fuzzed]:
 
 
 @given(said=conversations(client=True, commands=COMMANDS_HERE, arguments=arguments), resets=st.booleans())
-@thorough(150)
+@thorough(80)
 def test_whatever_a_client_sends(said: bytes, resets: bool, fuzzed: Fuzzed) -> None:
     with RawPeer.dial(fuzzed.url) as peer:
         with contextlib.suppress(ConnectionError):  # it may be cut off before it has said all
