@@ -347,7 +347,9 @@ def main() -> int:
         print(line)
     if arguments.json:
         kept = {end.name: {"busy": end.busy, "quiet": end.quiet} for end in report.ends}
-        arguments.json.write_text(json.dumps({"machine": where, "ends": kept, "faults": report.faults}))
+        arguments.json.write_text(
+            json.dumps({"machine": where, "killed": report.killed, "ends": kept, "faults": report.faults})
+        )
     return 1 if report.faults else 0
 
 
