@@ -85,7 +85,7 @@ class Soak(Service, name="soak"):
 
     @rpc(id=7)
     async def await_(self) -> None:
-        """Wait until it is cancelled. Without a timer: asyncio keeps those of 120 s, and the call, until they are due."""
+        """Wait until it is cancelled. Without a timer: asyncio would keep it, and the call, until it is due."""
         with self._counted():
             await asyncio.get_running_loop().create_future()
 
