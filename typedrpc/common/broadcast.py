@@ -194,7 +194,7 @@ class Gather(Generic[P, R]):
             question.ask(links)
             question.when_answered(lambda: _call_soon(loop, answered.cancel))
             left = question.time_left()
-            # A timer of asyncio.wait would have the context of this call, and be kept until it is due, though cancelled.
+            # That of asyncio.wait would have the context of this call, and be kept until it is due, though cancelled.
             timer = None if left is None else loop.call_later(max(0.0, left), answered.cancel, context=Context())
             try:
                 await asyncio.wait([answered])
