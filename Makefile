@@ -7,10 +7,11 @@ VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(patsubst /%,%,$
 RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove bench bench-codec bench-asyncio bench-growth bench-picture profile twins fuzz fmt clean
+.PHONY: help demo test check unit prove bench bench-codec bench-asyncio bench-growth bench-picture profile twins fuzz soak fmt clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +68,9 @@ twins: $(VENV)/.made  ## Count the lines of code that the two connections share,
 fuzz: $(VENV)/.fuzz  ## Let a coverage-guided fuzzer at the codec and at the protocol, FUZZ_SECONDS=60, half for each.
 	@$(RUN) benchmarks/fuzz_codec.py --seconds $$((($(FUZZ_SECONDS) + 1) / 2))
 	@$(RUN) benchmarks/fuzz_protocol.py --seconds $$((($(FUZZ_SECONDS) + 1) / 2))
+
+soak: $(VENV)/.bench  ## Let every shape of call run at once, SOAK_SECONDS=600 of them, and show whether anything grows.
+	@$(RUN) benchmarks/soak.py --seconds $(SOAK_SECONDS)
 
 fmt: $(VENV)/.dev  ## Format, and repair what ruff can repair.
 	$(RUN) -m ruff check --fix .

@@ -20,8 +20,9 @@ the workers rest, and it is looked at what is left. What is flat:
 - *Descriptors and threads*: at the end of each round no more than at the end of the first one, exactly.
 - *Objects* of the library, counted by class by way of the garbage collector: at the end of the last round no more than
   at the most in the first half of all rounds, and a few.
-- *Memory*: the median of what is resident in the last quarter of the time, that of the second quarter and some per
-  cent at most. The first quarter is the warm-up: caches fill, and the allocator takes what it will need.
+- *Memory*: what is resident at the end of a round, when the allocator was told to give back what is free. The median of
+  the last quarter of the rounds is that of the second quarter and some per cent at most. The first quarter is the
+  warm-up, in which caches fill.
 
 Exit code: 0; 1 where something was not flat, an answer was wrong, anything failed that was not to fail, or the library
 has warned of something; 3 where something hung: then all processes show where each of their threads and tasks is.
@@ -117,18 +118,15 @@ class End:
             most = max(one["objects"].get(kind, 0) for one in half)
             if count > most + FEW:
                 self.fault(f"{count} objects of {kind}, which were {most}")
-        before, after = self.quarters("rss")
+        before, after = self.quarters("rss", self.quiet)
         if after > before * (1 + margin.part) + margin.mib:
-            self.fault(f"{after:.0f} MiB are resident in the last quarter, {before:.0f} in the second")
+            self.fault(f"{after:.0f} MiB are resident at rest in the last quarter, {before:.0f} in the second")
 
-    def quarters(self, name: str) -> tuple[float, float]:
+    def quarters(self, name: str, samples: list[dict[str, Any]]) -> tuple[float, float]:
         """The median of a count in the second quarter of the time, and in the last one."""
-        values = [one[name] for one in self.busy]
+        values = [one[name] for one in samples]
         quarter = max(1, len(values) // 4)
         return median(values[quarter : 2 * quarter] or values), median(values[-quarter:])
-
-    def most(self, name: str) -> float:
-        return float(max(one[name] for one in self.busy))
 
     def most_in_tables(self) -> int:
         return int(max(sum(one["tables"].values()) for one in self.busy))
@@ -136,10 +134,12 @@ class End:
     def row(self) -> str:
         cells = [self.name]
         for name in ("descriptors", "threads"):
-            before, after = self.quarters(name)
+            before, after = self.quarters(name, self.busy)
             cells += [f"{before:.0f}, {after:.0f}", f"{self.quiet[0][name]}, {self.quiet[-1][name]}"]
-        before, after = self.quarters("rss")
-        cells += [f"{before:.0f}, {after:.0f}", f"{self.most('rss'):.0f}", str(self.most_in_tables())]
+        for samples in (self.busy, self.quiet):
+            before, after = self.quarters("rss", samples)
+            cells.append(f"{before:.0f}, {after:.0f}")
+        cells.append(str(self.most_in_tables()))
         tables = {name: count for one in self.quiet for name, count in one["tables"].items() if count}
         cells += ["none" if not tables else str(tables), "NO" if self.faults else "yes"]
         return f"| {' | '.join(cells)} |"
@@ -152,7 +152,7 @@ HEADINGS: Final = (
     "threads at work",
     "at rest",
     "MiB at work",
-    "the most",
+    "at rest",
     "the most in tables",
     "at rest",
     "flat",
@@ -256,7 +256,6 @@ class Report(NamedTuple):
 def soak(seconds: float, rounds: int, workers: int, seed: int, margin: Margin) -> Report:
     """Let it run for so long."""
     dice = random.Random(seed)
-    start = monotonic()
     watchdog = Hang()
     watchdog.start()
     with TemporaryDirectory() as folder, ExitStack() as stack:
@@ -274,16 +273,19 @@ def soak(seconds: float, rounds: int, workers: int, seed: int, margin: Margin) -
         ]
         ends = [*servers, *clients]
         killer = Killer(dice, 1, folder, urls)
+        start = monotonic()
         try:
             for number in range(1, rounds + 1):
                 with killer.at_work():
                     for client in clients:
                         client.ask("go")
-                    while monotonic() < start + seconds * number / rounds:
+                    while True:
                         sleep(1.0)
                         for end in ends:
                             end.busy.append(end.ask("sample"))
                             watchdog.moved()
+                        if monotonic() > start + seconds * number / rounds:
+                            break
                 for client in clients:
                     client.ask("rest")
                     watchdog.moved()
@@ -347,7 +349,9 @@ def main() -> int:
         print(line)
     if arguments.json:
         kept = {end.name: {"busy": end.busy, "quiet": end.quiet} for end in report.ends}
-        arguments.json.write_text(json.dumps({"machine": where, "ends": kept, "faults": report.faults}))
+        arguments.json.write_text(
+            json.dumps({"machine": where, "killed": report.killed, "ends": kept, "faults": report.faults})
+        )
     return 1 if report.faults else 0
 
 

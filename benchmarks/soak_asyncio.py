@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -152,18 +153,18 @@ async def large(ends: Ends, dice: Random) -> None:
 
 
 async def deadlines(ends: Ends, dice: Random) -> None:
-    for wait in (ends.soak.wait.aio, ends.soak.await_):
+    for wait in (partial(ends.soak.wait.aio, LONG), ends.soak.await_):
         try:
             with deadline(dice.uniform(0.001, 0.05)):
-                await wait(LONG)
+                await wait()
         except DeadlineExceeded:
             continue
         raise AssertionError("a deadline has passed unseen")
 
 
 async def cancellations(ends: Ends, dice: Random) -> None:
-    for wait in (ends.soak.wait.aio, ends.soak.await_):
-        task = asyncio.create_task(_awaited(wait(LONG)))
+    for wait in (partial(ends.soak.wait.aio, LONG), ends.soak.await_):
+        task = asyncio.create_task(_awaited(wait()))
         await asyncio.sleep(dice.uniform(0, 0.01))
         expect(task.cancel(), True)
         try:
@@ -178,7 +179,7 @@ async def visits(ends: Ends, dice: Random) -> None:
         visitor = ends._replace(soak=soak, word=f"{ends.word} again")
         for shape in dice.sample(VISITED, 2):
             await shape(visitor, dice)
-        left = soak.await_.submit(LONG) if dice.random() < 0.5 else None
+        left = soak.await_.submit() if dice.random() < 0.5 else None
     if left is not None:
         try:
             await asyncio.wrap_future(left)
@@ -187,8 +188,8 @@ async def visits(ends: Ends, dice: Random) -> None:
         raise AssertionError("a call has survived its connection")
 
 
-async def _awaited(call: Awaitable[bool]) -> bool:
-    return await call
+async def _awaited(call: Awaitable[object]) -> None:
+    await call
 
 
 async def _numbers(count: int) -> AsyncIterator[int]:

@@ -1,5 +1,6 @@
 """What both ends of the soak serve: a command for each shape, whose answer is known before."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -83,12 +84,10 @@ class Soak(Service, name="soak"):
             return not current_call().cancelled.wait(seconds)
 
     @rpc(id=7)
-    async def await_(self, seconds: float) -> bool:
-        import asyncio
-
+    async def await_(self) -> None:
+        """Wait until it is cancelled. Without a timer: asyncio would keep it, and the call, until it is due."""
         with self._counted():
-            await asyncio.sleep(seconds)
-            return True
+            await asyncio.get_running_loop().create_future()
 
     # One-way
 

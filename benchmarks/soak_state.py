@@ -1,5 +1,6 @@
 """What a process of the soak holds: descriptors, threads, memory, and the tables of every connection and server."""
 
+import ctypes
 import gc
 import logging
 import os
@@ -7,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,6 +88,7 @@ def _count(count: Callable[[Any], int], thing: Any) -> int:
 def quiet_sample() -> dict[str, Any]:
     """The same, after a collection; with the objects of the library by class, and the names of what is there."""
     gc.collect()
+    give_back()
     objects = Counter(
         f"{kind.__module__}.{kind.__qualname__}"
         for thing in gc.get_objects()
@@ -96,6 +99,12 @@ def quiet_sample() -> dict[str, Any]:
         "objects": dict(objects),
         "names": sorted([*descriptors(), *(thread.name for thread in threading.enumerate())]),
     }
+
+
+def give_back() -> None:
+    """Have the allocator give back to the system what is free: what is resident then is what is held."""
+    with suppress(OSError, AttributeError):  # it is not that of glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def descriptors() -> list[str]:

@@ -6,11 +6,12 @@ A shape does its work once, with one server, and checks every answer. It draws i
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError, Future, as_completed
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
 from time import monotonic, sleep
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from caller import expect
 from relay import result_after, step
@@ -159,18 +160,18 @@ def large(ends: Ends, dice: Random) -> None:
 
 
 def deadlines(ends: Ends, dice: Random) -> None:
-    for wait in (ends.soak.wait, ends.soak.await_.call):
+    for wait in (partial(ends.soak.wait, LONG), ends.soak.await_.call):
         try:
             with deadline(dice.uniform(0.001, 0.05)):
-                wait(LONG)
+                wait()
         except DeadlineExceeded:
             continue
         raise AssertionError("a deadline has passed unseen")
 
 
 def cancellations(ends: Ends, dice: Random) -> None:
-    for submit in (ends.soak.wait.submit, ends.soak.await_.submit):
-        future = submit(LONG)
+    for submit in (partial(ends.soak.wait.submit, LONG), ends.soak.await_.submit):
+        future: Future[Any] = submit()
         sleep(dice.uniform(0, 0.01))
         expect(future.cancel(), True)
         try:

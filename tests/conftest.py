@@ -20,6 +20,7 @@ from tests.support import PATIENCE, Log, open_descriptors
 from typedrpc.common import loop
 
 SLOWEST: Final = [
+    "test_soak.py",
     "benchmarks/test_prove.py",
     "typing/test_verdicts.py",
     "benchmarks/test_profile.py",

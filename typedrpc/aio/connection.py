@@ -407,7 +407,10 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             self._timer = None
         now = monotonic()
         next_deadline, due = self._look(now)
+        # Not in the context of a handler that has asked for this: asyncio keeps a timer that was cancelled until it is
+        # due, and with the context the handler's call.
         if due:
-            self._timer = self.loop.call_later(QUICK_TICK, self._look_now)
+            self._timer = self.loop.call_later(QUICK_TICK, self._look_now, context=self._runtime.context.copy())
         elif next_deadline is not None and not self.ended:
-            self._timer = self.loop.call_later(max(0.0, next_deadline - now), self._look_now)
+            pause = max(0.0, next_deadline - now)
+            self._timer = self.loop.call_later(pause, self._look_now, context=self._runtime.context.copy())
