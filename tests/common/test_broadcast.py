@@ -383,6 +383,7 @@ class TestRefused:
 
 
 class TestOrder:
+    @pytest.mark.unmeasured
     def test_of_each_thread_at_each_peer(self, ends: Ends, server: Server) -> None:
         threads, messages = 6, 150
 
@@ -533,6 +534,7 @@ class TestVersions:
             assert send("last") == 1
             assert newer.next() == ("last", True)
 
+    @pytest.mark.unmeasured
     def test_many_threads_while_it_is_agreed_about(self, ends: Ends, server: Server) -> None:
         threads, messages = 6, 100
 
@@ -1117,6 +1119,7 @@ class TestAwaited:
 
 
 class TestManyCommands:
+    @pytest.mark.unmeasured
     def test_ids_over_the_whole_range(self, ends: Ends, server: Server) -> None:
         """A few thousand here; all 65 280 in the proofs."""
         service = FunctionService("everything")
