@@ -1040,7 +1040,7 @@ class TestSizes:
                 return counts[0], counts[1]
 
             running = [Running(go) for _ in range(4)]
-            for _ in range(30):
+            for _ in range(10):
                 peer.set_limit(max_message_size=20_000)
                 assert ends.back.add(1, 2) == 3
                 with pytest.raises(MessageTooLarge):
