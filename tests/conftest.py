@@ -2,8 +2,10 @@
 
 import contextlib
 import gc
+import importlib
 import logging
 import os
+import pkgutil
 import sys
 import threading
 from collections.abc import Generator, Iterator
@@ -13,6 +15,7 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+import typedrpc
 from tests.blocking import ENDS, Ends
 from tests.ends import COLOURS, Colours
 from tests.runners import RUNNERS, Runner, make_runner
@@ -75,6 +78,23 @@ def frozen() -> None:
     """What is there stays. Many tests collect garbage, and are not to look through all of it each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Find the tests without coverage, which looks on while modules of the library are imported."""
+    for module in pkgutil.walk_packages(typedrpc.__path__, "typedrpc."):
+        with contextlib.suppress(ImportError):  # an adapter, whose library is not there
+            importlib.import_module(module.name)
+    with unmeasured():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Hand out the tests to workers, and hear what became of them, without coverage."""
+    with unmeasured() if session.config.pluginmanager.has_plugin("dsession") else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -249,6 +249,7 @@ class TestContracts:
                 gauge.gone()
             assert gauge.same.submit(5).result() == 5
 
+    @pytest.mark.unmeasured
     def test_the_first_and_the_last_of_many_commands(self, runner: Runner) -> None:
         service = FunctionService("wide")
 

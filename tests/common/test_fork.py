@@ -63,6 +63,7 @@ def url() -> Iterator[str]:
         yield url
 
 
+@pytest.mark.unmeasured
 def test_parent_and_child_call_a_thousand_times_each(url: str) -> None:
     with connect(Workshop, url) as proxy:
         call_often(proxy, 0, 10)

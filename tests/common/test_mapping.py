@@ -132,6 +132,7 @@ class TestResults:
             assert list(proxy.five.map(numbers, [1], numbers, numbers, numbers)) == [1]
             assert list(proxy.one.map([])) == []
 
+    @pytest.mark.unmeasured
     def test_many(self, proxy: Workshop) -> None:
         assert list(proxy.add.map(range(20_000), range(20_000))) == [2 * number for number in range(20_000)]
 
@@ -732,6 +733,7 @@ class TestAtTheServer:
             assert running.result() == list("abc")
             closing.result()
 
+    @pytest.mark.unmeasured
     @pytest.mark.parametrize("most", [1, 3])
     def test_each_call_takes_its_turn(self, most: int, colours: Colours) -> None:
         class Fragile(Service):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.blocking import ENDS, Ends, alike
+from tests.streaming import AsyncGate
 from tests.support import PATIENCE, FakeServer, Gate, Log, Program, RawPeer, Running, Visitor, Workshop
 from typedrpc import (
     Call,
@@ -729,12 +730,11 @@ class TestAsync:
         assert diary.lines(3)[2] == f"WHO ARE YOU? has left on {name}"
 
     def test_nobody_is_let_in_before_on_connect_has_ended(self, ends: Ends, workshop: Workshop) -> None:
-        begun, go_on = Gate(), Gate()
+        begun, go_on = Gate(), AsyncGate()
 
         async def on_connect(peer: Peer) -> None:
             begun.open()
-            while not go_on.is_open:
-                await asyncio.sleep(0.001)
+            await go_on.pass_through()
 
         with ends.Server(workshop, url=URL, on_connect=on_connect) as server:
             with Visitor.dial(server.url).shake_hands(welcome=False) as peer:

@@ -191,6 +191,7 @@ class TestConnecting:
 
 
 class TestManyThreads:
+    @pytest.mark.unmeasured
     def test_a_proxy_is_first_used_by_many_threads_at_once(self, ends: Ends, server: Server) -> None:
         for _ in range(20):
             with ends.connect(server.url) as client:

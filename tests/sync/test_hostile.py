@@ -354,6 +354,7 @@ def meter(request: pytest.FixtureRequest) -> Iterator[Meter]:
         yield Meter(program)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", STRANGERS)
 def test_a_stranger_costs_no_memory(name: str, meter: Meter) -> None:
     def visit() -> None:
@@ -364,6 +365,7 @@ def test_a_stranger_costs_no_memory(name: str, meter: Meter) -> None:
     assert meter.measure(visit) < 10 << 20
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", [*BREACHES, *BAD_PAYLOADS])
 def test_bad_input_costs_no_memory(name: str, meter: Meter) -> None:
     def visit() -> None:
@@ -565,6 +567,7 @@ def test_a_bad_payload_by_a_version_of_the_peers(name: str, server: Server, good
     assert good.add(1) == 1
 
 
+@pytest.mark.unmeasured
 def test_a_peer_with_thousands_of_versions(server: Server, good: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("typedrpc.peer.MAX_VERSIONS", 300)
     with RawPeer.dial(server.url) as peer:
