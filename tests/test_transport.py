@@ -118,7 +118,7 @@ def test_a_url_names_an_address(url: str, address: Address) -> None:
     ],
 )
 def test_a_bad_url_is_refused_in_words_on_both_sides(url: str, fault: str) -> None:
-    with pytest.raises(ValueError, match=r"; write tcp://host:port or unix:///path$"):
+    with pytest.raises(ValueError, match=r"; write tcp://host:port, tls://host:port or unix:///path$"):
         parse(url)
     assert reason_of(url).startswith(fault)
     assert refusal_of(url).startswith(fault)
@@ -128,7 +128,7 @@ def test_a_bad_url_is_refused_in_words_on_both_sides(url: str, fault: str) -> No
 
 def test_a_system_without_unix_sockets_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "_HAS_UNIX", False)
-    assert reason_of("unix:///run/a.sock") == "this system has no unix sockets; write tcp://host:port"
+    assert reason_of("unix:///run/a.sock") == "this system has no unix sockets; write tcp://host:port or tls://host:port"
 
 
 # TCP
