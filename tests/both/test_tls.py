@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests import ends
 from tests.certificates import certificates, contexts, of_client, of_server
-from tests.ends import CLIENTS, SERVERS, Colours, close, for_both, for_servers
+from tests.ends import CLIENTS, LOOPS, SERVERS, Colours, close, for_both, for_servers
+from tests.loops import uvloop
 from tests.support import PATIENCE, Gate, Log, Running, Workshop, hello
 from typedrpc import (
     ConnectFailed,
@@ -359,6 +361,25 @@ def test_a_server_that_is_not_trusted_is_not_tried_again(log: Log, client: str) 
             pass
         log.line()
     assert len(failures) == 1
+
+
+@pytest.mark.skipif(uvloop is None, reason="uvloop is not installed")
+def test_loops_of_uvloop(log: Log, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert uvloop is not None
+    monkeypatch.setattr(ends, "make_loop", uvloop.new_event_loop)
+    url, tls = "tls://localhost:0", of_server(mutual=True)
+    with LOOPS.serve(Guarded(), url=url, tls=tls, on_connect_failed=guest.failures.put) as server:
+        with LOOPS.connect(Guarded, server.url, tls=of_client()) as proxy:
+            assert proxy.who.call() == "robot by certificate"
+        assert "wants a certificate of this side" in refused(LOOPS, server.url, Tls(ca=certificates().ca)).reason
+        assert "has shown no certificate" in str(guest.heard())
+        assert "has shown no certificate" in log.line()
+        assert "write tls://" in refused(LOOPS, server.url.replace("tls:", "tcp:"), None).reason
+        assert "speaks typedrpc without TLS" in str(guest.heard())
+        assert "speaks typedrpc without TLS" in log.line()
+        assert "is of nobody who is trusted here" in refused(LOOPS, server.url, Tls(ca=certificates().other_ca)).reason
+        assert "perhaps it does not trust" in str(guest.heard())
+        assert "perhaps it does not trust" in log.line()
 
 
 # What is asked for and cannot be

@@ -169,7 +169,7 @@ def test_64_mib_each_way_at_once(ends: Ends) -> None:
     size = 64 * 1024 * 1024
     there, back = os.urandom(1 << 20) * 64, os.urandom(1 << 20) * 64
     assert len(there) == size
-    work = [
+    work: list[Running[Any]] = [
         Running(send_all, ends.client, there),
         Running(send_all, ends.server, back),
         Running(receive, ends.client, size),
@@ -374,7 +374,7 @@ def test_what_was_read_by_a_thread_that_is_interrupted_then_is_there_for_the_nex
         ends.server._take = taking  # type: ignore[method-assign]
         raise Interrupt
 
-    ends.server._take = interrupted  # type: ignore[method-assign]
+    ends.server._take = interrupted  # type: ignore[method-assign,assignment]
     buffer = bytearray(b"\xff" * 100)
     with pytest.raises(Interrupt):
         ends.server.recv_into(buffer)
