@@ -176,6 +176,13 @@ def test_nothing_else_is_legal_before_the_hello(side: Callable[[], Protocol[str]
     assert cause(core) == f"a frame of kind {kind:#04x} before the hello"
 
 
+def test_a_client_that_speaks_tls_is_told_so_in_its_own_terms() -> None:
+    core = server()
+    assert feed(core, bytes.fromhex("1603010200010001fc0303")) == [Closed()]
+    assert str(core.error) == "the peer broke the protocol: it speaks TLS, which begins another way"
+    assert core.outgoing == [bytes.fromhex("1503010002020a")]  # fatal: an unexpected message
+
+
 def test_a_stranger_is_told_nothing() -> None:
     core = server()
     assert feed(core, b"GET / HTTP/1.1\r\n") == [Closed()]

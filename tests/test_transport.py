@@ -77,6 +77,8 @@ def refusal_of(url: str, timeout: float = 10.0) -> str:
         ("tcp://example.org:65535", Address("example.org", 65535)),
         ("tcp://[::1]:80", Address("::1", 80)),
         ("tcp://[fe80::1%eth0]:80", Address("fe80::1%eth0", 80)),
+        ("tls://localhost:9000", Address("localhost", 9000, tls=True)),
+        ("tls://[::1]:80", Address("::1", 80, tls=True)),
         ("unix:///run/a.sock", Address(path="/run/a.sock")),
         ("unix:///run/a b?c#d%20.sock", Address(path="/run/a b?c#d%20.sock")),
         ("unix://relative/a.sock", Address(path="relative/a.sock")),
@@ -96,7 +98,8 @@ def test_a_url_names_an_address(url: str, address: Address) -> None:
         ("9000", "unknown scheme ''"),
         ("localhost:9000", "unknown scheme 'localhost'"),
         ("http://localhost:9000", "unknown scheme 'http'"),
-        ("tls://localhost:9000", "unknown scheme 'tls'"),
+        ("ssl://localhost:9000", "unknown scheme 'ssl'"),
+        ("tls://localhost", "no port"),
         ("tcp:localhost:9000", "no host"),
         ("tcp://", "no host"),
         ("tcp://:9000", "no host"),
@@ -118,7 +121,7 @@ def test_a_url_names_an_address(url: str, address: Address) -> None:
     ],
 )
 def test_a_bad_url_is_refused_in_words_on_both_sides(url: str, fault: str) -> None:
-    with pytest.raises(ValueError, match=r"; write tcp://host:port or unix:///path$"):
+    with pytest.raises(ValueError, match=r"; write tcp://host:port, tls://host:port or unix:///path$"):
         parse(url)
     assert reason_of(url).startswith(fault)
     assert refusal_of(url).startswith(fault)
@@ -128,7 +131,9 @@ def test_a_bad_url_is_refused_in_words_on_both_sides(url: str, fault: str) -> No
 
 def test_a_system_without_unix_sockets_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "_HAS_UNIX", False)
-    assert reason_of("unix:///run/a.sock") == "this system has no unix sockets; write tcp://host:port"
+    assert (
+        reason_of("unix:///run/a.sock") == "this system has no unix sockets; write tcp://host:port or tls://host:port"
+    )
 
 
 # TCP

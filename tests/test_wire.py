@@ -537,7 +537,7 @@ def test_the_preamble_comes_first(size: int) -> None:
 
 STRANGERS: Final = {
     "http": (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "not typedrpc: the first bytes are b'G"),
-    "tls": (bytes.fromhex("1603010200010001fc0303"), "not typedrpc: the first bytes are b'\\x16"),
+    "tls": (bytes.fromhex("1603010200010001fc0303"), "it speaks TLS"),
     "zeros": (bytes(20), "not typedrpc: the first bytes are b'\\x00"),
     "a frame without a preamble": (wire(Kind.PING, 0, 0, b""), "not typedrpc: the first bytes are b'\\x00"),
     "line ends rewritten": (b"\xd4tRPC\n\x01" + bytes(5), "not typedrpc: the first bytes are b'\\xd4tRPC\\n"),

@@ -157,6 +157,22 @@ def name_of(tls: "Tls | ssl.SSLContext | None", host: str) -> str:
     return tls.server_name if isinstance(tls, Tls) and tls.server_name is not None else host
 
 
+def check_client(context: "ssl.SSLContext", name: str) -> None:
+    """Check that a client can begin with these.
+
+    Raises:
+        ValueError: It cannot; says why.
+    """
+    import ssl
+
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
+    except ssl.SSLError as error:
+        raise ValueError(f"the context is not one for clients: {error.strerror or error}") from error
+    except ValueError:
+        raise ValueError(f"{name!r} is no name that a certificate can have") from None
+
+
 def failure(where: str, error: BaseException | None, *, client: bool) -> ConnectFailed | None:
     """What an error of a socket during a handshake says in words; None where it has nothing to do with TLS.
 

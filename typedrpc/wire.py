@@ -455,7 +455,7 @@ class FrameReader:
     def _check_preamble(self) -> bool:
         got = bytes(self.buffer[: min(self._end, len(PREAMBLE))])
         if got[: len(MAGIC)] != MAGIC[: len(got)]:
-            tls = got[: len(TLS_BEGINS)] == TLS_BEGINS
+            tls = got[: len(TLS_BEGINS)] == TLS_BEGINS[: len(got)]
             self.fault = ProtocolError(SPEAKS_TLS if tls else f"not typedrpc: the first bytes are {got!r}")
         elif len(got) == len(PREAMBLE):
             if got != PREAMBLE:

@@ -19,8 +19,9 @@ from typing import Any, Final
 import pytest
 
 import typedrpc
+from tests.certificates import of_client, of_server
 from tests.support import Gate, Program, Running, Workshop, handling, serving_process
-from typedrpc import Client, ConnectionLost, Server, connect
+from typedrpc import Client, ConnectionLost, Server, Tls, connect
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -204,11 +205,32 @@ def check_use(proxy: Workshop) -> bool:
     ids=lambda value: value.__name__,
 )
 def test_an_interrupt_anywhere_in_a_call(form: Callable[[Workshop], object], error: type[BaseException]) -> None:
-    with Server(Workshop(), url="tcp://127.0.0.1:0") as server:
-        point, survived = 1 - stride(form), 0
+    interrupt_at_points(form, error, stride(form))
+
+
+@sweep
+@pytest.mark.parametrize(
+    ("form", "every"),
+    [(call, 1), (call_in_time, 5), (call_much, 11)],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_an_interrupt_anywhere_in_a_call_with_tls(form: Callable[[Workshop], object], every: int) -> None:
+    interrupt_at_points(form, KeyboardInterrupt, every, "tls://127.0.0.1:0", of_server(), of_client())
+
+
+def interrupt_at_points(
+    form: Callable[[Workshop], object],
+    error: type[BaseException],
+    every: int,
+    url: str = "tcp://127.0.0.1:0",
+    of_server: Tls | None = None,
+    of_client: Tls | None = None,
+) -> None:
+    with Server(Workshop(), url=url, tls=of_server) as server:
+        point, survived = 1 - every, 0
         while True:
-            point += stride(form)
-            with connect(Workshop, server.url) as proxy:
+            point += every
+            with connect(Workshop, server.url, tls=of_client) as proxy:
                 form(proxy)
                 if form in (submit, notify):
                     proxy.add(1)

@@ -7,7 +7,7 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.certificates import certificates, contexts
-from tests.support import PATIENCE, Running
+from tests.support import PATIENCE, Running, handling
 from typedrpc import Tls, transport
 from typedrpc.sync.secure import RECORD_SIZE, TlsSocket
 from typedrpc.tls import NoTls, server_context
@@ -334,15 +334,6 @@ class Interrupt(Exception):
     pass
 
 
-@contextlib.contextmanager
-def interrupting(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    previous = signal.signal(signal.SIGUSR1, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, previous)
-
-
 def test_an_exception_of_a_signal_handler_while_it_waits_loses_nothing(ends: Ends) -> None:
     buffer = bytearray(b"\xff" * 100)
     waiting = threading.Event()
@@ -364,7 +355,7 @@ def test_an_exception_of_a_signal_handler_while_it_waits_loses_nothing(ends: End
         assert waiting.wait(PATIENCE)
         os.kill(os.getpid(), signal.SIGUSR1)
 
-    with interrupting(interrupt):
+    with handling(signal.SIGUSR1, interrupt):
         killing = Running(kill)
         with pytest.raises(Interrupt):
             ends.server.recv_into(buffer)

@@ -53,7 +53,7 @@ from typedrpc.protocol import Protocol
 from typedrpc.rate import CallRate
 from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service
-from typedrpc.tls import Tls, identity_of, name_of
+from typedrpc.tls import Tls, identity_of
 from typedrpc.transport import LONGEST_WAIT
 
 if TYPE_CHECKING:  # imported when used
@@ -314,9 +314,10 @@ class Client(BaseClient[EnteredT_co]):
         loop = self._runtime.loop
         secured: dict[str, Any] = {}
         if address.tls:
-            secured["ssl"] = await in_thread(lambda: self._get_context(self._url))  # it reads files
-            secured["server_hostname"] = name_of(self._tls, address.host)
-            secured["ssl_handshake_timeout"] = LONGEST_WAIT  # nothing is waited for longer than until the deadline
+            # In a thread, as it reads files.
+            context, name = await in_thread(lambda: self._get_context(self._url, address.host))
+            # Nothing is waited for longer than until the deadline.
+            secured = {"ssl": context, "server_hostname": name, "ssl_handshake_timeout": LONGEST_WAIT}
         try:
             async with asyncio.timeout(max(0.001, deadline - monotonic())):
                 if address.path:
@@ -327,8 +328,6 @@ class Client(BaseClient[EnteredT_co]):
             raise ConnectTimeout(self._url, "no connection in time") from error
         except (OSError, UnicodeError) as error:
             raise self._why_no_tls(self._url, error) or ConnectFailed(self._url, transport.in_words(error)) from error
-        except ValueError as error:  # of OpenSSL's, about the name
-            raise TlsFailed(self._url, str(error)) from error
         connection.handlers.peer.identity = identity_of(made.get_extra_info("peercert"))
         sock = made.get_extra_info("socket")
         met_itself = False

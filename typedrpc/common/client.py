@@ -27,7 +27,7 @@ from typedrpc.protocol import Protocol, State
 from typedrpc.rate import check_rate
 from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service, Table
-from typedrpc.tls import Tls, client_context, failure
+from typedrpc.tls import Tls, check_client, client_context, failure, name_of
 from typedrpc.transport import LONGEST_WAIT, parse
 
 if TYPE_CHECKING:  # imported when used: it takes longer than all the rest
@@ -142,18 +142,22 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
         except Exception as error:
             raise AuthenticationFailed(self._url, f"there is no token to present: {type(error).__name__}") from error
 
-    def _get_context(self, url: str) -> "ssl.SSLContext":
-        """With what this side meets servers that have TLS. The files are read once.
+    def _get_context(self, url: str, host: str) -> "tuple[ssl.SSLContext, str]":
+        """With what this side meets a server that has TLS, and the name that its certificate must have.
+
+        The files are read once.
 
         Raises:
-            TlsFailed: It cannot be made.
+            TlsFailed: There can be no TLS with this.
         """
-        if self._context is None:
-            try:
+        name = name_of(self._tls, host)
+        try:
+            if self._context is None:
                 self._context = client_context(self._tls)
-            except ValueError as error:
-                raise TlsFailed(url, str(error)) from error
-        return self._context
+            check_client(self._context, name)
+        except ValueError as error:
+            raise TlsFailed(url, str(error)) from error
+        return self._context, name
 
     def _why_no_tls(self, url: str, error: BaseException | None) -> ConnectFailed | None:
         """What became of a handshake, where an error has to do with TLS."""

@@ -49,7 +49,7 @@ from typedrpc.service import FunctionService, Service
 from typedrpc.sync.connection import Connection
 from typedrpc.sync.secure import TlsSocket
 from typedrpc.sync.watcher import Watcher
-from typedrpc.tls import Tls, identity_of, name_of
+from typedrpc.tls import Tls, identity_of
 
 if TYPE_CHECKING:  # imported when used
     import ssl
@@ -207,15 +207,15 @@ class Client(BaseClient[EnteredT_co]):
 
     def _open(self, core: Protocol[Token], deadline: float) -> tuple[PeerLink, Stay]:
         address = transport.resolve(self._url)
-        context = self._get_context(self._url) if address.tls else None
+        secured = self._get_context(self._url, address.host) if address.tls else None
         plain = transport.dial(self._url, max(0.001, deadline - monotonic()))
         sock: transport.SocketLike = plain
         connection: Connection | None = None
         try:
             link = PeerLink()
             peer = Peer(next_peer_id(), str(address), None, link)
-            if context is not None:
-                sock = self._secure(plain, context, address, deadline)
+            if secured is not None:
+                sock = self._secure(plain, *secured, deadline)
                 peer.identity = identity_of(sock.getpeercert())
             stays: list[Stay] = []
             connection = Connection(
@@ -263,12 +263,10 @@ class Client(BaseClient[EnteredT_co]):
                 raise ConnectTimeout(self._url, why_not_in_time(core)) from None
             raise
 
-    def _secure(
-        self, sock: socket.socket, context: "ssl.SSLContext", address: transport.Address, deadline: float
-    ) -> TlsSocket:
+    def _secure(self, sock: socket.socket, context: "ssl.SSLContext", name: str, deadline: float) -> TlsSocket:
         """TLS over a socket. Raises ``ConnectFailed``, and ``TimeoutError``."""
         try:
-            secured = TlsSocket(sock, context, server_name=name_of(self._tls, address.host))
+            secured = TlsSocket(sock, context, server_name=name)
             secured.handshake(deadline)
         except OSError as error:
             if (failed := self._why_no_tls(self._url, error)) is not None:
@@ -276,8 +274,6 @@ class Client(BaseClient[EnteredT_co]):
             if not transport.is_of_socket(error):
                 raise  # the time is over
             raise ConnectFailed(self._url, transport.in_words(error)) from error
-        except ValueError as error:  # of OpenSSL's, about the name
-            raise TlsFailed(self._url, str(error)) from error
         return secured
 
     def _get_runtime(self) -> tuple[Workers, Watcher]:
