@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Self, final
@@ -21,6 +22,7 @@ from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
 from typedrpc.aio.threads import in_thread
 from typedrpc.call import handled_by
+from typedrpc.common.arrivals import Place, Threshold
 from typedrpc.common.loop import blocking_call, running_loop
 from typedrpc.common.server import GRACE, BaseServer, ServerOptions
 from typedrpc.common.stay import Stay
@@ -54,6 +56,7 @@ class Server(BaseServer[Connection]):
         self._acceptor: Acceptor | None = None
         self._runtime: Runtime
         self._serving: set[asyncio.Task[None]] = set()
+        self._greeting: Threshold[Connection] = Threshold()
         self._closed: asyncio.Event
         self._started = False
 
@@ -74,7 +77,7 @@ class Server(BaseServer[Connection]):
         self._url = str(address)
         self._runtime = Runtime(self._workers, self._max_workers, debug=self._debug)
         self._closed = asyncio.Event()
-        self._acceptor = Acceptor(self._runtime.loop, listener, address, self._make)
+        self._acceptor = Acceptor(self._runtime.loop, listener, address, self._make, self._arrivals)
         await self._runtime.open(self._abandon)
         logger.info("serving at %s", self._url)
         return self
@@ -157,7 +160,7 @@ class Server(BaseServer[Connection]):
 
     # Serving
 
-    def _make(self) -> Connection:
+    def _make(self, place: Place) -> Connection:
         """The connection of a client that is just accepted."""
         core: Protocol[Token] = Protocol(client=False, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
         link = LoopLink()
@@ -169,13 +172,13 @@ class Server(BaseServer[Connection]):
             peer=peer,
             attended=True,
             keep_alive=self._keep_alive,
-            on_made=self._welcome,
+            on_made=partial(self._welcome, place),
             on_end=self._on_end,
         )
         link.attach(connection, peer)
         return connection
 
-    def _welcome(self, connection: Connection, made: asyncio.Transport) -> None:
+    def _welcome(self, place: Place, connection: Connection, made: asyncio.Transport) -> None:
         peer = connection.handlers.peer
         with suppress(OSError):  # it has left again
             sock = made.get_extra_info("socket")
@@ -194,6 +197,7 @@ class Server(BaseServer[Connection]):
         )
         with self._lock:
             self._connections[connection] = stay
+            self._places[connection] = place
             closing = self._closing
         if closing:
             connection.end(ConnectionLost("the server is closing"))
@@ -203,6 +207,9 @@ class Server(BaseServer[Connection]):
         task.add_done_callback(self._serving.discard)
 
     async def _serve(self, connection: Connection, stay: Stay) -> None:
+        oldest = self._greeting.enter(connection)
+        if oldest is not None:
+            oldest.end(ConnectionLost("too many connections shake hands with the server at a time"))
         try:
             await connection.open(monotonic() + self._handshake_timeout)
         except TimeoutError:
@@ -214,6 +221,8 @@ class Server(BaseServer[Connection]):
             connection.fault()
         else:
             self._admit(connection, stay)
+        finally:
+            self._greeting.leave(connection)
 
     def _let_in(self, stay: Stay) -> None:
         if self._connect or self._factories:  # which may take their time
