@@ -69,6 +69,7 @@ def test_too_many_who_say_nothing_make_way(colours: Colours, log: Log, monkeypat
         finally:
             for peer in peers:
                 peer.sock.close()
+        assert "in the middle of a frame" in log.line()  # the one that was neither cut off nor let in
 
 
 @pytest.mark.parametrize("colours", [THREADS, LOOPS], ids=" ".join, indirect=True)
