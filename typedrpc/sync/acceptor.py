@@ -54,6 +54,8 @@ class Acceptor:
         self._short = False  # of descriptors or memory, and the log says so
         self._wake, self._waker = socket.socketpair()
         listener.setblocking(False)
+        for sock in (listener, self._wake):
+            greeter.selector.register(sock, selectors.EVENT_READ)
         forsake_after_fork(self)
         self._thread = threading.Thread(target=self._run, name="typedrpc-accept", daemon=True)
         self._thread.start()
@@ -73,12 +75,9 @@ class Acceptor:
 
     def _run(self) -> None:
         greeter = self._greeter
-        selector = greeter.selector
-        selector.register(self._listener, selectors.EVENT_READ)
-        selector.register(self._wake, selectors.EVENT_READ)
         try:
             while True:
-                for key, _ in selector.select(self._look(monotonic())):
+                for key, _ in greeter.selector.select(self._look(monotonic())):
                     if key.fileobj is self._wake:
                         return
                     if key.fileobj is self._listener:
@@ -92,12 +91,13 @@ class Acceptor:
     def _look(self, now: float) -> float | None:
         """Do what is due. Returns seconds until there is more to do."""
         pause = self._greeter.look(now)
-        if self._resume_at:
-            if now < self._resume_at:
-                return min(_PAUSE, _PAUSE if pause is None else pause)
-            self._resume_at = 0.0
-            self._greeter.selector.register(self._listener, selectors.EVENT_READ)
-        return pause
+        if self._resume_at and now >= self._resume_at:
+            try:
+                self._greeter.selector.register(self._listener, selectors.EVENT_READ)
+                self._resume_at = 0.0
+            except OSError:  # there still is a lack
+                self._resume_at = now + _PAUSE
+        return min(_PAUSE, _PAUSE if pause is None else pause) if self._resume_at else pause
 
     def _accept(self) -> None:
         try:
