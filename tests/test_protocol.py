@@ -27,6 +27,8 @@ from typedrpc.protocol import (
     HELLO_LIMIT,
     MAX_BATCH,
     MAX_PING,
+    PING_RATE,
+    PINGS_AT_ONCE,
     BatchRequest,
     Closed,
     Event,
@@ -38,6 +40,7 @@ from typedrpc.protocol import (
     Request,
     State,
 )
+from typedrpc.rate import Bucket, CallRate
 from typedrpc.wire import MAX_FRAME_SIZE, PREAMBLE, RECEIVE_SIZE, Frame, Kind
 
 NONE: Final = pack_plain(None)
@@ -1339,3 +1342,94 @@ def test_outcomes_go_out_until_the_last() -> None:
         (outcome,) = feed(pair.client, data)
         assert isinstance(outcome, Outcome)
     assert len(pair.client.calls) == 0
+
+
+# Keep-alive, and how many calls a peer may make
+
+
+def test_a_peer_that_is_silent_is_told_and_taken_for_dead() -> None:
+    core = opened(client=False)
+    assert core.receive_nothing(60.0) == [Closed()]
+    assert str(core.error) == "nothing came from the peer for 60 s, though it was asked"
+    assert core.error is not None
+    assert isinstance(core.error.__cause__, TimeoutError)
+    assert kinds(said(core)) == [Kind.GOODBYE]
+    assert core.receive_nothing(60.0) == []
+
+
+def test_who_is_asked_for_a_sign_of_life() -> None:
+    assert opened(client=True).may_ask
+    assert opened(client=False, features=["reads"]).may_ask
+    core = opened(client=False)
+    assert not core.may_ask
+    core.calls.insert(core.new_call(), "a call")
+    assert core.may_ask
+
+
+def test_a_sign_of_life_is_a_pong_that_nobody_waits_for() -> None:
+    pair = Pair().open()
+    assert feed(pair.client, joined(pair.server.sign_of_life())) == []
+    assert pair.client.state is State.OPEN
+
+
+def test_too_many_pings_are_a_fault() -> None:
+    core = opened(client=False)
+    core.pings = Bucket(PING_RATE, PINGS_AT_ONCE, lambda: 0.0)
+    ping = joined(core.ping())
+    assert feed(core, ping * PINGS_AT_ONCE) == []
+    assert kinds(said(core)) == [Kind.PONG] * PINGS_AT_ONCE
+    assert feed(core, ping) == [Closed()]
+    assert cause(core) == "more than 100 pings at once, or 10 a second"
+
+
+def test_pings_now_and_then_are_none() -> None:
+    core = opened(client=False)
+    now = itertools.count()
+    core.pings = Bucket(PING_RATE, PINGS_AT_ONCE, lambda: next(now) / PING_RATE)
+    for _ in range(3 * PINGS_AT_ONCE):
+        assert feed(core, joined(core.ping())) == []
+
+
+def rated(limit: float) -> Protocol[str]:
+    """A server's core that lets its peer make so many calls, in a world without time."""
+    core: Protocol[str] = Protocol(
+        client=False, hello=Hello(Limits()), rate=CallRate(Bucket(limit, limit, lambda: 0.0))
+    )
+    feed(core, PREAMBLE + hello())
+    core.welcome()
+    core.outgoing.clear()
+    return core
+
+
+def test_calls_beyond_the_rate_are_refused() -> None:
+    core = rated(2)
+    events = feed(core, b"".join(frame(Kind.REQUEST, b"\x90", call=call, command=7) for call in (1, 3, 5)))
+    assert [event.call for event in events if isinstance(event, Request)] == [1, 3]
+    refused = [answer for answer in said(core) if answer.kind == Kind.ERROR]
+    assert [answer.call for answer in refused] == [5]
+    assert isinstance(error_of(refused[0]), ServerBusy)
+    assert core.running == 2
+
+
+def test_one_way_calls_beyond_the_rate_are_dropped_with_their_callbacks() -> None:
+    core = rated(1)
+    sent = frame(Kind.NOTIFY, b"\x90", command=7) + frame(Kind.NOTIFY, b"\x90", command=7, call=9)
+    assert len(feed(core, sent)) == 1
+    assert core.dropped_notifies == 1
+    assert core.rate is not None
+    assert core.rate.dropped == 1
+    assert kinds(said(core)) == [Kind.RELEASE]
+
+
+def test_a_batch_counts_its_calls() -> None:
+    core = rated(3)
+    batch = frame(Kind.BATCH, pack_array([b"\x90"] * 10), call=1, command=7)
+    (event,) = feed(core, batch)
+    assert isinstance(event, BatchRequest)  # as a whole, and the next has to wait for it
+    assert feed(core, frame(Kind.REQUEST, b"\x90", call=3, command=7)) == []
+
+
+def test_what_the_protocol_itself_asks_is_not_counted() -> None:
+    core = rated(1)
+    asked = b"".join(frame(Kind.REQUEST, b"\x90", call=call, command=0xFF00) for call in (1, 3, 5))
+    assert len(feed(core, asked)) == 3

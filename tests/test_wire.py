@@ -889,3 +889,25 @@ def test_no_bytes_make_the_reader_raise(parts: list[bytes], preamble: bool) -> N
             assert reader.fault is broken
         elif reader.fault is None:
             assert len(reader.get_buffer()) > 0
+
+
+def test_whether_anything_was_read_since_it_was_looked() -> None:
+    reader = FrameReader(1 << 20, preamble=False)
+    whole = HEADER.pack(3, 1, 0, 7, 1) + b"abc"
+
+    def receive(data: bytes) -> None:
+        reader.get_buffer()[: len(data)] = data
+        if reader.sole_frame(len(data)) is None:
+            reader.received(len(data))
+            while reader.next_frame() is not None:
+                pass
+
+    assert reader.moved  # nobody has looked yet
+    # What comes, in turns: whole frames, which leave nothing behind, and parts that leave the stream as it was.
+    for piece in (whole, whole, whole[:5], whole[5:] + whole[:5], whole[5:], HEADER.pack(200_000, 1, 0, 7, 1)):
+        reader.mark()
+        assert not reader.moved
+        receive(piece)
+        assert reader.moved
+        reader.mark()
+        assert not reader.moved

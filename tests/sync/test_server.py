@@ -304,7 +304,8 @@ class TestClosing:
 
         monkeypatch.setattr(Server, "_serve", end_first)
         with ends.Server(Workshop(), url=URL) as server, RawPeer.dial(server.url) as peer:
-            assert peer.read_to_end() == b""
+            peer.greet()
+            assert [frame.kind for frame in peer.read_frames_to_end()] == [Kind.HELLO]
         assert log.unread == []
 
     def test_large_answers_are_written_before_the_end(self, ends: Ends, workshop: Workshop) -> None:
@@ -570,13 +571,36 @@ class TestExhaustion:
                     raise RuntimeError("can't start new thread")
                 start(thread)
 
-            with monkeypatch.context() as patch:
+            with monkeypatch.context() as patch, RawPeer.dial(server.url) as peer:
                 patch.setattr(threading.Thread, "start", refuse)
-                with RawPeer.dial(server.url) as peer:
-                    assert peer.read_to_end() == b""
-            assert "no thread could be started" in log.line()
+                peer.greet()
+                assert "no thread could be started" in log.line()
+                patch.undo()
+                assert peer.read_frame().kind == Kind.HELLO  # it was tried again
+                assert log.unread == []
             with ends.connect(Workshop, server.url) as other:
                 assert proxy.add(1) + other.add(1) == 2
+
+    @pytest.mark.parametrize("ends", ALIKE[:1], ids=repr)
+    def test_no_thread_for_a_new_connection_in_time(
+        self, ends: Ends, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with ends.Server(Workshop(), url=URL, handshake_timeout=0.2) as server:
+            start = threading.Thread.start
+
+            def refuse(thread: threading.Thread) -> None:
+                if threading.current_thread().name == "typedrpc-accept":
+                    raise RuntimeError("can't start new thread")
+                start(thread)
+
+            with monkeypatch.context() as patch, RawPeer.dial(server.url) as peer:
+                patch.setattr(threading.Thread, "start", refuse)
+                peer.greet()
+                peer.read_to_end()
+            assert "trying again" in log.line()
+            assert "was cut off" in log.line()
+            with ends.connect(Workshop, server.url) as other:
+                assert other.add(1) == 1
 
     @pytest.mark.parametrize("ends", ALIKE[:1], ids=repr)
     def test_no_thread_to_lend(self, ends: Ends, workshop: Workshop, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

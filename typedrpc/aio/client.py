@@ -44,7 +44,6 @@ from typedrpc.errors import (
     DefinitionError,
     RpcError,
     ServerBusy,
-    TlsFailed,
 )
 from typedrpc.hooks import CallOutcome, told_by
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Self, final
@@ -23,6 +24,7 @@ from typedrpc.aio.secure import Secure
 from typedrpc.aio.threads import in_thread
 from typedrpc.authentication import MAX_PENDING
 from typedrpc.call import handled_by
+from typedrpc.common.arrivals import Place, Threshold
 from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.loop import blocking_call, running_loop
 from typedrpc.common.server import GRACE, LINGER_TIME, BaseServer, ServerOptions
@@ -59,6 +61,7 @@ class Server(BaseServer[Connection]):
         self._acceptor: Acceptor | None = None
         self._runtime: Runtime
         self._serving: set[asyncio.Task[None]] = set()
+        self._greeting: Threshold[Connection] = Threshold()
         self._closed: asyncio.Event
         self._started = False
         self._pending = 0  # clients that wait to be told that they are refused
@@ -85,7 +88,7 @@ class Server(BaseServer[Connection]):
         self._closed = asyncio.Event()
         loop, context = self._runtime.loop, self._context
         secure = None if context is None else Secure(loop, context, self._farewell(), self._handshake_timeout)
-        self._acceptor = Acceptor(loop, listener, address, self._make, secure=secure, failed=self._fail)
+        self._acceptor = Acceptor(loop, listener, address, self._make, self._arrivals, secure=secure, failed=self._fail)
         await self._runtime.open(self._abandon)
         logger.info("serving at %s", self._url)
         return self
@@ -178,7 +181,7 @@ class Server(BaseServer[Connection]):
 
     # Serving
 
-    def _make(self) -> Connection:
+    def _make(self, place: Place) -> Connection:
         """The connection of a client that is just accepted."""
         core: Protocol[Token] = Protocol(client=False, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
         link = LoopLink()
@@ -190,7 +193,7 @@ class Server(BaseServer[Connection]):
             peer=peer,
             attended=True,
             keep_alive=self._keep_alive,
-            on_made=self._welcome,
+            on_made=partial(self._welcome, place),
             on_end=self._on_end,
         )
         link.attach(connection, peer)
@@ -211,7 +214,7 @@ class Server(BaseServer[Connection]):
             with suppress(RuntimeError):  # there are no threads
                 self._runtime.start_thread(lambda: self._connect_failed.run(failed))
 
-    def _welcome(self, connection: Connection, made: asyncio.Transport) -> None:
+    def _welcome(self, place: Place, connection: Connection, made: asyncio.Transport) -> None:
         peer = connection.handlers.peer
         sock = made.get_extra_info("socket")
         peer.identity = identity_of(made.get_extra_info("peercert"))
@@ -231,6 +234,7 @@ class Server(BaseServer[Connection]):
         )
         with self._lock:
             self._connections[connection] = stay
+            self._places[connection] = place
             closing = self._closing
         if closing:
             connection.end(ConnectionLost("the server is closing"))
@@ -243,6 +247,9 @@ class Server(BaseServer[Connection]):
         task.add_done_callback(self._serving.discard)
 
     async def _serve(self, connection: Connection, stay: Stay) -> None:
+        oldest = self._greeting.enter(connection)
+        if oldest is not None:
+            oldest.end(ConnectionLost("too many connections shake hands with the server at a time"))
         deadline = monotonic() + self._handshake_timeout
         try:
             await connection.open(deadline)
@@ -257,6 +264,8 @@ class Server(BaseServer[Connection]):
             connection.fault()
         else:
             self._admit(connection, stay)
+        finally:
+            self._greeting.leave(connection)
 
     async def _is_known(self, connection: Connection, stay: Stay, deadline: float) -> bool:
         """Whether a client is who it says, if it has to be; another one is turned away.

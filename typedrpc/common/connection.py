@@ -6,6 +6,7 @@ when time has passed, is done. How bytes travel is :mod:`typedrpc.sync.connectio
 
 import contextlib
 import logging
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -290,6 +291,10 @@ class Connection(ABC, Generic[HandlersT_co]):
 
     def fault(self) -> None:
         """End it because of an exception that should not be; called in its handler."""
+        if isinstance(sys.exception(), MemoryError):
+            logger.warning("%s was cut off: there is no memory for what it has sent", self.handlers.peer)
+            self.close("there is no memory for a message")
+            return
         logger.exception("a fault of typedrpc's own ended a connection")
         self.end(ConnectionLost("a fault of typedrpc's own, see the log"))
 

@@ -24,6 +24,7 @@ from typedrpc.authentication import (
 )
 from typedrpc.call import Call
 from typedrpc.command import Command
+from typedrpc.common.arrivals import Arrivals, Place, check_max_per_address
 from typedrpc.common.broadcast import Gather as Gathering
 from typedrpc.common.broadcast import broadcast
 from typedrpc.common.connection import KEEP_ALIVE, Connection, check_keep_alive
@@ -200,8 +201,8 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         self._handshake_timeout = handshake_timeout
         check_keep_alive(keep_alive)
         check_rate(max_rate)
+        check_max_per_address(max_per_address)
         self._keep_alive = keep_alive
-        self._max_per_address = max_per_address
         self._max_rate = max_rate
         self._tls = tls
         self._keys = None if secret is None else Keys(secret)
@@ -242,6 +243,8 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         self._admission: Admission[Stay] = Admission(max_clients, when_full)
         self._lock = threading.Lock()
         self._connections: dict[ConnectionT, Stay] = {}
+        self._arrivals = Arrivals(max_per_address)
+        self._places: dict[ConnectionT, Place] = {}  # of the connections, among those of their addresses
         self._peers: dict[int, Peer] = {}
         self._workers = Workers("typedrpc-server", max_workers)
         self._max_workers = max_workers
@@ -512,10 +515,13 @@ class BaseServer(Hooked, Generic[ConnectionT]):
             stay = self._connections.pop(connection, None)
             if stay is None:
                 return
+            place = self._places.pop(connection, None)
             self._peers.pop(stay.peer.id, None)
             self._admission.step_out(stay)
         if connection.core.visit is not None:
             self._answers.leave(connection.core.visit)
+        if place is not None:
+            place.leave()
         error = connection.core.error
         no_tls = None if error is None or stay.let_in else self._why_no_tls(stay.peer.address, error.__cause__)
         if no_tls is not None:

@@ -37,7 +37,6 @@ from typedrpc.errors import (
     DefinitionError,
     RpcError,
     ServerBusy,
-    TlsFailed,
 )
 from typedrpc.hooks import CallOutcome, LossHookT, told_by
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits

@@ -10,7 +10,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, final
+from typing import Any, Final, final
 
 from typedrpc import transport
 from typedrpc.call import Row
@@ -36,6 +36,9 @@ from typedrpc.sync.calling import LeadingCalls
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.watcher import QUICK_TICK, Watcher
 from typedrpc.sync.writer import Writer
+
+GREETING_READS: Final = 16
+"""Reads of a peer that shakes hands before it is the turn of others. Its hello takes one or two."""
 
 
 @final
@@ -137,6 +140,44 @@ class Connection(AnyConnection[HandlerThreads]):
                 self.attend(deadline)
         finally:
             self.stop_leading()
+        self._opened()
+
+    def fileno(self) -> int:
+        """The descriptor of its socket."""
+        return self._sock.fileno()
+
+    def begin_to_greet(self) -> bool:
+        """Begin to shake hands by :meth:`greet`, instead of :meth:`open`. Returns whether it has not ended already.
+
+        Then the caller has the role, and gives it up by :meth:`stop_greeting`, or where it goes on no more by
+        :meth:`stop_leading`.
+        """
+        return self.role.try_take()
+
+    def greet(self) -> bool:
+        """Read what has come, without waiting for more. Returns whether hands are shaken, or it has ended."""
+        for _ in range(GREETING_READS):
+            try:
+                count = self._sock.recv_into(self.core.reader.get_buffer(), 0, transport.DONT_WAIT)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                events = self.core.receive_error(error)
+            else:
+                events = self.core.receive(count) if count else self.core.receive_eof()
+            self.deliver(events)
+            self._post(monotonic())
+            if self.ended or not self._is_greeting():
+                return True
+        return False
+
+    def stop_greeting(self) -> None:
+        """Hands are shaken, if it has not ended.
+
+        Raises:
+            ConnectionLost: The peer is none, or left.
+        """
+        self.stop_leading()
         self._opened()
 
     def post(self, data: Outgoing) -> None:

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from typedrpc import transport
 from typedrpc.authentication import MAX_PENDING
 from typedrpc.call import handled_by
+from typedrpc.common.arrivals import Place
 from typedrpc.common.caller import PeerLink
 from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.fork import forsake_after_fork
@@ -29,6 +30,7 @@ from typedrpc.protocol import Protocol
 from typedrpc.rate import CallRate
 from typedrpc.sync.acceptor import Acceptor
 from typedrpc.sync.connection import Connection
+from typedrpc.sync.greeter import Greeter
 from typedrpc.sync.later import Later
 from typedrpc.sync.secure import TlsSocket
 from typedrpc.sync.stop import Stop
@@ -58,6 +60,7 @@ class Server(BaseServer[Connection]):
         self._watcher = Watcher("typedrpc-watcher")
         self._later = Later(self._watcher, MAX_PENDING)
         self._acceptor: Acceptor | None = None
+        self._greeter: Greeter
         self._on_closing: Callable[[], None] = lambda: None
         self._closed = threading.Event()
         forsake_after_fork(self)
@@ -77,7 +80,8 @@ class Server(BaseServer[Connection]):
             insecure = self._insecure or self._is_guarded
             listener, address = transport.listen(self._url, insecure=insecure, mode=self._mode)
             self._url = str(address)
-            self._acceptor = Acceptor(listener, address, self._welcome)
+            self._greeter = Greeter(self._start_serving)
+            self._acceptor = Acceptor(listener, address, self._welcome, arrivals=self._arrivals, greeter=self._greeter)
         logger.info("serving at %s", self._url)
         return self
 
@@ -146,7 +150,9 @@ class Server(BaseServer[Connection]):
     def forsake(self) -> None:
         """See :mod:`typedrpc.common.fork`: to the child the server is closed, and goes on for the parent."""
         self._lock = threading.Lock()
+        self._arrivals.forsake()
         self._connections = {}
+        self._places = {}
         self._peers = {}
         self._answers.forsake()
         self._closing = True
@@ -154,8 +160,8 @@ class Server(BaseServer[Connection]):
         self._closed = threading.Event()
         self._closed.set()
 
-    def _welcome(self, sock: socket.socket) -> None:
-        """Serve a client that has just connected, in a thread of its own."""
+    def _welcome(self, sock: socket.socket, place: Place) -> None:
+        """A client has just connected: shake hands with it, and then serve it in a thread of its own."""
         transport.prepare(sock)
         core: Protocol[Token] = Protocol(client=False, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
         link = PeerLink()
@@ -184,30 +190,25 @@ class Server(BaseServer[Connection]):
         )
         with self._lock:
             self._connections[connection] = stay
+            self._places[connection] = place
             closing = self._closing
         if closing:
             connection.end(ConnectionLost("the server is closing"))
             return
-        if not self._is_allowed(connection, stay, sock):
-            return
-        try:
-            self._workers.start(lambda: self._serve(connection, stay))
-        except RuntimeError:
-            logger.warning("no thread could be started for %s: it was cut off", peer)
-            connection.end(ConnectionLost("no thread could be started"))
+        if self._is_allowed(connection, stay, sock):
+            self._greeter.welcome(connection, stay, self._handshake_timeout)
+
+    def _start_serving(self, connection: Connection, stay: Stay) -> None:
+        self._workers.start(lambda: self._serve(connection, stay))
 
     def _serve(self, connection: Connection, stay: Stay) -> None:
-        deadline = monotonic() + self._handshake_timeout
         try:
-            connection.open(deadline)
-            if not self._is_known(connection, stay, deadline):
+            if not self._is_known(connection, stay, monotonic() + self._handshake_timeout):
                 return
         except TimeoutError:
             logger.warning("%s was cut off: no handshake within %g s", stay.peer, self._handshake_timeout)
             connection.end(ConnectionLost(f"{stay.peer}: no handshake within {self._handshake_timeout:g} s"))
             return
-        except ConnectionLost:
-            return  # said by _on_end
         except Exception:
             connection.fault()
             return

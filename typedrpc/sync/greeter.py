@@ -1,0 +1,149 @@
+"""Shaking hands with those who connect: one thread does it for all of them, so that who says nothing takes none."""
+
+import logging
+import selectors
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, final
+
+from typedrpc.common.arrivals import Threshold
+from typedrpc.common.stay import Stay
+from typedrpc.errors import ConnectionLost
+from typedrpc.sync.connection import Connection
+
+logger = logging.getLogger("typedrpc")
+
+RETRY_TIME: Final = 0.1
+"""Seconds after which it is tried again to start a thread where the system had none."""
+
+
+@final
+class Visitor:
+    """A connection that shakes hands."""
+
+    __slots__ = ("connection", "deadline", "stay", "timeout")
+
+    def __init__(self, connection: Connection, stay: Stay, timeout: float) -> None:
+        self.connection: Final = connection
+        self.stay: Final = stay
+        self.timeout: Final = timeout
+        self.deadline: Final = monotonic() + timeout
+
+
+@final
+class Greeter:
+    """Reads what connections say until hands are shaken, and then has each served by a thread of its own.
+
+    All is done in one thread, which waits with :attr:`selector`.
+    """
+
+    def __init__(self, serve: Callable[[Connection, Stay], None]) -> None:
+        """
+        Args:
+            serve: Starts a thread that goes on with one. Raises ``RuntimeError`` where there is none.
+        """
+        self.selector: Final = selectors.DefaultSelector()
+        self._serve = serve
+        self._visitors: Threshold[Visitor] = Threshold()  # in the order of their deadlines
+        self._greeted: deque[Visitor] = deque()  # hands are shaken, and no thread was free
+        self._short = False  # of threads, and the log says so
+        self._retry_at = 0.0
+
+    def welcome(self, connection: Connection, stay: Stay, timeout: float) -> None:
+        """Shake hands with one that has just connected, within so many seconds: as many for each."""
+        if not connection.begin_to_greet():
+            return  # it has ended already
+        visitor = Visitor(connection, stay, timeout)
+        try:
+            self.selector.register(connection.fileno(), selectors.EVENT_READ, visitor)
+        except OSError as error:  # the system has a limit of what may be waited for
+            logger.warning("%s was cut off: %s", stay.peer, error.strerror)
+            connection.end(ConnectionLost(f"the server cannot wait for it: {error.strerror}"))
+            connection.stop_leading()
+            return
+        oldest = self._visitors.enter(visitor)
+        if oldest is not None:
+            self._leave(oldest)
+            oldest.connection.end(ConnectionLost("too many connections shake hands with the server at a time"))
+            oldest.connection.stop_leading()
+
+    def read(self, visitor: Visitor) -> None:
+        """One has said something, or left."""
+        if visitor not in self._visitors:
+            return  # it had to make way just now
+        connection = visitor.connection
+        try:
+            is_over = connection.greet()
+        except Exception:
+            self._leave(visitor)
+            connection.fault()
+            connection.stop_leading()
+            return
+        if not is_over:
+            return
+        self._leave(visitor)
+        try:
+            connection.stop_greeting()
+        except ConnectionLost:
+            return  # said where it ended
+        except Exception:
+            connection.fault()
+            return
+        if self._greeted:
+            self._greeted.append(visitor)
+        else:
+            self._start(visitor)
+
+    def look(self, now: float) -> float | None:
+        """Do what is due. Returns seconds until there is more to do; None where only what comes counts."""
+        while (first := self._visitors.first) is not None and first.deadline <= now:
+            self._leave(first)
+            logger.warning("%s was cut off: no handshake within %g s", first.stay.peer, first.timeout)
+            first.connection.end(ConnectionLost(f"{first.stay.peer}: no handshake within {first.timeout:g} s"))
+            first.connection.stop_leading()
+        pause = None if first is None else max(0.0, first.deadline - now)
+        if not self._greeted:
+            return pause
+        if now >= self._retry_at:
+            for _ in range(len(self._greeted)):
+                if not self._start(self._greeted.popleft()):
+                    break
+        return pause if not self._greeted else min(RETRY_TIME, RETRY_TIME if pause is None else pause)
+
+    def close(self) -> None:
+        """Shake hands with nobody any more: whoever ends the connections goes on with them."""
+        while (visitor := self._visitors.first) is not None:
+            self._leave(visitor)
+            visitor.connection.stop_leading()
+        self._greeted.clear()
+        self.selector.close()
+
+    def forsake(self) -> None:
+        """See :mod:`typedrpc.common.fork`."""
+        self.selector.close()
+
+    def _leave(self, visitor: Visitor) -> None:
+        self._visitors.leave(visitor)
+        self.selector.unregister(visitor.connection.fileno())
+
+    def _start(self, visitor: Visitor) -> bool:
+        """Have a thread go on with one. Returns False where none is free: it waits, as long as a handshake may take."""
+        if visitor.connection.ended:
+            return True
+        try:
+            self._serve(visitor.connection, visitor.stay)
+        except RuntimeError:
+            now = monotonic()
+            if now >= visitor.deadline:
+                logger.warning("no thread could be started for %s: it was cut off", visitor.stay.peer)
+                visitor.connection.end(ConnectionLost("no thread could be started"))
+                return True
+            if not self._short:
+                self._short = True
+                logger.warning("no thread could be started for %s, trying again and again", visitor.stay.peer)
+            self._greeted.appendleft(visitor)
+            self._retry_at = now + RETRY_TIME
+            return False
+        self._short = False
+        return True
