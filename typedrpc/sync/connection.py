@@ -28,7 +28,7 @@ from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.messages import Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Event, Outgoing
+from typedrpc.protocol import Event, Outgoing, State
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.calling import LeadingCalls
 from typedrpc.sync.handling import HandlerThreads
@@ -365,8 +365,9 @@ class Connection(AnyConnection[HandlerThreads]):
     def _broke(self, error: ConnectionLost, leading: bool) -> None:
         """Nothing can be written any more. What the peer said before it left is why, and which calls it has not run."""
         if leading or self.role.try_take():
+            until = monotonic() + GOODBYE_TIME  # it may go on and on
             try:
-                while not self.ended and self._is_readable():
+                while self.core.state is not State.CLOSED and monotonic() < until and self._is_readable():
                     self.deliver(self.read())
             finally:
                 if not leading:
