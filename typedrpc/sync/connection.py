@@ -28,7 +28,7 @@ from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.messages import Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Event, Outgoing
+from typedrpc.protocol import Event, Outgoing, State
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.calling import LeadingCalls
 from typedrpc.sync.handling import HandlerThreads
@@ -374,12 +374,14 @@ class Connection(AnyConnection[HandlerThreads]):
         if self.role.try_take():
             try:
                 self._read_rest()
+                self.attend(monotonic())
             finally:
                 self.stop_leading()
 
     def _read_rest(self) -> None:
         """Read what has come, without waiting; the role is held."""
-        while not self.ended and self._is_readable():
+        until = monotonic() + GOODBYE_TIME  # it may go on and on
+        while self.core.state is not State.CLOSED and monotonic() < until and self._is_readable():
             self.deliver(self.read())
 
     def _is_readable(self) -> bool:
