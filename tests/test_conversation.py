@@ -302,8 +302,9 @@ class TestCurrentCall:
         with runner.talk(Bouncer()) as talk:
             with pytest.raises(ConnectionLost, match="you had enough"):
                 talk.proxy(Bouncer).leave()
+            bouncer = talk.proxy(Bouncer)  # which is another connection
             with pytest.raises(ConnectionLost, match="you had enough"):
-                talk.proxy(Bouncer)
+                bouncer.leave()
 
 
 class TestWrongArguments:

@@ -304,7 +304,7 @@ class Protocol(Generic[TokenT]):
         self.peer_waits = False
         """While this side drains: the peer has, or had, calls here. So it reads, and leaves when it knows all."""
         self.nested_calls: set[int] = set()
-        """Calls of this side that a handler of the peer's calls made: a peer that drains may still accept them."""
+        """At a client, calls that a handler of the server's calls made: a server that drains still accepts them."""
         self._peer_last: int | None = None  # the last call that a peer which has said goodbye had accepted by then
         self._finished = False  # all is answered, and nothing is accepted any more, nested or not
         self.batches: dict[int, int] = {}

@@ -1,187 +1,594 @@
-"""Calls that must not run twice, over connections that are cut at random: each runs once or not at all, and its caller
-knows which, or is told that nobody does."""
+"""What a caller may believe when a connection ends, and that a call that is sent again runs once."""
 
 import asyncio
-import random
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import count
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final
 
 import pytest
 
-from tests.ends import LOOPS, THREADS, Colours
-from tests.proxy import Plan, Proxy
-from tests.support import run_all
-from typedrpc import ConnectFailed, ConnectionLost, OutcomeUnknown, Retry, Service, aio, rpc
+from tests.ends import Colours, close, for_clients, for_servers
+from tests.support import PATIENCE, FakeServer, Gate, Gates, RawPeer, Running, failure_of, hello, until
+from typedrpc import (
+    CallCancelled,
+    ConnectionLost,
+    OutcomeUnknown,
+    Server,
+    Service,
+    current_call,
+    rpc,
+)
+from typedrpc.agreement import digest_of
+from typedrpc.codec import pack_plain, unpack_plain
+from typedrpc.failure import Code, pack_protocol_failure
+from typedrpc.messages import Leave, pack_extension, pack_goodbye, read_hello
+from typedrpc.parts import pack_array
+from typedrpc.protocol import State
+from typedrpc.service import services_of
+from typedrpc.wire import PREAMBLE, RECEIVE_SIZE, Frame, Kind, encode
 
-Belief: TypeAlias = Literal["ran", "did not run", "unknown"]
-
-CALLS: Final = 10_000
-CALLERS: Final = 8
-FEWEST_CUTS: Final = 30
-
-RETRY: Final = Retry(first_delay=0.001, max_delay=0.02, total=600)
+pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 
-class Ledger(Service):
-    """Books numbers, and knows how often it has booked each."""
+class Till(Service):
+    """What must not be done twice."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.booked: Counter[int] = Counter()
+        self.paid: list[int] = []
+        self.started = Gates()
+        self.gates = Gates()
+        self.cancelled: list[str] = []
+        self.buffer = bytearray(b"kept" * (RECEIVE_SIZE // 2))
 
     @rpc
-    def book(self, number: int) -> int:
-        with self.lock:
-            self.booked[number] += 1
-        return -number
+    def pay(self, amount: int) -> int:
+        self.paid.append(amount)
+        return sum(self.paid)
 
     @rpc
-    async def book_soon(self, number: int) -> int:
-        self.book(number)
-        await asyncio.sleep(0)
-        return -number
+    async def pay_async(self, amount: int) -> int:
+        return self.pay.call(amount)
 
-    @rpc(idempotent=True)
-    def look(self, number: int) -> int:
-        with self.lock:
-            self.booked[number] += 1
-        return -number
+    @rpc
+    def fail(self, amount: int) -> int:
+        self.paid.append(amount)
+        raise ValueError(f"{amount} is too much")
+
+    @rpc
+    def misfit(self, amount: int) -> int:
+        self.paid.append(amount)
+        result: Any = "no number"
+        return result  # type: ignore[no-any-return]  # that is what is tested
+
+    @rpc
+    def slow(self, name: str) -> str:
+        self.paid.append(1)
+        self.started[name].open()
+        self.gates[name].wait()
+        return name
+
+    @rpc
+    def wait(self) -> str:
+        self.paid.append(1)
+        self.started["wait"].open()
+        call = current_call()
+        call.cancelled.wait(PATIENCE)
+        self.cancelled.append(call.why_cancelled)
+        raise CallCancelled("of the handler's own")
+
+    @rpc
+    def fill(self) -> bytearray:
+        self.paid.append(1)
+        return self.buffer
+
+    @rpc
+    def call_back(self, ask: Callable[[int], int]) -> int:
+        self.paid.append(1)
+        return ask(1)
+
+    @rpc
+    def ask_peer(self) -> int:
+        self.paid.append(1)
+        self.started["ask"].open()
+        return current_call().peer.proxy(Asked).ask(1)
+
+    @rpc
+    def count(self, to: int) -> Iterator[int]:
+        self.paid.append(1)
+        yield from range(to)
 
 
-def cuts(seed: int) -> Callable[[], tuple[Plan, Plan]]:
-    """Each connection is cut at another byte, of the way there or of the way back."""
-    dice = random.Random(seed)
-
-    def plans() -> tuple[Plan, Plan]:
-        cut = Plan(cut_after=dice.randrange(20, 6000), reset=dice.random() < 0.5)
-        return (cut, Plan()) if dice.random() < 0.5 else (Plan(), cut)
-
-    return plans
+class Asked(Service):
+    @rpc
+    def ask(self, number: int) -> int:
+        return number
 
 
-def belief_of(book: Callable[[int], int], number: int) -> Belief:
+ASKED: Final = {name: digest_of(commands) for name, commands in services_of(Asked).items()}
+"""What a client says that exposes it."""
+
+
+@pytest.fixture
+def till() -> Iterator[Till]:
+    made = Till()
+    yield made
+    made.gates.open_all()
+
+
+# Calls that are in flight when the connection ends
+
+CALL: Final = 3  # the first asks for the contract
+
+
+def agree(peer: RawPeer) -> Frame:
+    """Shake hands, take the contract as it is; the request that comes next."""
+    peer.shake_hands()
+    question = peer.question()
+    peer.send_frame(Kind.RESPONSE, 0, question.call, pack_plain(None))
+    return peer.read_frame()
+
+
+ENDINGS: Final[dict[str, tuple[Callable[[int], bytes], type[ConnectionLost]]]] = {
+    "no goodbye": (lambda call: b"", OutcomeUnknown),
+    "goodbye below": (lambda call: goodbye(call - 2), ConnectionLost),
+    "goodbye at": (lambda call: goodbye(call), OutcomeUnknown),
+    "goodbye above": (lambda call: goodbye(call + 2), OutcomeUnknown),
+    "goodbye unreadable": (lambda call: joined(Kind.GOODBYE, 0, b"\xc1"), OutcomeUnknown),
+    "finished": (lambda call: goodbye(call, Leave.FINISHED), ConnectionLost),
+    "goodbye and finished": (lambda call: goodbye(call) + goodbye(call, Leave.FINISHED), ConnectionLost),
+    "not accepted": (
+        lambda call: joined(Kind.ERROR, call, pack_protocol_failure(ConnectionLost("it did not run"))),
+        ConnectionLost,
+    ),
+    "outcome unknown": (
+        lambda call: joined(Kind.ERROR, call, pack_protocol_failure(OutcomeUnknown("the answer is gone"))),
+        OutcomeUnknown,
+    ),
+}
+
+
+def joined(kind: int, call: int, payload: bytes) -> bytes:
+    data = encode(kind, 0, call, payload)
+    return data if isinstance(data, bytes) else b"".join(data)
+
+
+def goodbye(last: int, code: int = Leave.OTHER) -> bytes:
+    return joined(Kind.GOODBYE, 0, pack_goodbye(last, "it is late", code))
+
+
+def plainly(till: Till) -> Exception | None:
+    return caught(lambda: till.pay(1))
+
+
+def submitted(till: Till) -> Exception | None:
+    return caught(lambda: till.pay.submit(1).result(PATIENCE))
+
+
+def awaited(till: Till) -> Exception | None:
+    async def pay() -> int:
+        return await till.pay.aio(1)
+
+    return caught(lambda: asyncio.run(pay()))
+
+
+def with_deadline(till: Till) -> Exception | None:
+    return caught(lambda: till.pay.with_options(timeout=PATIENCE)(1))
+
+
+def mapped(till: Till) -> Exception | None:
+    return caught(lambda: list(till.pay.map([1])))
+
+
+def streamed(till: Till) -> Exception | None:
+    return caught(lambda: list(till.count(3)))
+
+
+def with_callback(till: Till) -> Exception | None:
+    return caught(lambda: till.call_back(lambda number: number))
+
+
+def caught(function: Callable[[], object]) -> Exception | None:
     try:
-        assert book(number) == -number
-    except OutcomeUnknown:
-        return "unknown"
-    except (ConnectionLost, ConnectFailed):
-        return "did not run"
-    return "ran"
+        function()
+    except Exception as error:
+        return error
+    return None
 
 
-def check(ledger: Ledger, believed: dict[int, Belief]) -> Counter[Belief]:
-    """Whether each call ran as often as its caller believes. The server is closed: nothing runs any more."""
-    for number, belief in believed.items():
-        runs = ledger.booked[number]
-        assert runs in {"ran": {1}, "did not run": {0}, "unknown": {0, 1}}[belief], (number, belief, runs)
-    assert ledger.booked.keys() <= believed.keys()
-    return Counter(believed.values())
+@for_clients
+class TestInFlight:
+    @pytest.mark.parametrize("ending", ENDINGS)
+    @pytest.mark.parametrize(
+        "attempt",
+        [plainly, submitted, awaited, with_deadline, mapped, streamed, with_callback],
+        ids=lambda f: f.__name__,
+    )
+    def test_what_the_caller_learns(
+        self, colours: Colours, ending: str, attempt: Callable[[Till], Exception | None]
+    ) -> None:
+        last_words, kind = ENDINGS[ending]
 
+        def script(peer: RawPeer) -> None:
+            request = agree(peer)
+            peer.send(last_words(request.call))
 
-@pytest.fixture(params=(THREADS, LOOPS), ids=" ".join)
-def colours(request: pytest.FixtureRequest) -> Colours:
-    return Colours(*request.param)
+        with FakeServer(script) as fake, colours.connect(Till, fake.url) as till:
+            error = attempt(till)
+        assert type(error) is kind
 
-
-def book_all(numbers: Iterator[int], book: Callable[[int], int]) -> dict[int, Belief]:
-    return {number: belief_of(book, number) for number in numbers}
-
-
-def book_from_threads(book: Callable[[int], Callable[[int], int]]) -> list[dict[int, Belief]]:
-    """Book all numbers, from several threads at once.
-
-    Args:
-        book: Gives each thread, by its index, what it books with.
-    """
-    return run_all([partial(book_all, share(index), book(index)) for index in range(CALLERS)])
-
-
-def share(index: int) -> Iterator[int]:
-    """The numbers that one of the callers books."""
-    return iter(range(index, CALLS, CALLERS))
-
-
-@pytest.mark.timeout(120)
-def test_a_client_that_tries_again_never_has_a_call_run_twice(colours: Colours) -> None:
-    ledger = Ledger()
-    with Proxy("tcp://") as proxy:
-        with colours.serve(ledger) as server:
-            proxy.target = server.url
-            proxy.plan_each(cuts(1))
-            with colours.connect(Ledger, proxy.url, retry=RETRY) as remote:
-                forms: list[Callable[[int], int]] = [remote.book, lambda number: remote.book.submit(number).result(60)]
-                results = book_from_threads(lambda index: forms[index % 2])
-        assert sum(passage.was_cut for passage in proxy.passages) > FEWEST_CUTS
-    believed = {number: belief for result in results for number, belief in result.items()}
-    assert check(ledger, believed) == {"ran": CALLS}
-
-
-@pytest.mark.timeout(120)
-def test_a_client_that_does_not_try_again_knows_what_it_can_know(colours: Colours) -> None:
-    ledger = Ledger()
-    with Proxy("tcp://") as proxy:
-        with colours.serve(ledger) as server:
-            proxy.target = server.url
-            proxy.plan_each(cuts(2))
+    def test_a_batch_that_was_answered_in_part(self, colours: Colours) -> None:
+        def script(peer: RawPeer) -> None:
+            peer.shake_hands()
+            question = peer.question()
+            peer.send_frame(Kind.RESPONSE, 0, question.call, pack_plain(None))
             while True:
-                try:
-                    client = colours.connect(Ledger, proxy.url)
-                    remote = client.__enter__()
+                request = peer.read_frame()
+                if request.kind == Kind.BATCH:
                     break
-                except (ConnectFailed, ConnectionLost):
-                    continue
-            try:
-                results = book_from_threads(lambda index: remote.book)
-            finally:
-                client.__exit__(None, None, None)
-        assert sum(passage.was_cut for passage in proxy.passages) > FEWEST_CUTS
-    believed = {number: belief for result in results for number, belief in result.items()}
-    beliefs = check(ledger, believed)
-    assert beliefs["ran"] > CALLS // 2
-    assert beliefs["unknown"] > 0
+                peer.send_frame(Kind.RESPONSE, 0, request.call, pack_plain(0))
+            peer.send_frame(Kind.BATCH, 0, request.call, pack_array([pack_plain(7)]))
+
+        told: list[object] = []
+        with FakeServer(script) as fake, colours.connect(Till, fake.url) as till:
+            error = caught(lambda: told.extend(till.pay.map([1, 2, 3, 4])))
+            assert type(error) is OutcomeUnknown
+            results = till.pay.map([1])
+            assert type(caught(lambda: next(results))) is ConnectionLost  # nothing was sent
+
+    def test_what_is_not_sent_does_not_run(self, colours: Colours) -> None:
+        def script(peer: RawPeer) -> None:
+            agree(peer)
+
+        with FakeServer(script) as fake, colours.connect(Till, fake.url) as till:
+            assert type(caught(lambda: till.pay(1))) is OutcomeUnknown
+            assert type(caught(lambda: till.pay(1))) is ConnectionLost
+
+    def test_a_call_nested_in_one_of_the_peers_may_be_accepted_after_the_goodbye(self, colours: Colours) -> None:
+        """The goodbye of a server that drains says nothing of it, as what it accepts is told to go on."""
+        errors: list[Exception | None] = []
+
+        class Nesting(Service):
+            @rpc
+            def ask(self, number: int) -> int:
+                errors.append(caught(lambda: current_call().peer.proxy(Till).pay(number)))
+                return number
+
+        def script(peer: RawPeer) -> None:
+            agree(peer)  # the call that keeps the client from leaving
+            peer.send_frame(Kind.REQUEST, Nesting.ask.id, 2, pack_plain([1]))
+            nested = peer.question()
+            while nested.command >= 0xFF00:
+                peer.send_frame(Kind.RESPONSE, 0, nested.call, pack_plain(None))
+                nested = peer.question()
+            peer.send(goodbye(1))
+            if nested.command != Till.pay.id:
+                raise AssertionError(str(nested))
+
+        with FakeServer(script) as fake, colours.connect(Till, fake.url, expose=[Nesting()]) as till:
+            assert type(caught(lambda: till.pay(1))) is ConnectionLost
+            until(lambda: errors)
+        assert [type(error) for error in errors] == [OutcomeUnknown]
 
 
-@pytest.mark.timeout(120)
-def test_tasks_that_try_again() -> None:
-    """The same on one event loop, where calls are awaited, by plain and by async handlers."""
-    ledger = Ledger()
-    believed: dict[int, Belief] = {}
+@for_servers
+class TestCallsOfServers:
+    @pytest.mark.parametrize(
+        ("last_words", "kind"),
+        [
+            (lambda call: b"", OutcomeUnknown),
+            (lambda call: goodbye(call), OutcomeUnknown),
+            (lambda call: goodbye(0), ConnectionLost),
+        ],
+    )
+    def test_what_a_handler_learns(
+        self, colours: Colours, last_words: Callable[[int], bytes], kind: type[ConnectionLost]
+    ) -> None:
+        errors: list[Exception | None] = []
+        told = Gate()
 
-    async def book(remote: Ledger, numbers: Iterator[int]) -> None:
-        for number in numbers:
-            form = remote.book.aio if number % 3 else remote.book_soon
-            try:
-                assert await form(number) == -number
-                believed[number] = "ran"
-            except OutcomeUnknown:
-                believed[number] = "unknown"
+        class Asking(Service):
+            @rpc
+            def go(self) -> None:
+                errors.append(caught(lambda: current_call().peer.proxy(Asked).ask(1)))
+                told.open()
 
-    async def main(proxy: Proxy) -> None:
-        async with aio.Server(ledger, url="tcp://127.0.0.1:0") as server:
-            proxy.target = server.url
-            proxy.plan_each(cuts(3))
-            async with aio.connect(Ledger, proxy.url, retry=RETRY) as remote:
-                await asyncio.gather(*(book(remote, share(index)) for index in range(CALLERS)))
-
-    with Proxy("tcp://") as proxy:
-        asyncio.run(main(proxy))
-        assert sum(passage.was_cut for passage in proxy.passages) > FEWEST_CUTS
-    assert check(ledger, believed) == {"ran": CALLS}
+        with colours.serve(Asking()) as server, RawPeer.dial(server.url) as peer:
+            peer.send(PREAMBLE + hello(services=ASKED))
+            assert peer.read_frame().kind == Kind.HELLO
+            until(lambda: server.peers)
+            peer.send_frame(Kind.REQUEST, Asking.go.id, 1, pack_plain([]))
+            request = peer.question()
+            peer.send(last_words(request.call))
+            peer.sock.close()
+            told.wait()
+        assert [type(error) for error in errors] == [kind]
 
 
-def test_what_may_run_twice_always_has_its_answer(colours: Colours) -> None:
-    ledger = Ledger()
-    numbers = count()
-    with Proxy("tcp://") as proxy:
-        with colours.serve(ledger) as server:
-            proxy.target = server.url
-            proxy.plan_each(cuts(4))
-            with colours.connect(Ledger, proxy.url, retry=RETRY) as remote:
-                while sum(passage.was_cut for passage in tuple(proxy.passages)) < FEWEST_CUTS:
-                    number = next(numbers)
-                    assert remote.look(number) == -number
-    assert all(ledger.booked[number] >= 1 for number in range(next(numbers)))
+# A server that closes
+
+
+@for_servers
+class TestGracefulStop:
+    def test_what_comes_late_is_told_so_and_the_last_word_is_that_all_is_finished(
+        self, colours: Colours, till: Till
+    ) -> None:
+        with colours.serve(till) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            peer.send_frame(Kind.REQUEST, Till.slow.id, 1, pack_plain(["a"]))
+            till.started["a"].wait()
+            closing = Running(close, server, PATIENCE)
+            first = peer.read_frame()
+            assert (first.kind, unpack_plain(first.payload)) == (Kind.GOODBYE, [1, "the server is closing"])
+            peer.send_frame(Kind.REQUEST, Till.pay.id, 3, pack_plain([1]))
+            peer.send(joined_batch(5, [[1], [2]]))
+            for call in (3, 5):
+                refusal = peer.read_frame()
+                assert (refusal.call, failure_of(refusal)[0]) == (call, Code.NOT_ACCEPTED)
+            till.gates["a"].open()
+            answer, last = peer.read_frame(), peer.read_frame()
+            assert (answer.kind, answer.call) == (Kind.RESPONSE, 1)
+            assert unpack_plain(last.payload) == [1, "the server is closing", Leave.FINISHED]
+            # Until the client leaves, what it has sent meanwhile learns of its fate.
+            peer.send_frame(Kind.REQUEST, Till.pay.id, 7, pack_plain([1]))
+            assert failure_of(peer.read_frame())[0] == Code.NOT_ACCEPTED
+            peer.sock.close()
+            closing.result()
+        assert till.paid == [1]
+
+    def test_what_is_not_done_in_time_is_cancelled_and_nothing_is_called_finished(
+        self, colours: Colours, till: Till
+    ) -> None:
+        with colours.serve(till) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            peer.send_frame(Kind.REQUEST, Till.wait.id, 1, pack_plain([]))
+            till.started["wait"].wait()
+            close(server, 0)
+            assert [unpack_plain(frame.payload) for frame in peer.read_frames_to_end()] == [
+                [1, "the server is closing"]
+            ]
+        assert till.cancelled == ["its caller has left"]
+
+
+def joined_batch(call: int, arguments: list[list[Any]]) -> bytes:
+    data = encode(Kind.BATCH, Till.pay.id, call, pack_array([pack_plain(each) for each in arguments]))
+    return data if isinstance(data, bytes) else b"".join(data)
+
+
+@pytest.mark.parametrize("colours", [Colours("threads", "threads"), Colours("loop", "loop")], ids=" ".join)
+def test_clients_of_a_server_that_closes_leave_by_themselves(colours: Colours, till: Till) -> None:
+    left = Gate()
+    with colours.serve(till) as server:
+        server.on_disconnect(lambda peer, error: left.open())
+        with colours.connect(Till, server.url) as proxy:
+            running = Running(proxy.slow, "a")
+            till.started["a"].wait()
+            closing = Running(close, server, PATIENCE)
+            until(lambda: all(peer.link.connection.core.state is not State.OPEN for peer in server.peers))  # type: ignore[attr-defined]
+            till.gates["a"].open()
+            assert running.result() == "a"
+            left.wait()
+            closing.result()
+
+
+# Calls that are sent again
+
+
+class Caller:
+    """A client that sends calls again, on as many connections as it likes."""
+
+    def __init__(self, server: Server, session: bytes = b"session") -> None:
+        self.server = server
+        self.session = session
+        self.call = 1
+
+    def dial(self, next_key: int = 0) -> RawPeer:
+        peer = RawPeer.dial(self.server.url)
+        session = {"session": self.session, "next_key": next_key} if self.session else {}
+        peer.send(PREAMBLE + hello(services=ASKED, **session))
+        assert peer.read_frame().kind == Kind.HELLO
+        until(lambda: self._is_in(peer))
+        return peer
+
+    def _is_in(self, peer: RawPeer) -> bool:
+        if not peer._welcomed:
+            peer._take(peer.sock.recv(65536))
+        return peer._welcomed
+
+    def send(self, peer: RawPeer, command: Any, arguments: list[Any], key: int, attempt: int = 0, **more: Any) -> int:
+        """Send a call. Returns its id on the connection."""
+        self.call += 2
+        wanted_from = more.pop("wanted_from", None)
+        packed = (key, attempt) if wanted_from is None else (key, attempt, wanted_from)
+        extension = pack_extension(key=packed, **more)
+        data = encode(Kind.REQUEST, command.id, self.call, pack_plain(arguments), extension)
+        peer.send(data if isinstance(data, bytes) else b"".join(data))
+        return self.call
+
+    def ask(self, peer: RawPeer, command: Any, arguments: list[Any], key: int, attempt: int = 0, **more: Any) -> Frame:
+        """Send a call, and read its answer."""
+        call = self.send(peer, command, arguments, key, attempt, **more)
+        frame = peer.read_frame()
+        assert frame.call == call
+        return frame
+
+
+def result_of(frame: Frame) -> object:
+    assert frame.kind == Kind.RESPONSE, str(frame)
+    return unpack_plain(frame.payload)
+
+
+@for_servers
+class TestKeyedCalls:
+    @pytest.fixture
+    def server(self, colours: Colours, till: Till) -> Iterator[Server]:
+        with colours.serve(till) as server:
+            yield server
+            till.gates.open_all()
+
+    @pytest.mark.parametrize("command", ["pay", "pay_async"])
+    def test_a_retry_gets_the_kept_answer(self, server: Server, till: Till, command: str) -> None:
+        caller = Caller(server)
+        pay = getattr(Till, command)
+        with caller.dial() as peer:
+            assert result_of(caller.ask(peer, pay, [5], 0)) == 5
+            assert result_of(caller.ask(peer, pay, [5], 0, 1)) == 5
+        with caller.dial(next_key=1) as peer:
+            assert result_of(caller.ask(peer, pay, [5], 0, 2)) == 5
+            assert result_of(caller.ask(peer, pay, [2], 1, 0)) == 7
+        assert till.paid == [5, 2]
+
+    @pytest.mark.parametrize("command", ["fail", "misfit"])
+    def test_and_the_kept_error(self, server: Server, till: Till, command: str) -> None:
+        caller = Caller(server)
+        with caller.dial() as peer:
+            first = caller.ask(peer, getattr(Till, command), [5], 0)
+            again = caller.ask(peer, getattr(Till, command), [5], 0, 1)
+        assert first.kind == Kind.ERROR
+        assert bytes(first.payload) == bytes(again.payload)  # type: ignore[arg-type]  # errors have no segments
+        assert till.paid == [5]
+
+    def test_a_result_that_is_a_live_buffer(self, server: Server, till: Till) -> None:
+        caller = Caller(server)
+        before = bytes(till.buffer)
+        with caller.dial() as peer:
+            first = caller.ask(peer, Till.fill, [], 0)
+            till.buffer[:] = bytes(len(before))
+            again = caller.ask(peer, Till.fill, [], 0, 1)
+        assert [bytes(frame.payload.segments[0]) for frame in (first, again)] == [before] * 2  # type: ignore[union-attr]
+        assert till.paid == [1]
+
+    def test_a_handler_goes_on_when_its_connection_is_lost_and_the_retry_waits_for_it(
+        self, server: Server, till: Till
+    ) -> None:
+        caller = Caller(server)
+        with caller.dial() as peer:
+            caller.send(peer, Till.slow, ["a"], 0)
+            till.started["a"].wait()
+        until(lambda: not server.peers)
+        with caller.dial(next_key=1) as peer, caller.dial(next_key=1) as other:
+            caller.send(peer, Till.slow, ["a"], 0, 1)
+            caller.send(other, Till.slow, ["a"], 0, 2)
+            # What is asked next is answered first: the retries are waiting then.
+            for one in (peer, other):
+                assert result_of(caller.ask(one, Till.pay, [2], 1, 1)) == 3
+            till.gates["a"].open()
+            assert [result_of(one.read_frame()) for one in (peer, other)] == ["a", "a"]
+        assert till.paid == [1, 2]
+
+    def test_a_handler_whose_caller_is_lost_may_fail_for_it(self, server: Server, till: Till) -> None:
+        caller = Caller(server)
+        with caller.dial() as peer:
+            caller.send(peer, Till.ask_peer, [], 0)
+            till.started["ask"].wait()
+            peer.question()
+        with caller.dial(next_key=1) as peer:
+            assert caller.ask(peer, Till.ask_peer, [], 0, 1).kind == Kind.ERROR
+        assert till.paid == [1]
+
+    def test_giving_it_up_cancels_it_on_whichever_connection(self, server: Server, till: Till) -> None:
+        caller = Caller(server)
+        with caller.dial() as peer:
+            caller.send(peer, Till.wait, [], 0)
+            till.started["wait"].wait()
+        with caller.dial(next_key=1) as peer:
+            call = caller.send(peer, Till.wait, [], 0, 1)
+            assert result_of(caller.ask(peer, Till.pay, [2], 1)) == 3
+            peer.send_frame(Kind.CANCEL, 0, call, b"")
+            assert failure_of(peer.read_frame())[0] == Code.CANCELLED
+        assert till.cancelled == ["its caller has given it up"]
+        assert till.paid == [1, 2]
+
+    def test_its_deadline_ends_it(self, server: Server, till: Till) -> None:
+        caller = Caller(server)
+        with caller.dial() as peer:
+            caller.send(peer, Till.wait, [], 0, time_left=0.05)
+            till.started["wait"].wait()
+        with caller.dial(next_key=1) as peer:
+            assert failure_of(caller.ask(peer, Till.wait, [], 0, 1))[0] == Code.DEADLINE
+        assert till.cancelled == [""]
+
+    def test_the_end_of_the_server_ends_it(self, server: Server, till: Till) -> None:
+        caller = Caller(server)
+        with caller.dial() as peer:
+            caller.send(peer, Till.wait, [], 0)
+            till.started["wait"].wait()
+        until(lambda: not server.peers)
+        close(server, PATIENCE)
+        until(lambda: till.cancelled)
+        assert till.cancelled == ["the server is closing"]
+
+    def test_a_call_that_was_not_begun_is_run_when_it_comes_again(self, server: Server, till: Till) -> None:
+        caller = Caller(server)
+        with caller.dial() as peer:
+            refused = caller.ask(peer, Till.pay, ["no number"], 0)
+            assert failure_of(refused)[0] == Code.ARGUMENT_TYPE
+            assert result_of(caller.ask(peer, Till.pay, [5], 0, 1)) == 5
+        assert till.paid == [5]
+
+    def test_a_server_that_does_not_know_the_session_runs_nothing_again(self, server: Server, till: Till) -> None:
+        caller = Caller(server)
+        with caller.dial(next_key=3) as peer:
+            unknown = caller.ask(peer, Till.pay, [5], 2, 1)
+            assert failure_of(unknown)[0] == Code.OUTCOME_UNKNOWN
+            assert result_of(caller.ask(peer, Till.pay, [5], 2, 0)) == 5  # the first time
+            assert result_of(caller.ask(peer, Till.pay, [2], 3, 1)) == 7  # it was lost on its way here
+        assert till.paid == [5, 2]
+
+    def test_nor_one_that_has_dropped_the_answer(self, server: Server, till: Till) -> None:
+        caller = Caller(server)
+        with caller.dial() as peer:
+            caller.ask(peer, Till.pay, [5], 0)
+            caller.ask(peer, Till.pay, [2], 1, wanted_from=1)
+            assert failure_of(caller.ask(peer, Till.pay, [5], 0, 1))[0] == Code.OUTCOME_UNKNOWN
+        assert till.paid == [5, 2]
+
+    def test_nor_one_that_has_no_room_for_the_session(
+        self, server: Server, till: Till, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("typedrpc.answers.MAX_SESSIONS", 0)
+        caller = Caller(server)
+        with caller.dial() as peer:
+            assert result_of(caller.ask(peer, Till.pay, [5], 0)) == 5
+            assert failure_of(caller.ask(peer, Till.pay, [5], 0, 1))[0] == Code.OUTCOME_UNKNOWN
+        assert till.paid == [5]
+
+    def test_a_key_without_a_session_keeps_nothing(self, server: Server, till: Till) -> None:
+        caller = Caller(server, session=b"")
+        with caller.dial() as peer:
+            assert result_of(caller.ask(peer, Till.pay, [5], 0)) == 5
+            assert failure_of(caller.ask(peer, Till.pay, [5], 0, 1))[0] == Code.OUTCOME_UNKNOWN
+        assert till.paid == [5]
+
+    def test_it_is_ignored_with_one_way_calls_and_those_of_the_protocol(self, server: Server, till: Till) -> None:
+        caller = Caller(server)
+        extension = pack_extension(key=(0, 0))
+        with caller.dial() as peer:
+            for _ in range(2):
+                data = encode(Kind.NOTIFY, Till.pay.id, 0, pack_plain([1]), extension)
+                peer.send(data if isinstance(data, bytes) else b"".join(data))
+            until(lambda: len(till.paid) == 2)
+            for _ in range(2):
+                data = encode(Kind.REQUEST, 0xFF00, 1, pack_plain(["Till", b"digest"]), extension)
+                peer.send(data if isinstance(data, bytes) else b"".join(data))
+                assert peer.read_frame().kind == Kind.RESPONSE
+            assert server._answers.size == 0
+
+    def test_what_is_kept_goes_when_it_is_wanted_no_more(self, server: Server) -> None:
+        caller = Caller(server)
+        with caller.dial() as peer:
+            for key in range(100):
+                caller.ask(peer, Till.pay, [1], key, wanted_from=key)
+            (session,) = server._answers._sessions.values()
+            assert list(session.done) == [99]
+
+    def test_the_server_says_which_run_of_it_this_is(self, server: Server, colours: Colours, till: Till) -> None:
+        def incarnation_of(server: Server) -> bytes:
+            with RawPeer.dial(server.url) as peer:
+                peer.greet()
+                said = read_hello(peer.read_frame().payload)
+                assert not isinstance(said, str)
+                return said.incarnation
+
+        assert len(incarnation_of(server)) == 16
+        assert incarnation_of(server) == incarnation_of(server)
+        with colours.serve(till) as other:
+            assert incarnation_of(other) != incarnation_of(server)

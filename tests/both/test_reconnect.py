@@ -19,6 +19,7 @@ from tests.support import (
     Gate,
     Running,
     Tally,
+    Workshop,
     run_all,
     serving_process,
     until,
@@ -239,12 +240,10 @@ class TestRestart:
                 assert here("store", bytes(2_000_000)) == 2_000_000
             elif form == "submit":
                 assert here.submit("run").result(PATIENCE) == 2
-            else:
-                # Where nobody reads, nobody knows of the end until something is asked.
-                assert here("run") == 2
-            if form == "stream":
+            elif form == "stream":
                 assert here.items(3) == [0, 1, 2]
             elif form == "notify":
+                assert here("run") == 2  # where nobody reads, a one-way call does not find out
                 here.notify("hello")
                 service.notes.wait_for("hello", 1)
             elif form == "streams":
@@ -287,7 +286,6 @@ class TestRestart:
                 here = stack.enter_context(connected(way, Desk, url, retry=retry))
                 assert list(here.proxy.double.map(range(3))) == [0, 2, 4]
             stack.enter_context(desk(2, url))
-            assert here("run") == 2
             assert list(here.proxy.double.map(range(100))) == [2 * number for number in range(100)]
 
     def test_where_nobody_listens_both_reasons_are_told(self, way: str, url: str) -> None:
@@ -295,23 +293,24 @@ class TestRestart:
             with desk(1, url):
                 here = stack.enter_context(connected(way, Desk, url))
                 assert here("run") == 1
+            causes = []
             for form in (lambda: here("run"), lambda: here.submit("run").result(PATIENCE), lambda: here.items(3)):
                 with pytest.raises(ConnectionLost, match="server is closing") as caught:
                     form()
                 assert type(caught.value) is ConnectionLost
-            assert "nothing listens there" in str(caught.value)
-            assert isinstance(caught.value.__cause__, ConnectFailed)
+                if caught.value.__cause__ is not None:
+                    assert "nothing listens there" in str(caught.value)
+                causes.append(caught.value.__cause__)
+            assert isinstance(causes[-1], ConnectFailed)
             stack.enter_context(desk(2, url))
             assert here("run") == 2
 
     def test_a_process_that_is_killed(self, way: str) -> None:
         with contextlib.ExitStack() as stack:
             with serving_process() as (url, program):
-                from tests.support import Workshop
-
                 here = stack.enter_context(connected(way, Workshop, url, on_disconnect=lambda peer, error: None))
                 before = here("process")
-                program.kill()
+                program.process.kill()
                 until(lambda: here.client._link.connection.ended)
             with Server(Workshop(), url=url):
                 assert here("process") != before

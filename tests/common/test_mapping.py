@@ -34,6 +34,7 @@ from typedrpc import (
     ConnectionLost,
     DeadlineExceeded,
     MessageTooLarge,
+    OutcomeUnknown,
     ProtocolError,
     RemoteError,
     Server,
@@ -444,7 +445,7 @@ class TestErrors:
         with FakeServer(script) as fake, colours.connect(Workshop, fake.url) as proxy:
             told = list(outcomes(proxy.add, range(5)))
         assert told[:2] == [0, 0]
-        assert [type(one) for one in told[2:]] == [ConnectionLost] * 3
+        assert [type(one) for one in told[2:]] == [OutcomeUnknown] * 3
 
     def test_of_no_connection(self, server: Server, colours: Colours) -> None:
         with colours.connect(Workshop, server.url) as proxy:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.blocking import ALIKE, Ends, alike
-from tests.support import PATIENCE, Gate, Log, Program, RawPeer, Running, Workshop, run_all
+from tests.support import PATIENCE, Gate, Log, Program, RawPeer, Running, Workshop, failure_of, run_all
 from typedrpc import (
     ConnectFailed,
     ConnectionLost,
@@ -29,7 +29,9 @@ from typedrpc import (
     rpc,
     serve,
 )
-from typedrpc.codec import pack_plain
+from typedrpc.codec import pack_plain, unpack_plain
+from typedrpc.failure import Code
+from typedrpc.messages import Leave, read_goodbye
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -222,7 +224,10 @@ class TestClosing:
                 workshop.gates[name].open()
             assert [call.result() for call in calls] == ["a", "b"]
             assert future.result(PATIENCE) == "c"
-            assert idle.read_frames_to_end() == []
+            refusal, last = idle.read_frames_to_end()
+            assert (refusal.call, failure_of(refusal)[0]) == (1, Code.NOT_ACCEPTED)
+            assert last.kind == Kind.GOODBYE
+            assert unpack_plain(last.payload) == [0, "the server is closing", Leave.FINISHED]
             closing.result()
 
     def test_a_handler_that_does_not_finish(self, ends: Ends, workshop: Workshop, log: Log) -> None:
@@ -315,9 +320,9 @@ class TestClosing:
             peer.send_frame(Kind.REQUEST, Workshop.blob.id, 1, pack_plain([8_000_000]))
             assert peer.sock.recv(1, socket.MSG_PEEK)  # the answer has begun, and stands in the pipe
             closing = Running(lambda: server.close(grace=PATIENCE))
-            answer, goodbye = peer.read_frames_to_end()
+            answer, *goodbyes = peer.read_frames_to_end()
             assert (answer.kind, answer.call) == (Kind.RESPONSE, 1)
-            assert goodbye.kind == Kind.GOODBYE
+            assert [read_goodbye(goodbye.payload)[1] for goodbye in goodbyes] == [Leave.OTHER, Leave.FINISHED]
             closing.result()
 
     def test_from_within_a_handler(self, ends: Ends) -> None:

@@ -87,6 +87,7 @@ class Client(BaseClient[EnteredT_co]):
             self._again,
         )
         try:
+            self._check_urls()
             if self._contract is not None:
                 self._entered = self._caller.bind(self._contract)
             self._use(await self._establish(self._first_dialling()))
@@ -166,7 +167,7 @@ class Client(BaseClient[EnteredT_co]):
 
     async def _establish(self, dialling: Dialling) -> LoopLink:
         """Connect, shake hands and agree on contracts, as often as it takes, and may."""
-        addresses = [transport.resolve(url) for url in self._urls]  # a wrong URL does not become right with time
+        addresses = self._check_urls()
         while True:
             core: Protocol[Token] = Protocol(client=True, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
             self._url = dialling.url

@@ -27,7 +27,15 @@ from typedrpc.common.streams import AsyncReceiver, Receiver, Source, StreamInLin
 from typedrpc.common.submission import OnLost, Submission
 from typedrpc.common.tokens import Pending
 from typedrpc.deadlines import get_limit, nearest, time_left
-from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, ProtocolError, RpcError
+from typedrpc.errors import (
+    CallCancelled,
+    ConnectionLost,
+    ContractMismatch,
+    DeadlineExceeded,
+    ProtocolError,
+    RpcError,
+    UnknownCommand,
+)
 from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.flow import Inflow
 from typedrpc.messages import ProtocolCommand, read_reply_metadata
@@ -91,6 +99,15 @@ class CallForms:
 
     def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
         raise NotImplementedError
+
+    def _resolve_alive(self, command: Command[Any], timeout: float | None) -> tuple[Connection, Route]:
+        """As :meth:`_resolve`, for what cannot be sent again: where nobody reads, the end may lie unread."""
+        connection, route = self._resolve(command, timeout)
+        if self.again is not None:
+            connection.look_alive()
+            if self.again.redial.is_over(connection):
+                return self._resolve(command, timeout)
+        return connection, route
 
     def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
         codec, default, again = command.codec, self.default_timeout, self.again
@@ -171,7 +188,7 @@ class CallForms:
     ) -> Any:
         payload, things = pack(command, args, kwargs)
         timeout = self.default_timeout if options.timeout is None else options.timeout
-        connection, route = self._resolve(command, timeout)
+        connection, route = (self._resolve_alive if things else self._resolve)(command, timeout)
         what, unpack = command.qualified_name, route.unpack_adapted or command.codec.unpack_result
         key = None if pursuit is None else pursuit.sent(connection)
         end, extension, nested, within = plan_call(connection, route, options, what, self.default_timeout, key)
@@ -207,7 +224,13 @@ class CallForms:
         connection, route = self._resolve(command, timeout)
         future = CallFuture(connection, command.qualified_name)
         on_lost = None if again is None else partial(self._resubmit, future, connection, command, packed, options)
-        self._start(future, connection, route, command, packed, options, on_lost, patient=patient)
+        try:
+            self._start(future, connection, route, command, packed, options, on_lost, patient=patient)
+        except ConnectionLost:  # it may just have ended
+            if again is None or again.closed.is_set():
+                raise
+            connection, route = self._resolve(command, timeout)
+            self._start(future, connection, route, command, packed, options, None, patient=patient)
         return future
 
     def _submit_keyed(
@@ -391,7 +414,7 @@ class CallForms:
     ) -> Any:
         """Start a call whose result is a stream. Raises ``NoRoom`` where one for a task would have to wait."""
         payload, things = packed
-        connection, route = self._resolve(command, options.timeout)
+        connection, route = self._resolve_alive(command, options.timeout)
         what = command.qualified_name
         end, extension, nested, within = plan_call(connection, route, options, what, None)
         on_loop = receiver is AsyncReceiver
@@ -472,7 +495,7 @@ class CallForms:
         is_keyed = self.again is not None and self.again.retry is not None
         if is_timed or is_keyed or command.codec.has_callbacks or command.is_async or options.on_metadata is not None:
             return self._map_singly(command, iterables, options, return_exceptions)
-        resolve = partial(self._resolve, command, options.timeout)
+        resolve = partial(self._resolve_alive, command, options.timeout)
         what = command.qualified_name
 
         def plan(connection: Connection, route: Route) -> Plan:
@@ -621,6 +644,16 @@ class RemoteCaller(CallForms):
         if timeout is None or timeout > AGREE_TIME:
             now, timeout = monotonic(), AGREE_TIME
         deadline = with_limit(now + timeout)
+        try:
+            return self._route_on(link, command, deadline)
+        except (ContractMismatch, UnknownCommand):
+            # Perhaps this server has gone, and another version is up.
+            link.connection.look_alive()
+            if self.again is None or not self.again.redial.is_over(link.connection):
+                raise
+        return self._route_on(self._link(deadline), command, deadline)
+
+    def _route_on(self, link: Agreements, command: Command[Any], deadline: float) -> tuple[Connection, Route]:
         agreement = link.about(self._contracts[command.declaration], deadline)
         return link.connection, agreement.route_of(command)
 

@@ -564,7 +564,7 @@ class Calls:
             if self._connection.ended:
                 raise NotSent(core.lost())
             core.calls.insert(call, token, None if isinstance(token, CallWaiter) else deadline)
-            if nested:
+            if nested and core.client:
                 core.nested_calls.add(call)
             if isinstance(token, Batch) and token.count > 1:
                 core.batches[call] = token.count

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, TypedDict, TypeVar, overload
 
+from typedrpc import transport
 from typedrpc.authentication import NONCE_SIZE, Credentials, check_secret, check_token_given, travels_alone
 from typedrpc.call import Call, get_call
 from typedrpc.command import BoundCommand, Command
@@ -211,6 +212,13 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
     def _start_thread(self, body: Callable[[], None]) -> None:
         """Run a function in a thread of this client's."""
         raise NotImplementedError
+
+    def _check_urls(self) -> list[transport.Address]:
+        """
+        Raises:
+            ConnectFailed: One is none, which does not become right with time.
+        """
+        return [transport.resolve(url) for url in self._urls]
 
     def _first_dialling(self) -> Dialling:
         """How the first connection is made."""

@@ -267,6 +267,9 @@ class Connection(ABC, Generic[HandlersT_co]):
             if not self.core.may_call():
                 raise self.core.lost()
 
+    def look_alive(self) -> None:
+        """Read what has come, without waiting, where nobody else does: it may be the end. A loop always reads."""
+
     def drain(self, reason: str) -> None:
         """Tell the peer that no more calls are accepted; those that run are still answered."""
         with self._state:

@@ -70,6 +70,7 @@ class Client(BaseClient[EnteredT_co]):
             repr(self), lambda deadline: self._current_link(deadline).agreements, self._call_timeout, self._again
         )
         try:
+            self._check_urls()
             if self._contract is not None:
                 self._entered = self._caller.bind(self._contract)
             self._link = self._establish(self._first_dialling())
@@ -136,8 +137,6 @@ class Client(BaseClient[EnteredT_co]):
 
     def _establish(self, dialling: Dialling) -> PeerLink:
         """Connect, shake hands and agree on contracts, as often as it takes, and may."""
-        for url in self._urls:
-            transport.resolve(url)  # a URL that is wrong does not become right with time
         while True:
             core: Protocol[Token] = Protocol(client=True, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
             self._url = dialling.url

@@ -482,14 +482,25 @@ class Connection(AnyConnection[HandlerThreads]):
 
     def _broke(self, error: ConnectionLost, leading: bool) -> None:
         """Nothing can be written any more. What the peer said before it left is why, and which calls it has not run."""
-        if leading or self.role.try_take():
-            try:
-                while not self.ended and self._is_readable():
-                    self.deliver(self.read())
-            finally:
-                if not leading:
-                    self.stop_leading()
+        if leading:
+            self._read_rest()
+        else:
+            self.look_alive()
         self.end(error)
+
+    def look_alive(self) -> None:
+        if self.role.try_take():
+            try:
+                self._read_rest()
+                self.attend(monotonic())
+            finally:
+                self.stop_leading()
+
+    def _read_rest(self) -> None:
+        """Read what has come, without waiting; the role is held."""
+        until = monotonic() + GOODBYE_TIME  # it may go on and on
+        while self.core.state is not State.CLOSED and monotonic() < until and self._is_readable():
+            self.deliver(self.read())
 
     def _is_readable(self) -> bool:
         try:

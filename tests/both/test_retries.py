@@ -1,0 +1,398 @@
+"""Calls that the loss of a connection cuts short: which are sent again, under which key, and which never are."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+
+from tests.both.test_reconnect import QUICK, WAYS, Desk, Here, connected
+from tests.support import PATIENCE, FakeServer, Gate, Program, RawPeer, Running, Tally, run_all, until
+from typedrpc import ConnectionLost, OutcomeUnknown, Retry, Server, Service, aio, connect, rpc
+from typedrpc.codec import pack_plain
+from typedrpc.failure import pack_protocol_failure
+from typedrpc.messages import Hello, Leave, pack_goodbye, read_extension, read_hello
+from typedrpc.protocol import State
+from typedrpc.wire import Frame, Kind
+
+pytestmark = pytest.mark.usefixtures("kept_loop")
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+class Talk:
+    """One connection of a client to a :class:`Scripted` server.
+
+    Attributes:
+        hello: What the client said of itself.
+        requests: The calls that came.
+    """
+
+    def __init__(self, peer: RawPeer) -> None:
+        self.peer = peer
+        self.requests: list[Frame] = []
+        peer.greet()
+        hello = read_hello(peer.read_frame().payload)
+        assert isinstance(hello, Hello)
+        self.hello = hello
+        question = peer.question()
+        peer.send_frame(Kind.RESPONSE, 0, question.call, pack_plain(None))
+
+    def hear(self) -> Frame:
+        """The next call."""
+        self.requests.append(self.peer.question())
+        return self.requests[-1]
+
+    @property
+    def keys(self) -> list[tuple[int, int, int] | None]:
+        """Of the calls that came: key, attempt, and from which key on answers are wanted."""
+        keys = []
+        for frame in self.requests:
+            extras = read_extension(frame.extension) if frame.extension else None
+            assert not isinstance(extras, str)
+            keys.append(None if extras is None else extras.key)
+        return keys
+
+    def answer(self, frame: Frame, result: object) -> None:
+        self.peer.send_frame(Kind.RESPONSE, 0, frame.call, pack_plain(result))
+
+    def fail(self, frame: Frame, error: Exception) -> None:
+        self.peer.send_frame(Kind.ERROR, 0, frame.call, pack_protocol_failure(error))
+
+    def leave(self, last_accepted: int, code: int = Leave.OTHER) -> None:
+        self.peer.send_frame(Kind.GOODBYE, 0, 0, pack_goodbye(last_accepted, "the server is closing", code))
+
+
+class Scripted(FakeServer):
+    """A server that does with the first connection what the first script says, and so on.
+
+    Attributes:
+        talks: The connections, in order.
+    """
+
+    def __init__(self, *scripts: Callable[[Talk], object]) -> None:
+        self.talks: list[Talk] = []
+        self._scripts = iter(scripts)
+        super().__init__(self._play)
+
+    def _play(self, peer: RawPeer) -> None:
+        script = next(self._scripts)
+        talk = Talk(peer)
+        self.talks.append(talk)
+        script(talk)
+
+    @property
+    def keys(self) -> list[list[tuple[int, int, int] | None]]:
+        return [talk.keys for talk in self.talks]
+
+
+def cut(talk: Talk) -> None:
+    """Hear a call, and say nothing more."""
+    talk.hear()
+
+
+def refuse(talk: Talk) -> None:
+    """Hear a call, and leave saying that it was not accepted."""
+    talk.leave(talk.hear().call - 2)
+
+
+def answer(talk: Talk) -> None:
+    """Answer whatever comes."""
+    with contextlib.suppress(AssertionError):  # until the client leaves
+        while True:
+            talk.answer(talk.hear(), 7)
+
+
+FORMS: Final[dict[str, Callable[[Here], Any]]] = {
+    "call": lambda here: here("run"),
+    "submit": lambda here: here.submit("run").result(PATIENCE),
+    "with a deadline": lambda here: here("run", timeout=PATIENCE),
+}
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> Any:
+    return FORMS[request.param]
+
+
+class TestKeys:
+    def test_a_call_of_which_nobody_knows_has_the_same_key_again(self, way: str, form: Callable[[Here], Any]) -> None:
+        with Scripted(cut, cut, answer) as server, connected(way, Desk, server.url, retry=QUICK) as here:
+            assert form(here) == 7
+            assert server.keys == [[(0, 0, 0)], [(0, 1, 0)], [(0, 2, 0)]]
+            hellos = [talk.hello for talk in server.talks]
+            assert len(hellos[0].session) == 16
+            assert len({hello.session for hello in hellos}) == 1
+            assert [hello.next_key for hello in hellos] == [0, 1, 1]
+
+    def test_a_call_that_did_not_run_is_sent_for_the_first_time_again(
+        self, way: str, form: Callable[[Here], Any]
+    ) -> None:
+        with Scripted(refuse, refuse, answer) as server, connected(way, Desk, server.url, retry=QUICK) as here:
+            assert form(here) == 7
+            assert server.keys == [[(0, 0, 0)]] * 3
+
+    def test_each_call_has_its_own(self, way: str) -> None:
+        with Scripted(answer) as server, connected(way, Desk, server.url, retry=QUICK) as here:
+            for _ in range(3):
+                assert here("run") == 7
+            assert server.keys == [[(0, 0, 0), (1, 0, 1), (2, 0, 2)]]
+
+    def test_an_answer_is_wanted_until_it_is_there(self, way: str) -> None:
+        def late(talk: Talk) -> None:
+            first, second = talk.hear(), talk.hear()
+            talk.answer(second, 2)
+            third = talk.hear()
+            talk.answer(first, 1)
+            talk.answer(third, 3)
+            answer(talk)
+
+        with Scripted(late) as server, connected(way, Desk, server.url, retry=QUICK) as here:
+            first = Running(here, "run")
+            assert here("run") + here("run") in (5, 4)  # whichever was heard first
+            assert first.result() in (1, 2)
+            assert here("run") == 7
+            assert [key and key[2] for key in server.keys[0]][:3] in ([0, 0, 0], [0, 0, 1])
+            assert server.keys[0][3] == (3, 0, 3)
+
+    def test_idempotent_calls_need_none(self, way: str) -> None:
+        with Scripted(cut, refuse, answer) as server, connected(way, Desk, server.url, retry=QUICK) as here:
+            assert here("look") == 7
+            assert server.keys == [[None]] * 3
+
+    def test_nor_do_those_of_a_client_without_retry(self, way: str, form: Callable[[Here], Any]) -> None:
+        with Scripted(answer) as server, connected(way, Desk, server.url) as here:
+            assert form(here) == 7
+            assert server.talks[0].hello.session == b""
+            assert server.talks[0].keys in ([None], [None])
+
+    def test_a_map_goes_on_where_it_was_cut(self, way: str) -> None:
+        if way == "loop":
+            pytest.skip("a map blocks")
+
+        def some(talk: Talk) -> None:
+            for _ in range(3):
+                frame = talk.hear()
+                talk.answer(frame, frame.call)
+
+        with Scripted(some, some, answer) as server, connected(way, Desk, server.url, retry=QUICK) as here:
+            assert len(list(here.proxy.double.map(range(20)))) == 20
+            answered = {key[0] for talk in server.talks for key in talk.keys if key is not None}
+            assert answered == set(range(20))
+
+    def test_a_forked_child_has_a_session_of_its_own(self) -> None:
+        source = """
+            import os
+            from tests.both.test_reconnect import QUICK, Desk
+            from typedrpc import connect
+            with connect(Desk, hear(), retry=QUICK) as desk:
+                assert desk.run() == 7
+                child = os.fork()
+                assert desk.run() == 7
+                if child == 0:
+                    os._exit(0)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        """
+        with Scripted(answer, answer) as server, Program(source) as program:
+            program.say(server.url)
+            program.expect_success()
+            assert server.talks[0].hello.session != server.talks[1].hello.session
+            assert server.keys == [[(0, 0, 0), (1, 0, 1)], [(0, 0, 0)]]
+
+
+class TestWhatIsNotSentAgain:
+    def test_a_call_of_which_nobody_knows_by_default(self, way: str, form: Callable[[Here], Any]) -> None:
+        with Scripted(cut, answer) as server, connected(way, Desk, server.url) as here:
+            with pytest.raises(OutcomeUnknown):
+                form(here)
+            assert len(server.talks) == 1
+            assert form(here) == 7
+
+    def test_not_even_where_it_is_idempotent(self, way: str) -> None:
+        with Scripted(cut, answer) as server, connected(way, Desk, server.url) as here:
+            with pytest.raises(OutcomeUnknown):
+                here("look")
+            assert here("look") == 7
+
+    def test_but_one_that_did_not_run_is_once(self, way: str, form: Callable[[Here], Any]) -> None:
+        with Scripted(refuse, answer) as server, connected(way, Desk, server.url) as here:
+            assert form(here) == 7
+            assert [len(talk.requests) for talk in server.talks] == [1, 1]
+
+    def test_and_not_twice(self, way: str, form: Callable[[Here], Any]) -> None:
+        with Scripted(refuse, refuse, answer) as server, connected(way, Desk, server.url) as here:
+            with pytest.raises(ConnectionLost, match="the server is closing") as caught:
+                form(here)
+            assert type(caught.value) is ConnectionLost
+            assert len(server.talks) == 2
+
+    @pytest.mark.parametrize("retry", [None, QUICK])
+    def test_what_callbacks_go_with(self, way: str, retry: Retry | None) -> None:
+        with Scripted(cut, answer) as server, connected(way, Desk, server.url, retry=retry) as here:
+            with pytest.raises(OutcomeUnknown):
+                here("apply", lambda number: number)
+            assert server.keys == [[None]]
+            assert here("run") == 7
+
+    @pytest.mark.parametrize("retry", [None, QUICK])
+    def test_what_a_stream_goes_with(self, way: str, retry: Retry | None) -> None:
+        with Scripted(refuse, answer) as server, connected(way, Desk, server.url, retry=retry) as here:
+            with pytest.raises(ConnectionLost):
+                here("total", iter([1]))
+            assert here("run") == 7
+
+    def test_where_the_server_says_that_it_does_not_know(self, way: str, form: Callable[[Here], Any]) -> None:
+        def forget(talk: Talk) -> None:
+            talk.fail(talk.hear(), OutcomeUnknown("the answer is gone"))
+            answer(talk)
+
+        with Scripted(cut, forget) as server, connected(way, Desk, server.url, retry=QUICK) as here:
+            with pytest.raises(OutcomeUnknown, match="the answer is gone"):
+                form(here)
+            assert form(here) == 7
+            assert server.keys == [[(0, 0, 0)], [(0, 1, 0), (1, 0, 1)]]
+
+    def test_past_the_number_of_attempts(self, way: str, form: Callable[[Here], Any]) -> None:
+        retry = Retry(attempts=2, first_delay=0.001)
+        with Scripted(cut, cut, answer) as server, connected(way, Desk, server.url, retry=retry) as here:
+            with pytest.raises(OutcomeUnknown):
+                form(here)
+            assert len(server.talks) == 2
+
+    def test_a_call_that_the_server_did_not_accept_is(self, way: str, form: Callable[[Here], Any]) -> None:
+        def late(talk: Talk) -> None:
+            talk.fail(talk.hear(), ConnectionLost("the call came when no more were accepted"))
+            answer(talk)
+
+        with Scripted(late) as server, connected(way, Desk, server.url, retry=QUICK) as here:
+            assert form(here) == 7
+            assert server.keys == [[(0, 0, 0), (0, 0, 0)]]
+
+
+class TestGoodbye:
+    """A server that has said goodbye still answers what it accepted."""
+
+    @pytest.mark.parametrize("retry", [None, QUICK])
+    def test_new_calls_go_by_another_connection_meanwhile(self, way: str, retry: Retry | None) -> None:
+        over = Gate()
+
+        def drain(talk: Talk) -> None:
+            frame = talk.hear()
+            talk.leave(frame.call)
+            over.wait()
+            talk.answer(frame, 1)
+
+        with Scripted(drain, answer) as server, connected(way, Desk, server.url, retry=retry) as here:
+            first = Running(here, "run")
+            until(lambda: here.client._link.connection.core.state is State.DRAINING)
+            assert [here("run") for _ in range(3)] == [7, 7, 7]
+            assert here.submit("run").result(PATIENCE) == 7
+            assert not first.done
+            over.open()
+            assert first.result() == 1
+            assert len(server.talks) == 2
+
+
+class Counter(Service):
+    """Counts how often each call ran, over all runs of the server."""
+
+    def __init__(self, ran: Tally) -> None:
+        self._ran = ran
+
+    @rpc
+    def run(self, name: str) -> str:
+        self._ran.add(name)
+        return name
+
+    @rpc(idempotent=True)
+    def look(self, name: str) -> str:
+        return name
+
+
+@contextlib.contextmanager
+def restarting(ran: Tally) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A server; its address, and what closes it and has another one up at the same address."""
+    servers = [Server(Counter(ran), url="tcp://127.0.0.1:0").start()]
+    url = servers[0].url
+
+    def restart() -> None:
+        servers[-1].close()
+        servers.append(Server(Counter(ran), url=url).start())
+
+    try:
+        yield url, restart
+    finally:
+        servers[-1].close()
+
+
+@pytest.mark.parametrize("way", ["threads", "threads of a loop"])
+def test_a_server_that_is_restarted_under_load(way: str) -> None:
+    """No call fails, and none runs twice."""
+    ran, answered = Tally(), Tally()
+    stop = threading.Event()
+
+    def work(number: int) -> int:
+        count = 0
+        while not stop.is_set():
+            name = f"{number}.{count}"
+            assert here("run", name) == name
+            assert here("look", name) == name
+            count += 1
+            answered.add("calls")
+        return count
+
+    with restarting(ran) as (url, restart), connected(way, Counter, url, retry=QUICK) as here:
+        working = [Running(work, number) for number in range(4)]
+        for _ in range(4):
+            before = answered["calls"]
+            while answered["calls"] < before + 40 and not any(one.done for one in working):
+                stop.wait(0.001)
+            restart()
+        stop.set()
+        counts = [one.result() for one in working]
+    for number, count in enumerate(counts):
+        assert all(ran[f"{number}.{index}"] == 1 for index in range(count))
+
+
+def test_tasks_on_a_loop_while_the_server_is_restarted() -> None:
+    import asyncio
+
+    ran = Tally()
+
+    async def work(proxy: Any, number: int) -> None:
+        for count in range(100):
+            name = f"{number}.{count}"
+            assert await proxy.run.aio(name) == name
+
+    async def main(url: str, restart: Callable[[], None]) -> None:
+        async with aio.connect(Counter, url, retry=QUICK) as proxy:
+            tasks = [asyncio.create_task(work(proxy, number)) for number in range(4)]
+            for _ in range(3):
+                await asyncio.to_thread(restart)
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*tasks)
+
+    with restarting(ran) as (url, restart):
+        asyncio.run(main(url, restart))
+    assert all(ran[f"{number}.{count}"] == 1 for number in range(4) for count in range(100))
+
+
+def test_threads_that_are_all_cut_short_have_one_connection_made() -> None:
+    gathered = threading.Barrier(2)
+
+    def gather(talk: Talk) -> None:
+        for _ in range(8):
+            talk.hear()
+        gathered.wait(PATIENCE)
+
+    with Scripted(gather, answer) as server, connect(Desk, server.url, retry=QUICK) as desk:
+        working = [Running(desk.run) for _ in range(8)]
+        gathered.wait(PATIENCE)
+        assert [one.result() for one in working] == [7] * 8
+        assert len(server.talks) == 2
+        assert sorted(key[0] for key in server.keys[1] if key) == list(range(8))
+        assert run_all([desk.run] * 8) == [7] * 8
