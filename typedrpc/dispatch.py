@@ -362,10 +362,11 @@ class Dispatcher:
         if request.command == ProtocolCommand.CALLBACK:
             row = self._row_of_callback(request)
         else:
-            row = self._rows.get(request.command) or self._restricted.get(request.command)
-            row = row or self._make_row(request.command)
-            if request.command in self._restricted:
-                self._check_authority(request.command, peer)
+            row = self._rows.get(request.command)
+            if row is None:
+                row = self._restricted.get(request.command) or self._make_row(request.command)
+                if request.command in self._restricted:
+                    self._check_authority(request.command, peer)
         schema = request.extras.schema
         return row if schema is None else self._row_of_version(row, schema, peer)
 
