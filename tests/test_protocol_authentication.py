@@ -36,7 +36,7 @@ def claimed() -> tuple[Protocol[str], Protocol[str]]:
     assert feed(server, take(client)) == []
     assert feed(client, take(server)) == []
     assert feed(server, take(client)) == [Claimed()]
-    assert (client.state, server.state) == (State.AUTHENTICATING, State.CLAIMED)
+    assert [client.state, server.state] == [State.AUTHENTICATING, State.CLAIMED]
     return client, server
 
 
@@ -59,9 +59,10 @@ def test_both_sides_prove_that_they_know_the_secret(size: int) -> None:
     feed(client, take(server), size)
     assert feed(server, take(client), size) == [Claimed()]
     assert client.hellos() == server.hellos()
-    assert server.claim is not None
+    claim = server.claim
+    assert claim is not None
     assert server.reader.limit == HELLO_LIMIT
-    answer = server.accept(KEYS.answer(server.claim, server.hellos()))
+    answer = server.accept(KEYS.answer(claim, server.hellos()))
     assert answer is not None
     assert server.claim is None
     assert server.reader.limit == Limits().max_message_size
@@ -127,7 +128,7 @@ def test_a_ping_is_answered_meanwhile() -> None:
     client, server = claimed()
     for core in (client, server):
         assert feed(core, frame(Kind.PING, b"there?")) == []
-        assert [(one.kind, bytes(one.payload)) for one in said(core)] == [(Kind.PONG, b"there?")]
+        assert [(one.kind, one.payload) for one in said(core)] == [(Kind.PONG, b"there?")]
 
 
 def test_a_frame_beyond_the_limit_of_strangers() -> None:

@@ -19,7 +19,7 @@ from typedrpc.errors import AuthenticationFailed, ConnectionLost, RpcError
 from typedrpc.hooks import CallOutcome, Hooked
 from typedrpc.messages import Hello, Limits
 from typedrpc.peer import Peer
-from typedrpc.protocol import Protocol, State
+from typedrpc.protocol import Protocol
 from typedrpc.retry import Retry
 from typedrpc.service import FunctionService, Service, Table
 from typedrpc.transport import LONGEST_WAIT
@@ -177,7 +177,7 @@ def why_not_in_time(core: Protocol[Token]) -> str:
     if core.queue is not None:
         inside, limit = core.queue
         return f"the server had no place in time: {inside} of {limit} clients are in"
-    if core.state in (State.GREETED, State.AUTHENTICATING):
+    if core.hellos().server:  # it has said hello
         return "the server did not let this client in in time"
     return "something listens there, but did not answer in time"
 
