@@ -97,7 +97,7 @@ def read_claim(payload: Payload) -> Claim | str:
     method = said.get("method")
     if method == Method.SECRET:
         name, proof = said.get("name"), said.get("proof")
-        if type(name) is str and len(name) <= MAX_NAME and type(proof) is bytes and len(proof) == PROOF_SIZE:
+        if type(name) is str and len(name.encode()) <= MAX_NAME and type(proof) is bytes and len(proof) == PROOF_SIZE:
             return Claim(method, name=name, proof=proof)
         return "a name or a proof that is none"
     if method == Method.TOKEN:
