@@ -12,8 +12,8 @@ from typing import Any, Final, Self
 
 import pytest
 
-from tests.ends import Colours, alike, for_clients, for_servers
-from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Visitor, hello, until
+from tests.ends import LOOPS, Colours, alike, for_clients, for_colours, for_servers
+from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Tally, Visitor, hello, until
 from typedrpc import (
     AuthenticationFailed,
     ConnectTimeout,
@@ -27,10 +27,12 @@ from typedrpc import (
     rpc,
     transport,
 )
+from typedrpc.aio import server as aio_server
 from typedrpc.authentication import FIRST_DELAY, LINES, MAX_DELAY, NOT_AUTHENTICATED, Credentials, Hellos
 from typedrpc.codec import Segmented, pack_plain
 from typedrpc.common.server import BaseServer
 from typedrpc.messages import Hello, Leave, Limits, pack_hello, read_goodbye
+from typedrpc.protocol import State
 from typedrpc.wire import PREAMBLE, FrameReader, Kind
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
@@ -329,6 +331,31 @@ class TestTokens:
             assert not slow.done
             gate.open()
             assert slow.result() == "ann by token, None"
+
+    @for_colours(LOOPS)
+    def test_so_many_threads_check_at_a_time(
+        self, colours: Colours, unix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(aio_server, "MAX_CHECKS", 1)
+        tally, gate = Tally(), Gate()
+        most: list[int] = []
+
+        def wait(token: str) -> object:
+            with tally.running():
+                most.append(tally["running"])
+                gate.wait()
+            return token
+
+        def visit(token: str) -> str:
+            with colours.connect(Desk, server.url, token=token) as desk:
+                return str(desk.who.call())
+
+        with colours.serve(Desk(), url=unix, check_token=wait) as server:
+            visits = [Running(visit, token) for token in ("one", "two")]
+            until(lambda: [one.core.state for one in tuple(server._connections)] == [State.CLAIMED] * 2)
+            gate.open()
+            assert [one.result() for one in visits] == ["one by token, None", "two by token, None"]
+        assert most == [1, 1]
 
     @for_servers
     def test_a_check_that_takes_too_long(self, log: Log, colours: Colours, unix: str) -> None:

@@ -20,7 +20,7 @@ from typedrpc.aio.closing import Closing
 from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
 from typedrpc.aio.threads import in_thread
-from typedrpc.authentication import MAX_PENDING
+from typedrpc.authentication import MAX_CHECKS, MAX_PENDING
 from typedrpc.call import handled_by
 from typedrpc.common.loop import blocking_call, running_loop
 from typedrpc.common.server import GRACE, BaseServer, ServerOptions
@@ -57,6 +57,7 @@ class Server(BaseServer[Connection]):
         self._serving: set[asyncio.Task[None]] = set()
         self._closed: asyncio.Event
         self._started = False
+        self._checking = asyncio.Semaphore(MAX_CHECKS)
         self._pending = 0  # clients that wait to be told that they are refused
 
     def _get_loop(self) -> asyncio.AbstractEventLoop:
@@ -246,7 +247,8 @@ class Server(BaseServer[Connection]):
         try:
             if inspect.iscoroutinefunction(check):
                 return await check(token)
-            found = await in_thread(lambda: check(token))
+            async with self._checking:
+                found = await in_thread(lambda: check(token))
             return await found if inspect.iscoroutine(found) else found
         except BaseException as error:
             task = asyncio.current_task()
