@@ -340,6 +340,7 @@ EXAMPLES = [
         "docs/errors.md",
         "docs/peers.md",
         "docs/reliability.md",
+        "docs/security.md",
         "docs/streams.md",
     )
     for example in examples_of(document)

@@ -564,3 +564,35 @@ def test_where_a_peer_is_with_ipv6(listening: Listen) -> None:
     client, server = meet(listener, str(address))
     with client, server:
         assert describe_peer(client) == f"[::1]:{address.port}"
+
+
+class TestUsers:
+    """Who has connected to a unix socket, which Linux says."""
+
+    def test_by_name_and_number(self) -> None:
+        pwd = pytest.importorskip("pwd")
+        name = pwd.getpwuid(os.getuid()).pw_name
+        assert transport.find_users("unix:///s", [name, 4_000_000_000]) == {os.getuid(), 4_000_000_000}
+
+    def test_one_that_there_is_not(self) -> None:
+        with pytest.raises(ListenFailed, match="this system has no user 'no such user'"):
+            transport.find_users("unix:///s", ["no such user"])
+
+    def test_elsewhere_nobody_could_tell(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ListenFailed, match="needs a unix socket on Linux"):
+            transport.find_users("tcp://127.0.0.1:1", [0])
+        monkeypatch.setattr(transport, "_HAS_PEERCRED", False)
+        with pytest.raises(ListenFailed, match="needs a unix socket on Linux"):
+            transport.find_users("unix:///s", [0])
+
+    def test_the_one_at_the_other_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pwd = pytest.importorskip("pwd")
+        ours, theirs = socket.socketpair(socket.AF_UNIX)
+        with ours, theirs:
+            assert transport.user_of(ours) == (os.getuid(), pwd.getpwuid(os.getuid()).pw_name)
+
+            def unknown(number: int) -> None:
+                raise KeyError(number)
+
+            monkeypatch.setattr(pwd, "getpwuid", unknown)
+            assert transport.user_of(ours) == (os.getuid(), str(os.getuid()))

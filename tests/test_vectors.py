@@ -24,6 +24,7 @@ from typing_extensions import TypeAliasType
 from tests.back_to_back import feed, frames, joined, said
 from tests.support import StubLink
 from typedrpc import errors
+from typedrpc.authentication import Credentials, Keys
 from typedrpc.call import Call
 from typedrpc.codec import CommandCodec, Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.command import rpc
@@ -33,7 +34,7 @@ from typedrpc.dispatch import Dispatcher
 from typedrpc.failure import PUBLIC_BUILTINS, DeclaredFailure, unpack_failure
 from typedrpc.messages import Hello, Limits
 from typedrpc.peer import Peer
-from typedrpc.protocol import Greeted, Protocol, Request, State
+from typedrpc.protocol import Claimed, Greeted, Protocol, Request, State
 from typedrpc.schema import Schema, compatible, nodes, schema_of
 from typedrpc.schema.conversions import STANDARD
 from typedrpc.service import Service, Table, contract_digest
@@ -365,6 +366,37 @@ def test_evolution(vector: dict[str, Any]) -> None:
         assert plain(packed) == (bytes.fromhex(vector["hex"]),)
         unpack = reader.unpack_with_callbacks_of(writer.schema)
         assert unpack(packed, lambda index, callback: callbacks[index][1], lambda index: None) == arrives
+
+
+@each("authentication")
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_authentication(vector: dict[str, Any], size: int) -> None:
+    """Both sides say what the vectors say, byte for byte."""
+    nonces = {side: bytes.fromhex(vector[f"{side}_nonce"]) for side in ("client", "server")}
+    secret = (vector["name"], bytes.fromhex(vector["secret"])) if "secret" in vector else None
+    token = vector.get("token", "")
+    client: Protocol[str] = Protocol(
+        client=True,
+        hello=Hello(Limits(), nonce=nonces["client"]),
+        credentials=Credentials(secret=secret, token=token),
+    )
+    server: Protocol[str] = Protocol(
+        client=False, hello=Hello(Limits(), nonce=nonces["server"], methods=tuple(vector["methods"]))
+    )
+    sides = {"client": (client, server), "server": (server, client)}
+    for step in vector["steps"]:
+        speaker, listener = sides[step["from"]]
+        data = b"".join(map(joined, speaker.outgoing))
+        speaker.outgoing.clear()
+        assert data.hex() == step["hex"], step["what"]
+        for event in feed(listener, data, size):
+            if isinstance(event, Claimed):
+                claim = server.claim
+                assert claim is not None
+                assert claim.token == token
+                answer = None if secret is None else Keys(dict([secret])).answer(claim, server.hellos())
+                server.outgoing += [data for data in (server.accept(answer), server.welcome()) if data is not None]
+    assert (client.state, server.state) == (State.OPEN, State.OPEN)
 
 
 class Greeter(Service):

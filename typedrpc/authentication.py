@@ -52,6 +52,9 @@ MAX_ADDRESSES: Final = 1024
 MAX_PENDING: Final = 1024
 """Clients that wait to be told; further ones are told at once."""
 
+MAX_CHECKS: Final = 64
+"""Tokens that threads of an asyncio server check at a time; further ones wait."""
+
 LINES: Final = 10
 """Lines in the log a minute about clients that have not proved who they are; the rest is counted."""
 
@@ -97,7 +100,7 @@ def read_claim(payload: Payload) -> Claim | str:
     method = said.get("method")
     if method == Method.SECRET:
         name, proof = said.get("name"), said.get("proof")
-        if type(name) is str and len(name) <= MAX_NAME and type(proof) is bytes and len(proof) == PROOF_SIZE:
+        if type(name) is str and len(name.encode()) <= MAX_NAME and type(proof) is bytes and len(proof) == PROOF_SIZE:
             return Claim(method, name=name, proof=proof)
         return "a name or a proof that is none"
     if method == Method.TOKEN:

@@ -42,7 +42,7 @@ from typedrpc.parts import Values
 from typedrpc.peer import Peer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request, State
 from typedrpc.schema import Schema, compatible
-from typedrpc.service import Entry, Table, function_for
+from typedrpc.service import Entry, Table, function_for, implementation_for
 from typedrpc.turns import Turns
 
 logger = logging.getLogger("typedrpc")
@@ -141,8 +141,8 @@ class Dispatcher:
         make = Call if running is None else KeyedCall
         call = make(row, args, kwargs, peer, protocol, request)
         if row.entry is not None:
-            function = _function_of(row, row.entry, peer)
-            if isinstance(function, ServerBusy):
+            function = self._function_of(row, row.entry, peer)
+            if isinstance(function, RpcError):
                 return self._refuse(protocol, request, row, function, running)
             call.function = function if self._guard is None else self._guarded(function)
         if extras is not NO_EXTRAS:
@@ -218,8 +218,8 @@ class Dispatcher:
                 )
             function = row.function
             if row.entry is not None:
-                found = _function_of(row, row.entry, peer)
-                if isinstance(found, ServerBusy):
+                found = self._function_of(row, row.entry, peer)
+                if isinstance(found, RpcError):
                     raise found
                 function = self._guarded(found)
             if extras.depth >= self._max_depth:
@@ -434,20 +434,32 @@ class Dispatcher:
         if request.command == ProtocolCommand.CALLBACK:
             row = self._row_of_callback(request)
         else:
-            row = self._rows.get(request.command) or self._restricted.get(request.command)
-            row = row or self._make_row(request.command)
-            if request.command in self._restricted:
-                self._check_authority(request.command, peer)
+            row = self._rows.get(request.command)
+            if row is None:
+                row = self._restricted.get(request.command) or self._make_row(request.command)
+                if request.command in self._restricted:
+                    self._check_authority(self._table.entries[request.command].implementation, peer)
         schema = request.extras.schema
         return row if schema is None else self._row_of_version(row, schema, peer)
 
-    def _check_authority(self, id: int, peer: Peer) -> None:
+    def _function_of(self, row: Row, entry: Entry, peer: Peer) -> Callable[..., Any] | RpcError:
+        """The handler of a service that each peer has an instance of; where there is none for it, what says so."""
+        if not peer.instances:
+            return ServerBusy(f"{row.name}: the service of this client is not made yet")
+        instance = peer.instances[entry.place or 0]
+        own = implementation_for(entry.command, instance)
+        if own.requires not in (None, entry.implementation.requires):  # of a class that says more than the served one
+            try:
+                self._check_authority(own, peer)
+            except PermissionDenied as error:
+                return error
+        return function_for(entry.command, instance)
+
+    def _check_authority(self, command: Command[Any], peer: Peer) -> None:
         """Raise ``PermissionDenied`` unless this peer may call this command."""
-        command = self._table.entries[id].command
         why = f"{command.qualified_name}: it requires {command.requires!r}, which this caller may not"
         try:
-            assert self._authorize is not None
-            allowed = _plain_answer(self._authorize(peer.identity, command))
+            allowed = self._authorize is not None and _plain_answer(self._authorize(peer.identity, command))
         except PermissionDenied as error:
             allowed, why = False, str(error) or why
         except Exception:
@@ -485,7 +497,7 @@ class Dispatcher:
             *self._how_to_run(command),
             None if codec.has_callbacks else codec,
         )
-        rows = self._rows if self._authorize is None or command.requires is None else self._restricted
+        rows = self._rows if self._authorize is None or entry.implementation.requires is None else self._restricted
         rows[id] = row
         return row
 
@@ -569,13 +581,6 @@ def _run_guarded(guard: Callable[[Call], object], function: Callable[..., Any], 
         logger.exception("the guard failed for %s: it was denied", call.command)
         raise _Denied(f"{call.command}: not allowed") from error
     return function(*args, **kwargs)
-
-
-def _function_of(row: Row, entry: Entry, peer: Peer) -> Callable[..., Any] | ServerBusy:
-    """The handler of a service that each peer has an instance of; where there is none yet, what says so."""
-    if not peer.instances:
-        return ServerBusy(f"{row.name}: the service of this client is not made yet")
-    return function_for(entry.command, peer.instances[entry.place or 0])
 
 
 def _again(protocol: Protocol[Any], request: Request, row: Row, kept: Kept) -> Outgoing:

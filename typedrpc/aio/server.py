@@ -22,7 +22,7 @@ from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
 from typedrpc.aio.secure import Secure
 from typedrpc.aio.threads import in_thread
-from typedrpc.authentication import MAX_PENDING
+from typedrpc.authentication import MAX_CHECKS, MAX_PENDING
 from typedrpc.call import handled_by
 from typedrpc.common.arrivals import Place, Threshold
 from typedrpc.common.connection import GOODBYE_TIME
@@ -64,6 +64,7 @@ class Server(BaseServer[Connection]):
         self._greeting: Threshold[Connection] = Threshold()
         self._closed: asyncio.Event
         self._started = False
+        self._checking = asyncio.Semaphore(MAX_CHECKS)
         self._pending = 0  # clients that wait to be told that they are refused
 
     def _get_loop(self) -> asyncio.AbstractEventLoop:
@@ -289,7 +290,8 @@ class Server(BaseServer[Connection]):
         try:
             if inspect.iscoroutinefunction(check):
                 return await check(token)
-            found = await in_thread(lambda: check(token))
+            async with self._checking:
+                found = await in_thread(lambda: check(token))
             return await found if inspect.iscoroutine(found) else found
         except BaseException as error:
             task = asyncio.current_task()

@@ -310,7 +310,7 @@ def why_not_in_time(core: Protocol[Token]) -> str:
     if core.queue is not None:
         inside, limit = core.queue
         return f"the server had no place in time: {inside} of {limit} clients are in"
-    if core.state in (State.GREETED, State.AUTHENTICATING):
+    if core.hellos().server:  # it has said hello
         return "the server did not let this client in in time"
     return "something listens there, but did not answer in time"
 

@@ -549,9 +549,9 @@ class BaseServer(Hooked, Generic[ConnectionT]):
 def _check_that_nothing_is_required(table: Table) -> None:
     """Raise ``DefinitionError`` where a command asks for what nobody could look for."""
     faults = [
-        f"{entry.command.qualified_name} requires {entry.command.requires!r}: give the server authorize="
+        f"{entry.command.qualified_name} requires {entry.implementation.requires!r}: give the server authorize="
         for entry in table.entries.values()
-        if entry.command.requires is not None
+        if entry.implementation.requires is not None
     ]
     if faults:
         raise DefinitionError("services served without authorize", faults)
@@ -569,6 +569,13 @@ def check_now(
     """
     try:
         found = check(token)
-        return run_async(found) if inspect.iscoroutine(found) else found
+        return run_async(_caught(found)) if inspect.iscoroutine(found) else found
     except BaseException as error:  # whatever it is, it is no reason for this thread to end
+        return error
+
+
+async def _caught(coroutine: Coroutine[Any, Any, object]) -> object:
+    try:
+        return await coroutine
+    except BaseException as error:  # nor for the loop of all handlers
         return error

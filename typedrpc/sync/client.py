@@ -368,9 +368,10 @@ def connect(
 
     Raises:
         ConnectFailed: No connection could be made; says why. ``ConnectTimeout`` if there was no time for more.
+        AuthenticationFailed: One side did not prove who it is. A ``ConnectFailed`` that is not tried again.
         ServerBusy: The server has no place for another client, and does not let clients wait.
         DefinitionError: The contract is none, or cannot be carried; or the services cannot be exposed together.
-        ValueError: A limit or the time-out is out of range.
+        ValueError: A limit or the time-out is out of range, or a token would travel where others can read it.
     """
     check_options(
         url=contract if url is None else url,
