@@ -70,7 +70,7 @@ class ThreadsRunner(Runner):
         **options: Unpack[ServerOptions],
     ) -> Iterator[Talk]:
         with (
-            Server(*services, url=self._url, tls=self._of_server, **options) as server,
+            Server(*services, **{**options, "url": self._url, "tls": self._of_server}) as server,  # type: ignore[arg-type]
             connect(server.url, max_message_size=accepts, max_calls=MAX_CALLS, tls=self._of_client) as client,
         ):
             yield client
