@@ -69,8 +69,9 @@ class ThreadsRunner(Runner):
         accepts: int = MAX_MESSAGE_SIZE,
         **options: Unpack[ServerOptions],
     ) -> Iterator[Talk]:
+        options.setdefault("tls", self._of_server)
         with (
-            Server(*services, **{**options, "url": self._url, "tls": self._of_server}) as server,  # type: ignore[arg-type]
+            Server(*services, url=self._url, **options) as server,
             connect(server.url, max_message_size=accepts, max_calls=MAX_CALLS, tls=self._of_client) as client,
         ):
             yield client

@@ -29,7 +29,7 @@ from typedrpc.codec import CommandCodec, pack_plain
 from typedrpc.failure import Code
 from typedrpc.messages import pack_extension
 from typedrpc.schema import Schema
-from typedrpc.wire import HEADER, PREAMBLE, Kind, encode
+from typedrpc.wire import HEADER, PREAMBLE, TLS_ALERT, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 ends = alike
@@ -74,7 +74,7 @@ def good(ends: Ends, server: Server) -> Iterator[Workshop]:
 
 STRANGERS = {
     "http": (b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n", "not typedrpc"),
-    "tls": (TLS_HELLO, "not typedrpc"),
+    "tls": (TLS_HELLO, "the client speaks TLS"),
     "random": (b"\xd4" + bytes((7 * n + 3) % 256 for n in range(5000)), "not typedrpc"),
     "zeros": (bytes(100_000), "not typedrpc"),
     "other version": (PREAMBLE[:-1] + b"\x63", "version 99"),
@@ -95,7 +95,8 @@ def test_a_stranger_is_cut_off_and_told_nothing(name: str, server: Server, good:
     data, reason = STRANGERS[name]
     with RawPeer.dial(server.url) as peer:
         peer.send(data)
-        assert peer.read_to_end() == b""
+        # But for TLS, which has a word for it of its own.
+        assert peer.read_to_end() == (TLS_ALERT if name == "tls" else b"")
     assert good.add(1) == 1
     line = log.line()
     assert "was cut off" in line

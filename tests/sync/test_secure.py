@@ -382,3 +382,88 @@ def test_what_was_read_by_a_thread_that_is_interrupted_then_is_there_for_the_nex
     assert transport.wait(ends.server, read=True, timeout=0)
     assert ends.server.recv_into(buffer, 0, transport.DONT_WAIT) == 7
     assert buffer[:7] == b"message"
+
+
+# What OpenSSL has to say of its own
+
+
+class Failing(Held):
+    """A socket whose sends fail."""
+
+    def __init__(self, sock: socket.socket, error: BaseException) -> None:
+        super().__init__(sock)
+        self._error = error
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        raise self._error
+
+
+def test_who_reads_leaves_it_to_the_thread_that_sends(ends: Ends) -> None:
+    ends.server._sock = held = Held(ends.raw_server)  # type: ignore[assignment]
+    ends.server._outgoing.write(b"answer")
+    with ends.server._sending:
+        ends.server._push()
+    assert held.taken() == b""
+    ends.server.send(b"message")  # which sends it first, as that is the order in which it was encrypted
+    assert held.taken().startswith(b"answer")
+    assert len(held.taken()) > len(b"answermessage")
+
+
+def test_what_comes_while_a_thread_sends_is_sent_by_it(ends: Ends) -> None:
+    server = ends.server
+
+    class Late(Held):
+        def send(self, data: Any, flags: int = 0) -> int:
+            if not self._bytes:
+                reading = Running(leave, server)
+                reading.result()
+            return super().send(data, flags)
+
+    def leave(server: TlsSocket) -> None:
+        with server._lock:
+            server._outgoing.write(b"answer")
+        server._push()
+
+    server._sock = late = Late(ends.raw_server)  # type: ignore[assignment]
+    server.send(b"message")
+    assert late.taken().endswith(b"answer")
+
+
+def test_where_there_is_no_room_for_it_whoever_sends_next_begins_with_it(ends: Ends) -> None:
+    ends.server._sock = Failing(ends.raw_server, BlockingIOError(errno.EAGAIN, "full"))  # type: ignore[assignment]
+    ends.server._outgoing.write(b"answer")
+    ends.server._push()
+    with pytest.raises(BlockingIOError):
+        ends.server.send(b"message")
+    ends.server._sock = held = Held(ends.raw_server)  # type: ignore[assignment]
+    assert ends.server.send(b"message") == 7
+    assert held.taken().startswith(b"answer")
+
+
+def test_where_it_cannot_be_sent_who_reads_goes_on_reading(ends: Ends) -> None:
+    ends.server._sock = Failing(ends.raw_server, BrokenPipeError(errno.EPIPE, "broken"))  # type: ignore[assignment]
+    ends.server._outgoing.write(b"answer")
+    ends.server._push()
+    ends.client.send(b"message")
+    assert receive(ends.server, 7) == b"message"
+
+
+@pytest.mark.parametrize("error", [Interrupt(), TimeoutError("of a handler")])
+def test_where_who_reads_is_interrupted_as_it_sends_the_connection_is_over(ends: Ends, error: BaseException) -> None:
+    ends.server._sock = Failing(ends.raw_server, error)  # type: ignore[assignment]
+    ends.server._outgoing.write(b"answer")
+    with pytest.raises(type(error)):
+        ends.server._push()
+    assert ends.client.recv_into(bytearray(10)) == 0
+    assert not ends.server._sending.locked()
+
+
+def test_it_has_what_is_asked_of_a_socket(ends: Ends) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as raw:
+        secured = TlsSocket(raw, contexts()[0], server_name="localhost")
+        assert secured.getpeername() == listener.getsockname()
+        assert secured.getsockname() == raw.getsockname()
+        assert secured.fileno() == raw.fileno()
+        assert secured.family == socket.AF_INET
+        secured.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        assert secured.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

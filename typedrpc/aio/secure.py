@@ -99,7 +99,7 @@ class Secure:
         sock.setblocking(False)
         try:
             await self._readable(sock)
-        except NotImplementedError:  # the loop of Windows: OpenSSL says what it makes of it
+        except NotImplementedError:  # pragma: no cover  # the loop of Windows: OpenSSL says what it makes of it
             return
         first = sock.recv(1, socket.MSG_PEEK)
         if not first:

@@ -360,7 +360,7 @@ def check_options(
         raise ValueError(f"call_timeout must be None or a number of seconds from 0 up to a day, not {call_timeout!r}")
     check_counts(max_depth=max_depth, max_workers=max_workers)
     check_keep_alive(keep_alive)
-    if not url and not isinstance(url, str):
+    if not url and not isinstance(url, str):  # what is no URL is told when it is dialled
         raise ValueError("connect needs the url of a server, or several")
     if token is None:
         return
