@@ -171,7 +171,7 @@ class Server(BaseServer[Connection]):
         if closing:
             connection.end(ConnectionLost("the server is closing"))
             return
-        self._greeter.welcome(connection, stay, self._handshake_timeout)
+        self._greeter.welcome(sock, connection, stay, self._handshake_timeout)
 
     def _start_serving(self, connection: Connection, stay: Stay) -> None:
         self._workers.start(lambda: self._serve(connection, stay))
