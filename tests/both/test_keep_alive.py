@@ -280,7 +280,7 @@ def test_a_server_whose_threads_are_all_busy_gives_signs_of_life(
 ) -> None:
     """It has no thread that could read, or no room for more: a ping that it has not read is answered all the same."""
     monkeypatch.setattr(handlers, "HELD_BYTES", 10_000)
-    for module in ("sync.alive", "aio.connection"):
+    for module in ("sync.alive", "aio.alive"):
         monkeypatch.setattr(f"typedrpc.{module}.SIGN_TIME", 0.01)
     with colours.serve(workshop, max_message_size=2000, max_workers=1) as server, RawPeer.dial(server.url) as peer:
         peer.shake_hands()
