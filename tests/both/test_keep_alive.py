@@ -83,6 +83,7 @@ def test_a_client_that_answers_stays(colours: Colours, log: Log) -> None:
         for _ in range(5):
             ping = peer.read_frame()
             assert ping.kind == Kind.PING
+            assert ping.payload == b""
             peer.send_frame(Kind.PONG, 0, ping.call, b"")
         peer.send(request(ADD, 1, 2, 3))
         while (answer := peer.read_frame()).kind == Kind.PING:
@@ -261,10 +262,10 @@ def test_a_busy_connection_gets_no_ping(monkeypatch: pytest.MonkeyPatch) -> None
         workshop = client.proxy(Workshop)
         connection: Any = client._link.connection
         for number in range(50):
-            monkeypatch.setattr("typedrpc.sync.connection.monotonic", lambda now=100.0 * number: now)
+            monkeypatch.setattr("typedrpc.sync.alive.monotonic", lambda now=100.0 * number: now)
             assert workshop.add(number) == number
             assert connection.role.try_take()
-            connection._hear_nothing()  # nothing has come just now: what did before that counts
+            connection._alive.hear_nothing()  # nothing has come just now: what did before that counts
             connection.stop_leading()
         monkeypatch.undo()
     assert Kind.PING not in [frame.kind for frame in between.frames()]
@@ -279,8 +280,8 @@ def test_a_server_whose_threads_are_all_busy_gives_signs_of_life(
 ) -> None:
     """It has no thread that could read, or no room for more: a ping that it has not read is answered all the same."""
     monkeypatch.setattr(handlers, "HELD_BYTES", 10_000)
-    for module in ("sync", "aio"):
-        monkeypatch.setattr(f"typedrpc.{module}.connection.SIGN_TIME", 0.01)
+    for module in ("sync.alive", "aio.alive"):
+        monkeypatch.setattr(f"typedrpc.{module}.SIGN_TIME", 0.01)
     with colours.serve(workshop, max_message_size=2000, max_workers=1) as server, RawPeer.dial(server.url) as peer:
         peer.shake_hands()
         peer.send(request(WAIT, 0, "a"))

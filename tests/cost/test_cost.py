@@ -75,7 +75,7 @@ COSTS: Final = (
     Cost("submitted call", "client", 98.2, 82.5, 2, 3, 2315, "a future, and a hand-over from the thread that reads"),
     Cost("submitted call", "server", 18, 29, 2, 0, 899, "as a call"),
     Cost("asyncio call", "client", 49.1, 51.2, 4, 0, 1488, "a turn of the loop to read, one of the task"),
-    Cost("asyncio call", "server", 37, 48, 3, 0, 1392, "the handler's task; a turn of the loop"),
+    Cost("asyncio call", "server", 38, 52, 3, 0, 1452, "the handler's task; a turn of the loop, which has a timer"),
     Cost("asyncio call, 64 at once", "client", 48.1, 54.9, 0.14, 0, 1385, "many calls leave, and come, together"),
     Cost("asyncio call, 64 at once", "server", 20.5, 39.5, 0.08, 0, 952, "many calls come, and leave, together"),
     Cost("asyncio result stream item", "client", 3.2, 0.1, 0.01, 0, 66, "unpacking"),
@@ -83,7 +83,7 @@ COSTS: Final = (
     Cost("asyncio argument stream item", "client", 6.1, 12.1, 0, 0, 182, "the generator and the batch"),
     Cost("asyncio argument stream item", "server", 3.2, 0.2, 0.01, 0, 74, "unpacking"),
     Cost("asyncio one-way call", "client", 62.2, 39.5, 2, 0, 1207, "the frame leaves when the loop turns"),
-    Cost("asyncio one-way call", "server", 45, 47, 2, 0, 1507, "a select and a recv"),
+    Cost("asyncio one-way call", "server", 46, 51, 2, 0, 1574, "a select and a recv; the loop has a timer: keep-alive"),
 )
 
 THREADS: Final = {"result stream item": 1, "argument stream item": 1}

@@ -40,7 +40,7 @@ def test_who_says_little_takes_no_thread_and_holds_nobody_up(server: Server) -> 
                     peer.send(bytes([byte]))
                 assert good.add(byte) == byte
             until(lambda: len(server._connections) == 201, "all are accepted")
-            assert threading.active_count() == threads
+            assert threading.active_count() <= threads
             with connect(Workshop, server.url) as late:
                 assert late.add(7) == 7
             for peer in peers[:5]:  # whoever goes on in the end is served

@@ -12,7 +12,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Any, Final, cast, final
 
-from typedrpc import transport as transports
+from typedrpc.aio.alive import KeepAlive
 from typedrpc.aio.apart import LoopApart
 from typedrpc.aio.calling import LoopCalls
 from typedrpc.aio.handling import LoopHandlers
@@ -23,24 +23,20 @@ from typedrpc.codec import CallbackCodec
 from typedrpc.common.connection import GOODBYE_TIME, KEEP_ALIVE
 from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
-from typedrpc.common.outbox import STALL_TIME
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
-from typedrpc.common.silence import SIGN_TIME, Heed, Silence
+from typedrpc.common.silence import Silence
 from typedrpc.common.tokens import CallWaiter, Pending, Token
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError, ServerBusy
-from typedrpc.messages import Feature, Leave
+from typedrpc.messages import Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Outgoing, State
+from typedrpc.protocol import Outgoing
 from typedrpc.protocol import Protocol as Core
 
 QUICK_TICK: Final = 0.001
 """Seconds after which items are sent that their producer has left lying."""
-
-STEPS: Final = 4
-"""Looks at a silent peer in half the time that it has."""
 
 LOOK_TIME: Final = 0.02
 """Seconds between two looks whether there is room to read on, where too much waits to be handled."""
@@ -83,10 +79,8 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         self._on_made = on_made
         self._transport: asyncio.Transport | None = None
         self._held_up = False  # nothing is read, as too much waits to be handled
-        self._sign_at = 0.0  # when the peer is told that this side lives, while nothing is read
-        self._heard = False  # something came since it was looked last
         self._timer: asyncio.TimerHandle | None = None
-        self._listening: asyncio.TimerHandle | None = None
+        self._alive = KeepAlive(loop, core, outlet, deliver=self.deliver, held_up=lambda: self._held_up)
         self._greeted: asyncio.Future[None] | None = None
         self._left: list[asyncio.Future[None]] = []
         core.reader.borrow(runtime.buffer, runtime.view)
@@ -133,7 +127,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         core, outlet, handlers = self.core, self.outlet, self.handlers
-        self._heard = outlet.gathering = True
+        self._alive.heard = outlet.gathering = True
         try:
             self.deliver(core.receive(nbytes) if nbytes else core.receive_eof())
             if handlers.ready:
@@ -158,7 +152,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         """Too much waits to be handled: read no more for a while."""
         if self._transport is not None and not self.ended:
             self._held_up = True
-            self._sign_at = self.loop.time() + SIGN_TIME
+            self._alive.hold_up()
             self._transport.pause_reading()
             self.loop.call_later(LOOK_TIME, self._read_on)
 
@@ -168,36 +162,15 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             return
         if self.handlers.is_full and not self._is_waited_for():
             self.loop.call_later(LOOK_TIME, self._read_on)
-            if self.loop.time() >= self._sign_at and not self._queue and self.core.state is State.OPEN:
-                self._sign_at = self.loop.time() + SIGN_TIME
-                self.outlet.add(self.core.sign_of_life())  # what is not read may be a ping
+            self._alive.give_sign()
         else:
             self._held_up = False
-            self._heard = True
+            self._alive.heard = True
             self._transport.resume_reading()
 
     def _listen_for_life(self, silence: Silence) -> None:
-        if self._transport is None:
-            return
-        with suppress(OSError):  # it has left again, as the loop will see
-            reads = self.core.client or Feature.READS in self.core.peer_hello.features
-            sock = self._transport.get_extra_info("socket")
-            transports.keep_alive(sock, silence.period, reads=reads, patience=STALL_TIME)
-        self._look_for_life()
-
-    def _look_for_life(self) -> None:
-        """Now and then: in so many steps that a peer that dies in between is found in time."""
-        silence = self._silence
-        if silence is None or self.ended:
-            return
-        heard, self._heard = self._heard or self._held_up, False
-        heed = silence.grow(self.loop.time(), broken=heard, may_ask=self.core.may_ask)
-        if heed is Heed.END:
-            self.deliver(self.core.receive_nothing(silence.period))
-            return
-        if heed is Heed.ASK:
-            self.outlet.add(self.core.ping())
-        self._listening = self.loop.call_later(silence.half / STEPS, self._look_for_life)
+        if self._transport is not None and not self.ended:
+            self._alive.begin(silence, self._transport)
 
     def _is_waited_for(self) -> bool:
         """Whether somebody waits for what would be read; not who has yet to run callbacks that came before it."""
@@ -286,9 +259,9 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
     def _wind_up(self) -> None:
         self.outlet.flush()
         self.outlet.close()
-        for timer in (self._timer, self._listening):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._alive.close()
         transport = self._transport
         if transport is not None:
             transport.close()  # once what it has is written: the goodbye

@@ -19,6 +19,7 @@ from typedrpc.common.tokens import CallWaiter, Failed, Token
 from typedrpc.deadlines import nearest
 from typedrpc.protocol import Event
 from typedrpc.protocol import Protocol as Core
+from typedrpc.sync.alive import KeepAlive
 from typedrpc.sync.writer import Writer
 from typedrpc.transport import Waker
 from typedrpc.wire import Frame, Kind
@@ -38,7 +39,6 @@ class Connection(AnyConnection, TypingProtocol):
     def get_waker(self) -> Waker | None: ...
     def deliver(self, events: list[Event[Token]]) -> None: ...
     def attend(self, deadline: float | None) -> None: ...
-    def look_for_life(self) -> list[Event[Token]]: ...
 
 
 @final
@@ -55,14 +55,16 @@ class LeadingCalls(Calls):
         state: threading.Lock,
         *,
         writer: Writer,
+        alive: KeepAlive,
         callbacks: Callbacks,
         room: Room,
         router: Router,
     ) -> None:
-        """As for :class:`typedrpc.common.calling.Calls`; and its socket, and what writes."""
+        """As for :class:`typedrpc.common.calling.Calls`; and its socket, what writes, and keep-alive."""
         super().__init__(connection, core, state, callbacks=callbacks, room=room, router=router)
         self._sock = sock
         self._writer = writer
+        self._alive = alive
 
     def call(
         self,
@@ -131,7 +133,7 @@ class LeadingCalls(Calls):
                     self._connection.deliver(core.receive(count) if count else core.receive_eof())
                     self._connection.attend(deadline)
                 else:
-                    self._connection.deliver(self._connection.look_for_life())
+                    self._connection.deliver(self._alive.read_ended())
             return self._outcome(call, what, waiter, deadline, leading=True)
         except Failed as failed:
             errors = [failed.error]

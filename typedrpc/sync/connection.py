@@ -10,7 +10,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final, final
+from typing import Any, final
 
 from typedrpc import transport
 from typedrpc.call import Row
@@ -19,26 +19,23 @@ from typedrpc.common.apart import Apart
 from typedrpc.common.connection import GOODBYE_TIME, KEEP_ALIVE
 from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.loop import RIGHT_WAY, in_loop, refuse_on_kept_loop
-from typedrpc.common.outbox import STALL_TIME
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
-from typedrpc.common.silence import SIGN_TIME, Heed, Silence
+from typedrpc.common.silence import Silence
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import Workers
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError
-from typedrpc.messages import Feature, Leave
+from typedrpc.messages import Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Event, Outgoing, State
+from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
+from typedrpc.sync.alive import KeepAlive
 from typedrpc.sync.calling import LeadingCalls
 from typedrpc.sync.handling import HandlerThreads
 from typedrpc.sync.watcher import QUICK_TICK, Watcher
 from typedrpc.sync.writer import Writer
-
-GREETING_READS: Final = 16
-"""Reads of a peer that shakes hands before it is the turn of others. Its hello takes one or two."""
 
 
 @final
@@ -77,7 +74,7 @@ class Connection(AnyConnection[HandlerThreads]):
             role,
             may_read_ahead=lambda: self.handlers.has_room(),
             read_ahead=self._read_ahead,
-            nothing_came=self._hear_nothing,
+            nothing_came=lambda: self._alive.hear_nothing(),
             end=self.end,
             broke=self._broke,
             stop_leading=self.stop_leading,
@@ -87,17 +84,16 @@ class Connection(AnyConnection[HandlerThreads]):
         super().__init__(core, role, writer.queue, keep_alive=keep_alive, on_end=on_end, on_forsaken=on_forsaken)
         self._sock = sock
         self._torn = False
-        self._sign_at = 0.0  # when it is to be looked next whether nobody reads, and how far they were before
-        self._sign_progress = -1
         self._waker: transport.Waker | None = None
         self._runtime = runtime
+        self._alive = alive = KeepAlive(sock, core, role, writer, deliver=self.deliver, stop_leading=self.stop_leading)
         self.handlers = HandlerThreads(
             core,
             role,
             writer,
             read=self._read_and_deliver,
             read_now=lambda: self.deliver(self._read_now()),
-            readable=self._is_readable,
+            readable=alive.is_readable,
             stop_leading=self.stop_leading,
             fault=self.fault,
             runtime=runtime,
@@ -111,7 +107,15 @@ class Connection(AnyConnection[HandlerThreads]):
 
         def make_calls(room: Room, router: Router) -> LeadingCalls:
             return LeadingCalls(
-                self, sock, core, self._state, writer=writer, callbacks=self.callbacks, room=room, router=router
+                self,
+                sock,
+                core,
+                self._state,
+                writer=writer,
+                alive=alive,
+                callbacks=self.callbacks,
+                room=room,
+                router=router,
             )
 
         self._assemble(make_calls)
@@ -142,34 +146,15 @@ class Connection(AnyConnection[HandlerThreads]):
             self.stop_leading()
         self._opened()
 
-    def fileno(self) -> int:
-        """The descriptor of its socket."""
-        return self._sock.fileno()
+    def greet(self, events: list[Event[Token]]) -> bool:
+        """Shake hands by what was read: instead of :meth:`open`, for who has the role and reads for many.
 
-    def begin_to_greet(self) -> bool:
-        """Begin to shake hands by :meth:`greet`, instead of :meth:`open`. Returns whether it has not ended already.
-
-        Then the caller has the role, and gives it up by :meth:`stop_greeting`, or where it goes on no more by
-        :meth:`stop_leading`.
+        Returns:
+            Whether hands are shaken, or it has ended.
         """
-        return self.role.try_take()
-
-    def greet(self) -> bool:
-        """Read what has come, without waiting for more. Returns whether hands are shaken, or it has ended."""
-        for _ in range(GREETING_READS):
-            try:
-                count = self._sock.recv_into(self.core.reader.get_buffer(), 0, transport.DONT_WAIT)
-            except BlockingIOError:
-                return False
-            except OSError as error:
-                events = self.core.receive_error(error)
-            else:
-                events = self.core.receive(count) if count else self.core.receive_eof()
-            self.deliver(events)
-            self._post(monotonic())
-            if self.ended or not self._is_greeting():
-                return True
-        return False
+        self.deliver(events)
+        self._post(monotonic())
+        return self.ended or not self._is_greeting()
 
     def stop_greeting(self) -> None:
         """Hands are shaken, if it has not ended.
@@ -380,10 +365,10 @@ class Connection(AnyConnection[HandlerThreads]):
             if deadline is not None or waker is not None:
                 began = monotonic()
                 left = None if deadline is None else deadline - began
-                if self._silence is not None and (left is None or left > self._silence.half):
-                    left = self._silence.half
+                if (half := self._alive.half) is not None and (left is None or left > half):
+                    left = half
                 if not transport.wait(sock, read=True, timeout=left, waker=waker):
-                    return self._nothing_came(began)
+                    return self._alive.nothing_came(began)
                 return self._read_now()
             count = sock.recv_into(core.reader.get_buffer())
         except OSError as error:
@@ -403,65 +388,13 @@ class Connection(AnyConnection[HandlerThreads]):
 
     def _failed_to_read(self, error: OSError) -> list[Event[Token]]:
         if isinstance(error, BlockingIOError):  # nothing came for half the time; or sockets do not block here
-            return self.look_for_life()
+            return self._alive.read_ended()
         if not transport.is_of_socket(error):
             raise error
         return self.core.receive_error(error)
 
-    # Silence
-
     def _listen_for_life(self, silence: Silence) -> None:
-        sock = self._sock
-        with contextlib.suppress(OSError):  # it has left again, as who reads will see
-            reads = self.core.client or Feature.READS in self.core.peer_hello.features
-            transport.keep_alive(sock, silence.period, reads=reads, patience=STALL_TIME)
-            transport.limit_silence(sock, silence.half)
-
-    def look_for_life(self) -> list[Event[Token]]:
-        """A read that waits for nothing else has ended with nothing; the role is held."""
-        silence = self._silence
-        now = monotonic()
-        if not transport.READS_END:  # pragma: no cover  # where sockets do not block
-            transport.wait(self._sock, read=True, timeout=None if silence is None else silence.half)
-        elif silence is not None:
-            now -= silence.half
-        return [] if self._is_readable() else self._nothing_came(now)
-
-    def _nothing_came(self, since: float) -> list[Event[Token]]:
-        """There is nothing to be read, and has not been since then; the role is held."""
-        silence, core = self._silence, self.core
-        if silence is None or self.ended:
-            return []
-        now = monotonic()
-        heed = silence.grow(now, now - since, broken=core.reader.moved, may_ask=core.may_ask)
-        core.reader.mark()
-        if heed is Heed.END:
-            return core.receive_nothing(silence.period)
-        if heed is Heed.ASK:
-            self._writer.queue.append(core.ping())
-            self._writer.flush(monotonic(), leading=True)
-        return []
-
-    def _hear_nothing(self) -> None:
-        """There is nothing to be read just now; the role is held."""
-        self.deliver(self._nothing_came(monotonic()))
-
-    def _look_for_life(self, now: float) -> None:
-        """In the watcher's thread, while handlers run: where nobody reads, the peer is answered and listened for."""
-        if now < self._sign_at:
-            return
-        progress, self._sign_at = self._sign_progress, now + SIGN_TIME
-        if progress == self.role.progress and self.role.try_take():
-            try:
-                if not self._is_readable():
-                    self._hear_nothing()
-                elif not self._writer.queue and self.core.state is State.OPEN:
-                    # No thread is free to read it, and it may be a ping.
-                    self._writer.queue.append(self.core.sign_of_life())
-                    self._writer.flush(now, leading=True)
-            finally:
-                self.stop_leading()
-        self._sign_progress = self.role.progress
+        self._alive.begin(silence)
 
     def _read_and_deliver(self) -> None:
         """As :meth:`read` and :meth:`deliver`: for the threads that handle what they read, once for each call."""
@@ -499,14 +432,8 @@ class Connection(AnyConnection[HandlerThreads]):
     def _read_rest(self) -> None:
         """Read what has come, without waiting; the role is held."""
         until = monotonic() + GOODBYE_TIME  # it may go on and on
-        while self.core.state is not State.CLOSED and monotonic() < until and self._is_readable():
+        while self.core.state is not State.CLOSED and monotonic() < until and self._alive.is_readable():
             self.deliver(self.read())
-
-    def _is_readable(self) -> bool:
-        try:
-            return transport.wait(self._sock, read=True, timeout=0)
-        except (OSError, ValueError):  # closed meanwhile
-            return False
 
     # In the watcher's thread
 
@@ -515,7 +442,7 @@ class Connection(AnyConnection[HandlerThreads]):
         next_deadline, due = self._look(now)
         pause = self.handlers.look_for_stall()
         if pause is not None:
-            self._look_for_life(now)
+            self._alive.look(now)
         if due:
             pause = QUICK_TICK
         if next_deadline is None:

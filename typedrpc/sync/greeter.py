@@ -2,17 +2,22 @@
 
 import logging
 import selectors
+import socket
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Final, final
 
+from typedrpc import transport
 from typedrpc.common.arrivals import Threshold
 from typedrpc.common.stay import Stay
 from typedrpc.errors import ConnectionLost
 from typedrpc.sync.connection import Connection
 
 logger = logging.getLogger("typedrpc")
+
+READS: Final = 16
+"""Reads of one before it is the turn of others. A hello takes one or two."""
 
 RETRY_TIME: Final = 0.1
 """Seconds after which it is tried again to start a thread where the system had none."""
@@ -22,13 +27,32 @@ RETRY_TIME: Final = 0.1
 class Visitor:
     """A connection that shakes hands."""
 
-    __slots__ = ("connection", "deadline", "stay", "timeout")
+    __slots__ = ("connection", "deadline", "sock", "stay", "timeout")
 
-    def __init__(self, connection: Connection, stay: Stay, timeout: float) -> None:
+    def __init__(self, sock: socket.socket, connection: Connection, stay: Stay, timeout: float) -> None:
+        self.sock: Final = sock
         self.connection: Final = connection
         self.stay: Final = stay
         self.timeout: Final = timeout
         self.deadline: Final = monotonic() + timeout
+
+
+def _greet(visitor: Visitor) -> bool:
+    """Read what one has said, without waiting for more. Returns whether hands are shaken, or it has ended."""
+    sock, connection = visitor.sock, visitor.connection
+    core = connection.core
+    for _ in range(READS):
+        try:
+            count = sock.recv_into(core.reader.get_buffer(), 0, transport.DONT_WAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            events = core.receive_error(error)
+        else:
+            events = core.receive(count) if count else core.receive_eof()
+        if connection.greet(events):
+            return True
+    return False
 
 
 @final
@@ -50,13 +74,13 @@ class Greeter:
         self._short = False  # of threads, and the log says so
         self._retry_at = 0.0
 
-    def welcome(self, connection: Connection, stay: Stay, timeout: float) -> None:
+    def welcome(self, sock: socket.socket, connection: Connection, stay: Stay, timeout: float) -> None:
         """Shake hands with one that has just connected, within so many seconds: as many for each."""
-        if not connection.begin_to_greet():
+        if not connection.role.try_take():
             return  # it has ended already
-        visitor = Visitor(connection, stay, timeout)
+        visitor = Visitor(sock, connection, stay, timeout)
         try:
-            self.selector.register(connection.fileno(), selectors.EVENT_READ, visitor)
+            self.selector.register(sock, selectors.EVENT_READ, visitor)
         except OSError as error:  # the system has a limit of what may be waited for
             logger.warning("%s was cut off: %s", stay.peer, error.strerror)
             connection.end(ConnectionLost(f"the server cannot wait for it: {error.strerror}"))
@@ -74,7 +98,7 @@ class Greeter:
             return  # it had to make way just now
         connection = visitor.connection
         try:
-            is_over = connection.greet()
+            is_over = _greet(visitor)
         except Exception:
             self._leave(visitor)
             connection.fault()
@@ -125,7 +149,7 @@ class Greeter:
 
     def _leave(self, visitor: Visitor) -> None:
         self._visitors.leave(visitor)
-        self.selector.unregister(visitor.connection.fileno())
+        self.selector.unregister(visitor.sock)
 
     def _start(self, visitor: Visitor) -> bool:
         """Have a thread go on with one. Returns False where none is free: it waits, as long as a handshake may take."""

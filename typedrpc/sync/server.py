@@ -196,7 +196,7 @@ class Server(BaseServer[Connection]):
             connection.end(ConnectionLost("the server is closing"))
             return
         if self._is_allowed(connection, stay, sock):
-            self._greeter.welcome(connection, stay, self._handshake_timeout)
+            self._greeter.welcome(sock, connection, stay, self._handshake_timeout)
 
     def _start_serving(self, connection: Connection, stay: Stay) -> None:
         self._workers.start(lambda: self._serve(connection, stay))
