@@ -636,7 +636,7 @@ class RemoteCaller(CallForms):
         return list({id(commands): commands for commands in list(self._contracts.values())}.values())
 
     def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
-        now = monotonic()
+        now = 0.0 if timeout is None else monotonic()
         try:
             link = self._link(None if timeout is None else now + timeout)
         except DeadlineExceeded as error:
