@@ -22,6 +22,7 @@ from typedrpc.messages import (
     read_extension,
     read_goodbye,
     read_hello,
+    read_last_accepted,
     read_limits,
     read_queued,
     read_reply_metadata,
@@ -205,3 +206,28 @@ def test_a_credit_that_cannot_be(more: object) -> None:
 
 def test_a_credit_that_cannot_be_read() -> None:
     assert str(read_credit(b"\xc1")).startswith("a credit that cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "read"), [((7, 0), (7, 0, 0)), ((7, 2, 5), (7, 2, 5)), ((2**63 - 1, 0), (2**63 - 1, 0, 0))]
+)
+def test_a_key(key: tuple[int, int], read: tuple[int, int, int]) -> None:
+    assert read_extension(pack_extension(key=key)) == Extras(key=read)
+
+
+@pytest.mark.parametrize(
+    "key", [1, [], [1], [1, 2, 3, 4], [-1, 0], [0, -1], [0, 0, -1], [2**63, 0], [True, 0], ["1", 0]]
+)
+def test_a_key_that_names_no_call(key: object) -> None:
+    assert read_extension(pack_plain({Extension.KEY: key})) == "a key that names no call"
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\xc1", pack_plain([-1, ""]), pack_plain([True, ""]), pack_plain(["1", ""]), pack_plain([1])]
+)
+def test_a_goodbye_that_does_not_say_what_was_accepted(payload: bytes) -> None:
+    assert read_last_accepted(payload) is None
+
+
+def test_a_goodbye_says_what_was_accepted() -> None:
+    assert read_last_accepted(pack_goodbye(7, "", Leave.FINISHED)) == 7

@@ -338,6 +338,7 @@ EXAMPLES = [
         "docs/deadlines.md",
         "docs/errors.md",
         "docs/peers.md",
+        "docs/reliability.md",
         "docs/streams.md",
     )
     for example in examples_of(document)

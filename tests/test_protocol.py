@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.back_to_back import Pair, feed, frame, frames, joined, kinds, said, take
 from typedrpc.codec import Payload, Segmented, pack_plain, unpack_plain
-from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, RemoteError, ServerBusy
+from typedrpc.errors import ConnectionLost, MessageTooLarge, OutcomeUnknown, ProtocolError, RemoteError, ServerBusy
 from typedrpc.failure import Code, unpack_failure
 from typedrpc.inflight import MAX_CALL
 from typedrpc.messages import (
@@ -21,6 +21,7 @@ from typedrpc.messages import (
     Leave,
     Limits,
     pack_extension,
+    pack_goodbye,
 )
 from typedrpc.parts import pack_array, pack_outcomes, pack_parts, split_outcomes
 from typedrpc.protocol import (
@@ -33,12 +34,13 @@ from typedrpc.protocol import (
     Greeted,
     Opened,
     Outcome,
+    Outgoing,
     Protocol,
     Released,
     Request,
     State,
 )
-from typedrpc.wire import MAX_FRAME_SIZE, PREAMBLE, RECEIVE_SIZE, Frame, Kind
+from typedrpc.wire import MAX_FRAME_SIZE, PREAMBLE, RECEIVE_SIZE, Frame, Kind, encode
 
 NONE: Final = pack_plain(None)
 HELLO: Final = {"max_message_size": 100_000, "max_calls": 7, "features": []}
@@ -1335,3 +1337,132 @@ def test_outcomes_go_out_until_the_last() -> None:
         (outcome,) = feed(pair.client, data)
         assert isinstance(outcome, Outcome)
     assert len(pair.client.calls) == 0
+
+
+# What becomes of calls in flight
+
+
+def lost(core: Protocol[str], call: int) -> type[ConnectionLost]:
+    """What a call that is in flight when the connection ends raises."""
+    return type(core.lost_call(call))
+
+
+@pytest.mark.parametrize(
+    ("goodbyes", "unknown"),
+    [
+        ([], [1, 3, 5]),
+        ([pack_goodbye(3, "soon")], [1, 3]),
+        ([pack_goodbye(0, "soon")], []),
+        ([pack_goodbye(3, "soon"), pack_goodbye(5, "soon")], [1, 3, 5]),
+        ([pack_goodbye(5, "soon"), pack_goodbye(5, "soon", Leave.FINISHED)], []),
+        ([b"\xc1"], [1, 3, 5]),
+    ],
+)
+def test_what_a_goodbye_says_of_the_calls_in_flight(goodbyes: list[bytes], unknown: list[int]) -> None:
+    core = opened(client=True)
+    for call in (1, 3, 5):
+        core.calls.insert(call, "waits")
+    for payload in goodbyes:
+        feed(core, frame(Kind.GOODBYE, payload))
+    core.receive_eof()
+    assert [call for call in (1, 3, 5) if lost(core, call) is OutcomeUnknown] == unknown
+    assert {lost(core, call) for call in (1, 3, 5) if call not in unknown} <= {ConnectionLost}
+    assert lost(core, 0) is OutcomeUnknown  # of which it is not known which one it was
+    assert type(core.lost()) is ConnectionLost
+    assert str(core.lost_call(1)) == str(core.lost())
+
+
+def test_why_a_connection_ended_is_the_cause_of_an_unknown_outcome_too() -> None:
+    core = opened(client=True)
+    cause = ConnectionResetError("reset")
+    core.receive_error(cause)
+    assert core.lost_call(1).__cause__ is cause
+
+
+def test_a_nested_call_may_have_been_accepted_after_the_goodbye() -> None:
+    core = opened(client=True)
+    for call in (1, 3):
+        core.calls.insert(call, "waits")
+    core.nested_calls.add(3)
+    feed(core, frame(Kind.GOODBYE, pack_goodbye(1, "soon")))
+    core.receive_eof()
+    assert lost(core, 3) is OutcomeUnknown
+
+
+def test_what_was_nested_is_forgotten_with_the_answer() -> None:
+    core = opened(client=True)
+    core.calls.insert(1, "waits")
+    core.nested_calls.add(1)
+    feed(core, frame(Kind.RESPONSE, NONE, call=1))
+    assert core.nested_calls == set()
+
+
+def test_a_server_finishes_when_all_is_answered() -> None:
+    pair = Pair().open()
+    assert pair.server.finish("early") is None
+    call, data = pair.client.start(1, b"\x90", "a")
+    pair.client.calls.insert(call, "waits")
+    request = only_request(pair.to_server(data))
+    assert pair.server.drain("it is late") is not None
+    assert pair.server.peer_waits
+    assert pair.server.finish("it is late") is None
+    pair.server.response(request, NONE, "a")
+    finished = pair.server.finish("it is late")
+    assert finished is not None
+    crossing = joined(pair.client.request(3, 1, b"\x90", "a"))
+    pair.client.calls.insert(3, "waits")
+    assert pair.to_client(finished) == [Closed()]
+    assert lost(pair.client, call) is ConnectionLost
+    assert lost(pair.client, 3) is ConnectionLost
+    assert pair.to_server(crossing) == []
+    assert kinds(said(pair.server)) == [Kind.ERROR]
+    assert pair.server.receive_eof() == [Closed()]
+    assert pair.server.finish("too late") is None
+
+
+def test_once_all_is_finished_nothing_nested_is_accepted() -> None:
+    core = opened(client=False)
+    core.drain("it is late")
+    core.calls.insert(2, "waits")
+    parent = pack_extension(parent=2)
+    assert isinstance(feed(core, joined(encode(Kind.REQUEST, 1, 1, b"\x90", parent)))[0], Request)
+    assert core.finish("it is late") is None
+    core.forget(1)
+    assert core.finish("it is late") is not None
+    assert feed(core, joined(encode(Kind.REQUEST, 1, 3, b"\x90", parent))) == []
+    assert kinds(said(core)) == [Kind.ERROR]
+    assert core.running == 0
+
+
+class DrainsMeanwhile(set[int]):
+    """Running calls of a core that another thread has drain just when one is entered."""
+
+    def __init__(self, core: Protocol[str]) -> None:
+        super().__init__()
+        self.core = core
+        self.goodbye: Outgoing | None = None
+
+    def add(self, call: int) -> None:
+        if self.goodbye is None:
+            self.goodbye = self.core.drain("it is late")
+        super().add(call)
+
+
+def test_a_call_that_comes_while_a_goodbye_is_made_is_named_or_refused() -> None:
+    core = opened(client=False)
+    core._running = running = DrainsMeanwhile(core)
+    assert feed(core, frame(Kind.REQUEST, b"\x90", call=1)) == []
+    assert running.goodbye is not None
+    (goodbye,) = frames(joined(running.goodbye))
+    assert unpack_plain(goodbye.payload) == [0, "it is late"]
+    assert kinds(said(core)) == [Kind.ERROR]
+    assert core.running == 0
+
+
+def test_a_client_that_drains_stays_until_it_has_answered() -> None:
+    core = opened(client=True)
+    assert isinstance(feed(core, frame(Kind.REQUEST, b"\x90", call=2))[0], Request)
+    assert feed(core, frame(Kind.GOODBYE, pack_goodbye(0, "soon"))) == []
+    assert core.state is State.DRAINING
+    core.forget(2)
+    assert feed(core, frame(Kind.PING)) == [Closed()]

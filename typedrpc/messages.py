@@ -85,7 +85,8 @@ class Extension:
     TRACE: Final = 4  # reserved
     KEY: Final = 5
     """``[key, attempt, wanted_from]``: names a call of the client's session that may be sent again, and counts how
-    often it was. To calls with a key below the last, which may be left out, the client wants no answer any more."""
+    often it was and may have run. To calls with a key below the last, which may be left out, the client wants no answer
+    any more."""
 
     TARGET: Final = 6
     """``[call, index]``: the callback to run, by the call of the receiver that it went with and its place there."""

@@ -942,8 +942,8 @@ class Protocol(Generic[TokenT]):
         """
         if self.state is not State.OPEN and self.state is not _GREETED:
             return None
-        self.state = State.DRAINING  # before the goodbye is made, for `_accept`
         self.peer_waits = bool(self._running)
+        self.state = State.DRAINING  # before the goodbye is made, for `_accept`
         return self.goodbye(reason)
 
     def finish(self, reason: str) -> Outgoing | None:
