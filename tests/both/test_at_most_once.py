@@ -1,6 +1,8 @@
 """What a caller may believe when a connection ends, and that a call that is sent again runs once."""
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -127,6 +129,15 @@ def agree(peer: RawPeer) -> Frame:
     return peer.read_frame()
 
 
+class Once(FakeServer):
+    """One that takes a single connection: what did not run cannot be sent again."""
+
+    def _talk(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        super()._talk(sock)
+
+
 ENDINGS: Final[dict[str, tuple[Callable[[int], bytes], type[ConnectionLost]]]] = {
     "no goodbye": (lambda call: b"", OutcomeUnknown),
     "goodbye below": (lambda call: goodbye(call - 2), ConnectionLost),
@@ -211,7 +222,7 @@ class TestInFlight:
             request = agree(peer)
             peer.send(last_words(request.call))
 
-        with FakeServer(script) as fake, colours.connect(Till, fake.url) as till:
+        with Once(script) as fake, colours.connect(Till, fake.url) as till:
             error = attempt(till)
         assert type(error) is kind
 
@@ -228,7 +239,7 @@ class TestInFlight:
             peer.send_frame(Kind.BATCH, 0, request.call, pack_array([pack_plain(7)]))
 
         told: list[object] = []
-        with FakeServer(script) as fake, colours.connect(Till, fake.url) as till:
+        with Once(script) as fake, colours.connect(Till, fake.url) as till:
             error = caught(lambda: told.extend(till.pay.map([1, 2, 3, 4])))
             assert type(error) is OutcomeUnknown
             results = till.pay.map([1])
@@ -238,7 +249,7 @@ class TestInFlight:
         def script(peer: RawPeer) -> None:
             agree(peer)
 
-        with FakeServer(script) as fake, colours.connect(Till, fake.url) as till:
+        with Once(script) as fake, colours.connect(Till, fake.url) as till:
             assert type(caught(lambda: till.pay(1))) is OutcomeUnknown
             assert type(caught(lambda: till.pay(1))) is ConnectionLost
 
@@ -263,7 +274,7 @@ class TestInFlight:
             if nested.command != Till.pay.id:
                 raise AssertionError(str(nested))
 
-        with FakeServer(script) as fake, colours.connect(Till, fake.url, expose=[Nesting()]) as till:
+        with Once(script) as fake, colours.connect(Till, fake.url, expose=[Nesting()]) as till:
             assert type(caught(lambda: till.pay(1))) is ConnectionLost
             until(lambda: errors)
         assert [type(error) for error in errors] == [OutcomeUnknown]

@@ -1058,7 +1058,7 @@ def test_a_client_drops_callbacks_of_its_server_at_any_moment(room: Room, colour
             assert proxy.run("a") == 2
 
             def collect() -> None:
-                with client._again.redial._lock:
+                with client._runtime_lock:
                     gc.collect()
 
             Running(collect).result()

@@ -70,9 +70,9 @@ COSTS: Final = (
     Cost("result stream item", "server", 11.1, 11.1, 0, 0, 228, "the generator, the look at the clock, the batch"),
     Cost("argument stream item", "client", 6.1, 11.1, 0, 0, 200, "the iterator, the look at the clock, the batch"),
     Cost("argument stream item", "server", 3.1, 0.1, 0, 0, 59, "unpacking"),
-    Cost("one-way call", "client", 47.2, 34.5, 1, 0, 943, "one send; no bound invoker as a call has"),
+    Cost("one-way call", "client", 47.2, 34.5, 1, 0, 961, "one send; no bound invoker as a call has"),
     Cost("one-way call", "server", 29, 30, 1, 0, 1091, "one recv"),
-    Cost("submitted call", "client", 98.2, 82.5, 2, 3, 2315, "a future, and a hand-over from the thread that reads"),
+    Cost("submitted call", "client", 100.2, 82.5, 2, 3, 2418, "a future, and a hand-over from the thread that reads"),
     Cost("submitted call", "server", 18, 29, 2, 0, 899, "as a call"),
     Cost("asyncio call", "client", 49.1, 51.2, 4, 0, 1488, "a turn of the loop to read, one of the task"),
     Cost("asyncio call", "server", 38, 52, 3, 0, 1452, "the handler's task; a turn of the loop, which has a timer"),
@@ -82,8 +82,8 @@ COSTS: Final = (
     Cost("asyncio result stream item", "server", 6.1, 12.1, 0, 0, 175, "the generator and the batch"),
     Cost("asyncio argument stream item", "client", 6.1, 12.1, 0, 0, 182, "the generator and the batch"),
     Cost("asyncio argument stream item", "server", 3.2, 0.2, 0.01, 0, 74, "unpacking"),
-    Cost("asyncio one-way call", "client", 62.2, 39.5, 2, 0, 1207, "the frame leaves when the loop turns"),
-    Cost("asyncio one-way call", "server", 46, 51, 2, 0, 1574, "a select and a recv; the loop has a timer: keep-alive"),
+    Cost("asyncio one-way call", "client", 62.2, 39.5, 2, 0, 1267, "the frame leaves when the loop turns"),
+    Cost("asyncio one-way call", "server", 45, 47, 2, 0, 1507, "a select and a recv"),
 )
 
 THREADS: Final = {"result stream item": 1, "argument stream item": 1}

@@ -636,7 +636,7 @@ class RemoteCaller(CallForms):
         return list({id(commands): commands for commands in list(self._contracts.values())}.values())
 
     def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
-        now = monotonic()
+        now = 0.0 if timeout is None else monotonic()
         try:
             link = self._link(None if timeout is None else now + timeout)
         except DeadlineExceeded as error:
@@ -645,17 +645,14 @@ class RemoteCaller(CallForms):
             now, timeout = monotonic(), AGREE_TIME
         deadline = with_limit(now + timeout)
         try:
-            return self._route_on(link, command, deadline)
+            return link.connection, link.about(self._contracts[command.declaration], deadline).route_of(command)
         except (ContractMismatch, UnknownCommand):
             # Perhaps this server has gone, and another version is up.
             link.connection.look_alive()
             if self.again is None or not self.again.redial.is_over(link.connection):
                 raise
-        return self._route_on(self._link(deadline), command, deadline)
-
-    def _route_on(self, link: Agreements, command: Command[Any], deadline: float) -> tuple[Connection, Route]:
-        agreement = link.about(self._contracts[command.declaration], deadline)
-        return link.connection, agreement.route_of(command)
+        link = self._link(deadline)
+        return link.connection, link.about(self._contracts[command.declaration], deadline).route_of(command)
 
     def __repr__(self) -> str:
         return self._name

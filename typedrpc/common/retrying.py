@@ -186,6 +186,8 @@ class Pursuit:
                 return False
         elif sent_on.left or sent_on.forked or not self._may_run_again(error, sent_on):
             return False
+        elif retry is None and is_usable(sent_on):
+            return False  # the server said so, and there is no other yet
         if retry is None:
             self.pause = 0.0
             return self._tries < 2

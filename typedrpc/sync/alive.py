@@ -4,7 +4,6 @@ The system ends a read that has lasted for half of the time, so the paths that r
 came between two such ends has left its trace in the reader, see :meth:`typedrpc.wire.FrameReader.mark`.
 """
 
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -29,7 +28,7 @@ class KeepAlive:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: transport.SocketLike,
         core: Protocol[Any],
         role: ReadRole,
         writer: Writer,

@@ -29,7 +29,7 @@ from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.messages import Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Event, Outgoing
+from typedrpc.protocol import Event, Outgoing, State
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.alive import KeepAlive
 from typedrpc.sync.calling import LeadingCalls
