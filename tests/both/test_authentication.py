@@ -12,7 +12,9 @@ from typing import Any, Final, Self
 
 import pytest
 
+from tests import ends
 from tests.ends import LOOPS, Colours, alike, for_clients, for_colours, for_servers
+from tests.loops import uvloop
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Tally, Visitor, hello, until
 from typedrpc import (
     AuthenticationFailed,
@@ -424,6 +426,14 @@ class TestUsers:
             with pytest.raises(AuthenticationFailed, match=NOT_AUTHENTICATED):
                 colours.connect(Desk, server.url, timeout=PATIENCE).__enter__()
             assert log.line().endswith("may not connect")
+
+    @pytest.mark.skipif(uvloop is None, reason="uvloop is not installed")
+    @for_colours(LOOPS)
+    def test_it_is_the_same_on_a_loop_that_reads_at_once(
+        self, log: Log, colours: Colours, unix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ends, "make_loop", uvloop.new_event_loop)
+        self.test_who_may_not_is_refused_before_he_has_said_a_word(log, colours, unix)
 
     def test_a_secret_says_more_than_the_user(self, colours: Colours, unix: str) -> None:
         with (
