@@ -382,6 +382,23 @@ class TestTokens:
             left.wait()
             until(lambda: not server._connections)
 
+    def test_what_the_certificate_said_is_kept(
+        self, colours: Colours, unix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        certificate = {"subject": ((("commonName", "ann"),),)}
+
+        def show(server: BaseServer[Any], connection: Any, stay: Any, sock: socket.socket) -> bool:
+            stay.peer.identity = Identity("ann", "certificate", certificate)
+            return True
+
+        monkeypatch.setattr(BaseServer, "_is_allowed", show)
+        with (
+            colours.serve(Desk(), url=unix, check_token=check) as server,
+            colours.connect(Desk, server.url, token="ann's") as desk,
+        ):
+            assert desk.who.call() == "ann by token, None"
+            assert [peer.identity for peer in server.peers] == [Identity("ann", "token", certificate)]
+
     @for_servers
     def test_a_client_that_leaves_while_its_token_is_checked(self, colours: Colours, unix: str) -> None:
         begun, gate = Gate(), Gate()
