@@ -277,5 +277,7 @@ def test_a_client_that_is_not_heard_is_greeted_and_refused() -> None:
     assert server.state is State.CLAIMED
     client = make_client(None)
     assert feed(client, greeting + joined(server.goodbye(NOT_AUTHENTICATED, Leave.REFUSED))) == [Greeted(), Closed()]
+    assert feed(server, b"whatever it says" + take(client)) == []
+    assert server.state is State.CLAIMED
     server.turn_away()  # it is too late for a second one
     assert said(server) == []

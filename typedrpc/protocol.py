@@ -317,6 +317,7 @@ class Protocol(Generic[TokenT]):
         self._nested: set[int] = set()  # of these, the ones that are nested in a call of this side
         self._hello = self._peer_hello = b""  # the payloads, as they travelled
         self._is_early = True  # until the peer may say more than who it is
+        self._is_deaf = False  # at a server that has turned its client away
         self._lowered = False  # the limit of sizes: messages that were on their way may be larger, and do no harm
         self._farewell = "the connection is being closed"
         self._small = 0  # payloads up to this size need no look at limits and make one buffer with their header
@@ -366,7 +367,7 @@ class Protocol(Generic[TokenT]):
                     self.leaving.clear()
                     outcome = self._on_outcome(new_frame((kind, command, call, payload, b"")))
                     return [] if outcome is None else [outcome]
-        elif self.state is State.CLOSED:
+        elif self.state is State.CLOSED or self._is_deaf:
             return []
         reader.received(count)
         self.leaving.clear()
@@ -547,6 +548,7 @@ class Protocol(Generic[TokenT]):
     def turn_away(self) -> None:
         """At a server: greet a client that is not heard, as it may not come in whatever it says."""
         if self.state is State.GREETING:
+            self._is_deaf = True
             self._greet()
             self.state = State.CLAIMED
 

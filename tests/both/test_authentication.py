@@ -12,7 +12,9 @@ from typing import Any, Final, Self
 
 import pytest
 
+from tests import ends
 from tests.ends import LOOPS, Colours, alike, for_clients, for_colours, for_servers
+from tests.loops import uvloop
 from tests.support import PATIENCE, FakeServer, Gate, Log, RawPeer, Running, Tally, Visitor, hello, until
 from typedrpc import (
     AuthenticationFailed,
@@ -380,6 +382,23 @@ class TestTokens:
             left.wait()
             until(lambda: not server._connections)
 
+    def test_what_the_certificate_said_is_kept(
+        self, colours: Colours, unix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        certificate = {"subject": ((("commonName", "ann"),),)}
+
+        def show(server: BaseServer[Any], connection: Any, stay: Any, sock: socket.socket) -> bool:
+            stay.peer.identity = Identity("ann", "certificate", certificate)
+            return True
+
+        monkeypatch.setattr(BaseServer, "_is_allowed", show)
+        with (
+            colours.serve(Desk(), url=unix, check_token=check) as server,
+            colours.connect(Desk, server.url, token="ann's") as desk,
+        ):
+            assert desk.who.call() == "ann by token, None"
+            assert [peer.identity for peer in server.peers] == [Identity("ann", "token", certificate)]
+
     @for_servers
     def test_a_client_that_leaves_while_its_token_is_checked(self, colours: Colours, unix: str) -> None:
         begun, gate = Gate(), Gate()
@@ -424,6 +443,14 @@ class TestUsers:
             with pytest.raises(AuthenticationFailed, match=NOT_AUTHENTICATED):
                 colours.connect(Desk, server.url, timeout=PATIENCE).__enter__()
             assert log.line().endswith("may not connect")
+
+    @pytest.mark.skipif(uvloop is None, reason="uvloop is not installed")
+    @for_colours(LOOPS)
+    def test_it_is_the_same_on_a_loop_that_reads_at_once(
+        self, log: Log, colours: Colours, unix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ends, "make_loop", uvloop.new_event_loop)
+        self.test_who_may_not_is_refused_before_he_has_said_a_word(log, colours, unix)
 
     def test_a_secret_says_more_than_the_user(self, colours: Colours, unix: str) -> None:
         with (

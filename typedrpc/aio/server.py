@@ -241,7 +241,7 @@ class Server(BaseServer[Connection]):
             connection.end(ConnectionLost("the server is closing"))
             return
         if not self._is_allowed(connection, stay, sock):
-            made.pause_reading()
+            made.pause_reading()  # what is read all the same, by loops that have begun to, is dropped
             return
         task = self._runtime.loop.create_task(self._serve(connection, stay))
         self._serving.add(task)

@@ -11,6 +11,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Generic
 
@@ -233,7 +234,10 @@ class Connection(ABC, Generic[HandlersT_co]):
             identity: Who it is.
             proof: What it is told, to know the same of this side.
         """
-        self.handlers.peer.identity = identity
+        peer = self.handlers.peer
+        if peer.identity is not None and identity.certificate is None:
+            identity = replace(identity, certificate=peer.identity.certificate)
+        peer.identity = identity
         with self._state:
             answer = self.core.accept(proof)
             there = self.core.state is State.GREETED
