@@ -16,8 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import typedrpc
-from tests.blocking import ENDS, Ends
-from tests.ends import COLOURS, Colours
+from tests.ends import COLOURS, ENDS, Colours, Ends
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
 from typedrpc.common import loop

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import ALIKE, ENDS, Ends, alike, socket_of
+from tests.ends import ALIKE, ENDS, Ends, alike_ends, socket_of
 from tests.support import (
     PATIENCE,
     Forwarder,
@@ -58,7 +58,7 @@ from typedrpc.service import services_of
 from typedrpc.wire import PREAMBLE, Frame, Kind, payload_size
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-ends = alike
+ends = alike_ends
 
 URL = "tcp://127.0.0.1:0"
 MANY = 60

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import LoopClient, LoopServer
+from tests.ends import LoopClient, LoopServer
 from tests.support import PATIENCE, Gate, Program, RawPeer, Running, Workshop, serving_process
 from typedrpc import ConnectionLost, Server, connect
 from typedrpc.codec import pack_plain

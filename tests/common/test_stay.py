@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import ENDS, Ends, alike
+from tests.ends import ENDS, Ends, alike_ends
 from tests.streaming import AsyncGate
 from tests.support import PATIENCE, FakeServer, Gate, Log, Program, RawPeer, Running, Visitor, Workshop
 from typedrpc import (
@@ -37,7 +37,7 @@ from typedrpc.service import Table
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-ends = alike
+ends = alike_ends
 
 URL = "tcp://127.0.0.1:0"
 

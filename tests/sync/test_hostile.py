@@ -10,7 +10,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
-from tests.blocking import SERVERS, Ends, alike
+from tests.ends import SERVERS, Ends, alike_ends
 from tests.support import (
     PATIENCE,
     FakeServer,
@@ -32,7 +32,7 @@ from typedrpc.schema import Schema
 from typedrpc.wire import HEADER, PREAMBLE, TLS_ALERT, Kind, encode
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-ends = alike
+ends = alike_ends
 
 ADD = Workshop.add.id
 WAIT = Workshop.wait.id
@@ -311,7 +311,7 @@ def test_a_peer_that_resets(server: Server, good: Workshop) -> None:
 
 MEMORY = """
     import faulthandler, resource, tracemalloc
-    from tests.blocking import Ends
+    from tests.ends import Ends
     from tests.support import PATIENCE, Workshop
     from typedrpc import connect
     with Ends(server={colour!r}).Server(Workshop(), url="tcp://127.0.0.1:0"{options}) as server:

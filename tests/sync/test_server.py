@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import ALIKE, Ends, alike
+from tests.ends import ALIKE, Ends, alike_ends
 from tests.support import PATIENCE, Gate, Log, Program, RawPeer, Running, Workshop, failure_of, run_all
 from typedrpc import (
     ConnectFailed,
@@ -35,7 +35,7 @@ from typedrpc.messages import Leave, read_goodbye
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-ends = alike
+ends = alike_ends
 
 URL = "tcp://127.0.0.1:0"
 
