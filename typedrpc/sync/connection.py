@@ -365,14 +365,27 @@ class Connection(AnyConnection[HandlerThreads]):
     def _broke(self, error: ConnectionLost, leading: bool) -> None:
         """Nothing can be written any more. What the peer said before it left is why, and which calls it has not run."""
         if leading or self.role.try_take():
-            until = monotonic() + GOODBYE_TIME  # it may go on and on
             try:
-                while self.core.state is not State.CLOSED and monotonic() < until and self._is_readable():
-                    self.deliver(self.read())
+                self._read_last_words()
             finally:
                 if not leading:
                     self.stop_leading()
         self.end(error)
+
+    def _read_last_words(self) -> None:
+        """Read what has come, without waiting for more; the role is held."""
+        core = self.core
+        until = monotonic() + GOODBYE_TIME  # it may go on and on
+        while core.state is not State.CLOSED and monotonic() < until and self._is_readable():
+            try:
+                count = self._sock.recv_into(core.reader.get_buffer())
+            except OSError:
+                count = 0
+            if not count:  # with a frame cut short it may be; that is not why
+                if core.state is State.DRAINING:
+                    self.deliver(core.receive_eof())
+                return
+            self.deliver(core.receive(count))
 
     def _is_readable(self) -> bool:
         try:
