@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from threading import Event
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 from typedrpc.answers import Running
 from typedrpc.codec import CommandCodec, Payload, StreamCodec
@@ -53,9 +53,6 @@ class Call:
         depth: Calls that it is nested in: 0 where the caller was not handling a call itself.
     """
 
-    running: ClassVar[Running | None] = None
-    """What is to know what it comes to, where the call has a key; see :class:`KeyedCall`."""
-
     __slots__ = (
         "_aborts",
         "_reply_metadata",
@@ -69,6 +66,7 @@ class Call:
         "peer",
         "protocol",
         "row",
+        "running",
         "started",
         "why_cancelled",
     )
@@ -90,6 +88,7 @@ class Call:
         self.deadline: float | None = None
         self.metadata: Metadata = NO_METADATA
         self.why_cancelled = ""  # empty while it is not
+        self.running: Running | None = None  # what is to know what it comes to, where its caller may ask again
         self._aborts: dict[object, Callable[[], None]] | None = None
         self._reply_metadata: dict[str, str | bytes] | None = None
         self.function = row.function
@@ -130,8 +129,9 @@ class Call:
                 logger.exception("something could not be told that %s was cancelled", self.command)
 
     def caller_left(self) -> None:
-        """The connection of the caller has ended; as :meth:`cancel`."""
-        self.cancel("its caller has left")
+        """The connection of the caller has ended; as :meth:`cancel`, unless it may come back for the answer."""
+        if self.running is None:
+            self.cancel("its caller has left")
 
     def on_cancel(self, key: object, abort: Callable[[], None]) -> None:
         """Have a function called when the call is cancelled, at once if it is; by another thread, so it must not block.
@@ -171,18 +171,6 @@ class Call:
 
 
 @final
-class KeyedCall(Call):
-    """A call that its client may send again, and whose answer is kept."""
-
-    __slots__ = ("running",)
-
-    running: Running  # type: ignore[misc]  # of an instance here: the others do without, as they take less time so
-
-    def caller_left(self) -> None:
-        """It goes on: the caller may come back for the answer."""
-
-
-@final
 class CallOfBatch(Call):
     """One of the calls of a batch, whose arguments go by position: most of it is made when somebody asks for it.
 
@@ -214,7 +202,7 @@ class CallOfBatch(Call):
 
 new_call: Final[Callable[[type[CallOfBatch]], CallOfBatch]] = CallOfBatch.__new__
 
-_UNTIL_SET: Final = {"why_cancelled": "", "_aborts": None, "_reply_metadata": None}
+_UNTIL_SET: Final = {"why_cancelled": "", "running": None, "_aborts": None, "_reply_metadata": None}
 _OF_BATCH: Final = frozenset(
     ("args", "deadline", "depth", "function", "id", "kwargs", "metadata", "peer", "protocol", "row")
 )

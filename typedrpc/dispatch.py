@@ -15,8 +15,8 @@ from typing import Any, Final, final
 from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
-from typedrpc.answers import Answers, Kept, Running, Waiting
-from typedrpc.call import Call, CallOfBatch, KeyedCall, Opened, Row, current_call, new_call
+from typedrpc.answers import Answers, Kept, Waiting
+from typedrpc.call import Call, CallOfBatch, Opened, Row, current_call, new_call
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import CodecError, CommandCodec, Payload, StreamCodec, pack_plain, unpack_plain
 from typedrpc.command import Command
@@ -116,17 +116,13 @@ class Dispatcher:
         """
         extras = request.extras
         row: Row | None = None
-        running: Running | None = None
         try:
             if extras is NO_EXTRAS:
                 row = self._rows.get(request.command)
             if row is None:
                 row = self._row_of(request, peer)
-                if extras.key is not None and request.call and not row.has_callbacks and row.stream is None:
-                    claimed = self._claim(protocol, request, row)
-                    if not (claimed is None or isinstance(claimed, Running)):
-                        return self._answer_again(protocol, request, row, claimed)
-                    running = claimed
+                if extras.key is not None and _has_kept_answer(request, row):
+                    return self._begin_keyed(protocol, request, peer, row)
             if not request.call and row.stream is not None:
                 raise ProtocolError(f"{row.name} streams its result, and cannot be called one-way")
             if row.has_callbacks:
@@ -137,34 +133,29 @@ class Dispatcher:
             else:
                 args, kwargs = row.unpack(request.payload)
         except RpcError as error:
-            return self._refuse(protocol, request, row, error, running)
-        make = Call if running is None else KeyedCall
-        call = make(row, args, kwargs, peer, protocol, request)
+            return self._refuse(protocol, request, row, error)
+        call = Call(row, args, kwargs, peer, protocol, request)
         if row.entry is not None:
             function = self._function_of(row, row.entry, peer)
             if isinstance(function, RpcError):
-                return self._refuse(protocol, request, row, function, running)
+                return self._refuse(protocol, request, row, function)
             call.function = function if self._guard is None else self._guarded(function)
         if extras is not NO_EXTRAS:
             call.depth = extras.depth
             if extras.depth >= self._max_depth:
-                return self._refuse(protocol, request, row, _too_deep(row, extras.depth), running)
+                return self._refuse(protocol, request, row, _too_deep(row, extras.depth))
             call.metadata = extras.metadata
+            if extras.running is not None:
+                call.running = extras.running
+                call.running.begins(call)
             if extras.time_left is not None:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:
-                    late = DeadlineExceeded(f"{row.name}: no time was left")
-                    return self._refuse(protocol, request, row, late, running)
+                    return self._refuse(protocol, request, row, DeadlineExceeded(f"{row.name}: no time was left"))
         # As `Protocol.begin`, which is as long as a call of it.
         id = request.call
         if id and (protocol.handled.setdefault(id, call) is not call or protocol.state is _CLOSED):
-            if running is not None:  # it may be that only this connection has ended, and the caller is on another one
-                running.withdraw(Kept(True, pack_protocol_failure(ConnectionLost(f"{row.name}: it did not run"))))
             return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
-        if running is not None:
-            assert isinstance(call, KeyedCall), "made so above"
-            call.running = running
-            running.begins(call)
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()
             self.observer.begins(call)
@@ -172,31 +163,38 @@ class Dispatcher:
 
     # Calls that their clients may send again
 
-    def _claim(self, protocol: Protocol[Any], request: Request, row: Row) -> Running | Waiting | Kept | None:
-        """What is known of a request with a key; None where nothing is kept for it. Raises ``OutcomeUnknown``."""
-        key = request.extras.key
-        assert key is not None, "asked for requests with one"
-        if request.command >= FIRST_RESERVED_ID:
-            return None
+    def _begin_keyed(self, protocol: Protocol[Any], request: Request, peer: Peer, row: Row) -> Call | Outgoing | None:
+        """As :meth:`begin`, for a call with a key: it is run unless it was."""
+        extras = request.extras
+        assert extras.key is not None, "asked for requests with one"
         visit, answers = protocol.visit, self.answers
-        if visit is not None and answers is not None:
-            tell = partial(_tell_again, protocol, request, row)
-            return answers.begin(visit.session, row.name, key, tell)
-        if key[1]:
-            raise OutcomeUnknown(f"{row.name}: it was sent before, and this side keeps no answers for its caller")
-        return None
-
-    def _answer_again(
-        self, protocol: Protocol[Any], request: Request, row: Row, claimed: Waiting | Kept
-    ) -> Outgoing | None:
-        """A call that was sent again: the answer, or None where it will come when the call is over."""
-        if isinstance(claimed, Kept):
-            return _again(protocol, request, row, claimed)
-        if protocol.handled.setdefault(request.call, claimed) is not claimed:
-            claimed.cancel("its caller has given it up")
-        elif protocol.state is _CLOSED:
-            claimed.caller_left()
-        return None
+        if visit is None or answers is None:
+            if extras.key[1]:
+                unknown = f"{row.name}: it was sent before, and this side keeps no answers for its caller"
+                return self._refuse(protocol, request, row, OutcomeUnknown(unknown))
+            request.extras = extras._replace(key=None)
+            return self.begin(protocol, request, peer)
+        try:
+            found = answers.begin(visit.session, row.name, extras.key, partial(_tell_again, protocol, request, row))
+        except OutcomeUnknown as error:
+            return self._refuse(protocol, request, row, error)
+        if isinstance(found, Kept):
+            return _again(protocol, request, row, found)
+        if isinstance(found, Waiting):
+            if protocol.handled.setdefault(request.call, found) is not found:
+                found.cancel("its caller has given it up")
+            elif protocol.state is _CLOSED:
+                found.caller_left()
+            return None
+        request.extras = extras._replace(key=None, running=found)
+        begun: Call | Outgoing | None = None
+        try:
+            begun = self.begin(protocol, request, peer)
+        finally:
+            if not isinstance(begun, Call):
+                # Why is told to who asked first. Perhaps only that connection has ended, so others are to ask again.
+                found.withdraw(Kept(True, pack_protocol_failure(ConnectionLost(f"{row.name}: it did not run"))))
+        return begun
 
     # The same for the calls of a batch, whose outcomes are collected
 
@@ -410,24 +408,14 @@ class Dispatcher:
         if self.observer is not None and started is not None:
             self.observer.ended(call, result, error, monotonic() - started)
 
-    def _refuse(
-        self,
-        protocol: Protocol[Any],
-        request: Request,
-        row: Row | None,
-        error: RpcError,
-        running: Running | None = None,
-    ) -> Outgoing | None:
+    def _refuse(self, protocol: Protocol[Any], request: Request, row: Row | None, error: RpcError) -> Outgoing | None:
         # Callbacks that nobody has unpacked are dropped all the same; an answer that there is no such command says it.
         has_callbacks = row.has_callbacks if row is not None else request.origin and not request.call
         dropped = protocol.release(request.origin, ALL_CALLBACKS) if has_callbacks else b""
         if not request.call:
             logger.warning("a one-way call was dropped: %s", error)
             return dropped or None
-        payload = pack_protocol_failure(error)
-        if running is not None:
-            running.withdraw(Kept(True, payload))
-        return dropped + protocol.failure(request, payload)
+        return dropped + protocol.failure(request, pack_protocol_failure(error))
 
     def _row_of(self, request: Request, peer: Peer) -> Row:
         row: Row | None
@@ -437,7 +425,7 @@ class Dispatcher:
             row = self._rows.get(request.command)
             if row is None:
                 row = self._restricted.get(request.command) or self._make_row(request.command)
-                if request.command in self._restricted:
+                if request.command in self._restricted and request.extras.running is None:  # for which it was asked
                     self._check_authority(self._table.entries[request.command].implementation, peer)
         schema = request.extras.schema
         return row if schema is None else self._row_of_version(row, schema, peer)
@@ -581,6 +569,11 @@ def _run_guarded(guard: Callable[[Call], object], function: Callable[..., Any], 
         logger.exception("the guard failed for %s: it was denied", call.command)
         raise _Denied(f"{call.command}: not allowed") from error
     return function(*args, **kwargs)
+
+
+def _has_kept_answer(request: Request, row: Row) -> bool:
+    """Whether the answer to a request with a key is kept: not where it is of no use on another connection."""
+    return bool(request.call) and request.command < FIRST_RESERVED_ID and not row.has_callbacks and row.stream is None
 
 
 def _again(protocol: Protocol[Any], request: Request, row: Row, kept: Kept) -> Outgoing:

@@ -344,7 +344,10 @@ def pack_extension(
 
 
 class Extras(NamedTuple):
-    """What an extension map says of a call; see :func:`pack_extension`."""
+    """What an extension map says of a call; see :func:`pack_extension`.
+
+    ``running`` is for the dispatcher: what is to know what a call comes to that had a key.
+    """
 
     time_left: float | None = None
     schema: int | None = None
@@ -353,6 +356,7 @@ class Extras(NamedTuple):
     target: tuple[int, int] | None = None
     metadata: Metadata = NO_METADATA
     key: tuple[int, int, int] | None = None
+    running: Any = None
 
 
 NO_EXTRAS: Final = Extras()

@@ -361,6 +361,11 @@ class Waker:
         self._writer.close()
 
 
+def has_more(sock: SocketLike) -> bool:
+    """Whether a socket that is none of the system's may have something to read of which the system does not know."""
+    return bool(getattr(sock, "has_more", False))
+
+
 def wait(
     sock: SocketLike,
     *,
@@ -381,7 +386,7 @@ def wait(
     Returns:
         Whether it can be *read* (asked for or not: False when only writing was asked for).
     """
-    if read and type(sock) is not socket.socket and getattr(sock, "has_more", False):
+    if read and type(sock) is not socket.socket and has_more(sock):
         return True  # it was read from the system already
     if _HAS_POLL:
         poller = select.poll()

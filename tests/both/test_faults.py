@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.blocking import Ends, alike
+from tests.ends import Ends, alike_ends
 from tests.proxy import Passage, Plan, Proxy, Way
 from tests.support import PATIENCE, Gate, Gates, Program, RawPeer, Running, Tally, until
 from typedrpc import ConnectFailed, ConnectionLost, DeadlineExceeded, Service, deadline, rpc
@@ -26,7 +26,7 @@ from typedrpc.codec import pack_plain
 from typedrpc.wire import HEADER_SIZE, PREAMBLE, Kind, unpack_header
 
 pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
-ends = alike
+ends = alike_ends
 
 URL: Final = "tcp://127.0.0.1:0"
 LARGE: Final = 300_000
@@ -504,7 +504,7 @@ def test_a_peer_that_asks_and_never_reads(ends: Ends) -> None:
 
 SERVING: Final = """
     import threading
-    from tests.blocking import Ends
+    from tests.ends import Ends
     from tests.both.test_faults import Ledger, URL
     lock = threading.Lock()
     def begun(key):
@@ -540,7 +540,7 @@ def test_the_server_is_killed_within_each_step(ends: Ends) -> None:
 CALLING: Final = """
     from contextlib import ExitStack
     import threading
-    from tests.blocking import Ends
+    from tests.ends import Ends
     from tests.both.test_faults import STEPS, Belief, Ledger
     for step in STEPS:
         opened = Ends(client={client!r}).connect(Ledger, {url!r})

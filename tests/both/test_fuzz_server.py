@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.blocking import SERVERS
 from tests.codec.invented import thorough
+from tests.ends import SERVERS
 from tests.frames import COMMANDS, conversations, plain
 from tests.support import Program, RawPeer, Workshop
 from typedrpc import connect
@@ -32,7 +32,7 @@ MAX_THREADS: Final = 100
 SERVING: Final = """
     import faulthandler
     import logging
-    from tests.blocking import Ends
+    from tests.ends import Ends
     from tests.both.test_fuzz_server import Target
     faulthandler.cancel_dump_traceback_later()  # many examples share it
     lines = []

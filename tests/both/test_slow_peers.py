@@ -10,13 +10,13 @@ from typing import Final
 
 import pytest
 
-from tests.blocking import Ends, alike
+from tests.ends import Ends, alike_ends
 from tests.support import RawPeer, Workshop, hello, until
 from typedrpc.codec import pack_plain
 from typedrpc.wire import HEADER, PREAMBLE, Kind
 
 pytestmark = [pytest.mark.usefixtures("kept_loop", "no_leaks"), pytest.mark.unmeasured]
-ends = alike
+ends = alike_ends
 
 SLOW: Final = 500
 LONG: Final = 3600.0

@@ -505,7 +505,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         """A client that may send calls again is let in: what is kept for it. The lock is held."""
         core = stay.connection.core
         if core.peer_hello.session:
-            identity = getattr(stay.peer, "identity", None)
+            identity = stay.peer.identity
             name = "" if identity is None else identity.name
             hello = core.peer_hello
             core.visit = self._answers.enter(name, hello.session, hello.next_key, stay.connection.post)

@@ -415,10 +415,12 @@ class Connection(AnyConnection[HandlerThreads]):
 
     def _broke(self, error: ConnectionLost, leading: bool) -> None:
         """Nothing can be written any more. What the peer said before it left is why, and which calls it has not run."""
-        if leading:
-            self._read_rest()
-        else:
-            self.look_alive()
+        if leading or self.role.try_take():
+            try:
+                self._read_last_words()
+            finally:
+                if not leading:
+                    self.stop_leading()
         self.end(error)
 
     def look_alive(self) -> None:
@@ -434,6 +436,23 @@ class Connection(AnyConnection[HandlerThreads]):
         until = monotonic() + GOODBYE_TIME  # it may go on and on
         while self.core.state is not State.CLOSED and monotonic() < until and self._alive.is_readable():
             self.deliver(self.read())
+
+    def _read_last_words(self) -> None:
+        """As :meth:`_read_rest`, once nothing can be written: an end without a reason does not say why."""
+        core = self.core
+        until = monotonic() + GOODBYE_TIME
+        while core.state is not State.CLOSED and monotonic() < until and self._alive.is_readable():
+            try:
+                count = self._sock.recv_into(core.reader.get_buffer(), 0, transport.DONT_WAIT)
+            except BlockingIOError:
+                continue
+            except OSError:
+                count = 0
+            if not count:  # with a frame cut short it may be; that is not why
+                if core.state is State.DRAINING:
+                    self.deliver(core.receive_eof())
+                return
+            self.deliver(core.receive(count))
 
     # In the watcher's thread
 

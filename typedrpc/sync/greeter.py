@@ -2,7 +2,6 @@
 
 import logging
 import selectors
-import socket
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -29,7 +28,7 @@ class Visitor:
 
     __slots__ = ("connection", "deadline", "sock", "stay", "timeout")
 
-    def __init__(self, sock: socket.socket, connection: Connection, stay: Stay, timeout: float) -> None:
+    def __init__(self, sock: transport.SocketLike, connection: Connection, stay: Stay, timeout: float) -> None:
         self.sock: Final = sock
         self.connection: Final = connection
         self.stay: Final = stay
@@ -41,7 +40,10 @@ def _greet(visitor: Visitor) -> bool:
     """Read what one has said, without waiting for more. Returns whether hands are shaken, or it has ended."""
     sock, connection = visitor.sock, visitor.connection
     core = connection.core
-    for _ in range(READS):
+    reads = 0
+    # Of TLS, more may have been read from the system than was asked for: nobody would say that it is there.
+    while reads < READS or transport.has_more(sock):
+        reads += 1
         try:
             count = sock.recv_into(core.reader.get_buffer(), 0, transport.DONT_WAIT)
         except BlockingIOError:
@@ -74,7 +76,7 @@ class Greeter:
         self._short = False  # of threads, and the log says so
         self._retry_at = 0.0
 
-    def welcome(self, sock: socket.socket, connection: Connection, stay: Stay, timeout: float) -> None:
+    def welcome(self, sock: transport.SocketLike, connection: Connection, stay: Stay, timeout: float) -> None:
         """Shake hands with one that has just connected, within so many seconds: as many for each."""
         if not connection.role.try_take():
             return  # it has ended already

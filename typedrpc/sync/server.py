@@ -166,8 +166,9 @@ class Server(BaseServer[Connection]):
         core: Protocol[Token] = Protocol(client=False, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
         link = PeerLink()
         peer = Peer(next_peer_id(), transport.describe_peer(sock), self, link)
+        secured = sock if self._context is None else self._secure(sock, peer, self._context)
         connection = Connection(
-            sock if self._context is None else self._secure(sock, peer, self._context),
+            secured,
             core,
             runtime=self._get_runtime,
             dispatcher=self._dispatcher,
@@ -196,7 +197,7 @@ class Server(BaseServer[Connection]):
             connection.end(ConnectionLost("the server is closing"))
             return
         if self._is_allowed(connection, stay, sock):
-            self._greeter.welcome(sock, connection, stay, self._handshake_timeout)
+            self._greeter.welcome(secured, connection, stay, self._handshake_timeout)
 
     def _start_serving(self, connection: Connection, stay: Stay) -> None:
         self._workers.start(lambda: self._serve(connection, stay))
