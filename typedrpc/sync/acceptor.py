@@ -74,19 +74,26 @@ class Acceptor:
         self._greeter.forsake()
 
     def _run(self) -> None:
-        greeter = self._greeter
         try:
-            while True:
-                for key, _ in greeter.selector.select(self._look(monotonic())):
-                    if key.fileobj is self._wake:
-                        return
-                    if key.fileobj is self._listener:
-                        self._accept()
-                    else:
-                        greeter.read(key.data)
+            while self._turn():
+                pass
         finally:
-            greeter.close()
+            self._greeter.close()
             self._wake.close()
+
+    def _turn(self) -> bool:
+        """Wait, and do what is due. Returns False when it is to stop.
+
+        A function of its own, so that while it waits nothing is kept of a connection that it had to do with before.
+        """
+        for key, _ in self._greeter.selector.select(self._look(monotonic())):
+            if key.fileobj is self._wake:
+                return False
+            if key.fileobj is self._listener:
+                self._accept()
+            else:
+                self._greeter.read(key.data)
+        return True
 
     def _look(self, now: float) -> float | None:
         """Do what is due. Returns seconds until there is more to do."""
