@@ -64,10 +64,8 @@ class OwnSocket(socket.socket):
     __slots__ = ()
 
     def __del__(self) -> None:
-        try:
+        if hasattr(self, "_closed"):  # otherwise it could not be made
             self.close()
-        except (AttributeError, OSError):  # it could not be made, for one
-            pass
 
 
 class Address(NamedTuple):
@@ -232,6 +230,7 @@ def dial(url: str, timeout: float) -> socket.socket:
     """
     address = resolve(url)
     try:
+        sock: socket.socket
         if address.path:
             sock = OwnSocket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:

@@ -3,7 +3,9 @@
 A call that was cut short by the loss of its connection ends with a plain ``ConnectionLost`` where it did not run: that
 may be sent again, whatever it is. It ends with ``OutcomeUnknown`` where it may have run. Then it is sent again if it is
 idempotent, or has a key: by that the server knows it, and gives the answer that it has kept instead of running it a
-second time. Another server, or another run of that one, does not know it, and does not get it. A client without :class:`~typedrpc.retry.Retry` gives no keys, and sends once again only what did not run.
+second time. Another server, or another run of that one, does not know it, and does not get it.
+
+A client without :class:`~typedrpc.retry.Retry` gives no keys, and sends once again only what did not run.
 """
 
 import heapq
