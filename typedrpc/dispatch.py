@@ -145,9 +145,9 @@ class Dispatcher:
             if extras.depth >= self._max_depth:
                 return self._refuse(protocol, request, row, _too_deep(row, extras.depth))
             call.metadata = extras.metadata
-            if extras.running is not None:
-                call.running = extras.running
-                call.running.begins(call)
+            if (running := extras.running) is not None:
+                call.running = running
+                running.begins(call)
             if extras.time_left is not None:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:

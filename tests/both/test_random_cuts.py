@@ -116,7 +116,7 @@ def test_a_client_that_tries_again_never_has_a_call_run_twice(colours: Colours) 
                 forms: list[Callable[[int], int]] = [remote.book, lambda number: remote.book.submit(number).result(60)]
                 results = book_from_threads(lambda index: forms[index % 2])
         assert sum(passage.was_cut for passage in proxy.passages) > FEWEST_CUTS
-    believed = {number: belief for result in results for number, belief in result.items()}
+    believed: dict[int, Belief] = {number: belief for result in results for number, belief in result.items()}
     assert check(ledger, believed) == {"ran": CALLS}
 
 
@@ -139,7 +139,7 @@ def test_a_client_that_does_not_try_again_knows_what_it_can_know(colours: Colour
             finally:
                 client.__exit__(None, None, None)
         assert sum(passage.was_cut for passage in proxy.passages) > FEWEST_CUTS
-    believed = {number: belief for result in results for number, belief in result.items()}
+    believed: dict[int, Belief] = {number: belief for result in results for number, belief in result.items()}
     beliefs = check(ledger, believed)
     assert beliefs["ran"] > CALLS // 2
     assert beliefs["unknown"] > 0

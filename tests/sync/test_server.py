@@ -172,10 +172,12 @@ class TestPeers:
                 assert first.address.startswith("127.0.0.1:")
                 assert repr(first) == f"<peer {first.id} at {first.address}>"
                 first.close("you are one too many")
-                with pytest.raises(ConnectionLost, match="you are one too many"):
-                    one.add(1)
                 assert two.add(1) == 1
                 assert [peer.id for peer in server.peers] == [second.id]
+                assert one.add(1) == 1  # by another connection
+                again, third = server.peers
+                assert again is second
+                assert third.id > second.id
 
     def test_who_has_left_is_forgotten(self, ends: Ends) -> None:
         left = Gate()
