@@ -214,6 +214,41 @@ class TestKeys:
             assert server.talks[0].hello.session != server.talks[1].hello.session
             assert server.keys == [[(0, 0, 0), (1, 0, 1)], [(0, 0, 0)]]
 
+    def test_so_has_each_child_of_a_child_that_has_called_nothing(self) -> None:
+        """A program that becomes a daemon after it has connected, and then has workers."""
+        source = """
+            import os
+            from tests.both.test_reconnect import QUICK, Desk
+            from typedrpc import connect
+
+            def beget(body):
+                child = os.fork()
+                if child == 0:
+                    code = 1
+                    try:
+                        body()
+                        code = 0
+                    finally:
+                        os._exit(code)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+            def work():
+                assert desk.run() == 7
+
+            def be_daemon():
+                beget(work)
+                beget(work)
+
+            with connect(Desk, hear(), retry=QUICK) as desk:
+                assert desk.run() == 7
+                beget(be_daemon)
+        """
+        with Scripted(answer, answer, answer) as server, Program(source) as program:
+            program.say(server.url)
+            program.expect_success()
+            assert len({talk.hello.session for talk in server.talks}) == 3
+            assert server.keys == [[(0, 0, 0)]] * 3
+
 
 class TestWhatIsNotSentAgain:
     def test_a_call_of_which_nobody_knows_by_default(self, way: str, form: Callable[[Here], Any]) -> None:
