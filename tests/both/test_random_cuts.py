@@ -52,12 +52,12 @@ class Ledger(Service):
         return -number
 
 
-def cuts(seed: int) -> Callable[[], tuple[Plan, Plan]]:
-    """Each connection is cut at another byte, of the way there or of the way back."""
+def cuts(seed: int, most: int = 6000) -> Callable[[], tuple[Plan, Plan]]:
+    """Each connection is cut at another byte, of the way there or of the way back, and at most after so many."""
     dice = random.Random(seed)
 
     def plans() -> tuple[Plan, Plan]:
-        cut = Plan(cut_after=dice.randrange(20, 6000), reset=dice.random() < 0.5)
+        cut = Plan(cut_after=dice.randrange(20, most), reset=dice.random() < 0.5)
         return (cut, Plan()) if dice.random() < 0.5 else (Plan(), cut)
 
     return plans
@@ -118,6 +118,25 @@ def test_a_client_that_tries_again_never_has_a_call_run_twice(colours: Colours) 
         assert sum(passage.was_cut for passage in proxy.passages) > FEWEST_CUTS
     believed: dict[int, Belief] = {number: belief for result in results for number, belief in result.items()}
     assert check(ledger, believed) == {"ran": CALLS}
+
+
+@pytest.mark.timeout(120)
+def test_a_client_that_gives_up_soon_knows_what_it_can_know(colours: Colours) -> None:
+    """One attempt may have run, and the next one reach nobody, or a server that accepts nothing."""
+    ledger = Ledger()
+    with Proxy("tcp://") as proxy:
+        with colours.serve(ledger) as server:
+            proxy.target = server.url
+            with colours.connect(Ledger, proxy.url, retry=Retry(attempts=2, first_delay=0.001)) as remote:
+                proxy.plan_each(cuts(5, 900))
+                proxy.cut()
+                forms: list[Callable[[int], int]] = [remote.book, lambda number: remote.book.submit(number).result(60)]
+                results = book_from_threads(lambda index: forms[index % 2])
+        assert sum(passage.was_cut for passage in proxy.passages) > FEWEST_CUTS
+    believed = {number: belief for result in results for number, belief in result.items()}
+    beliefs = check(ledger, believed)
+    assert beliefs["ran"] > 0
+    assert beliefs["unknown"] > 0
 
 
 @pytest.mark.timeout(120)

@@ -1,6 +1,7 @@
 """Calls that the loss of a connection cuts short: which are sent again, under which key, and which never are."""
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, repeat
@@ -11,7 +12,23 @@ import pytest
 from tests.both.test_reconnect import QUICK, WAYS, Desk, Here, connected, desk
 from tests.proxy import Proxy
 from tests.support import PATIENCE, FakeServer, Gate, Program, RawPeer, Running, Tally, run_all, until
-from typedrpc import ConnectionLost, OutcomeUnknown, Retry, Server, Service, aio, connect, rpc
+from typedrpc import (
+    ArgumentValueError,
+    ConnectFailed,
+    ConnectionLost,
+    MessageTooLarge,
+    OutcomeUnknown,
+    PermissionDenied,
+    RemoteError,
+    Retry,
+    Server,
+    ServerBusy,
+    Service,
+    UnknownCommand,
+    aio,
+    connect,
+    rpc,
+)
 from typedrpc.codec import pack_plain
 from typedrpc.failure import pack_protocol_failure
 from typedrpc.messages import Hello, Leave, pack_goodbye, read_extension, read_hello
@@ -95,6 +112,11 @@ class Scripted(FakeServer):
         talk = Talk(peer, next(self._incarnations))
         self.talks.append(talk)
         script(talk)
+
+    def stop_listening(self) -> None:
+        """Nobody who comes is let in any more."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(PATIENCE)
 
     @property
     def keys(self) -> list[list[tuple[int, int, int] | None]]:
@@ -214,6 +236,41 @@ class TestKeys:
             assert server.talks[0].hello.session != server.talks[1].hello.session
             assert server.keys == [[(0, 0, 0), (1, 0, 1)], [(0, 0, 0)]]
 
+    def test_so_has_each_child_of_a_child_that_has_called_nothing(self) -> None:
+        """A program that becomes a daemon after it has connected, and then has workers."""
+        source = """
+            import os
+            from tests.both.test_reconnect import QUICK, Desk
+            from typedrpc import connect
+
+            def beget(body):
+                child = os.fork()
+                if child == 0:
+                    code = 1
+                    try:
+                        body()
+                        code = 0
+                    finally:
+                        os._exit(code)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+            def work():
+                assert desk.run() == 7
+
+            def be_daemon():
+                beget(work)
+                beget(work)
+
+            with connect(Desk, hear(), retry=QUICK) as desk:
+                assert desk.run() == 7
+                beget(be_daemon)
+        """
+        with Scripted(answer, answer, answer) as server, Program(source) as program:
+            program.say(server.url)
+            program.expect_success()
+            assert len({talk.hello.session for talk in server.talks}) == 3
+            assert server.keys == [[(0, 0, 0)]] * 3
+
 
 class TestWhatIsNotSentAgain:
     def test_a_call_of_which_nobody_knows_by_default(self, way: str, form: Callable[[Here], Any]) -> None:
@@ -282,6 +339,67 @@ class TestWhatIsNotSentAgain:
         with Scripted(late) as server, connected(way, Desk, server.url, retry=QUICK) as here:
             assert form(here) == 7
             assert server.keys == [[(0, 0, 0), (0, 0, 0)]]
+
+
+def _refuse_with(error: Exception) -> Callable[[Talk], None]:
+    def script(talk: Talk) -> None:
+        talk.fail(talk.hear(), error)
+        answer(talk)
+
+    return script
+
+
+class TestWhatIsToldOfACallThatMayHaveRun:
+    """The last attempt did not run. That says nothing of the one before it."""
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ServerBusy("too many calls"),
+            PermissionDenied("no more"),
+            ConnectionLost("the call came when no more were accepted"),
+            UnknownCommand("Desk.run", 1),
+            MessageTooLarge("the result", 10, 5),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_where_the_server_refuses_it_then(self, way: str, form: Callable[[Here], Any], error: Exception) -> None:
+        retry = Retry(attempts=2, first_delay=0.001)
+        with Scripted(cut, _refuse_with(error)) as server, connected(way, Desk, server.url, retry=retry) as here:
+            with pytest.raises(OutcomeUnknown, match="may have run before") as caught:
+                form(here)
+            assert type(caught.value.__cause__) is type(error)
+            assert server.keys == [[(0, 0, 0)], [(0, 1, 0)]]
+            assert form(here) == 7
+
+    def test_where_it_is_idempotent_too(self, way: str) -> None:
+        with (
+            Scripted(cut, _refuse_with(ServerBusy("full"))) as server,
+            connected(way, Desk, server.url, retry=QUICK) as here,
+            pytest.raises(OutcomeUnknown),
+        ):
+            here("look")
+
+    def test_where_nobody_is_there_then(self, way: str, form: Callable[[Here], Any]) -> None:
+        def vanish(talk: Talk) -> None:
+            talk.hear()
+            server.stop_listening()
+
+        retry = Retry(attempts=2, first_delay=0.001)
+        with Scripted(vanish) as server, connected(way, Desk, server.url, retry=retry) as here:
+            with pytest.raises(OutcomeUnknown) as caught:
+                form(here)
+            assert type(caught.value.__cause__) is ConnectionLost
+            assert isinstance(caught.value.__cause__.__cause__, ConnectFailed)
+
+    def test_what_the_handler_says_is_its_answer(self, way: str, form: Callable[[Here], Any]) -> None:
+        for error in (RemoteError("it failed"), ArgumentValueError("so not")):
+            with (
+                Scripted(cut, _refuse_with(error)) as server,
+                connected(way, Desk, server.url, retry=QUICK) as here,
+                pytest.raises(type(error)),
+            ):
+                form(here)
 
 
 class TestAnotherServer:

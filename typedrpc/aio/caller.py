@@ -138,6 +138,10 @@ class LoopForms(CallForms):
                 except ConnectionLost as error:
                     if not pursuit.goes_on(error):
                         raise
+        except RpcError as error:
+            if not pursuit.is_in_doubt(error):
+                raise
+            raise pursuit.doubt(error) from error
         finally:
             pursuit.over()
 

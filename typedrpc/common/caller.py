@@ -175,6 +175,10 @@ class CallForms:
                 except ConnectionLost as error:
                     if not pursuit.goes_on(error):
                         raise
+        except RpcError as error:
+            if not pursuit.is_in_doubt(error):
+                raise
+            raise pursuit.doubt(error) from error
         finally:
             pursuit.over()
 

@@ -23,11 +23,38 @@ from typedrpc.codec import Payload, Segmented
 from typedrpc.command import CallOptions, Command
 from typedrpc.common.connection import Connection
 from typedrpc.common.redial import Redial, is_usable
-from typedrpc.errors import ConnectFailed, ConnectionLost, OutcomeUnknown, RpcError, ServerBusy
+from typedrpc.errors import (
+    ArgumentError,
+    BlockingCall,
+    ConnectFailed,
+    ConnectionLost,
+    ContractMismatch,
+    MessageTooLarge,
+    NestedTooDeep,
+    OutcomeUnknown,
+    PermissionDenied,
+    RpcError,
+    ServerBusy,
+    UnknownCommand,
+)
 from typedrpc.failure import unpack_failure
 from typedrpc.retry import Retry
 from typedrpc.transport import LONGEST_WAIT
 from typedrpc.wire import Frame, Kind
+
+_REFUSALS: Final = (
+    ArgumentError,
+    BlockingCall,
+    ConnectFailed,
+    ConnectionLost,
+    ContractMismatch,
+    MessageTooLarge,
+    NestedTooDeep,
+    PermissionDenied,
+    ServerBusy,
+    UnknownCommand,
+)
+"""What says of one attempt that it did not run, and nothing of those before it."""
 
 Action: TypeAlias = "Callable[[Future[Any] | None], None]"
 
@@ -226,11 +253,24 @@ class Pursuit:
             return False  # the server said so, and says so again
         if self._again.retry is None:
             return False
-        if self.command.idempotent:
-            return True
         self._doubts += 1
         self._doubts_at = sent_on.core.peer_hello.incarnation
+        if self.command.idempotent:
+            return True
         return self.key is not None and bool(self._doubts_at)
+
+    def is_in_doubt(self, error: BaseException) -> bool:
+        """Whether what the last attempt ended with says less than :meth:`doubt`: an attempt before it may have run."""
+        if not self._doubts or not isinstance(error, _REFUSALS):
+            return False
+        if isinstance(error, ArgumentError):
+            return not error._from_call  # the server's word about this very call is one
+        return not isinstance(error, OutcomeUnknown)
+
+    def doubt(self, error: BaseException) -> OutcomeUnknown:
+        """What is raised then, from that error."""
+        what = self.command.qualified_name
+        return OutcomeUnknown(f"{what}: it may have run before the connection was lost; then: {error}")
 
     def wait(self) -> None:
         """Wait for the pause, but not past the deadline, nor after the client was closed."""
@@ -246,13 +286,16 @@ class Pursuit:
             keys.drop(key)
 
 
+def error_in(outcome: Frame | RpcError, what: str) -> BaseException | None:
+    """The error that an outcome is, as this side or the server says it; None for a result."""
+    if isinstance(outcome, Exception):
+        return outcome
+    return unpack_failure(outcome.payload, what) if outcome.kind == Kind.ERROR else None
+
+
 def loss_in(outcome: Frame | RpcError, what: str) -> ConnectionLost | None:
     """What an outcome has to do with a loss: that of the connection, or what the server says of one."""
-    if isinstance(outcome, Exception):
-        return outcome if isinstance(outcome, ConnectionLost) else None
-    if outcome.kind != Kind.ERROR:
-        return None
-    error = unpack_failure(outcome.payload, what)
+    error = error_in(outcome, what)
     return error if isinstance(error, ConnectionLost) else None
 
 

@@ -8,13 +8,13 @@ from typing import Any, TypeAlias, final
 from typedrpc.agreement import Route
 from typedrpc.common.connection import Connection
 from typedrpc.common.redial import outcome_of
-from typedrpc.common.retrying import Again, Pursuit, loss_in
+from typedrpc.common.retrying import Again, Pursuit, error_in
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.options import CallOptions
 from typedrpc.wire import Frame
 
 OnLost: TypeAlias = Callable[[Frame | RpcError, float | None], bool]
-"""Is asked about an outcome that is no result, and the deadline of its call: whether the call goes on."""
+"""Is asked about an outcome that is no result, and the deadline of its call: whether it has seen to it."""
 
 Resolve: TypeAlias = Callable[[float | None], tuple[Connection, Route]]
 """Gives the connection, and how the command is called there, within so many seconds. May block."""
@@ -59,9 +59,23 @@ class Submission:
             raise
 
     def lost(self, outcome: Frame | RpcError, end: float | None = None) -> bool:
-        """It has ended without a result. Returns whether it is sent again."""
-        error = loss_in(outcome, self._pursuit.command.qualified_name)
-        return error is not None and self._goes_on(error)
+        """It has ended without a result. Returns whether it is sent again, or its future was told."""
+        error = error_in(outcome, self._pursuit.command.qualified_name)
+        if isinstance(error, ConnectionLost) and self._goes_on(error):
+            return True
+        if error is None or not self._pursuit.is_in_doubt(error):
+            return False
+        self._fail(error)
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        """Nothing more is tried."""
+        if self._pursuit.is_in_doubt(error):
+            doubt = self._pursuit.doubt(error)
+            doubt.__cause__ = error
+            error = doubt
+        if self._future.set_running_or_notify_cancel():
+            self._future.set_exception(error)
 
     def _send(self, connection: Connection, route: Route, *, patient: bool) -> None:
         options = self._pursuit.options
@@ -90,5 +104,4 @@ class Submission:
         except BaseException as error:
             if isinstance(error, ConnectionLost) and self._goes_on(error):
                 return
-            if self._future.set_running_or_notify_cancel():
-                self._future.set_exception(error)
+            self._fail(error)
