@@ -14,6 +14,7 @@ from typedrpc import (
     CallCancelled,
     ConnectionLost,
     OutcomeUnknown,
+    Retry,
     Server,
     Service,
     current_call,
@@ -516,6 +517,36 @@ class TestKeyedCalls:
         with caller.dial(next_key=1) as peer:
             assert failure_of(caller.ask(peer, Till.wait, [], 0, 1))[0] == Code.DEADLINE
         assert till.cancelled == [""]
+
+    def test_a_client_that_leaves_for_good_ends_it(self, server: Server, till: Till) -> None:
+        caller = Caller(server)
+        for code in (Leave.OTHER, Leave.GONE):
+            with caller.dial() as peer:
+                caller.send(peer, Till.wait, [], code)
+                until(lambda number=code: len(till.paid) == bool(number) + 1)  # type: ignore[misc]
+                assert till.cancelled == []  # a client that says no more than goodbye may come back
+                peer.send_frame(Kind.GOODBYE, 0, 0, pack_goodbye(0, "", code))
+                peer.read_to_end()
+            until(lambda: not server.peers)
+        until(lambda: len(till.cancelled) == 2)
+        assert till.cancelled == ["its caller has left"] * 2
+
+    def test_a_client_that_is_closed_leaves_for_good(self, server: Server, till: Till, colours: Colours) -> None:
+        with colours.connect(Till, server.url, retry=Retry()) as proxy:
+            running = Running(caught, proxy.wait)
+            till.started["wait"].wait()
+        assert isinstance(running.result(), ConnectionLost)
+        until(lambda: till.cancelled)
+        assert till.cancelled == ["its caller has left"]
+
+    def test_too_many_that_go_on_for_nobody(self, server: Server, till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("typedrpc.answers.MAX_UNATTENDED", 0)
+        caller = Caller(server)
+        with caller.dial() as peer:
+            caller.send(peer, Till.wait, [], 0)
+            till.started["wait"].wait()
+        until(lambda: till.cancelled)
+        assert till.cancelled == ["its caller has left, and too many calls go on for callers that have"]
 
     def test_the_end_of_the_server_ends_it(self, server: Server, till: Till) -> None:
         caller = Caller(server)
