@@ -186,10 +186,10 @@ class Session:
 
 
 class Visit(NamedTuple):
-    """One connection of a session: what is remembered of it, and what posts a frame to the client."""
+    """One connection of a session: what is remembered of it, and what makes a frame and sends it to the client."""
 
     session: Session
-    post: Callable[[Any], None]
+    answer: Callable[[Callable[[], Any]], None]
 
 
 @final
@@ -221,14 +221,16 @@ class Answers:
 
     # Connections
 
-    def enter(self, identity: str, session: bytes, next_key: int, post: Callable[[Any], None]) -> Visit | None:
+    def enter(
+        self, identity: str, session: bytes, next_key: int, answer: Callable[[Callable[[], Any]], None]
+    ) -> Visit | None:
         """A client is let in. To each call of this belongs one of :meth:`leave`.
 
         Args:
             identity: Who it is; empty where nobody knows.
             session: What it calls its session: only with the same identity it is the same one.
             next_key: The least key that it has not given to a call yet.
-            post: Posts a frame to it; may be called by any thread.
+            answer: Makes a frame and sends it, unless it is too late; may be called by any thread.
 
         Returns:
             What is remembered of it; None where there is no room for it.
@@ -246,7 +248,7 @@ class Answers:
             known.connections += 1
             known.is_over = False
             self._idle.pop(name, None)
-            return Visit(known, post)
+            return Visit(known, answer)
 
     @property
     def unattended(self) -> int:

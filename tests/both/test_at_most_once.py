@@ -18,10 +18,12 @@ from typedrpc import (
     Server,
     Service,
     current_call,
+    dispatch,
     rpc,
 )
 from typedrpc.agreement import digest_of
 from typedrpc.codec import pack_plain, unpack_plain
+from typedrpc.dispatch import Dispatcher
 from typedrpc.failure import Code, pack_protocol_failure
 from typedrpc.messages import Leave, pack_extension, pack_goodbye, read_hello
 from typedrpc.parts import pack_array
@@ -359,6 +361,32 @@ class TestGracefulStop:
             ]
         assert till.cancelled == ["its caller has left"]
 
+    def test_nor_is_anything_while_an_answer_is_made_but_not_sent(
+        self, colours: Colours, till: Till, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made, gate = Gate(), Gate()
+        of = Dispatcher.finish
+
+        def finish(self: Dispatcher, protocol: Any, request: Any, call: Any, result: Any) -> Any:
+            answer = of(self, protocol, request, call, result)
+            if call.command == "Till.pay":
+                made.open()
+                gate.wait()
+            return answer
+
+        monkeypatch.setattr(Dispatcher, "finish", finish)
+        with colours.serve(till) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            peer.send_frame(Kind.REQUEST, Till.pay.id, 1, pack_plain([1]))
+            made.wait()
+            closing = Running(close, server, 0)
+            try:
+                said = [unpack_plain(frame.payload) for frame in peer.read_frames_to_end()]
+            finally:
+                gate.open()
+            closing.result()
+        assert said == [[1, "the server is closing"]]
+
 
 def joined_batch(call: int, arguments: list[list[Any]]) -> bytes:
     data = encode(Kind.BATCH, Till.pay.id, call, pack_array([pack_plain(each) for each in arguments]))
@@ -485,6 +513,36 @@ class TestKeyedCalls:
             till.gates["a"].open()
             assert [result_of(one.read_frame()) for one in (peer, other)] == ["a", "a"]
         assert till.paid == [1, 2]
+
+    def test_who_waited_has_the_answer_before_all_is_called_finished(
+        self, server: Server, till: Till, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        caller = Caller(server)
+        of = dispatch._again
+        with caller.dial() as first:
+            caller.send(first, Till.slow, ["a"], 0)
+            till.started["a"].wait()
+            before = server.peers
+            with caller.dial(next_key=1) as peer:
+                until(lambda: len(server.peers) == 2)
+                (here,) = set(server.peers) - set(before)
+                connection: Any = here.link.connection  # type: ignore[attr-defined]
+
+                def again(*args: Any) -> Any:
+                    """And the server is just about to close, as far as that is possible now."""
+                    frame = of(*args)
+                    if not connection._state.locked():
+                        connection.finish("the server is closing")
+                    return frame
+
+                monkeypatch.setattr(dispatch, "_again", again)
+                call = caller.send(peer, Till.slow, ["a"], 0, 1)
+                until(lambda: connection.core.handled)
+                connection.drain("the server is closing")
+                assert peer.read_frame().kind == Kind.GOODBYE
+                till.gates["a"].open()
+                answer = peer.read_frame()
+                assert (answer.kind, answer.call) == (Kind.RESPONSE, call)
 
     def test_a_handler_whose_caller_is_lost_may_fail_for_it(self, server: Server, till: Till) -> None:
         caller = Caller(server)

@@ -508,7 +508,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
             identity = stay.peer.identity
             name = "" if identity is None else identity.name
             hello = core.peer_hello
-            core.visit = self._answers.enter(name, hello.session, hello.next_key, stay.connection.post)
+            core.visit = self._answers.enter(name, hello.session, hello.next_key, stay.connection.answer)
 
     def _on_end(self, connection: ConnectionT) -> None:
         with self._lock:
