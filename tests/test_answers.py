@@ -204,7 +204,66 @@ def test_closing_cancels_what_runs(answers: Answers) -> None:
     assert handler.why_cancelled == "the server is closing"
 
 
+def test_a_client_that_leaves_for_good_has_its_calls_cancelled_with_its_last_connection(answers: Answers) -> None:
+    first, last, other = Client(answers), Client(answers), Client(answers, b"other")
+    handlers = [Handler() for _ in range(2)]
+    first.run(0).begins(handlers[0])
+    other.run(0).begins(handlers[1])
+    answers.leave(first.visit, for_good=True)
+    assert not handlers[0].why_cancelled
+    last.leave()
+    assert [handler.why_cancelled for handler in handlers] == ["its caller has left", ""]
+
+
+def test_closing_cancels_what_runs_for_sessions_that_are_forgotten(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_SESSIONS", 1)
+    handler, client = Handler(), Client(answers)
+    client.run(0).begins(handler)
+    client.leave()
+    Client(answers, b"other")
+    assert answers.sessions == 1
+    answers.close("the server is closing")
+    assert handler.why_cancelled == "the server is closing"
+
+
 # Bounds
+
+
+def left(client: Client, key: int) -> tuple[Running, Handler]:
+    """A call whose connection has ended."""
+    running, handler = client.run(key), Handler()
+    running.begins(handler)
+    running.caller_left()
+    return running, handler
+
+
+def test_the_calls_that_go_on_for_nobody_are_bounded(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_UNATTENDED", 2)
+    client = Client(answers)
+    found = [left(client, key) for key in range(3)]
+    assert [bool(handler.why_cancelled) for _, handler in found] == [True, False, False]
+    assert "too many calls" in found[0][1].why_cancelled
+    assert answers.unattended == 2
+    waiting = client.begin(1, 1)  # somebody waits for it again
+    assert isinstance(waiting, Waiting)
+    found.append(left(client, 3))
+    assert answers.unattended == 2
+    assert not found[1][1].why_cancelled
+    waiting.caller_left()  # now the one that was left last
+    assert [bool(handler.why_cancelled) for _, handler in found] == [True, False, True, False]
+    for running, _ in found:
+        running.settle(SOME)
+        running.caller_left()  # too late to count
+    assert answers.unattended == 0
+
+
+def test_and_those_of_all_sessions(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ALL_UNATTENDED", 2)
+    found = [left(Client(answers, bytes([number])), 0) for number in range(4)]
+    assert [bool(handler.why_cancelled) for _, handler in found] == [True, True, False, False]
+    assert answers.unattended == 2
 
 
 def test_the_answers_of_a_session_are_bounded_by_number(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:

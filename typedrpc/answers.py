@@ -44,8 +44,17 @@ MAX_SESSIONS: Final = 1024
 KEEP_TIME: Final = 300.0
 """Seconds after the end of its last connection in which a session is remembered."""
 
+MAX_UNATTENDED: Final = 1024
+"""Calls of one session that go on though the connections on which they came have ended."""
+
+MAX_ALL_UNATTENDED: Final = 4096
+"""The same of all sessions."""
+
 _OVERHEAD: Final = 256
 """Bytes that an answer takes beside its payload, about."""
+
+_HAS_LEFT: Final = "its caller has left"
+_TOO_MANY: Final = "its caller has left, and too many calls go on for callers that have"
 
 
 class Kept(NamedTuple):
@@ -80,7 +89,7 @@ class Cancellable(TypingProtocol):
 class Running:
     """A call with a key, from when it is accepted until its answer is known. Whoever is given it has to settle it."""
 
-    __slots__ = ("_answers", "_session", "_why_cancelled", "call", "key", "waiting")
+    __slots__ = ("_answers", "_session", "_why_cancelled", "call", "is_left", "key", "waiting")
 
     def __init__(self, answers: "Answers", session: "Session", key: int) -> None:
         self._answers = answers
@@ -89,6 +98,7 @@ class Running:
         self.call: Cancellable | None = None
         self._why_cancelled = ""
         self.waiting: list[Waiting] = []
+        self.is_left = False  # the connection has ended on which it came first
 
     def begins(self, call: Cancellable) -> None:
         """Its handler is about to run."""
@@ -103,9 +113,13 @@ class Running:
         if call is not None and not call.why_cancelled:
             call.cancel(why)
 
+    def caller_left(self) -> None:
+        """The connection on which it came first has ended: it goes on, unless too many do."""
+        self._answers._caller_left(self._session, self)
+
     def forget(self, waiting: "Waiting") -> None:
         """A request need not be answered any more."""
-        self._answers._forget_waiting(self, waiting)
+        self._answers._forget_waiting(self._session, self, waiting)
 
     def settle(self, kept: Kept) -> None:
         """It has run, and come to this: whoever waits for it is told, and whoever asks from now on."""
@@ -141,7 +155,19 @@ class Waiting:
 class Session:
     """What is remembered of the calls of one client. Belongs to its :class:`Answers`, and is guarded by its lock."""
 
-    __slots__ = ("calls", "connections", "done", "floor", "gone", "left_at", "name", "size", "unwanted")
+    __slots__ = (
+        "calls",
+        "connections",
+        "done",
+        "floor",
+        "gone",
+        "is_over",
+        "left_at",
+        "name",
+        "size",
+        "unattended",
+        "unwanted",
+    )
 
     def __init__(self, name: tuple[str, bytes], floor: int) -> None:
         self.name = name
@@ -150,6 +176,8 @@ class Session:
         self.unwanted = 0
         """Below this the client wants no answer any more, or nothing is remembered of what ran."""
         self.calls: dict[int, Running] = {}
+        self.unattended: dict[Running, None] = {}  # those that nobody waits for now; who was left first comes first
+        self.is_over = False  # the client has said that it does not come back
         self.done: dict[int, Kept] = {}  # in the order in which they were answered
         self.gone: dict[int, None] = {}  # what ran, and has no answer here any more; in the order in which it went
         self.size = 0
@@ -158,10 +186,10 @@ class Session:
 
 
 class Visit(NamedTuple):
-    """One connection of a session: what is remembered of it, and what posts a frame to the client."""
+    """One connection of a session: what is remembered of it, and what makes a frame and sends it to the client."""
 
     session: Session
-    post: Callable[[Any], None]
+    answer: Callable[[Callable[[], Any]], None]
 
 
 @final
@@ -174,6 +202,8 @@ class Answers:
         self._sessions: dict[tuple[str, bytes], Session] = {}
         self._idle: dict[tuple[str, bytes], Session] = {}  # those without a connection, who left first comes first
         self._bytes = 0
+        self._running: dict[Running, None] = {}  # of sessions that were forgotten too
+        self._unattended: dict[Running, None] = {}  # those of all sessions
 
     def forsake(self) -> None:
         """In a forked child: the lock may be held by a thread that is not here."""
@@ -191,14 +221,16 @@ class Answers:
 
     # Connections
 
-    def enter(self, identity: str, session: bytes, next_key: int, post: Callable[[Any], None]) -> Visit | None:
+    def enter(
+        self, identity: str, session: bytes, next_key: int, answer: Callable[[Callable[[], Any]], None]
+    ) -> Visit | None:
         """A client is let in. To each call of this belongs one of :meth:`leave`.
 
         Args:
             identity: Who it is; empty where nobody knows.
             session: What it calls its session: only with the same identity it is the same one.
             next_key: The least key that it has not given to a call yet.
-            post: Posts a frame to it; may be called by any thread.
+            answer: Makes a frame and sends it, unless it is too late; may be called by any thread.
 
         Returns:
             What is remembered of it; None where there is no room for it.
@@ -214,23 +246,40 @@ class Answers:
                     self._forget(next(iter(self._idle.values())))
                 self._sessions[name] = known = Session(name, next_key)
             known.connections += 1
+            known.is_over = False
             self._idle.pop(name, None)
-            return Visit(known, post)
+            return Visit(known, answer)
 
-    def leave(self, visit: Visit) -> None:
-        """A connection has ended."""
+    @property
+    def unattended(self) -> int:
+        """Calls that go on though nobody waits for them now."""
+        return len(self._unattended)
+
+    def leave(self, visit: Visit, *, for_good: bool = False) -> None:
+        """A connection has ended.
+
+        Args:
+            visit: What was made of it.
+            for_good: The client does not come back: what runs for it is cancelled when its last connection has ended.
+        """
         session = visit.session
+        abandoned: list[Running] = []
         with self._lock:
             session.connections -= 1
+            session.is_over = session.is_over or for_good
+            if session.is_over and not session.connections:
+                abandoned = list(session.calls.values())
             if not session.connections and self._sessions.get(session.name) is session:
                 session.left_at = self._clock()
                 self._idle[session.name] = session
             self._forget_idle()
+        for call in abandoned:
+            call.cancel(_HAS_LEFT)
 
     def close(self, why: str) -> None:
         """The server is closing: what still runs is cancelled."""
         with self._lock:
-            running = [call for session in self._sessions.values() for call in session.calls.values()]
+            running = list(self._running)
         for call in running:
             call.cancel(why)
 
@@ -261,6 +310,7 @@ class Answers:
             if running is not None:
                 waiting = Waiting(running, tell)
                 running.waiting.append(waiting)
+                self._attend(session, running)
                 return waiting
             kept = session.done.get(number)
             if kept is not None:
@@ -270,17 +320,28 @@ class Answers:
             if attempt and number < session.floor:
                 raise OutcomeUnknown(f"{what}: it was sent before, and this server does not know what became of it")
             session.calls[number] = running = Running(self, session, number)
+            self._running[running] = None
             return running
 
-    def _forget_waiting(self, running: Running, waiting: Waiting) -> None:
+    def _forget_waiting(self, session: Session, running: Running, waiting: Waiting) -> None:
         with self._lock:
             if waiting in running.waiting:
                 running.waiting.remove(waiting)
+            too_many = self._look_who_waits(session, running)
+        for call in too_many:
+            call.cancel(_TOO_MANY)
+
+    def _caller_left(self, session: Session, running: Running) -> None:
+        with self._lock:
+            running.is_left = True
+            too_many = self._look_who_waits(session, running)
+        for call in too_many:
+            call.cancel(_TOO_MANY)
 
     def _settle(self, session: Session, running: Running, kept: Kept) -> None:
         kept = kept.owned()
         with self._lock:
-            session.calls.pop(running.key, None)
+            self._is_over(session, running)
             if self._sessions.get(session.name) is session and running.key >= session.unwanted:
                 self._keep(session, running.key, kept)
             waiting, running.waiting = running.waiting, []
@@ -289,10 +350,36 @@ class Answers:
 
     def _withdraw(self, session: Session, running: Running, kept: Kept) -> None:
         with self._lock:
-            session.calls.pop(running.key, None)
+            self._is_over(session, running)
             waiting, running.waiting = running.waiting, []
         for request in waiting:
             request.tell(kept)
+
+    # Calls that nobody waits for; the lock is held
+
+    def _look_who_waits(self, session: Session, running: Running) -> list[Running]:
+        """Somebody waits no longer for a call. Returns which are to be cancelled, as too many go on for nobody."""
+        if not running.is_left or running.waiting or running not in self._running:
+            return []
+        session.unattended[running] = self._unattended[running] = None
+        found = []
+        while len(session.unattended) > MAX_UNATTENDED:
+            found.append(next(iter(session.unattended)))
+            self._attend(session, found[-1])
+        while len(self._unattended) > MAX_ALL_UNATTENDED:
+            found.append(next(iter(self._unattended)))
+            self._attend(found[-1]._session, found[-1])
+        return found
+
+    def _attend(self, session: Session, running: Running) -> None:
+        """A call is none of those any more."""
+        session.unattended.pop(running, None)
+        self._unattended.pop(running, None)
+
+    def _is_over(self, session: Session, running: Running) -> None:
+        session.calls.pop(running.key, None)
+        self._running.pop(running, None)
+        self._attend(session, running)
 
     # What is kept; the lock is held
 

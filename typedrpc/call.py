@@ -132,6 +132,8 @@ class Call:
         """The connection of the caller has ended; as :meth:`cancel`, unless it may come back for the answer."""
         if self.running is None:
             self.cancel("its caller has left")
+        else:
+            self.running.caller_left()
 
     def on_cancel(self, key: object, abort: Callable[[], None]) -> None:
         """Have a function called when the call is cancelled, at once if it is; by another thread, so it must not block.

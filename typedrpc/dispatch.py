@@ -185,6 +185,8 @@ class Dispatcher:
                 found.cancel("its caller has given it up")
             elif protocol.state is _CLOSED:
                 found.caller_left()
+            elif not protocol.is_running(request.call):
+                protocol.handled.pop(request.call, None)  # answered meanwhile
             return None
         request.extras = extras._replace(key=None, running=found)
         begun: Call | Outgoing | None = None
@@ -589,8 +591,7 @@ def _again(protocol: Protocol[Any], request: Request, row: Row, kept: Kept) -> O
 
 def _tell_again(protocol: Protocol[Any], request: Request, row: Row, kept: Kept) -> None:
     """A call is over whose caller has sent it again meanwhile."""
-    if protocol.state is not _CLOSED:
-        protocol.visit.post(_again(protocol, request, row, kept))
+    protocol.visit.answer(lambda: _again(protocol, request, row, kept))
 
 
 def _too_deep(row: Row, depth: int) -> NestedTooDeep:

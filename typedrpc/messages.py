@@ -272,6 +272,9 @@ class Leave:
     FINISHED: Final = 3
     """All calls that were accepted have been answered: those without an answer did not run."""
 
+    GONE: Final = 4
+    """A client is closed, and does not come back for answers."""
+
 
 def pack_goodbye(last_accepted: int, reason: str, code: int = Leave.OTHER) -> bytes:
     """The payload of a goodbye, which names the highest call that was accepted."""

@@ -14,13 +14,16 @@ from typedrpc import (
     CallCancelled,
     ConnectionLost,
     OutcomeUnknown,
+    Retry,
     Server,
     Service,
     current_call,
+    dispatch,
     rpc,
 )
 from typedrpc.agreement import digest_of
 from typedrpc.codec import pack_plain, unpack_plain
+from typedrpc.dispatch import Dispatcher
 from typedrpc.failure import Code, pack_protocol_failure
 from typedrpc.messages import Leave, pack_extension, pack_goodbye, read_hello
 from typedrpc.parts import pack_array
@@ -358,6 +361,32 @@ class TestGracefulStop:
             ]
         assert till.cancelled == ["its caller has left"]
 
+    def test_nor_is_anything_while_an_answer_is_made_but_not_sent(
+        self, colours: Colours, till: Till, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made, gate = Gate(), Gate()
+        of = Dispatcher.finish
+
+        def finish(self: Dispatcher, protocol: Any, request: Any, call: Any, result: Any) -> Any:
+            answer = of(self, protocol, request, call, result)
+            if call.command == "Till.pay":
+                made.open()
+                gate.wait()
+            return answer
+
+        monkeypatch.setattr(Dispatcher, "finish", finish)
+        with colours.serve(till) as server, RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            peer.send_frame(Kind.REQUEST, Till.pay.id, 1, pack_plain([1]))
+            made.wait()
+            closing = Running(close, server, 0)
+            try:
+                said = [unpack_plain(frame.payload) for frame in peer.read_frames_to_end()]
+            finally:
+                gate.open()
+            closing.result()
+        assert said == [[1, "the server is closing"]]
+
 
 def joined_batch(call: int, arguments: list[list[Any]]) -> bytes:
     data = encode(Kind.BATCH, Till.pay.id, call, pack_array([pack_plain(each) for each in arguments]))
@@ -485,6 +514,36 @@ class TestKeyedCalls:
             assert [result_of(one.read_frame()) for one in (peer, other)] == ["a", "a"]
         assert till.paid == [1, 2]
 
+    def test_who_waited_has_the_answer_before_all_is_called_finished(
+        self, server: Server, till: Till, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        caller = Caller(server)
+        of = dispatch._again
+        with caller.dial() as first:
+            caller.send(first, Till.slow, ["a"], 0)
+            till.started["a"].wait()
+            before = server.peers
+            with caller.dial(next_key=1) as peer:
+                until(lambda: len(server.peers) == 2)
+                (here,) = set(server.peers) - set(before)
+                connection: Any = here.link.connection  # type: ignore[attr-defined]
+
+                def again(*args: Any) -> Any:
+                    """And the server is just about to close, as far as that is possible now."""
+                    frame = of(*args)
+                    if not connection._state.locked():
+                        connection.finish("the server is closing")
+                    return frame
+
+                monkeypatch.setattr(dispatch, "_again", again)
+                call = caller.send(peer, Till.slow, ["a"], 0, 1)
+                until(lambda: connection.core.handled)
+                connection.drain("the server is closing")
+                assert peer.read_frame().kind == Kind.GOODBYE
+                till.gates["a"].open()
+                answer = peer.read_frame()
+                assert (answer.kind, answer.call) == (Kind.RESPONSE, call)
+
     def test_a_handler_whose_caller_is_lost_may_fail_for_it(self, server: Server, till: Till) -> None:
         caller = Caller(server)
         with caller.dial() as peer:
@@ -516,6 +575,36 @@ class TestKeyedCalls:
         with caller.dial(next_key=1) as peer:
             assert failure_of(caller.ask(peer, Till.wait, [], 0, 1))[0] == Code.DEADLINE
         assert till.cancelled == [""]
+
+    def test_a_client_that_leaves_for_good_ends_it(self, server: Server, till: Till) -> None:
+        caller = Caller(server)
+        for code in (Leave.OTHER, Leave.GONE):
+            with caller.dial() as peer:
+                caller.send(peer, Till.wait, [], code)
+                until(lambda number=code: len(till.paid) == bool(number) + 1)  # type: ignore[misc]
+                assert till.cancelled == []  # a client that says no more than goodbye may come back
+                peer.send_frame(Kind.GOODBYE, 0, 0, pack_goodbye(0, "", code))
+                peer.read_to_end()
+            until(lambda: not server.peers)
+        until(lambda: len(till.cancelled) == 2)
+        assert till.cancelled == ["its caller has left"] * 2
+
+    def test_a_client_that_is_closed_leaves_for_good(self, server: Server, till: Till, colours: Colours) -> None:
+        with colours.connect(Till, server.url, retry=Retry()) as proxy:
+            running = Running(caught, proxy.wait)
+            till.started["wait"].wait()
+        assert isinstance(running.result(), ConnectionLost)
+        until(lambda: till.cancelled)
+        assert till.cancelled == ["its caller has left"]
+
+    def test_too_many_that_go_on_for_nobody(self, server: Server, till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("typedrpc.answers.MAX_UNATTENDED", 0)
+        caller = Caller(server)
+        with caller.dial() as peer:
+            caller.send(peer, Till.wait, [], 0)
+            till.started["wait"].wait()
+        until(lambda: till.cancelled)
+        assert till.cancelled == ["its caller has left, and too many calls go on for callers that have"]
 
     def test_the_end_of_the_server_ends_it(self, server: Server, till: Till) -> None:
         caller = Caller(server)

@@ -46,7 +46,7 @@ from typedrpc.errors import (
     ServerBusy,
 )
 from typedrpc.hooks import CallOutcome, told_by
-from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
+from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Leave, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.rate import CallRate
@@ -100,7 +100,7 @@ class Client(BaseClient[EnteredT_co]):
     def _end_with_loop(self) -> None:
         self._closed = True
         self._again.close()
-        self._link.connection.close("the event loop of the client has ended")
+        self._link.connection.close("the event loop of the client has ended", Leave.GONE)
 
     def _make_proxy(self, contract: Any, deadline: float) -> Any:
         return self._caller.make_proxy(contract, deadline)
@@ -113,9 +113,9 @@ class Client(BaseClient[EnteredT_co]):
         """
         self._closed = True
         self._again.close()
-        self._link.connection.close()
+        self._link.connection.close(code=Leave.GONE)
         if (coming := self._coming) is not None:
-            coming.connection.close()
+            coming.connection.close(code=Leave.GONE)
         if (dialling := self._dialling) is not None:
             self._runtime.loop.call_soon_threadsafe(dialling.cancel)
         closing = Closing.start(self._finish(), self._runtime.loop)

@@ -282,6 +282,19 @@ class Connection(ABC, Generic[HandlersT_co]):
             self._queue.append(goodbye)
             self._flush_now()
 
+    def answer(self, make: Callable[[], Outgoing]) -> None:
+        """Answer a call of the peer's, from whatever thread, unless the connection has ended.
+
+        Args:
+            make: Makes the answer. For :meth:`finish`, that and the queueing are one step: the peer must not hear that
+                all was answered before it has the answer.
+        """
+        with self._state:
+            if self.core.state is State.CLOSED:
+                return
+            self._queue.append(make())
+        self._flush_now()
+
     def finish(self, reason: str) -> bool:
         """Tell the peer, if everything was answered since :meth:`drain`, that nothing else of what it sent has run.
 

@@ -508,7 +508,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
             identity = stay.peer.identity
             name = "" if identity is None else identity.name
             hello = core.peer_hello
-            core.visit = self._answers.enter(name, hello.session, hello.next_key, stay.connection.post)
+            core.visit = self._answers.enter(name, hello.session, hello.next_key, stay.connection.answer)
 
     def _on_end(self, connection: ConnectionT) -> None:
         with self._lock:
@@ -519,7 +519,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
             self._peers.pop(stay.peer.id, None)
             self._admission.step_out(stay)
         if connection.core.visit is not None:
-            self._answers.leave(connection.core.visit)
+            self._answers.leave(connection.core.visit, for_good=connection.core.leave == Leave.GONE)
         if place is not None:
             place.leave()
         error = connection.core.error

@@ -39,7 +39,7 @@ from typedrpc.errors import (
     ServerBusy,
 )
 from typedrpc.hooks import CallOutcome, LossHookT, told_by
-from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
+from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Leave, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.rate import CallRate
@@ -86,9 +86,9 @@ class Client(BaseClient[EnteredT_co]):
         """End the connection. Calls that wait, in any thread, raise ``ConnectionLost``. May be called again."""
         self._closed = True
         self._again.close()
-        self._link.connection.close()
+        self._link.connection.close(code=Leave.GONE)
         if (coming := self._coming) is not None:
-            coming.connection.close()
+            coming.connection.close(code=Leave.GONE)
         if told_by(self):  # a hook, which has to finish too
             threading.Thread(target=self._stop_threads, name="typedrpc-close").start()
         else:

@@ -115,8 +115,8 @@ class Server(BaseServer[Connection]):
                 connection.drain("the server is closing")
             told = []
             for connection in connections:
-                connection.handlers.wait_until_idle(max(0.0, deadline - monotonic()))
-                if connection.finish("the server is closing"):
+                is_idle = connection.handlers.wait_until_idle(max(0.0, deadline - monotonic()))
+                if is_idle and connection.finish("the server is closing"):
                     told.append(connection)
             # Who reads leaves now. Calls of others may be on their way: they are told that they do not run.
             now = monotonic()
