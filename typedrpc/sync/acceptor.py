@@ -76,17 +76,25 @@ class Acceptor:
     def _run(self) -> None:
         greeter = self._greeter
         try:
-            while True:
-                for key, _ in greeter.selector.select(self._look(monotonic())):
-                    if key.fileobj is self._wake:
-                        return
-                    if key.fileobj is self._listener:
-                        self._accept()
-                    else:
-                        greeter.read(key.data)
+            while self._turn():
+                pass
         finally:
             greeter.close()
             self._wake.close()
+
+    def _turn(self) -> bool:
+        """Wait, and handle what has come. Returns False when it is to end.
+
+        A function of its own: who has just come in must not be held by a variable of this thread until the next comes.
+        """
+        for key, _ in self._greeter.selector.select(self._look(monotonic())):
+            if key.fileobj is self._wake:
+                return False
+            if key.fileobj is self._listener:
+                self._accept()
+            else:
+                self._greeter.read(key.data)
+        return True
 
     def _look(self, now: float) -> float | None:
         """Do what is due. Returns seconds until there is more to do."""
