@@ -2,24 +2,26 @@
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 
 from tests.certificates import of_client, of_server
 from tests.ends import Colours, for_servers
 from tests.support import until
-from typedrpc import ConnectionLost, Peer, Service, current_call, rpc
+from typedrpc import ConnectionLost, Service, current_call, rpc
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 
 
 class Door(Service):
     def __init__(self) -> None:
-        self.seen: list[weakref.ref[Peer]] = []
+        self.seen: list[weakref.ref[Any]] = []
 
     @rpc
     def knock(self) -> None:
-        self.seen.append(weakref.ref(current_call().peer))
+        link: Any = current_call().peer.link
+        self.seen.append(weakref.ref(link.connection))
 
     @rpc
     def knock_in_vain(self) -> None:
@@ -34,10 +36,10 @@ class Door(Service):
 @pytest.mark.parametrize("scheme", ["tcp", "tls"])
 @pytest.mark.parametrize("command", [Door.knock, Door.knock_in_vain, Door.knock_in_vain_at_once])
 @for_servers
-def test_who_has_left_is_forgotten(scheme: str, command: object, colours: Colours) -> None:
+def test_who_has_left_is_forgotten(scheme: str, command: Any, colours: Colours) -> None:
     door = Door()
-    secured = {"tls": of_server()} if scheme == "tls" else {}
-    trusting = {"tls": of_client()} if scheme == "tls" else {}
+    secured: dict[str, Any] = {"tls": of_server()} if scheme == "tls" else {}
+    trusting: dict[str, Any] = {"tls": of_client()} if scheme == "tls" else {}
     with colours.serve(door, url=f"{scheme}://localhost:0", **secured) as server:
         with colours.connect(server.url, **trusting) as client:
             try:
