@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from typedrpc.codec import Segmented, pack_plain
 from typedrpc.messages import (
+    MAX_RANDOM,
     MAX_REASON,
     MAX_TIME_LEFT,
     MIN_MESSAGE_SIZE,
@@ -36,6 +37,38 @@ def test_a_hello_comes_back() -> None:
     assert read_hello(pack_hello(Hello(limits))) == Hello(limits)
     services = {"Store": b"0123456789abcdef"}
     assert read_hello(pack_hello(Hello(limits, services))) == Hello(limits, services)
+
+
+def test_all_that_a_hello_says_comes_back() -> None:
+    hello = Hello(
+        Limits(max_message_size=5000, max_calls=7),
+        {"Store": b"0123456789abcdef"},
+        frozenset({"reads", "later"}),
+        nonce=bytes(MAX_RANDOM),
+        methods=("secret", "token"),
+        session=b"s" * 16,
+        next_key=2**40,
+        incarnation=b"i" * 16,
+    )
+    assert read_hello(pack_hello(hello)) == hello
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ({"features": "reads"}, "a hello with features or methods that are no names"),
+        ({"features": [1]}, "a hello with features or methods that are no names"),
+        ({"methods": {"secret": 1}}, "a hello with features or methods that are no names"),
+        ({"nonce": bytes(MAX_RANDOM + 1)}, f"a hello with random bytes that are none, or more than {MAX_RANDOM}"),
+        ({"session": bytes(MAX_RANDOM + 1)}, f"a hello with random bytes that are none, or more than {MAX_RANDOM}"),
+        ({"incarnation": "text"}, f"a hello with random bytes that are none, or more than {MAX_RANDOM}"),
+        ({"next_key": -1}, "a hello with a key that is no number"),
+        ({"next_key": 2**63}, "a hello with a key that is no number"),
+        ({"next_key": 1.0}, "a hello with a key that is no number"),
+    ],
+)
+def test_what_a_hello_may_not_say(said: dict[str, object], fault: str) -> None:
+    assert read_hello(pack_plain({"max_message_size": 5000, "max_calls": 7, **said})) == fault
 
 
 def test_what_a_hello_says_beside_is_ignored() -> None:

@@ -1,15 +1,18 @@
 import contextlib
 import errno
+import gc
 import os
 import socket
 import stat
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import PATIENCE
 from typedrpc import transport
 from typedrpc.errors import ConnectFailed, ListenFailed
 from typedrpc.transport import Address, describe_peer, dial, inode_of, listen, parse, prepare, resolve, unlisten, wait
@@ -483,6 +486,21 @@ def test_buffers_are_sent_at_once_where_the_system_can(
     client, server = pair
     assert transport.send(client, [b"one", memoryview(b"two")]) == (6 if at_once else 3)
     assert server.recv(3, socket.MSG_WAITALL) == b"one"
+
+
+def test_a_dialled_socket_that_nobody_has_is_closed_in_silence(listening: Listen) -> None:
+    listener, address = listening("tcp://127.0.0.1:0")
+    gc.collect()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cycle: list[Any] = [dial(str(address), PATIENCE), transport.Waker()]
+        cycle.append(cycle)
+        with listener.accept()[0] as accepted:
+            accepted.settimeout(PATIENCE)
+            del cycle
+            gc.collect()
+            assert accepted.recv(1) == b""
+    assert not [each for each in caught if each.category is ResourceWarning]
 
 
 def test_a_dialled_socket_is_prepared(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -57,6 +57,17 @@ class SocketLike(Protocol):
     def close(self) -> None: ...
 
 
+@final
+class OwnSocket(socket.socket):
+    """One that is closed when nobody has it any more, and not complained about: clients may be left without closing."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_closed"):  # otherwise it could not be made
+            self.close()
+
+
 class Address(NamedTuple):
     """Where a server listens: host and port, with TLS or without, or the path of a unix socket."""
 
@@ -219,8 +230,9 @@ def dial(url: str, timeout: float) -> socket.socket:
     """
     address = resolve(url)
     try:
+        sock: socket.socket
         if address.path:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock = OwnSocket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 sock.settimeout(timeout)
                 sock.connect(address.path)
@@ -246,7 +258,7 @@ def _dial_tcp(address: Address, timeout: float) -> socket.socket:
     first: OSError | None = None
     for left, (family, kind, number, _, where) in zip(range(len(found), 0, -1), found, strict=True):
         try:
-            sock = socket.socket(family, kind, number)
+            sock = OwnSocket(family, kind, number)
             try:
                 sock.settimeout(max(0.001, (deadline - monotonic()) / left))
                 sock.connect(where)
@@ -339,7 +351,7 @@ class Waker:
     """Ends the :func:`wait` of another thread, as often as it is :meth:`set`."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
+        self._reader, self._writer = (OwnSocket(fileno=each.detach()) for each in socket.socketpair())
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 
@@ -386,7 +398,7 @@ def wait(
     Returns:
         Whether it can be *read* (asked for or not: False when only writing was asked for).
     """
-    if read and type(sock) is not socket.socket and has_more(sock):
+    if read and not isinstance(sock, socket.socket) and has_more(sock):
         return True  # it was read from the system already
     if _HAS_POLL:
         poller = select.poll()

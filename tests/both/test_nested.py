@@ -583,7 +583,7 @@ class TestForms:
             ever = Gate()
             ends.here.does["for ever"] = lambda number: ever.wait()
             ends.there.does["wait"] = wait
-            proxies = (ends.call, ends.client.peer.proxy(End))
+            proxies = [ends.call, ends.client.peer.proxy(End)]
             call = Running(ends.call.do, "wait")
             waiting.wait()
             end_it: dict[str, Callable[[], None]] = {
@@ -597,6 +597,12 @@ class TestForms:
             until(lambda: peer not in ends.server.peers, "the end of the peer")
             ever.open()  # not before: the handler at the other end is to learn of the end, not of an answer
             assert isinstance(call.error(), ConnectionLost)
+            if end == "peer of the server":  # which the client has lost, and not left: its own proxy finds another
+                assert proxies[0].add(1, 2) == 3
+                assert proxies[0].add.submit(1, 2).result(PATIENCE) == 3
+                (other,) = ends.server.peers
+                assert other is not peer
+                proxies = proxies[1:]
             for proxy in proxies:
                 with pytest.raises(ConnectionLost):
                     proxy.add(1, 2)

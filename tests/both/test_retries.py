@@ -2,12 +2,14 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, repeat
 from typing import Any, Final
 
 import pytest
 
-from tests.both.test_reconnect import QUICK, WAYS, Desk, Here, connected
+from tests.both.test_reconnect import QUICK, WAYS, Desk, Here, connected, desk
+from tests.proxy import Proxy
 from tests.support import PATIENCE, FakeServer, Gate, Program, RawPeer, Running, Tally, run_all, until
 from typedrpc import ConnectionLost, OutcomeUnknown, Retry, Server, Service, aio, connect, rpc
 from typedrpc.codec import pack_plain
@@ -32,10 +34,13 @@ class Talk:
         requests: The calls that came.
     """
 
-    def __init__(self, peer: RawPeer) -> None:
+    def __init__(self, peer: RawPeer, incarnation: bytes = b"the one") -> None:
         self.peer = peer
         self.requests: list[Frame] = []
-        peer.greet()
+        if incarnation:
+            peer.greet(incarnation=incarnation)
+        else:
+            peer.greet()
         hello = read_hello(peer.read_frame().payload)
         assert isinstance(hello, Hello)
         self.hello = hello
@@ -74,14 +79,20 @@ class Scripted(FakeServer):
         talks: The connections, in order.
     """
 
-    def __init__(self, *scripts: Callable[[Talk], object]) -> None:
+    def __init__(self, *scripts: Callable[[Talk], object], incarnations: Iterable[bytes] = ()) -> None:
+        """
+        Args:
+            scripts: What it does.
+            incarnations: What it is to the first connection, and so on; the same one to those that follow.
+        """
         self.talks: list[Talk] = []
         self._scripts = iter(scripts)
+        self._incarnations = chain(incarnations, repeat(b"the one"))
         super().__init__(self._play)
 
     def _play(self, peer: RawPeer) -> None:
         script = next(self._scripts)
-        talk = Talk(peer)
+        talk = Talk(peer, next(self._incarnations))
         self.talks.append(talk)
         script(talk)
 
@@ -271,6 +282,69 @@ class TestWhatIsNotSentAgain:
         with Scripted(late) as server, connected(way, Desk, server.url, retry=QUICK) as here:
             assert form(here) == 7
             assert server.keys == [[(0, 0, 0), (0, 0, 0)]]
+
+
+class TestAnotherServer:
+    """It does not know which calls ran on the one before: where a call may have run there, it does not get it."""
+
+    def test_a_call_of_which_nobody_knows_is_not_sent(self, way: str, form: Callable[[Here], Any]) -> None:
+        with (
+            Scripted(cut, answer, incarnations=[b"one", b"two"]) as server,
+            connected(way, Desk, server.url, retry=QUICK) as here,
+        ):
+            with pytest.raises(OutcomeUnknown, match=r"Desk\.run: it may have run .* does not know"):
+                form(here)
+            assert form(here) == 7
+            assert server.keys == [[(0, 0, 0)], [(1, 0, 1)]]
+
+    def test_nor_to_one_before_that_has_had_it_without_running_it(self, way: str, form: Callable[[Here], Any]) -> None:
+        """That would take it for a new one, and run it."""
+        with (
+            Scripted(refuse, cut, answer, incarnations=[b"one", b"two", b"one"]) as server,
+            connected(way, Desk, server.url, retry=QUICK) as here,
+        ):
+            with pytest.raises(OutcomeUnknown, match="does not know"):
+                form(here)
+            assert form(here) == 7
+            assert server.keys == [[(0, 0, 0)], [(0, 0, 0)], [(1, 0, 1)]]
+
+    def test_nor_to_a_server_that_does_not_say_who_it_is(self, way: str, form: Callable[[Here], Any]) -> None:
+        with (
+            Scripted(cut, answer, incarnations=[b"", b""]) as server,
+            connected(way, Desk, server.url, retry=QUICK) as here,
+        ):
+            with pytest.raises(OutcomeUnknown):
+                form(here)
+            assert form(here) == 7
+            assert [key for keys in server.keys for key in keys] == [(0, 0, 0), (1, 0, 1)]
+
+    def test_one_that_did_not_run_is_sent(self, way: str, form: Callable[[Here], Any]) -> None:
+        with (
+            Scripted(refuse, answer, incarnations=[b"one", b"two"]) as server,
+            connected(way, Desk, server.url, retry=QUICK) as here,
+        ):
+            assert form(here) == 7
+            assert server.keys == [[(0, 0, 0)], [(0, 0, 0)]]
+
+    def test_an_idempotent_one_is_sent(self, way: str) -> None:
+        with (
+            Scripted(cut, cut, answer, incarnations=[b"one", b"two", b""]) as server,
+            connected(way, Desk, server.url, retry=QUICK) as here,
+        ):
+            assert here("look") == 7
+            assert server.keys == [[None]] * 3
+
+    def test_two_servers_at_two_addresses(self, way: str) -> None:
+        with desk(1) as (first, one), desk(2) as (second, two), contextlib.ExitStack() as way_there:
+            proxy = way_there.enter_context(Proxy(one.url))
+            with connected(way, Desk, [proxy.url, two.url], retry=QUICK) as here:
+                assert here("run") == 1
+                staying = Running(here, "stay")
+                first.started.wait()
+                way_there.close()  # nobody listens there any more
+                assert isinstance(staying.error(), OutcomeUnknown)
+                assert here("run") == 2
+                assert not second.started.is_open
 
 
 class TestGoodbye:

@@ -25,8 +25,11 @@ class Desk(Service):
     def look(self) -> None: ...
 
 
-def connection(state: State = State.CLOSED, *, left: bool = False, forked: bool = False) -> Any:
-    return SimpleNamespace(core=SimpleNamespace(state=state), ended=state is State.CLOSED, left=left, forked=forked)
+def connection(
+    state: State = State.CLOSED, *, left: bool = False, forked: bool = False, incarnation: bytes = b"the one"
+) -> Any:
+    core = SimpleNamespace(state=state, peer_hello=SimpleNamespace(incarnation=incarnation))
+    return SimpleNamespace(core=core, ended=state is State.CLOSED, left=left, forked=forked)
 
 
 def again(retry: Retry | None = None) -> Again:
@@ -135,6 +138,30 @@ class TestPursuit:
         assert call.sent(connection()) == (0, 0, 0)
         assert call.goes_on(OutcomeUnknown("who knows"))
         assert call.sent(connection()) == (0, 1, 0)
+
+    def test_where_it_may_have_run_is_the_only_place_that_it_is_sent_to(self) -> None:
+        call = pursuit(again(QUICK))
+        call.sent(connection(incarnation=b"one"))
+        assert call.goes_on(ConnectionLost("it did not run"))
+        call.sent(connection(incarnation=b"two"))
+        assert call.goes_on(OutcomeUnknown("who knows"))
+        assert call.sent(connection(incarnation=b"two")) == (0, 1, 0)
+        assert call.goes_on(ConnectionLost("it did not run this time"))
+        elsewhere = connection(incarnation=b"one")
+        with pytest.raises(OutcomeUnknown, match=r"Desk\.run: it may have run") as caught:
+            call.sent(elsewhere)
+        assert not call.goes_on(caught.value)
+
+    def test_nor_where_the_server_did_not_say_who_it_is(self) -> None:
+        call = pursuit(again(QUICK))
+        call.sent(connection(incarnation=b""))
+        assert not call.goes_on(OutcomeUnknown("who knows"))
+
+    def test_an_idempotent_one_may_run_anywhere(self) -> None:
+        call = pursuit(again(QUICK), Desk.look)
+        for incarnation in (b"one", b"two", b""):
+            assert call.sent(connection(incarnation=incarnation)) is None
+            assert call.goes_on(OutcomeUnknown("who knows"))
 
     def test_its_options_have_the_time_that_is_left(self) -> None:
         left = pursuit(again(), end=monotonic() + 10).options.timeout

@@ -1,6 +1,8 @@
 """One thread shakes hands with all who connect, whatever they do; who says nothing costs no thread."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +51,21 @@ def test_who_says_little_takes_no_thread_and_holds_nobody_up(server: Server) -> 
         finally:
             for peer in peers:
                 peer.sock.close()
+
+
+def test_who_has_left_is_not_kept(server: Server) -> None:
+    """By the thread that has shaken hands, until somebody else comes."""
+    with connect(Workshop, server.url) as good:
+        assert good.add(1) == 1
+        (connection,) = server._connections
+        left = weakref.ref(connection)
+        del connection
+
+    def is_gone() -> bool:
+        gc.collect()
+        return left() is None
+
+    until(is_gone)
 
 
 @pytest.mark.parametrize("colours", [THREADS, LOOPS], ids=" ".join, indirect=True)

@@ -223,7 +223,9 @@ class CallForms:
         timeout = self.default_timeout if options.timeout is None else options.timeout
         connection, route = self._resolve(command, timeout)
         future = CallFuture(connection, command.qualified_name)
-        on_lost = None if again is None else partial(self._resubmit, future, connection, command, packed, options)
+        on_lost: OnLost | None = None
+        if again is not None and type(packed[0]) is bytes:  # other buffers are not kept: whose they are may change them
+            on_lost = partial(self._resubmit, future, connection, command, packed, options)
         try:
             self._start(future, connection, route, command, packed, options, on_lost, patient=patient)
         except ConnectionLost:  # it may just have ended
@@ -265,8 +267,7 @@ class CallForms:
     ) -> bool:
         """The call of a client that gives no keys has no result: whether it is sent once again."""
         again = self.again
-        # The buffers that the arguments are in may have changed.
-        if again is None or type(packed[0]) is not bytes or loss_in(outcome, command.qualified_name) is None:
+        if again is None or loss_in(outcome, command.qualified_name) is None:
             return False
         pursuit = Pursuit(again, command, options, end, tries=1)
         pursuit.connection = connection
@@ -836,7 +837,12 @@ def completion(
     unpack, what = route.unpack_adapted or command.codec.unpack_result, command.qualified_name
 
     def finish(outcome: Frame | RpcError) -> None:
-        if on_lost is not None and (type(outcome) is not Frame or outcome.kind == _ERROR) and on_lost(outcome, end):
+        nonlocal on_lost
+        # It has what went with the call, which its outcome is not to keep: neither by this, nor by a traceback.
+        ask, on_lost = on_lost, None
+        goes_on = ask is not None and (type(outcome) is not Frame or outcome.kind == _ERROR) and ask(outcome, end)
+        ask = None
+        if goes_on:
             return
         if not future.set_running_or_notify_cancel():
             return

@@ -3,7 +3,9 @@
 A call that was cut short by the loss of its connection ends with a plain ``ConnectionLost`` where it did not run: that
 may be sent again, whatever it is. It ends with ``OutcomeUnknown`` where it may have run. Then it is sent again if it is
 idempotent, or has a key: by that the server knows it, and gives the answer that it has kept instead of running it a
-second time. A client without :class:`~typedrpc.retry.Retry` gives no keys, and sends once again only what did not run.
+second time. Another server, or another run of that one, does not know it, and does not get it.
+
+A client without :class:`~typedrpc.retry.Retry` gives no keys, and sends once again only what did not run.
 """
 
 import heapq
@@ -118,7 +120,9 @@ class Pursuit:
 
     __slots__ = (
         "_again",
+        "_barred",
         "_doubts",
+        "_doubts_at",
         "_first_loss",
         "_options",
         "_pauses",
@@ -147,6 +151,8 @@ class Pursuit:
         self.end = end
         self._tries = tries
         self._doubts = 0  # attempts that may have run
+        self._doubts_at = b""  # the incarnation of the server where they may have
+        self._barred = False  # there is no server that it may be sent to
         self._first_loss: float | None = None
         self._pauses: Iterator[float] = iter(())
         self.pause = 0.0
@@ -164,12 +170,24 @@ class Pursuit:
         return self._options._replace(timeout=max(0.0, self.end - monotonic()))
 
     def sent(self, connection: Connection) -> tuple[int, int, int] | None:
-        """It is about to be sent: what its extension KEY is to say."""
+        """It is about to be sent: what its extension KEY is to say.
+
+        Raises:
+            OutcomeUnknown: It may have run, and the server at this connection is not the one that knows.
+        """
         self.connection = connection
         self._tries += 1
         keys = self._again.keys
         if self.key is None or keys is None:
             return None
+        if self._doubts and connection.core.peer_hello.incarnation != self._doubts_at:
+            # It would have to say that it does not know. But if this was the server before that one, and has had this
+            # call without running it, or has lost what it knew, it would run it.
+            self._barred = True
+            raise OutcomeUnknown(
+                f"{self.command.qualified_name}: it may have run before the connection was lost, "
+                "and the server that is there now does not know"
+            )
         # An attempt that did not run is none to the server: a new one, which knows nothing of it, is to run the call.
         return self.key, self._doubts, keys.wanted_from()
 
@@ -178,7 +196,7 @@ class Pursuit:
         again, sent_on, retry = self._again, self.connection, self._again.retry
         self.connection = None
         within = get_call()
-        if again.closed.is_set() or (within is not None and within.why_cancelled):
+        if self._barred or again.closed.is_set() or (within is not None and within.why_cancelled):
             return False
         if sent_on is None:
             # Whoever dials has tried as long as he may. But a contract may be asked for anew.
@@ -206,8 +224,13 @@ class Pursuit:
             return not self.command.schema.has_streams
         if is_usable(sent_on):
             return False  # the server said so, and says so again
+        if self._again.retry is None:
+            return False
+        if self.command.idempotent:
+            return True
         self._doubts += 1
-        return self._again.retry is not None and (self.key is not None or self.command.idempotent)
+        self._doubts_at = sent_on.core.peer_hello.incarnation
+        return self.key is not None and bool(self._doubts_at)
 
     def wait(self) -> None:
         """Wait for the pause, but not past the deadline, nor after the client was closed."""

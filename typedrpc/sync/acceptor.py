@@ -74,18 +74,17 @@ class Acceptor:
         self._greeter.forsake()
 
     def _run(self) -> None:
-        greeter = self._greeter
         try:
             while self._turn():
                 pass
         finally:
-            greeter.close()
+            self._greeter.close()
             self._wake.close()
 
     def _turn(self) -> bool:
-        """Wait, and handle what has come. Returns False when it is to end.
+        """Wait, and do what is due. Returns False when it is to stop.
 
-        A function of its own: who has just come in must not be held by a variable of this thread until the next comes.
+        A function of its own, so that while it waits nothing is kept of a connection that it had to do with before.
         """
         for key, _ in self._greeter.selector.select(self._look(monotonic())):
             if key.fileobj is self._wake:

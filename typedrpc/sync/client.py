@@ -188,6 +188,8 @@ class Client(BaseClient[EnteredT_co]):
         try:
             link = self._establish(self._next_dialling())
             self._link = link
+            if before.ended:  # otherwise it still waits for its last answers
+                before.close()  # a thread that was interrupted may have left its descriptor to whoever does this
             if self._closed:
                 link.connection.close()
                 raise link.connection.core.lost()
