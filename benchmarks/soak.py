@@ -46,7 +46,7 @@ from typing import Any, Final, NamedTuple
 
 from machine import machine, machine_line
 from processes import Process
-from soak_places import PLACES
+from soak_places import PLACES, furnish
 
 SCRIPT: Final = "soak_ends.py"
 COLOURS: Final = ("threads", "asyncio")
@@ -262,6 +262,7 @@ def soak(seconds: float, rounds: int, workers: int, seed: int, margin: Margin) -
     watchdog = Hang()
     watchdog.start()
     with TemporaryDirectory() as folder, ExitStack() as stack:
+        furnish(Path(folder))
 
         def started(*arguments: object) -> Process:
             process = stack.enter_context(Process(SCRIPT, *arguments))

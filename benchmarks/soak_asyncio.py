@@ -10,11 +10,11 @@ from typing import Final, NamedTuple
 
 from caller import expect
 from relay import result_after, step
-from soak_places import PATIENCE, Place
+from soak_places import PATIENCE, RETRY, Place
 from soak_services import Soak
 from soak_threads import LONG, MIB, PAUSE
 
-from typedrpc import ConnectionLost, DeadlineExceeded, deadline
+from typedrpc import ConnectionLost, DeadlineExceeded, Retry, deadline
 from typedrpc.aio import Client, connect
 from typedrpc.common.client import ConnectOptions
 
@@ -25,11 +25,13 @@ class Ends(NamedTuple):
     soak: Soak
     here: Soak
     word: str
-    again: Callable[[], Awaitable[Client[Soak]]]
+    again: Callable[..., Awaitable[Client[Soak]]]
 
 
-async def dial(place: Place, url: str, folder: Path, here: Soak) -> Client[Soak]:
+async def dial(place: Place, url: str, folder: Path, here: Soak, retry: Retry | None = None) -> Client[Soak]:
     options: ConnectOptions = {**place.connect(folder), "expose": [here], "timeout": PATIENCE}
+    if retry is not None:
+        options["retry"] = retry
     return await connect(Soak, url, **options)
 
 
@@ -188,6 +190,19 @@ async def visits(ends: Ends, dice: Random) -> None:
         raise AssertionError("a call has survived its connection")
 
 
+async def cuts(ends: Ends, dice: Random) -> None:
+    count = dice.randint(5, 20)
+    async with await ends.again(retry=RETRY) as soak:
+        for number in range(count):
+            if dice.random() < 0.3:
+                soak.hang_up.notify(dice.random() < 0.5)
+            found = await asyncio.gather(
+                soak.book.aio(ends.word, number), soak.abook(ends.word, number), soak.look.aio(number)
+            )
+            expect(found, [-number] * 3)
+        expect(await soak.booked.aio(ends.word), dict.fromkeys(range(count), 2))
+
+
 async def _awaited(call: Awaitable[object]) -> None:
     await call
 
@@ -220,5 +235,6 @@ SHAPES: Final[tuple[Callable[[Ends, Random], Awaitable[None]], ...]] = (
     deadlines,
     cancellations,
     visits,
+    cuts,
 )
-VISITED: Final = SHAPES[:-1]
+VISITED: Final = SHAPES[: SHAPES.index(visits)]

@@ -209,9 +209,11 @@ def call(seed: str, workers: int, folder: Path, urls: dict[str, str], doomed: bo
     answers = Answers(soak)
     crew = Crew(answers, may_work=doomed)
     with ExitStack() as stack:
+        proxies: list[Soak] = []
         for name, url in urls.items():
             again = partial(soak_threads.dial, PLACES[name], url, folder, soak)
             proxy = stack.enter_context(again())
+            proxies.append(proxy)
             for number in range(workers):
                 ends = soak_threads.Ends(proxy, soak, "", again)
                 crew.add(f"{os.getpid()} {name} {number}", ends, f"{seed} {name} {number}")
@@ -221,6 +223,8 @@ def call(seed: str, workers: int, folder: Path, urls: dict[str, str], doomed: bo
                 crew.go()
             elif line.strip() == "rest":
                 crew.rest()
+                for proxy in proxies:  # by which a server learns that earlier answers are wanted no more
+                    proxy.add(1, 1)
             print(answers.to(line.strip()), flush=True)
         crew.rest()
 
@@ -230,10 +234,12 @@ async def call_on_loop(seed: str, workers: int, folder: Path, urls: dict[str, st
     answers = Answers(soak)
     crew = LoopCrew(answers, may_work=doomed)
     async with AsyncExitStack() as stack:
+        proxies: list[Soak] = []
         lines = await stack.enter_async_context(lines_of_loop())
         for name, url in urls.items():
             again = partial(soak_asyncio.dial, PLACES[name], url, folder, soak)
             proxy = await stack.enter_async_context(await again())
+            proxies.append(proxy)
             for number in range(workers):
                 ends = soak_asyncio.Ends(proxy, soak, "", again)
                 crew.add(f"{os.getpid()} {name} {number}", ends, f"{seed} {name} {number}")
@@ -244,6 +250,8 @@ async def call_on_loop(seed: str, workers: int, folder: Path, urls: dict[str, st
                 crew.go()
             elif line == "rest":
                 await crew.rest()
+                for proxy in proxies:
+                    await proxy.aadd(1, 1)
             print(answers.to(line), flush=True)
 
 

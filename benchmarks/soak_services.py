@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from relay import step
 
@@ -14,6 +15,9 @@ from typedrpc.peer import PeerServer
 
 GATHER_TIME: Final = 60.0
 """Seconds that all clients together have to answer one question."""
+
+MAX_BOOKS: Final = 64
+"""Words of which it is known what was booked. Clients that are killed leave theirs behind."""
 
 
 @dataclass
@@ -38,6 +42,7 @@ class Soak(Service, name="soak"):
         self._lock = threading.Lock()
         self._running = 0
         self.ears: dict[str, Callable[[], object]] = {}
+        self._books: OrderedDict[str, Counter[int]] = OrderedDict()
 
     @property
     def held(self) -> dict[str, int]:
@@ -77,13 +82,15 @@ class Soak(Service, name="soak"):
     def fail(self, text: str) -> None:
         raise ValueError(text)
 
-    @rpc(id=6)
+    # These two wait for nothing that is to be waited for: a call that must not run twice outlives its connection.
+
+    @rpc(id=6, idempotent=True)
     def wait(self, seconds: float) -> bool:
         """Wait, until it is cancelled. Returns whether it was not."""
         with self._counted():
             return not current_call().cancelled.wait(seconds)
 
-    @rpc(id=7)
+    @rpc(id=7, idempotent=True)
     async def await_(self) -> None:
         """Wait until it is cancelled. Without a timer: asyncio would keep it, and the call, until it is due."""
         with self._counted():
@@ -214,6 +221,40 @@ class Soak(Service, name="soak"):
         if legs == 0:
             return value
         return await current_call().peer.proxy(Soak).bounce.aio(legs - 1, step(value))
+
+    # Over connections that are cut
+
+    @rpc(id=45)
+    def hang_up(self, rudely: bool) -> None:
+        """The connection of this client is cut, with a goodbye or without."""
+        peer = current_call().peer
+        if rudely:
+            cast("Any", peer.link).connection.end(ConnectionLost("cut by the soak"))
+        else:
+            peer.close("for the sake of the soak")
+
+    @rpc(id=46)
+    def book(self, word: str, number: int) -> int:
+        with self._lock:
+            books = self._books.setdefault(word, Counter())
+            books[number] += 1
+            while len(self._books) > MAX_BOOKS:
+                self._books.popitem(last=False)
+        return -number
+
+    @rpc(id=47)
+    async def abook(self, word: str, number: int) -> int:
+        return self.book(word, number)
+
+    @rpc(id=48)
+    def booked(self, word: str) -> dict[int, int]:
+        """How often each number was booked of a word, which is forgotten."""
+        with self._lock:
+            return dict(self._books.pop(word))
+
+    @rpc(id=49, idempotent=True)
+    def look(self, number: int) -> int:
+        return -number
 
     # To many
 

@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 
 from caller import expect
 from relay import result_after, step
-from soak_places import PATIENCE, Place
+from soak_places import PATIENCE, RETRY, Place
 from soak_services import Soak
 
-from typedrpc import ConnectionLost, DeadlineExceeded, connect, deadline
+from typedrpc import ConnectionLost, DeadlineExceeded, Retry, connect, deadline
 from typedrpc.common.client import ConnectOptions
 from typedrpc.sync import Client
 
@@ -37,17 +37,19 @@ class Ends(NamedTuple):
         soak: The proxy.
         here: What this client exposes.
         word: One that nobody else has.
-        again: Connects once more to the same server.
+        again: Connects once more to the same server; with ``retry`` if it is given.
     """
 
     soak: Soak
     here: Soak
     word: str
-    again: Callable[[], Client[Soak]]
+    again: Callable[..., Client[Soak]]
 
 
-def dial(place: Place, url: str, folder: Path, here: Soak) -> Client[Soak]:
+def dial(place: Place, url: str, folder: Path, here: Soak, retry: Retry | None = None) -> Client[Soak]:
     options: ConnectOptions = {**place.connect(folder), "expose": [here], "timeout": PATIENCE}
+    if retry is not None:
+        options["retry"] = retry
     return connect(Soak, url, **options)
 
 
@@ -196,6 +198,19 @@ def visits(ends: Ends, dice: Random) -> None:
         raise AssertionError("a call has survived its connection")
 
 
+def cuts(ends: Ends, dice: Random) -> None:
+    """A client with ``retry``, whose connection is cut under its calls: none fails, and none runs twice."""
+    count = dice.randint(5, 20)
+    with ends.again(retry=RETRY) as soak:
+        for number in range(count):
+            if dice.random() < 0.3:
+                soak.hang_up.notify(dice.random() < 0.5)
+            later = [soak.abook.submit(ends.word, number), soak.look.submit(number)]
+            expect(soak.book(ends.word, number), -number)
+            expect([future.result(LONG) for future in later], [-number, -number])
+        expect(soak.booked(ends.word), dict.fromkeys(range(count), 2))
+
+
 def _numbers(count: int) -> Iterator[int]:
     yield from range(count)
 
@@ -228,5 +243,6 @@ SHAPES: Final[tuple[Callable[[Ends, Random], None], ...]] = (
     deadlines,
     cancellations,
     visits,
+    cuts,
 )
-VISITED: Final = SHAPES[:-1]
+VISITED: Final = SHAPES[: SHAPES.index(visits)]

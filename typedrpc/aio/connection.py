@@ -262,15 +262,18 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._alive.close()
-        transport = self._transport
-        if transport is not None:
-            transport.close()  # once what it has is written: the goodbye
-            # TLS waits for the other end to say the same.
-            if transport.get_write_buffer_size() or transport.get_extra_info("ssl_object") is not None:
-                self.loop.call_later(GOODBYE_TIME, transport.abort)
+        if self._transport is not None:
+            # TLS sets a timer of half a minute, with the context of who closes: that may be a call, which has all this.
+            self._runtime.context.copy().run(self._close_transport, self._transport)
         self._look_whether_greeted()
         self.core.reader.discard()
         self._tell_of_end()
+
+    def _close_transport(self, transport: asyncio.Transport) -> None:
+        transport.close()  # once what it has is written: the goodbye
+        # TLS waits for the other end to say the same.
+        if transport.get_write_buffer_size() or transport.get_extra_info("ssl_object") is not None:
+            self.loop.call_later(GOODBYE_TIME, transport.abort)
 
     async def wait_until_gone(self) -> None:
         """Wait until the socket is closed, once the connection was: for the goodbye, `GOODBYE_TIME` at most.
