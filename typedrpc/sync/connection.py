@@ -29,11 +29,12 @@ from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.messages import Leave
 from typedrpc.peer import Peer
-from typedrpc.protocol import Event, Outgoing, State
+from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
 from typedrpc.sync.alive import KeepAlive
 from typedrpc.sync.calling import LeadingCalls
 from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.reading import Reader
 from typedrpc.sync.watcher import QUICK_TICK, Watcher
 from typedrpc.sync.writer import Writer
 
@@ -84,15 +85,17 @@ class Connection(AnyConnection[HandlerThreads]):
         super().__init__(core, role, writer.queue, keep_alive=keep_alive, on_end=on_end, on_forsaken=on_forsaken)
         self._sock = sock
         self._torn = False
-        self._waker: transport.Waker | None = None
         self._runtime = runtime
         self._alive = alive = KeepAlive(sock, core, role, writer, deliver=self.deliver, stop_leading=self.stop_leading)
+        self._reader = reader = Reader(sock, core, alive, self.deliver)
+        self.read = reader.read
+        self.get_waker = reader.get_waker
         self.handlers = HandlerThreads(
             core,
             role,
             writer,
-            read=self._read_and_deliver,
-            read_now=lambda: self.deliver(self._read_now()),
+            read=reader.read_and_deliver,
+            read_now=lambda: self.deliver(reader.read_now()),
             readable=alive.is_readable,
             stop_leading=self.stop_leading,
             fault=self.fault,
@@ -296,8 +299,7 @@ class Connection(AnyConnection[HandlerThreads]):
         if self.role.try_take():
             if self._writer.try_take_pen():
                 self._sock.close()
-                if self._waker is not None:
-                    self._waker.close()
+                self._reader.close()
                 self.core.reader.discard()
                 self._writer.discard()
             else:
@@ -307,8 +309,7 @@ class Connection(AnyConnection[HandlerThreads]):
         super().forsake()
         self._writer.forsake()
         self._sock.close()
-        if self._waker is not None:
-            self._waker.close()
+        self._reader.close()
 
     def interrupted(self, error: BaseException) -> None:
         """An exception of a signal handler came where bytes or the role may be lost with it: nothing is certain."""
@@ -343,73 +344,16 @@ class Connection(AnyConnection[HandlerThreads]):
             # The watcher sleeps while somebody reads. Now it may be that nobody does although somebody has to.
             self._runtime()[1].watch(self)
 
-    def get_waker(self) -> transport.Waker | None:
-        """What ends the wait of a thread that reads and may be told to stop; None if there are no descriptors.
-
-        The role is held: who gives it up last closes the waker with the socket.
-        """
-        if self._waker is None:
-            with contextlib.suppress(OSError):
-                self._waker = transport.Waker()
-        return self._waker
-
     def wake_reader(self) -> None:
         """A thread that waits for something of its own, and may read meanwhile, is to look at once."""
-        if self._waker is not None:  # where it is made only now, its maker looks afterwards
-            self._waker.set()
-
-    def read(self, deadline: float | None = None, waker: transport.Waker | None = None) -> list[Event[Token]]:
-        """Read once; the role is held. Empty when the deadline passed first, or the waker was set."""
-        core, sock = self.core, self._sock
-        try:
-            if deadline is not None or waker is not None:
-                began = monotonic()
-                left = None if deadline is None else deadline - began
-                if (half := self._alive.half) is not None and (left is None or left > half):
-                    left = half
-                if not transport.wait(sock, read=True, timeout=left, waker=waker):
-                    return self._alive.nothing_came(began)
-                return self._read_now()
-            count = sock.recv_into(core.reader.get_buffer())
-        except OSError as error:
-            return self._failed_to_read(error)
-        return core.receive(count) if count else core.receive_eof()
-
-    def _read_now(self) -> list[Event[Token]]:
-        """Read what is there, which may be nothing: of TLS, what has come may be no whole record."""
-        core = self.core
-        try:
-            count = self._sock.recv_into(core.reader.get_buffer(), 0, transport.DONT_WAIT)
-        except BlockingIOError:
-            return []
-        except OSError as error:
-            return self._failed_to_read(error)
-        return core.receive(count) if count else core.receive_eof()
-
-    def _failed_to_read(self, error: OSError) -> list[Event[Token]]:
-        if isinstance(error, BlockingIOError):  # nothing came for half the time; or sockets do not block here
-            return self._alive.read_ended()
-        if not transport.is_of_socket(error):
-            raise error
-        return self.core.receive_error(error)
+        self._reader.wake()
 
     def _listen_for_life(self, silence: Silence) -> None:
         self._alive.begin(silence)
 
-    def _read_and_deliver(self) -> None:
-        """As :meth:`read` and :meth:`deliver`: for the threads that handle what they read, once for each call."""
-        core = self.core
-        try:
-            count = self._sock.recv_into(core.reader.get_buffer())
-        except OSError as error:
-            events = self._failed_to_read(error)
-        else:
-            events = core.receive(count) if count else core.receive_eof()
-        self.deliver(events)
-
     def _read_ahead(self) -> None:
         """Read once, in a thread that waits to write and therefore cannot handle what comes."""
-        self.deliver(self._read_now())
+        self.deliver(self._reader.read_now())
         if self.handlers.ready:
             self.handlers.call_for_help()
 
@@ -417,42 +361,23 @@ class Connection(AnyConnection[HandlerThreads]):
         """Nothing can be written any more. What the peer said before it left is why, and which calls it has not run."""
         if leading or self.role.try_take():
             try:
-                self._read_last_words()
+                self._reader.read_last_words()
             finally:
                 if not leading:
                     self.stop_leading()
         self.end(error)
 
     def look_alive(self) -> None:
-        if self.role.try_take():
-            try:
-                self._read_rest()
-                self.attend(monotonic())
-            finally:
-                self.stop_leading()
-
-    def _read_rest(self) -> None:
-        """Read what has come, without waiting; the role is held."""
-        until = monotonic() + GOODBYE_TIME  # it may go on and on
-        while self.core.state is not State.CLOSED and monotonic() < until and self._alive.is_readable():
-            self.deliver(self.read())
-
-    def _read_last_words(self) -> None:
-        """As :meth:`_read_rest`, once nothing can be written: an end without a reason does not say why."""
-        core = self.core
-        until = monotonic() + GOODBYE_TIME
-        while core.state is not State.CLOSED and monotonic() < until and self._alive.is_readable():
-            try:
-                count = self._sock.recv_into(core.reader.get_buffer(), 0, transport.DONT_WAIT)
-            except BlockingIOError:
-                continue
-            except OSError:
-                count = 0
-            if not count:  # with a frame cut short it may be; that is not why
-                if core.state is State.DRAINING:
-                    self.deliver(core.receive_eof())
-                return
-            self.deliver(core.receive(count))
+        try:
+            if self.role.try_take():
+                try:
+                    self._reader.read_rest()
+                    self.attend(monotonic())
+                finally:
+                    self.stop_leading()
+        except BaseException as error:  # of a signal handler: as in a call
+            self.interrupted(error)
+            raise
 
     # In the watcher's thread
 
