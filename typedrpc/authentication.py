@@ -53,7 +53,7 @@ MAX_PENDING: Final = 1024
 """Clients that wait to be told; further ones are told at once."""
 
 MAX_CHECKS: Final = 64
-"""Tokens that threads of an asyncio server check at a time; further ones wait."""
+"""Tokens that threads of a server check at a time; further ones wait."""
 
 LINES: Final = 10
 """Lines in the log a minute about clients that have not proved who they are; the rest is counted."""

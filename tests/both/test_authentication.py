@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import monotonic
 from typing import Any, Final, Self
 
 import pytest
@@ -35,6 +34,7 @@ from typedrpc.codec import Segmented, pack_plain
 from typedrpc.common.server import BaseServer
 from typedrpc.messages import Hello, Leave, Limits, pack_hello, read_goodbye
 from typedrpc.protocol import State
+from typedrpc.sync import server as sync_server
 from typedrpc.wire import PREAMBLE, FrameReader, Kind
 
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
@@ -334,11 +334,11 @@ class TestTokens:
             gate.open()
             assert slow.result() == "ann by token, None"
 
-    @for_colours(LOOPS)
     def test_so_many_threads_check_at_a_time(
         self, colours: Colours, unix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(aio_server, "MAX_CHECKS", 1)
+        for module in (aio_server, sync_server):
+            monkeypatch.setattr(module, "MAX_CHECKS", 1)
         tally, gate = Tally(), Gate()
         most: list[int] = []
 
@@ -360,14 +360,38 @@ class TestTokens:
         assert most == [1, 1]
 
     @for_servers
+    def test_who_waits_for_a_check_takes_no_thread_and_has_as_long(
+        self, log: Log, colours: Colours, unix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in (aio_server, sync_server):
+            monkeypatch.setattr(module, "MAX_CHECKS", 1)
+        gate, begun = Gate(), Tally()
+
+        def wait(token: str) -> object:
+            begun.add("check")
+            gate.wait()
+            return None
+
+        with colours.serve(Desk(), url=unix, check_token=wait, handshake_timeout=0.2) as server:
+            visitors = [Visitor.dial(unix) for _ in range(3)]
+            for visitor in visitors:
+                visitor.send(PREAMBLE + hello(nonce=bytes(32)))
+                assert visitor.read_frame().kind == Kind.HELLO
+                visitor.send_frame(Kind.AUTHENTICATE, 0, 0, Credentials(token="x").claim(Hellos(b"", b"")))
+            for visitor in visitors:
+                assert visitor.read_frames_to_end() == []
+                assert log.line().endswith("no handshake within 0.2 s")
+                visitor.sock.close()
+            gate.open()
+            until(lambda: not server._connections)
+        assert begun["check"] == 1
+
+    @for_servers
     def test_a_check_that_takes_too_long(self, log: Log, colours: Colours, unix: str) -> None:
         gate, left = Gate(), Gate()
 
         def wait(token: str) -> object:
-            late = monotonic() + 0.05  # the handshake began before
-            until(lambda: monotonic() >= late)
-            if colours.server == "loop":  # otherwise it is cut off when the check is done: nobody can end a thread
-                gate.wait()
+            gate.wait()
             left.open()
             return "ann"
 

@@ -43,7 +43,9 @@ def listener() -> tuple[Listener, transport.Address]:
 
 def accept(listener: Any, address: transport.Address, welcome: Callable[[socket.socket, Place], None]) -> Acceptor:
     """An acceptor of connections that nobody shakes hands with."""
-    return Acceptor(listener, address, welcome, arrivals=Arrivals(None), greeter=Greeter(lambda connection, stay: None))
+    return Acceptor(
+        listener, address, welcome, arrivals=Arrivals(None), greeter=Greeter(lambda connection, stay, deadline: None)
+    )
 
 
 @pytest.fixture

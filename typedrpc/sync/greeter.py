@@ -2,6 +2,7 @@
 
 import logging
 import selectors
+import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -12,6 +13,7 @@ from typedrpc.common.arrivals import Threshold
 from typedrpc.common.stay import Stay
 from typedrpc.errors import ConnectionLost
 from typedrpc.sync.connection import Connection
+from typedrpc.sync.watcher import Watcher
 
 logger = logging.getLogger("typedrpc")
 
@@ -64,10 +66,11 @@ class Greeter:
     All is done in one thread, which waits with :attr:`selector`.
     """
 
-    def __init__(self, serve: Callable[[Connection, Stay], None]) -> None:
+    def __init__(self, serve: Callable[[Connection, Stay, float], None]) -> None:
         """
         Args:
-            serve: Starts a thread that goes on with one. Raises ``RuntimeError`` where there is none.
+            serve: Starts a thread that goes on with one, until the deadline of its handshake where it is not known who
+                it is. Must not block. Raises ``RuntimeError`` where there is none.
         """
         self.selector: Final = selectors.DefaultSelector()
         self._serve = serve
@@ -158,7 +161,7 @@ class Greeter:
         if visitor.connection.ended:
             return True
         try:
-            self._serve(visitor.connection, visitor.stay)
+            self._serve(visitor.connection, visitor.stay, visitor.deadline)
         except RuntimeError:
             now = monotonic()
             if now >= visitor.deadline:
@@ -173,3 +176,105 @@ class Greeter:
             return False
         self._short = False
         return True
+
+
+@final
+class Check:
+    """A connection whose token is to be checked."""
+
+    __slots__ = ("connection", "deadline", "stay")
+
+    def __init__(self, connection: Connection, stay: Stay, deadline: float) -> None:
+        self.connection: Final = connection
+        self.stay: Final = stay
+        self.deadline: Final = deadline
+
+
+@final
+class Checks:
+    """Those whose tokens are checked, which may take its time: so many threads do it, the others wait. Thread-safe."""
+
+    def __init__(
+        self,
+        watcher: Watcher,
+        limit: int,
+        start: Callable[[Callable[[], None]], None],
+        overdue: Callable[[Check], None],
+    ) -> None:
+        """
+        Args:
+            watcher: Ends those whose time is over, those too that are being checked.
+            limit: How many are checked at a time.
+            start: Runs a function in a thread of its own. Raises ``RuntimeError`` where there is none.
+            overdue: Ends one whose time is over; must not block.
+        """
+        self.watched = False
+        self._watcher = watcher
+        self._limit = limit
+        self._start = start
+        self._overdue = overdue
+        self._lock = threading.Lock()
+        self._running = 0
+        self._all: Threshold[Check] = Threshold()
+        self._waiting: deque[tuple[Check, Callable[[], None]]] = deque()
+
+    def add(self, check: Check, body: Callable[[], None]) -> None:
+        """Have one checked, now or as soon as a thread is done.
+
+        Args:
+            check: The one.
+            body: Checks it, and calls :meth:`done` when it has.
+
+        Raises:
+            RuntimeError: There is no thread.
+        """
+        with self._lock:
+            at_once = self._running < self._limit
+            self._running += at_once
+            oldest = self._all.enter(check)
+            if not at_once:
+                self._waiting.append((check, body))
+        if oldest is not None:
+            oldest.connection.end(ConnectionLost("too many connections shake hands with the server at a time"))
+        if at_once:
+            try:
+                self._start(body)
+            except RuntimeError:
+                self.done(check)
+                raise
+        self._watcher.watch(self)
+
+    def done(self, check: Check) -> None:
+        """It is known who one is, or that he is nobody: it is the turn of the next one."""
+        with self._lock:
+            self._all.leave(check)
+            self._running -= 1
+        while True:
+            with self._lock:
+                if not self._waiting or self._running >= self._limit:
+                    return
+                following, body = self._waiting.popleft()
+                if following not in self._all or following.connection.ended:
+                    self._all.leave(following)
+                    continue
+                self._running += 1
+            try:
+                self._start(body)
+            except RuntimeError:
+                logger.warning("no thread could be started for %s: it was cut off", following.stay.peer)
+                following.connection.end(ConnectionLost("no thread could be started"))
+                with self._lock:
+                    self._all.leave(following)
+                    self._running -= 1
+
+    def look(self, now: float) -> float | None:
+        """See :class:`typedrpc.sync.watcher.Watched`."""
+        while True:
+            with self._lock:
+                first = self._all.first
+                if first is None or (first.deadline > now and not first.connection.ended):
+                    return None if first is None else first.deadline - now
+                self._all.leave(first)
+                self._waiting = deque(waiting for waiting in self._waiting if waiting[0] is not first)
+            if not first.connection.ended:
+                self._overdue(first)

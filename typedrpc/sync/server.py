@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, final
 from typing_extensions import Unpack
 
 from typedrpc import transport
-from typedrpc.authentication import MAX_PENDING
+from typedrpc.authentication import MAX_CHECKS, MAX_PENDING
 from typedrpc.call import handled_by
 from typedrpc.common.arrivals import Place
 from typedrpc.common.caller import PeerLink
@@ -30,7 +30,7 @@ from typedrpc.protocol import Protocol
 from typedrpc.rate import CallRate
 from typedrpc.sync.acceptor import Acceptor
 from typedrpc.sync.connection import Connection
-from typedrpc.sync.greeter import Greeter
+from typedrpc.sync.greeter import Check, Checks, Greeter
 from typedrpc.sync.later import Later
 from typedrpc.sync.secure import TlsSocket
 from typedrpc.sync.stop import Stop
@@ -59,6 +59,7 @@ class Server(BaseServer[Connection]):
     def _prepare(self) -> None:
         self._watcher = Watcher("typedrpc-watcher")
         self._later = Later(self._watcher, MAX_PENDING)
+        self._checks = Checks(self._watcher, MAX_CHECKS, self._workers.start, self._cut_off)
         self._acceptor: Acceptor | None = None
         self._greeter: Greeter
         self._on_closing: Callable[[], None] = lambda: None
@@ -199,39 +200,54 @@ class Server(BaseServer[Connection]):
         if self._is_allowed(connection, stay, sock):
             self._greeter.welcome(secured, connection, stay, self._handshake_timeout)
 
-    def _start_serving(self, connection: Connection, stay: Stay) -> None:
-        self._workers.start(lambda: self._serve(connection, stay))
+    def _start_serving(self, connection: Connection, stay: Stay, deadline: float) -> None:
+        """Have a thread serve a client, if it is who it says; in the thread of all that shake hands.
 
-    def _serve(self, connection: Connection, stay: Stay) -> None:
-        try:
-            if not self._is_known(connection, stay, monotonic() + self._handshake_timeout):
-                return
-        except TimeoutError:
-            logger.warning("%s was cut off: no handshake within %g s", stay.peer, self._handshake_timeout)
-            connection.end(ConnectionLost(f"{stay.peer}: no handshake within {self._handshake_timeout:g} s"))
+        Raises:
+            RuntimeError: There is no thread.
+        """
+        claim = connection.core.claim
+        if claim is not None and claim.method == Method.TOKEN:
+            check = Check(connection, stay, deadline)
+            self._checks.add(check, lambda: self._check(check, claim.token))
             return
+        try:
+            is_known = claim is None or self._check_proof(connection, stay)
         except Exception:
             connection.fault()
             return
+        if is_known:
+            self._workers.start(lambda: self._serve(connection, stay))
+
+    def _serve(self, connection: Connection, stay: Stay) -> None:
         self._admit(connection, stay)
         connection.handlers.serve()
 
-    def _is_known(self, connection: Connection, stay: Stay, deadline: float) -> bool:
-        """Whether a client is who it says, if it has to be; another one is turned away.
+    def _check(self, check: Check, token: str) -> None:
+        """Serve a client if the token that it presented is somebody's; another one is turned away."""
+        connection, stay = check.connection, check.stay
+        try:
+            assert self._check_token is not None
+            found = check_now(self._check_token, token, self._run_async)
+        finally:
+            self._checks.done(check)
+        if connection.ended:
+            return
+        if monotonic() >= check.deadline:
+            self._cut_off(check)
+            return
+        try:
+            is_known = self._check_found(connection, stay, found)
+        except Exception:
+            connection.fault()
+            return
+        if is_known:
+            self._serve(connection, stay)
 
-        Raises:
-            TimeoutError: There was no time to find it out.
-        """
-        claim = connection.core.claim
-        if claim is None:
-            return True
-        if claim.method == Method.SECRET:
-            return self._check_proof(connection, stay)
-        assert self._check_token is not None
-        found = check_now(self._check_token, claim.token, self._run_async)
-        if monotonic() >= deadline:
-            raise TimeoutError
-        return self._check_found(connection, stay, found)
+    def _cut_off(self, check: Check) -> None:
+        """There was no time to find out who a client is."""
+        logger.warning("%s was cut off: no handshake within %g s", check.stay.peer, self._handshake_timeout)
+        check.connection.end(ConnectionLost(f"{check.stay.peer}: no handshake within {self._handshake_timeout:g} s"))
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         self._later.add(seconds, action)
