@@ -155,6 +155,9 @@ class Dispatcher:
         # As `Protocol.begin`, which is as long as a call of it.
         id = request.call
         if id and (protocol.handled.setdefault(id, call) is not call or protocol.state is _CLOSED):
+            if protocol.state is _CLOSED:  # perhaps by a goodbye that is not written yet: the caller gave nothing up
+                protocol.forget(id)
+                return None
             return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()
