@@ -424,12 +424,16 @@ class Connection(AnyConnection[HandlerThreads]):
         self.end(error)
 
     def look_alive(self) -> None:
-        if self.role.try_take():
-            try:
-                self._read_rest()
-                self.attend(monotonic())
-            finally:
-                self.stop_leading()
+        try:
+            if self.role.try_take():
+                try:
+                    self._read_rest()
+                    self.attend(monotonic())
+                finally:
+                    self.stop_leading()
+        except BaseException as error:  # of a signal handler: as in a call
+            self.interrupted(error)
+            raise
 
     def _read_rest(self) -> None:
         """Read what has come, without waiting; the role is held."""
