@@ -38,6 +38,7 @@ from typedrpc import (
     current_call,
     rpc,
 )
+from typedrpc.protocol import State
 
 pytestmark = pytest.mark.usefixtures("kept_loop")
 
@@ -446,6 +447,23 @@ class TestHooks:
             assert server.peers[0].proxy(Listener).hear("two") == "two"
             assert here("tell", "three") == "three"
             assert len(server.peers) == 1
+
+
+def test_closing_ends_the_calls_of_a_connection_that_was_replaced(way: str, url: str) -> None:
+    with contextlib.ExitStack() as stack:
+        service, server = stack.enter_context(desk(1, url))
+        _, other = stack.enter_context(desk(2))
+        here = stack.enter_context(connected(way, Desk, [url, other.url]))
+        waiting = Running(here, "stay")
+        service.started.wait()
+        closing = Running(server.close, PATIENCE)
+        until(lambda: here.client._link.connection.core.state is State.DRAINING)
+        assert here("run") == 2
+        assert not waiting.done
+        here.close()
+        assert isinstance(waiting.error(), ConnectionLost)
+        service.gate.open()
+        closing.result()
 
 
 class TestManyAtOnce:

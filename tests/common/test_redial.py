@@ -15,6 +15,7 @@ from typedrpc.common.redial import (
     CONNECT_TIME,
     FIRST_PAUSE,
     LONGEST_PAUSE,
+    Dialled,
     Dialling,
     Redial,
     doubling,
@@ -182,6 +183,40 @@ class TestRedial:
         client.redial = Redial(lambda: client.link, lambda connection: True, fail)
         with pytest.raises(ConnectionLost, match=r"it has gone; and nobody could dial again: can't start new thread"):
             outcome_of(client.redial.join())
+
+    def test_who_was_interrupted_before_somebody_dials(self) -> None:
+        """Nobody is left waiting, and who asks next has somebody dial."""
+        client = Client()
+
+        def interrupt(future: object) -> None:
+            raise KeyboardInterrupt
+
+        interrupted = Redial(lambda: client.link, lambda connection: True, interrupt)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                interrupted.join()
+
+    def test_who_was_interrupted_once_somebody_dials(self) -> None:
+        """Who dials gives it its outcome, and nobody else does."""
+        client = Client()
+        started: list[Dialled] = []
+
+        def interrupt(future: Dialled) -> None:
+            started.append(future)
+            assert future.claim()
+            raise KeyboardInterrupt
+
+        redial = Redial(lambda: client.link, lambda connection: True, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            redial.join()
+        future = redial.join()
+        assert [future] == started
+        assert not future.done()
+        future.set_result(client.link)
+
+    def test_one_has_the_claim(self) -> None:
+        future = Dialled()
+        assert [future.claim() for _ in range(3)] == [True, False, False]
 
     def test_a_forked_child_dials_for_itself(self) -> None:
         client = Client()

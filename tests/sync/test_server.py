@@ -21,6 +21,7 @@ from typedrpc import (
     DefinitionError,
     FunctionService,
     ListenFailed,
+    Peer,
     Server,
     Service,
     connect,
@@ -164,7 +165,15 @@ class TestPeers:
     def test_who_is_connected(self, ends: Ends) -> None:
         with ends.Server(Workshop(), url=URL) as server:
             assert not server.peers
-            with ends.connect(Workshop, server.url) as one, ends.connect(Workshop, server.url) as two:
+            reasons: list[str] = []
+            told = Gate()
+
+            def tell(peer: Peer, error: ConnectionLost) -> None:
+                reasons.append(str(error))
+                told.open()
+
+            connecting = ends.connect(Workshop, server.url, on_disconnect=tell)
+            with connecting as one, ends.connect(Workshop, server.url) as two:
                 assert one.add(1) + two.add(1) == 2
                 first, second = server.peers
                 assert first.id < second.id
@@ -172,12 +181,14 @@ class TestPeers:
                 assert first.address.startswith("127.0.0.1:")
                 assert repr(first) == f"<peer {first.id} at {first.address}>"
                 first.close("you are one too many")
+                told.wait()
+                assert "you are one too many" in reasons[0]
                 assert two.add(1) == 1
                 assert [peer.id for peer in server.peers] == [second.id]
-                assert one.add(1) == 1  # by another connection
-                again, third = server.peers
-                assert again is second
-                assert third.id > second.id
+                assert one.add(1) == 1  # its client has dialled again
+                again = server.peers[1]
+                assert [peer.id for peer in server.peers] == [second.id, again.id]
+                assert again.id > second.id
 
     def test_who_has_left_is_forgotten(self, ends: Ends) -> None:
         left = Gate()

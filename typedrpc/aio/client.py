@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
@@ -30,7 +29,7 @@ from typedrpc.common.client import (
 )
 from typedrpc.common.connection import KEEP_ALIVE
 from typedrpc.common.connection import Connection as AnyConnection
-from typedrpc.common.redial import Dialling, not_renewed
+from typedrpc.common.redial import Dialled, Dialling, not_renewed
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import MAX_WORKERS, Workers
@@ -46,7 +45,7 @@ from typedrpc.errors import (
     ServerBusy,
 )
 from typedrpc.hooks import CallOutcome, told_by
-from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Leave, Limits
+from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.rate import CallRate
@@ -100,7 +99,7 @@ class Client(BaseClient[EnteredT_co]):
     def _end_with_loop(self) -> None:
         self._closed = True
         self._again.close()
-        self._link.connection.close("the event loop of the client has ended", Leave.GONE)
+        self._close_connections("the event loop of the client has ended")
 
     def _make_proxy(self, contract: Any, deadline: float) -> Any:
         return self._caller.make_proxy(contract, deadline)
@@ -113,9 +112,7 @@ class Client(BaseClient[EnteredT_co]):
         """
         self._closed = True
         self._again.close()
-        self._link.connection.close(code=Leave.GONE)
-        if (coming := self._coming) is not None:
-            coming.connection.close(code=Leave.GONE)
+        self._close_connections()
         if (dialling := self._dialling) is not None:
             self._runtime.loop.call_soon_threadsafe(dialling.cancel)
         closing = Closing.start(self._finish(), self._runtime.loop)
@@ -126,7 +123,8 @@ class Client(BaseClient[EnteredT_co]):
     async def _finish(self) -> None:
         if self._dialling is not None:
             await asyncio.wait([self._dialling])
-        await cast(Connection, self._link.connection).wait_until_gone()
+        for connection in (*self._former, self._link.connection):
+            await cast(Connection, connection).wait_until_gone()
         await self._stop_threads()
 
     async def _stop_threads(self) -> None:
@@ -162,7 +160,7 @@ class Client(BaseClient[EnteredT_co]):
 
     def _use(self, link: PeerLink) -> None:
         """From now on calls go by this connection."""
-        self._link = link
+        self._replace(link)
         self._caller.use(link.agreements)
 
     async def _establish(self, dialling: Dialling) -> LoopLink:
@@ -209,8 +207,10 @@ class Client(BaseClient[EnteredT_co]):
         finally:
             self._coming = None
 
-    def _start_dialling(self, future: "Future[PeerLink]") -> None:
+    def _start_dialling(self, future: Dialled) -> None:
         def start() -> None:
+            if not future.claim():
+                return
             if self._closed:
                 future.set_exception(self._link.connection.core.lost())
             else:
@@ -220,7 +220,7 @@ class Client(BaseClient[EnteredT_co]):
 
         self._runtime.loop.call_soon_threadsafe(start)
 
-    async def _dial_again(self, future: "Future[PeerLink]") -> None:
+    async def _dial_again(self, future: Dialled) -> None:
         before = self._link.connection
         try:
             await asyncio.sleep(self._first_pause())

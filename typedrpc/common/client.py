@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, TypedDict, TypeVar, overload
 
@@ -14,7 +13,7 @@ from typedrpc.common.agreements import AGREE_TIME
 from typedrpc.common.caller import PeerLink
 from typedrpc.common.connection import Connection, check_keep_alive
 from typedrpc.common.loop import run_on
-from typedrpc.common.redial import CONNECT_TIME, Dialling, Redial, doubling, wait_for_link
+from typedrpc.common.redial import CONNECT_TIME, Dialled, Dialling, Redial, doubling, wait_for_link
 from typedrpc.common.retrying import Again
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import check_counts
@@ -22,7 +21,7 @@ from typedrpc.deadlines import get_limit, nearest
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import AuthenticationFailed, ConnectFailed, ConnectionLost, RpcError, TlsFailed
 from typedrpc.hooks import CallOutcome, Hooked, told_by
-from typedrpc.messages import Feature, Hello, Limits
+from typedrpc.messages import Feature, Hello, Leave, Limits
 from typedrpc.peer import Peer
 from typedrpc.protocol import Protocol, State
 from typedrpc.rate import check_rate
@@ -107,6 +106,8 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
         self._link: PeerLink
         self._coming: PeerLink | None = None
         """A connection that the hooks are told of, and that is not used otherwise yet."""
+        self._former: list[Connection] = []
+        """Connections that others have replaced, and that may not be through with everything."""
         self._index = 0  # of the address that was reached last
         self._again = Again(
             retry, Redial(lambda: self._link, self._may_renew, self._start_dialling), self._start_thread
@@ -197,6 +198,24 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
         renewed: PeerLink = wait_for_link(dialled, until, self._is_alive)
         return renewed
 
+    def _replace(self, link: PeerLink) -> None:
+        """From now on calls go by this connection; one that there was still brings the answers that it may."""
+        former = vars(self).get("_link")
+        if former is not None:
+            # What a thread that was interrupted may hold is let go of here: by now nobody is in there any more.
+            ended = [connection for connection in self._former if connection.ended]
+            self._former = [*(each for each in self._former if each not in ended), former.connection]
+            for connection in ended:
+                connection.close()
+        self._link = link
+
+    def _close_connections(self, reason: str = "") -> None:
+        link = self._link
+        for connection in (*self._former, link.connection):
+            connection.close(reason, Leave.GONE)
+        if (coming := self._coming) is not None:
+            coming.connection.close(code=Leave.GONE)
+
     def _may_renew(self, connection: Connection) -> bool:
         """Whether another connection may be made instead of this one: what this side has closed was not lost."""
         return not (self._closed or connection.left)
@@ -205,7 +224,7 @@ class BaseClient(Hooked, Generic[EnteredT_co]):
         """Whether there is still somebody who dials."""
         return True
 
-    def _start_dialling(self, future: "Future[PeerLink]") -> None:
+    def _start_dialling(self, future: Dialled) -> None:
         """Have somebody dial, and give the future what it comes to."""
         raise NotImplementedError
 

@@ -125,6 +125,23 @@ def is_usable(connection: Connection) -> bool:
 
 
 @final
+class Dialled(Future[Any]):
+    """What one dialling comes to: the link that was made, or the error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._unclaimed: Final[list[None]] = [None]
+
+    def claim(self) -> bool:
+        """Whether it is this thread, the first that asks, that gives it its outcome."""
+        try:
+            self._unclaimed.pop()
+        except IndexError:
+            return False
+        return True
+
+
+@final
 class Redial:
     """Makes a connection anew for whoever needs one: one at a time, the others wait for its outcome. Thread-safe."""
 
@@ -132,13 +149,13 @@ class Redial:
         self,
         current: Callable[[], Any],
         may_renew: Callable[[Connection], bool],
-        start: Callable[["Future[Any]"], None],
+        start: Callable[[Dialled], None],
     ) -> None:
         """
         Args:
             current: Gives the link of the client.
             may_renew: Whether another connection may be made instead of this one.
-            start: Has somebody dial, and give the future the link that he made, or the error. Must not block.
+            start: Has somebody claim the future, dial, and give it the link that he made, or the error. Must not block.
         """
         self._lock = threading.Lock()
         self._current = current
@@ -148,25 +165,29 @@ class Redial:
 
     def join(self) -> "Future[Any]":
         """The outcome of the dialling that goes on, which is begun if it is needed. Does not block."""
-        with self._lock:
-            future = self._future
-            if future is not None and not future.done():
-                return future
-            future = self._future = Future()
-            link = self._current()
-            if is_usable(link.connection):  # made meanwhile
-                future.set_result(link)
-                return future
-            if not self.may_renew(link.connection):
-                future.set_exception(link.connection.core.lost())
-                return future
+        future = Dialled()
+        link = self._current()
         try:
+            with self._lock:
+                before = self._future
+                if before is not None and not before.done():
+                    return before
+                self._future = future
+                link = self._current()
+                if is_usable(link.connection):  # made meanwhile
+                    future.set_result(link)
+                    return future
+                if not self.may_renew(link.connection):
+                    future.set_exception(link.connection.core.lost())
+                    return future
             self._start(future)
         except BaseException as error:
-            lost = ConnectionLost(f"{link.connection.core.lost()}; and nobody could dial again: {error}")
-            lost.__cause__ = error
-            future.set_exception(lost)
-            if not isinstance(error, Exception):
+            # Of a signal handler it may come anywhere: others may wait already, or somebody dial.
+            if not future.done() and future.claim():
+                lost = ConnectionLost(f"{link.connection.core.lost()}; and nobody could dial again: {error}")
+                lost.__cause__ = error
+                future.set_exception(lost)
+            if not isinstance(error, RuntimeError):
                 raise
         return future
 

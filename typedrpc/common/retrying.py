@@ -92,7 +92,8 @@ class Keys:
     def wanted_from(self) -> int:
         """The least key of a call whose answer is still wanted."""
         with self._lock:
-            return next(iter(self._wanted), self._next)
+            least = next(iter(self._wanted), self._next)
+        return least
 
 
 @final

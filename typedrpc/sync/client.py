@@ -3,7 +3,6 @@
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, final, overload
@@ -23,7 +22,7 @@ from typedrpc.common.client import (
     why_not_in_time,
 )
 from typedrpc.common.connection import KEEP_ALIVE
-from typedrpc.common.redial import Dialling, not_renewed
+from typedrpc.common.redial import Dialled, Dialling, not_renewed
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import MAX_WORKERS, Workers
@@ -39,7 +38,7 @@ from typedrpc.errors import (
     ServerBusy,
 )
 from typedrpc.hooks import CallOutcome, LossHookT, told_by
-from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Leave, Limits
+from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Limits
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
 from typedrpc.rate import CallRate
@@ -86,9 +85,7 @@ class Client(BaseClient[EnteredT_co]):
         """End the connection. Calls that wait, in any thread, raise ``ConnectionLost``. May be called again."""
         self._closed = True
         self._again.close()
-        self._link.connection.close(code=Leave.GONE)
-        if (coming := self._coming) is not None:
-            coming.connection.close(code=Leave.GONE)
+        self._close_connections()
         if told_by(self):  # a hook, which has to finish too
             threading.Thread(target=self._stop_threads, name="typedrpc-close").start()
         else:
@@ -179,17 +176,17 @@ class Client(BaseClient[EnteredT_co]):
         finally:
             self._coming = None
 
-    def _start_dialling(self, future: "Future[PeerLink]") -> None:
+    def _start_dialling(self, future: Dialled) -> None:
         self._start_thread(lambda: self._dial_again(future))
 
-    def _dial_again(self, future: "Future[PeerLink]") -> None:
+    def _dial_again(self, future: Dialled) -> None:
+        if not future.claim():
+            return
         before = self._link.connection
         self._again.closed.wait(self._first_pause())
         try:
             link = self._establish(self._next_dialling())
-            self._link = link
-            if before.ended:  # otherwise it still waits for its last answers
-                before.close()  # a thread that was interrupted may have left its descriptor to whoever does this
+            self._replace(link)
             if self._closed:
                 link.connection.close()
                 raise link.connection.core.lost()
@@ -293,6 +290,7 @@ class Client(BaseClient[EnteredT_co]):
         """In a forked child: locks may be held by threads that are not here."""
         self._again.forsake()
         self._coming = None
+        self._former = []
         self._runtime_lock = threading.Lock()
         self._runtime = None
 
