@@ -25,6 +25,7 @@ from typedrpc.authentication import (
     host_of,
     prove,
     read_claim,
+    source_of,
     travels_alone,
 )
 from typedrpc.codec import Segmented, pack_plain, unpack_plain
@@ -195,7 +196,31 @@ def test_the_host_of_an_address(address: str, host: str) -> None:
     assert host_of(address) == host
 
 
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("127.0.0.1:80", "127.0.0.1"),
+        ("[2001:db8:1:2:3::4]:80", "2001:db8:1:2::/64"),
+        ("[fe80::1%eth0]:80", "fe80::/64"),
+        ("[::ffff:10.0.0.1]:80", "10.0.0.1"),
+        ("[what]:80", "[what]"),
+        ("unix", "unix"),
+    ],
+)
+def test_the_origin_of_an_address(address: str, source: str) -> None:
+    assert source_of(address) == source
+
+
 class TestFailures:
+    def test_nothing_from_there_is_looked_at_before_the_time(self) -> None:
+        failures = Failures()
+        assert failures.penalty("here", 0.0) == 0
+        failures.add("here", 0.0)
+        failures.add("here", 1.0)
+        assert failures.penalty("here", 1.0) == pytest.approx(2 * FIRST_DELAY)
+        assert failures.penalty("there", 1.0) == 0
+        assert failures.penalty("here", 2.0) == 0
+
     def test_each_takes_twice_as_long_up_to_a_limit(self) -> None:
         failures = Failures()
         delays = [failures.add("here", float(second)) for second in range(40)]

@@ -274,7 +274,16 @@ class Failures:
             while len(self._seen) >= MAX_ADDRESSES:
                 del self._seen[next(iter(self._seen))]
             self._seen[address] = often, now
-        return min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(often - 1, 16))
+        return _delay_of(often)
+
+    def penalty(self, address: str, now: float) -> float:
+        """For how many seconds nothing that comes from an address is looked at, be it right or wrong.
+
+        Otherwise who guesses need not wait for an answer: he would leave and guess again, and the right one is welcome.
+        """
+        with self._lock:
+            often, last = self._seen.get(address, (0, now))
+        return max(0.0, last + _delay_of(often) - now) if often else 0.0
 
     def log(self, write: Callable[[str], object], text: str, now: float) -> None:
         """Write a line about it, if there were not too many in this minute.
@@ -296,6 +305,24 @@ class Failures:
         if silent:
             write(f"{silent} more clients were refused meanwhile, as they did not prove who they are")
         write(text)
+
+
+def _delay_of(often: int) -> float:
+    return min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(often - 1, 16))
+
+
+def source_of(address: str) -> str:
+    """What an address of a peer has in common with others of the same origin: of IPv6 the network of 64 bits."""
+    host = host_of(address)
+    if not host.startswith("["):
+        return host
+    import ipaddress  # imported when used
+
+    try:
+        found = ipaddress.IPv6Address(host[1:-1].partition("%")[0])
+    except ValueError:
+        return host
+    return str(found.ipv4_mapped or ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
 
 
 def host_of(address: str) -> str:

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Self
 
 import pytest
@@ -24,6 +25,7 @@ from typedrpc import (
     Server,
     Service,
     aio,
+    authentication,
     current_call,
     rpc,
     transport,
@@ -40,6 +42,7 @@ from typedrpc.wire import PREAMBLE, FrameReader, Kind
 pytestmark = pytest.mark.usefixtures("kept_loop", "no_leaks")
 colours = alike
 
+DELAYS: Final = {min(MAX_DELAY, FIRST_DELAY * 2**number) for number in range(16)}
 SECRET: Final = bytes(range(100, 132))
 TOKEN: Final = "open-sesame-open-sesame"
 
@@ -671,22 +674,62 @@ class TestMany:
             for _ in range(LINES + 3):
                 with pytest.raises(AuthenticationFailed):
                     colours.connect(Desk, server.url, secret=("ann", SECRET[::-1])).__enter__()
-            # Who is right is not held up by them, nor told later.
+            # Who is right waits as long as they do, and comes in.
             with colours.connect(Desk, server.url, secret=("ann", SECRET)) as desk:
                 assert desk.who.call() == "ann by secret, None"
             assert server._failures.count == LINES + 3
-        assert delays[:3] == [FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY]
-        assert delays[-1] == MAX_DELAY
+        told = [seconds for seconds in delays if seconds in DELAYS]  # what else there is, is held back until then
+        assert told == [min(MAX_DELAY, FIRST_DELAY * 2**number) for number in range(LINES + 3)]
+        assert max(delays) == MAX_DELAY
         assert [log.line() for _ in range(LINES)]
         assert log.unread == []
+
+
+@for_servers
+@pytest.mark.parametrize("method", ["secret", "token"])
+def test_who_guesses_and_hangs_up_is_not_heard_before_the_time(
+    log: Log, colours: Colours, unix: str, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(authentication, "FIRST_DELAY", 0.3)
+    options: dict[str, Any] = {"secret": SECRET} if method == "secret" else {"check_token": check}
+    right: dict[str, Any] = {"secret": SECRET} if method == "secret" else {"token": "ann's"}
+    with colours.serve(Desk(), url=unix, **options) as server:
+        begun = monotonic()
+        with Visitor.dial(server.url) as visitor:
+            visitor.send(PREAMBLE + hello(nonce=bytes(32)))
+            assert visitor.read_frame().kind == Kind.HELLO
+            claims = {
+                "secret": {"method": "secret", "name": "", "proof": bytes(32)},
+                "token": {"method": "token", "token": "x"},
+            }
+            visitor.send_frame(Kind.AUTHENTICATE, 0, 0, pack_plain(claims[method]))
+            assert "was refused" in log.line()
+        with colours.connect(Desk, server.url, **right) as desk:
+            assert desk.who.call().endswith("None")
+        assert monotonic() - begun >= 0.3
+
+
+@for_servers
+def test_too_many_that_would_have_to_wait_are_closed(
+    log: Log, colours: Colours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BaseServer, "_has_room_later", lambda self: False)
+    for kind in (Server, aio.Server):
+        monkeypatch.setattr(kind, "_has_room_later", lambda self: False)
+    monkeypatch.setattr(authentication.Failures, "penalty", lambda self, address, now: 1.0)
+    with colours.serve(Desk(), secret=SECRET) as server, Visitor.dial(server.url) as visitor:
+        visitor.send(PREAMBLE + hello(nonce=bytes(32)))
+        assert visitor.read_frame().kind == Kind.HELLO
+        visitor.send_frame(Kind.AUTHENTICATE, 0, 0, pack_plain({"method": "secret", "name": "", "proof": bytes(32)}))
+        assert visitor.read_frames_to_end() == []
 
 
 @for_servers
 def test_a_server_that_closes_does_not_wait_for_who_is_to_be_told(log: Log, colours: Colours) -> None:
     visitors: list[Visitor] = []
     with colours.serve(Desk(), secret=SECRET) as server:
-        # The last of them is told after seconds, if the server is still there.
-        for _ in range(8):
+        # The last of them is told after a while, if the server is still there.
+        for _ in range(4):
             visitor = Visitor.dial(server.url)
             visitors.append(visitor)
             visitor.send(PREAMBLE + hello(nonce=bytes(32)))

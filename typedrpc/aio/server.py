@@ -277,6 +277,13 @@ class Server(BaseServer[Connection]):
         claim = connection.core.claim
         if claim is None:
             return True
+        looking = asyncio.Event()
+        self._hold_back(connection, stay, looking.set)
+        if not connection.ended:
+            async with asyncio.timeout(max(0.0, deadline - monotonic())):
+                await looking.wait()
+        if connection.ended:
+            return False
         if claim.method == Method.SECRET:
             return self._check_proof(connection, stay)
         async with asyncio.timeout(max(0.0, deadline - monotonic())):
@@ -298,6 +305,9 @@ class Server(BaseServer[Connection]):
             if task is not None and task.cancelling():  # by the time-out, or with the loop
                 raise
             return error
+
+    def _has_room_later(self) -> bool:
+        return self._pending < MAX_PENDING
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         if self._pending >= MAX_PENDING:

@@ -19,7 +19,7 @@ from typedrpc.authentication import (
     NOT_AUTHENTICATED,
     Failures,
     Keys,
-    host_of,
+    source_of,
     travels_alone,
 )
 from typedrpc.call import Call
@@ -456,10 +456,24 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         """A client has not proved who it is: it is told so after a while, and no more than that."""
         now = monotonic()
         peer = stay.peer
-        delay = self._failures.add(host_of(peer.address), now)
+        delay = self._failures.add(source_of(peer.address), now)
         stay.refuse(AuthenticationFailed(peer.address, why))
         self._failures.log(logger.warning, f"{peer} was refused: {why}{trace}", now)
         self._after(delay, lambda: connection.close(NOT_AUTHENTICATED, Leave.REFUSED))
+
+    def _hold_back(self, connection: ConnectionT, stay: Stay, check: Callable[[], None]) -> None:
+        """Check who a client is: now, or when the time is over that its address has to wait; by any thread."""
+        seconds = self._failures.penalty(source_of(stay.peer.address), monotonic())
+        if not seconds:
+            check()
+        elif self._has_room_later():
+            self._after(seconds, check)
+        else:
+            connection.end(ConnectionLost("too many clients wait to be let in"))
+
+    def _has_room_later(self) -> bool:
+        """Whether not too much waits to be done later."""
+        raise NotImplementedError
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         """Have something done that does not block, when so many seconds have passed."""

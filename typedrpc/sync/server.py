@@ -206,13 +206,32 @@ class Server(BaseServer[Connection]):
         Raises:
             RuntimeError: There is no thread.
         """
+        if connection.core.claim is None:
+            self._workers.start(lambda: self._serve(connection, stay))
+        else:
+            self._hold_back(connection, stay, lambda: self._serve_known(connection, stay, deadline))
+
+    def _serve_known(self, connection: Connection, stay: Stay, deadline: float) -> None:
+        """Have a thread serve a client that has said who it is, if that is so. Does not block."""
+        try:
+            self._look_who(connection, stay, deadline)
+        except RuntimeError:
+            logger.warning("no thread could be started for %s: it was cut off", stay.peer)
+            connection.end(ConnectionLost("no thread could be started"))
+
+    def _look_who(self, connection: Connection, stay: Stay, deadline: float) -> None:
         claim = connection.core.claim
-        if claim is not None and claim.method == Method.TOKEN:
+        if connection.ended or claim is None:
+            return
+        if claim.method == Method.TOKEN:
             check = Check(connection, stay, deadline)
             self._checks.add(check, lambda: self._check(check, claim.token))
             return
+        if monotonic() >= deadline:
+            self._cut_off(Check(connection, stay, deadline))
+            return
         try:
-            is_known = claim is None or self._check_proof(connection, stay)
+            is_known = self._check_proof(connection, stay)
         except Exception:
             connection.fault()
             return
@@ -248,6 +267,9 @@ class Server(BaseServer[Connection]):
         """There was no time to find out who a client is."""
         logger.warning("%s was cut off: no handshake within %g s", check.stay.peer, self._handshake_timeout)
         check.connection.end(ConnectionLost(f"{check.stay.peer}: no handshake within {self._handshake_timeout:g} s"))
+
+    def _has_room_later(self) -> bool:
+        return len(self._later) < MAX_PENDING
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         self._later.add(seconds, action)
