@@ -63,7 +63,7 @@ class Cost(NamedTuple):
 
 COSTS: Final = (
     Cost("call", "client", 10.1, 16.1, 2, 0, 464, "one send, one recv: the thread that calls reads its own reply"),
-    Cost("call", "server", 18, 29, 2, 0, 899, "one recv, one send: who reads a request handles and answers it"),
+    Cost("call", "server", 18, 29, 2, 0, 913, "one recv, one send: who reads a request handles and answers it"),
     Cost("map item", "client", 2.3, 4.4, 0.01, 0, 139, "packing and unpacking; a frame has hundreds of calls"),
     Cost("map item", "server", 1.8, 8.9, 0.01, 0, 203, "the handler and its context"),
     Cost("result stream item", "client", 3.1, 0.1, 0.01, 0, 63, "unpacking"),
@@ -73,17 +73,17 @@ COSTS: Final = (
     Cost("one-way call", "client", 47.2, 34.5, 1, 0, 961, "one send; no bound invoker as a call has"),
     Cost("one-way call", "server", 29, 30, 1, 0, 1091, "one recv"),
     Cost("submitted call", "client", 100.2, 82.5, 2, 3, 2418, "a future, and a hand-over from the thread that reads"),
-    Cost("submitted call", "server", 18, 29, 2, 0, 899, "as a call"),
+    Cost("submitted call", "server", 18, 29, 2, 0, 913, "as a call"),
     Cost("asyncio call", "client", 49.1, 51.2, 4, 0, 1488, "a turn of the loop to read, one of the task"),
     Cost("asyncio call", "server", 38, 52, 3, 0, 1452, "the handler's task; a turn of the loop, which has a timer"),
     Cost("asyncio call, 64 at once", "client", 48.1, 54.9, 0.14, 0, 1385, "many calls leave, and come, together"),
-    Cost("asyncio call, 64 at once", "server", 20.5, 39.5, 0.08, 0, 952, "many calls come, and leave, together"),
+    Cost("asyncio call, 64 at once", "server", 20.5, 39.5, 0.08, 0, 964, "many calls come, and leave, together"),
     Cost("asyncio result stream item", "client", 3.2, 0.1, 0.01, 0, 66, "unpacking"),
     Cost("asyncio result stream item", "server", 6.1, 12.1, 0, 0, 175, "the generator and the batch"),
     Cost("asyncio argument stream item", "client", 6.1, 12.1, 0, 0, 182, "the generator and the batch"),
     Cost("asyncio argument stream item", "server", 3.2, 0.2, 0.01, 0, 74, "unpacking"),
     Cost("asyncio one-way call", "client", 62.2, 39.5, 2, 0, 1267, "the frame leaves when the loop turns"),
-    Cost("asyncio one-way call", "server", 45, 47, 2, 0, 1507, "a select and a recv"),
+    Cost("asyncio one-way call", "server", 46, 51, 2, 0, 1580, "a select, which has a timer, and a recv"),
 )
 
 THREADS: Final = {"result stream item": 1, "argument stream item": 1}
