@@ -155,7 +155,7 @@ class Dispatcher:
         # As `Protocol.begin`, which is as long as a call of it.
         id = request.call
         if id and (protocol.handled.setdefault(id, call) is not call or protocol.state is _CLOSED):
-            if protocol.state is _CLOSED:  # perhaps by a goodbye that is still to be written: the caller gave nothing up
+            if protocol.state is _CLOSED:  # perhaps by a goodbye that is still to be written: nobody has given it up
                 protocol.forget(id)
                 return None
             return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
