@@ -55,8 +55,11 @@ OF_ANSWERS: Final[dict[str, Callable[[Any], int]]] = {
 OF_CLIENTS: Final[dict[str, Callable[[Any], int]]] = {
     "keys": lambda client: 0 if client._again.keys is None else len(client._again.keys._wanted),
 }
-EXPECTED: Final = "the peer closed the connection in the middle of a frame"
-"""What is said of a client that was killed while it wrote."""
+EXPECTED: Final = (
+    "the peer closed the connection in the middle of a frame",
+    "the client left during the handshake; perhaps it does not trust this server",
+)
+"""What is said of a client that was killed while it wrote, or while it connected."""
 
 OF_WORKERS: Final[dict[str, Callable[[Any], int]]] = {
     "jobs": lambda workers: len(workers._waiting),

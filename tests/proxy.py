@@ -48,6 +48,7 @@ class Plan:
         cut_after: The connection is cut when so many bytes have been delivered; with 0, at once.
         reset: Whether a cut is a reset; otherwise both ends see an end of file.
         held: What comes waits in the proxy until it is released.
+        held_after: The same, from behind so many bytes on.
         clogged: Nothing is read, so that the sender's socket becomes full.
         lost: A black hole: all is read, nothing delivered, not even an end of file. With both ways lost, half-open.
         piece: Bytes that are delivered at a time, each time with a system call of its own.
@@ -56,6 +57,7 @@ class Plan:
     cut_after: int | None = None
     reset: bool = True
     held: bool = False
+    held_after: int | None = None
     clogged: bool = False
     lost: bool = False
     piece: int | None = None
@@ -77,7 +79,7 @@ class Way:
         self._target = target
         self._plan = plan
         self._waiting = bytearray()
-        self._allowed: int | None = 0 if plan.held else None  # bytes that may be delivered; None for all
+        self._allowed: int | None = 0 if plan.held else plan.held_after  # bytes that may be delivered; None for all
         self._limit = plan.cut_after  # likewise, until the cut
         self._reset = plan.reset
         self._clogged = plan.clogged

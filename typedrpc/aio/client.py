@@ -180,6 +180,8 @@ class Client(BaseClient[EnteredT_co]):
                 left = link is not None and link.connection.left
                 if link is not None:
                     link.connection.close()
+                    if addresses[dialling.index].tls:  # as below
+                        cast(Connection, link.connection).cut_off()
                 if not isinstance(error, ConnectFailed | ServerBusy):
                     raise
                 failure = error
@@ -285,6 +287,8 @@ class Client(BaseClient[EnteredT_co]):
                 connection.end(core.lost())
             else:
                 connection.close("the client waits no longer" if isinstance(error, TimeoutError) else "")
+            if address.tls:  # its end would be waited for, by a loop that may be over before
+                connection.cut_off()
             if isinstance(error, ConnectFailed):
                 raise
             if isinstance(error, RpcError):
@@ -330,6 +334,8 @@ class Client(BaseClient[EnteredT_co]):
             raise self._why_no_tls(self._url, error) or ConnectFailed(self._url, transport.in_words(error)) from error
         connection.handlers.peer.identity = identity_of(made.get_extra_info("peercert"))
         sock = made.get_extra_info("socket")
+        if sock is None:  # the other end has left again, and TLS has forgotten the socket
+            return
         met_itself = False
         with suppress(OSError):  # the other end has left again, which the handshake will say
             met_itself = not address.path and sock.getsockname() == sock.getpeername()

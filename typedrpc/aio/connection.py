@@ -270,10 +270,16 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         self._tell_of_end()
 
     def _close_transport(self, transport: asyncio.Transport) -> None:
-        transport.close()  # once what it has is written: the goodbye
+        if not transport.is_closing():  # closed twice, that of TLS could not be asked anything more
+            transport.close()  # once what it has is written: the goodbye
         # TLS waits for the other end to say the same.
         if transport.get_write_buffer_size() or transport.get_extra_info("ssl_object") is not None:
             self.loop.call_later(GOODBYE_TIME, transport.abort)
+
+    def cut_off(self) -> None:
+        """Close the socket of a connection that has ended, without waiting for anything more."""
+        if self._transport is not None:
+            self._transport.abort()
 
     async def wait_until_gone(self) -> None:
         """Wait until the socket is closed, once the connection was: for the goodbye, `GOODBYE_TIME` at most.
