@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from tests.loops import ON_UVLOOP, uvloop
 from tests.support import PATIENCE
 from typedrpc import Tls
 from typedrpc.aio.runtime import CLOSING_TURNS
-from typedrpc.aio.secure import Secure, _TellingObject
+from typedrpc.aio.secure import Crowded, Secure, _TellingObject
+from typedrpc.common.arrivals import Arrivals
 from typedrpc.tls import NoTls, server_context
 
 FAREWELL = b"\xd4goodbye"
@@ -41,7 +43,10 @@ class Stand:
         self.loop = asyncio.get_running_loop()
         self.secure = Secure(self.loop, context or contexts()[1], FAREWELL, time)
         self.made: list[Any] = []  # transports, which are of no common class
-        self.shaking = self.loop.create_task(self.secure.shake(self.make, self.ours))
+        place = Arrivals(None).admit("")
+        assert place is not None
+        self.place = place
+        self.shaking = self.loop.create_task(self.secure.shake(self.make, self.ours, self.place))
 
     def make(self) -> asyncio.Protocol:
         stand = self
@@ -90,6 +95,32 @@ def test_who_speaks_something_else_is_told_where_he_understands_it(run: Any, fir
             got = await stand.loop.sock_recv(stand.other, 100)
         assert got == told
         assert not stand.made
+        await stand.close()
+
+    run(shake())
+
+
+def test_who_has_to_make_way(run: Any) -> None:
+    async def shake() -> None:
+        stand = Stand()
+        left: list[Any] = []
+        stand.secure._enter = lambda place: place.cut()
+        stand.secure._leave = left.append
+        with pytest.raises(Crowded, match="too many connections"):
+            await stand.shaking
+        assert left == [stand.place]
+        await stand.close()
+
+    run(shake())
+
+
+def test_the_time_began_when_it_was_accepted(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def shake() -> None:
+        monkeypatch.setattr("typedrpc.aio.secure.monotonic", lambda: monotonic() + PATIENCE)
+        stand = Stand()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(stand.shaking), PATIENCE / 2)
+        assert stand.shaking.done()
         await stand.close()
 
     run(shake())

@@ -3,13 +3,18 @@
 Of the limits in docs/limits.md here are those that have no tests beside what they limit.
 """
 
+import contextlib
 from collections.abc import Iterator
+from time import monotonic
+from typing import Any
 
 import pytest
 
+from tests.certificates import certificates
 from tests.ends import Colours, alike, for_servers
 from tests.support import Log, Program, RawPeer, Running, Workshop
-from typedrpc import ConnectionLost, RemoteError, RpcError, ServerBusy, connect
+from typedrpc import ConnectionLost, RemoteError, RpcError, ServerBusy, Tls, connect, transport
+from typedrpc.common import arrivals
 from typedrpc.protocol import PINGS_AT_ONCE
 from typedrpc.wire import HEADER, Kind
 
@@ -22,6 +27,39 @@ def workshop() -> Iterator[Workshop]:
     workshop = Workshop()
     yield workshop
     workshop.gates.open_all()
+
+
+@for_servers
+@pytest.mark.parametrize("secure", [False, True])
+def test_more_clients_that_shake_hands_than_may(
+    colours: Colours, log: Log, monkeypatch: pytest.MonkeyPatch, secure: bool
+) -> None:
+    """With TLS too, in which none of them gets as far as to the protocol."""
+    monkeypatch.setattr(arrivals.Threshold.__init__, "__defaults__", (2,))
+    own: Any = {"tls": Tls(certificate=certificates().server)} if secure else {}
+    scheme = "tls" if secure else "tcp"
+    with colours.serve(Workshop(), url=f"{scheme}://127.0.0.1:0", **own) as server, contextlib.ExitStack() as stack:
+        url = server.url.replace("tls://", "tcp://")
+        silent = [stack.enter_context(RawPeer.dial(url)) for _ in range(5)]
+        for peer in silent[:3]:
+            peer.read_to_end()
+        for peer in silent[3:]:
+            assert not transport.wait(peer.sock, read=True, timeout=0)
+        assert "more than 2 connections shake hands at a time" in log.line()
+    assert log.unread == []
+
+
+@for_servers
+def test_the_time_to_shake_hands_begins_when_a_client_is_accepted(
+    colours: Colours, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS takes of it what it takes: here, all."""
+    if colours.server == "threads":
+        pytest.skip("one thread keeps the time of all")
+    monkeypatch.setattr(arrivals, "monotonic", lambda: monotonic() - 100.0)
+    with colours.serve(Workshop(), handshake_timeout=90.0) as server, RawPeer.dial(server.url) as peer:
+        peer.read_to_end()
+        assert "no handshake within 90 s" in log.line()
 
 
 @for_servers

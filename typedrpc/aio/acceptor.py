@@ -138,7 +138,7 @@ class Acceptor:
         address = "" if self._secure is None else transport.describe_peer(sock)
         try:
             if self._secure is not None:
-                await self._secure.shake(lambda: self._make(place), sock)
+                await self._secure.shake(lambda: self._make(place), sock, place)
             else:
                 await self._loop.connect_accepted_socket(lambda: self._make(place), sock)
         except OSError as error:

@@ -7,10 +7,17 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from time import monotonic
 from typing import Final, final
 
+from typedrpc.common.arrivals import Place
 from typedrpc.tls import HANDSHAKE, NoTls
 from typedrpc.wire import MAGIC, RECEIVE_SIZE
+
+
+class Crowded(OSError):
+    """Too many shake hands at a time, and it had been at it the longest."""
+
 
 ALERT_TIME: Final = 0.1
 """Seconds that a client has to take in why it is refused."""
@@ -23,6 +30,13 @@ class _Attempt:
     def __init__(self, limit: asyncio.Timeout) -> None:
         self._limit = limit
         self.error: ssl.SSLError | None = None
+        self.crowded = False
+
+    def cut(self) -> None:
+        """It has to make way for others."""
+        self.crowded = True
+        with suppress(RuntimeError):  # it is over
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     def fail(self, error: ssl.SSLError) -> None:
         self.error = error
@@ -54,13 +68,24 @@ class _TellingObject(ssl.SSLObject):
 class Secure:
     """How a server's connections get TLS."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, context: ssl.SSLContext, farewell: bytes, time: float) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: ssl.SSLContext,
+        farewell: bytes,
+        time: float,
+        *,
+        enter: Callable[[Place], object] = lambda place: None,
+        leave: Callable[[Place], object] = lambda place: None,
+    ) -> None:
         """
         Args:
             loop: Where to.
             context: Certificates and rules.
             farewell: What is said to a client that speaks typedrpc without TLS.
             time: Seconds that a handshake may take.
+            enter: Called with the place of who begins to shake hands: it counts from then on.
+            leave: Called with the place of who is gone before there was TLS.
         """
         self._loop = loop
         self._context = context
@@ -68,22 +93,45 @@ class Secure:
             context.sslobject_class = _TellingObject
         self._farewell = farewell
         self._time = time
+        self._enter = enter
+        self._leave = leave
 
-    async def shake(self, make: Callable[[], asyncio.BaseProtocol], sock: socket.socket) -> None:
+    async def shake(self, make: Callable[[], asyncio.BaseProtocol], sock: socket.socket, place: Place) -> None:
         """Shake hands with a client that was accepted, and give it its protocol.
+
+        Its time began when it was accepted, and what TLS leaves of it is for the handshake of the protocol.
 
         Raises:
             OSError: It came to nothing: see :func:`typedrpc.tls.failure`.
+            Crowded: It was cut off for another one.
             TimeoutError: It took too long.
         """
-        limit = asyncio.timeout(self._time)
+        limit = asyncio.timeout(max(0.0, place.since + self._time - monotonic()))
         attempt = _Attempt(limit)
+        place.cut = attempt.cut
+        try:
+            await self._shake(make, sock, limit, attempt, place)
+        except BaseException:
+            self._leave(place)
+            raise
+
+    async def _shake(
+        self,
+        make: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        limit: asyncio.Timeout,
+        attempt: _Attempt,
+        place: Place,
+    ) -> None:
         try:
             async with limit:
+                self._enter(place)
                 await self._look_at_first(sock)
                 _attempt.set(attempt)  # this is a task of its own
                 await self._connect(make, sock)
         except OSError:  # the time-out too
+            if attempt.crowded:
+                raise Crowded("too many connections shake hands with the server at a time") from None
             if attempt.error is not None:
                 raise attempt.error from None
             raise

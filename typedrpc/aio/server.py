@@ -20,7 +20,7 @@ from typedrpc.aio.caller import LoopLink
 from typedrpc.aio.closing import Closing
 from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
-from typedrpc.aio.secure import Secure
+from typedrpc.aio.secure import Crowded, Secure
 from typedrpc.aio.threads import in_thread
 from typedrpc.authentication import MAX_CHECKS, MAX_PENDING
 from typedrpc.call import handled_by
@@ -61,7 +61,7 @@ class Server(BaseServer[Connection]):
         self._acceptor: Acceptor | None = None
         self._runtime: Runtime
         self._serving: set[asyncio.Task[None]] = set()
-        self._greeting: Threshold[Connection] = Threshold()
+        self._greeting: Threshold[Place] = Threshold()
         self._closed: asyncio.Event
         self._started = False
         self._checking = asyncio.Semaphore(MAX_CHECKS)
@@ -88,7 +88,10 @@ class Server(BaseServer[Connection]):
         self._runtime = Runtime(self._workers, self._max_workers, debug=self._debug)
         self._closed = asyncio.Event()
         loop, context = self._runtime.loop, self._context
-        secure = None if context is None else Secure(loop, context, self._farewell(), self._handshake_timeout)
+        secure = None
+        if context is not None:
+            time, leave = self._handshake_timeout, self._greeting.leave
+            secure = Secure(loop, context, self._farewell(), time, enter=self._enter, leave=leave)
         self._acceptor = Acceptor(loop, listener, address, self._make, self._arrivals, secure=secure, failed=self._fail)
         await self._runtime.open(self._abandon)
         logger.info("serving at %s", self._url)
@@ -203,7 +206,9 @@ class Server(BaseServer[Connection]):
     def _fail(self, address: str, error: OSError) -> None:
         """A client's TLS handshake came to nothing."""
         failed: RpcError | None
-        if isinstance(error, TimeoutError):
+        if isinstance(error, Crowded):  # of which the log has a line
+            failed = ConnectionLost(f"{address}: {error}")
+        elif isinstance(error, TimeoutError):
             failed = ConnectionLost(f"{address}: no handshake within {self._handshake_timeout:g} s")
             logger.warning("%s was cut off: no handshake within %g s", address, self._handshake_timeout)
         else:
@@ -238,20 +243,28 @@ class Server(BaseServer[Connection]):
             self._places[connection] = place
             closing = self._closing
         if closing:
+            self._greeting.leave(place)
             connection.end(ConnectionLost("the server is closing"))
             return
         if not self._is_allowed(connection, stay, sock):
+            self._greeting.leave(place)
             made.pause_reading()  # what is read all the same, by loops that have begun to, is dropped
             return
-        task = self._runtime.loop.create_task(self._serve(connection, stay))
+        task = self._runtime.loop.create_task(self._serve(connection, stay, place))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
-    async def _serve(self, connection: Connection, stay: Stay) -> None:
-        oldest = self._greeting.enter(connection)
+    def _enter(self, place: Place) -> None:
+        """Somebody begins to shake hands, and another one may have to make way."""
+        oldest = self._greeting.enter(place)
         if oldest is not None:
-            oldest.end(ConnectionLost("too many connections shake hands with the server at a time"))
-        deadline = monotonic() + self._handshake_timeout
+            oldest.cut()
+
+    async def _serve(self, connection: Connection, stay: Stay, place: Place) -> None:
+        place.cut = lambda: connection.end(ConnectionLost("too many connections shake hands with the server at a time"))
+        if place not in self._greeting:  # with TLS it has been there since it came
+            self._enter(place)
+        deadline = place.since + self._handshake_timeout
         try:
             await connection.open(deadline)
             if not await self._is_known(connection, stay, deadline):
@@ -266,7 +279,8 @@ class Server(BaseServer[Connection]):
         else:
             self._admit(connection, stay)
         finally:
-            self._greeting.leave(connection)
+            self._greeting.leave(place)
+            place.cut = lambda: None
 
     async def _is_known(self, connection: Connection, stay: Stay, deadline: float) -> bool:
         """Whether a client is who it says, if it has to be; another one is turned away.

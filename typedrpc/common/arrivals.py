@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, Generic, TypeVar, final
 
@@ -30,13 +31,20 @@ def check_max_per_address(max_per_address: int | None) -> None:
 
 @final
 class Place:
-    """One connection among those of its address."""
+    """One connection among those of its address.
 
-    __slots__ = ("_arrivals", "_host")
+    Attributes:
+        since: When it came, on the monotonic clock.
+        cut: Cuts it off, for who finds it among those who shake hands.
+    """
+
+    __slots__ = ("_arrivals", "_host", "cut", "since")
 
     def __init__(self, arrivals: "Arrivals", host: str) -> None:
         self._arrivals = arrivals
         self._host = host
+        self.cut: Callable[[], object] = lambda: None
+        self.since: Final = monotonic()
 
     def leave(self) -> None:
         """The connection is over. May be called again."""
