@@ -8,6 +8,7 @@ and its frames, or the records of TLS, give the offsets.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final, Self
 
 import pytest
@@ -181,6 +182,10 @@ def test_the_handshake_is_cut_at_each_place(way: str, scene: Scene) -> None:
     assert failed > 5
 
 
+def _has_more(proxy: Proxy, count: int) -> bool:
+    return len(proxy.passages) > count
+
+
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_half_of_each_step_arrives(way: str, scene: Scene) -> None:
     starts = scene.guard.starts(scene.sample()[way])
@@ -188,7 +193,7 @@ def test_half_of_each_step_arrives(way: str, scene: Scene) -> None:
         scene.proxy.plan(**{way: Plan(held_after=start)})
         count = len(scene.proxy.passages)
         coming = Running(scene.attempt)
-        scene.proxy.wait(lambda count=count: len(scene.proxy.passages) > count, "a connection")
+        scene.proxy.wait(partial(_has_more, scene.proxy, count), "a connection")
         halved: Way = getattr(scene.proxy.passage(count), way)
         halved.wait_for(start + 1)  # records of TLS may be a little longer than before
         halved.halve()
