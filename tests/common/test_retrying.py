@@ -1,6 +1,7 @@
 """Keys of calls, whether a call goes on, and the thread that sends calls again that no thread waits for."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
 from types import SimpleNamespace
@@ -201,6 +202,52 @@ class TestLater:
         if end is None:
             client.close()
         assert told.result(PATIENCE) is None
+
+    def test_one_that_fails_does_not_keep_the_others_from_being_sent(self, caplog: pytest.LogCaptureFixture) -> None:
+        client, holds = again(), Gate()
+        told: Future[object] = Future()
+
+        def fail(dialled: object) -> None:
+            holds.wait()
+            raise SystemExit
+
+        client.resend(pursuit(client), fail)
+        client.resend(pursuit(client), told.set_result)
+        holds.open()
+        assert told.result(PATIENCE) is not None
+        assert "could not be told" in caplog.text
+
+    def test_where_its_thread_ends_all_are_told_and_another_one_sends_what_comes_next(self) -> None:
+        dialled: Future[Any] = Future()
+        dialled.set_result("link")
+        joined: list[bool] = []
+
+        def join() -> "Future[Any]":
+            joined.append(True)
+            if len(joined) == 1:
+                raise MemoryError
+            return dialled
+
+        redial: Any = SimpleNamespace(join=join)
+        ended: Future[BaseException] = Future()
+
+        def start(body: Callable[[], None]) -> None:
+            def run() -> None:
+                try:
+                    body()
+                except MemoryError as error:
+                    ended.set_result(error)
+
+            threading.Thread(target=run, daemon=True).start()
+
+        client = Again(None, redial, start)
+        first: Future[Any] = Future()
+        client.resend(pursuit(client), first.set_result)
+        assert isinstance(first.result(PATIENCE).exception(), ConnectionLost)
+        assert isinstance(ended.result(PATIENCE), MemoryError)
+        second: Future[Any] = Future()
+        client.resend(pursuit(client), second.set_result)
+        assert second.result(PATIENCE) is dialled
 
 
 def _redial(future: "Future[Any]") -> Redial:

@@ -9,6 +9,7 @@ A client without :class:`~typedrpc.retry.Retry` gives no keys, and sends once ag
 """
 
 import heapq
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -41,6 +42,11 @@ from typedrpc.failure import unpack_failure
 from typedrpc.retry import Retry
 from typedrpc.transport import LONGEST_WAIT
 from typedrpc.wire import Frame, Kind
+
+logger = logging.getLogger("typedrpc")
+
+ROOM_PAUSE: Final = 0.01
+"""Seconds after which a call is sent again for which there was no room at the peer."""
 
 _REFUSALS: Final = (
     ArgumentError,
@@ -351,10 +357,27 @@ class Later:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        while (batch := self._next()) is not None:
-            dialled, actions = batch
+        try:
+            while (batch := self._next()) is not None:
+                dialled, actions = batch
+                for action in actions:
+                    self._act(action, dialled)
+        except BaseException as error:
+            with self._changed:
+                self._runs = False  # whoever comes next tries with another thread
+                actions = self._take(lambda entry: True)
+            lost = ConnectionLost(f"nobody could send the call again: {type(error).__name__}")
             for action in actions:
-                action(dialled)
+                told: Future[Any] = Future()
+                told.set_exception(lost)
+                self._act(action, told)
+            raise
+
+    def _act(self, action: Action, dialled: "Future[Any] | None") -> None:
+        try:
+            action(dialled)
+        except BaseException:  # what the callback of a future may raise does not keep the others from being sent
+            logger.exception("what a call had come to could not be told")
 
     def _next(self) -> tuple["Future[Any] | None", list[Action]] | None:
         """What can be done now, in order, and what dialling has come to; waits for it. None when nothing is left."""

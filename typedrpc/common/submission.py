@@ -8,7 +8,8 @@ from typing import Any, TypeAlias, final
 from typedrpc.agreement import Route
 from typedrpc.common.connection import Connection
 from typedrpc.common.redial import outcome_of
-from typedrpc.common.retrying import Again, Pursuit, error_in
+from typedrpc.common.retrying import ROOM_PAUSE, Again, Pursuit, error_in
+from typedrpc.common.room import NoRoom
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.options import CallOptions
 from typedrpc.wire import Frame
@@ -100,7 +101,11 @@ class Submission:
             if dialled is not None:
                 outcome_of(dialled)
             connection, route = self._resolve(self._pursuit.options.timeout)
-            self._send(connection, route, patient=True)
+            try:
+                self._send(connection, route, patient=False)  # there are others, which this thread is to send too
+            except NoRoom:
+                self._pursuit.pause = ROOM_PAUSE
+                self._again.resend(self._pursuit, self._send_again)
         except BaseException as error:
             if isinstance(error, ConnectionLost) and self._goes_on(error):
                 return
