@@ -7,10 +7,10 @@
     python benchmarks/fuzz_protocol.py crash-0123abcd        # what a finding does, with its traceback
 
 The first byte of an input says what the core is (a client or a server, greeted already or not, with calls and streams
-of its own or not), the second how its bytes are split; the others are what the peer sends. The inputs to begin with
-are the byte vectors of ``tests/vectors/``. What counts as a finding is what fails ``tests/test_fuzz_protocol.py``: an
-exception, an event out of place, a call that runs twice, an outcome that nobody waits for, a table that grows. So does
-an input that takes more than 10 seconds or 2 GiB.
+of its own or not, with a secret or not), the second how its bytes are split; the others are what the peer sends. The
+inputs to begin with are the byte vectors of ``tests/vectors/``. What counts as a finding is what fails
+``tests/test_fuzz_protocol.py``: an exception, an event out of place, a call that runs twice, an outcome that nobody
+waits for, a table that grows. So does an input that takes more than 10 seconds or 2 GiB.
 
 Needs atheris (the extra ``fuzz``), which comes for some versions of CPython on Linux and macOS alone.
 
@@ -45,7 +45,7 @@ from tests.support import hello  # noqa: E402
 from tests.test_fuzz_protocol import UNASKED, Watched  # noqa: E402
 
 VECTORS: Final = ROOT / "tests" / "vectors"
-CLIENT, GREETED, BUSY = 1, 2, 4
+CLIENT, GREETED, BUSY, GUARDED = 1, 2, 4, 8
 """What the bits of an input's first byte say of the core."""
 SIZES: Final = (1 << 20, 1, 2, 3, 11, 12, 13, 100)
 """Bytes that arrive at a time; the second byte of an input chooses."""
@@ -56,13 +56,26 @@ def vectors() -> Iterator[tuple[str, bytes]]:
     for name in ("conversation", "faults", "frames", "pieces"):
         for vector in json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))["vectors"]:
             yield vector.get("name") or vector["what"], bytes.fromhex(vector["hex"])
+    for vector in json.loads((VECTORS / "authentication.json").read_text(encoding="utf-8"))["vectors"]:
+        for side in ("client", "server"):
+            said = [step["hex"] for step in vector["steps"] if step["from"] == side]
+            yield f"{vector['what']}, {side}", bytes.fromhex("".join(said))
 
 
 def examples() -> Iterator[bytes]:
     """Inputs to begin with: each vector by itself, and what each side says in the conversation."""
     for number, (_, data) in enumerate(vectors()):
         size = number % len(SIZES)
-        for mode in (0, GREETED, GREETED | BUSY, CLIENT, CLIENT | GREETED, CLIENT | GREETED | BUSY):
+        for mode in (
+            0,
+            GUARDED,
+            CLIENT | GUARDED,
+            GREETED,
+            GREETED | BUSY,
+            CLIENT,
+            CLIENT | GREETED,
+            CLIENT | GREETED | BUSY,
+        ):
             yield bytes([mode, size]) + data
     conversation = json.loads((VECTORS / "conversation.json").read_text(encoding="utf-8"))["vectors"]
     for side, mode in (("client", 0), ("server", CLIENT)):
@@ -100,7 +113,7 @@ def attack(data: bytes) -> None:
     if len(data) < 2:
         return
     mode, size, said = data[0], SIZES[data[1] % len(SIZES)], data[2:]
-    watched = Watched(client=bool(mode & CLIENT))
+    watched = Watched(client=bool(mode & CLIENT), guarded=bool(mode & GUARDED))
     if mode & GREETED:
         watched.feed(PREAMBLE + hello() + (frame(Kind.WELCOME) if mode & CLIENT else b""), 1 << 20)
         watched.core.welcome()

@@ -18,6 +18,8 @@ CALLS: Final = (0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 0x7FFF_FFFF, 0xFFFF_FFFE, 0xFFFF_
 KINDS: Final = (*map(int, Kind), 0x00, 0x7F, 0x81, 0xFF)
 MAX_PAYLOAD: Final = 300
 
+SESSION: Final = bytes(range(16))
+
 plain: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=8) | st.binary(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4) | st.integers(-9, 9), inner),
@@ -25,6 +27,16 @@ plain: st.SearchStrategy[Any] = st.recursive(
 )
 packed = plain.map(pack_plain)
 raw = st.binary(max_size=40)
+
+
+keys = st.integers(0, 9) | st.integers(0, 2**63 - 1)
+claims: st.SearchStrategy[bytes] = st.one_of(
+    st.fixed_dictionaries({"method": st.just("secret"), "name": st.text(max_size=4), "proof": st.binary(max_size=40)}),
+    st.fixed_dictionaries({"method": st.just("token"), "token": st.text(max_size=9)}),
+    st.fixed_dictionaries({"proof": st.binary(min_size=32, max_size=32)}),
+    st.dictionaries(st.sampled_from(("method", "name", "proof", "token")), plain),
+).map(pack_plain)
+"""Who a client says that it is, or a server."""
 
 
 def payloads(arguments: st.SearchStrategy[bytes]) -> st.SearchStrategy[Any]:
@@ -36,6 +48,7 @@ def payloads(arguments: st.SearchStrategy[bytes]) -> st.SearchStrategy[Any]:
         st.lists(bodies, max_size=5).map(pack_array),
         st.lists(bodies, max_size=5).map(pack_parts),
         st.integers(-1, 2**33).map(pack_plain),  # credit
+        claims,
         st.builds(pack_goodbye, st.integers(0, 9), st.text(max_size=9), st.integers(0, 9)),
         st.builds(Segmented, bodies, st.lists(st.binary(max_size=30), max_size=4)),
     )
@@ -49,6 +62,7 @@ extensions: st.SearchStrategy[bytes] = st.one_of(
         time_left=st.none() | st.floats(0.001, 9),
         parent=st.sampled_from(CALLS),
         target=st.none() | st.tuples(st.sampled_from(CALLS), st.integers(0, 2)),
+        key=st.none() | st.tuples(keys, st.integers(0, 2)) | st.tuples(keys, st.integers(0, 2), keys),
     ),
     st.dictionaries(
         st.sampled_from([value for value in vars(Extension).values() if isinstance(value, int)]) | st.integers(-9, 20),
@@ -97,6 +111,8 @@ hellos: st.SearchStrategy[bytes] = st.one_of(
     st.just(hello()),
     st.builds(hello, max_message_size=st.integers(1024, 1 << 24), max_calls=st.integers(1, 9)),
     st.builds(hello, max_message_size=plain, max_calls=plain, services=plain, features=plain),
+    st.builds(hello, nonce=raw, session=raw, next_key=keys, incarnation=raw, methods=st.lists(st.text(max_size=6))),
+    st.builds(hello, nonce=plain, session=plain, next_key=plain, incarnation=plain, methods=plain),
 )
 
 
@@ -130,7 +146,11 @@ def conversations(
         arguments: Likewise.
     """
     welcome = b"" if client else frame(Kind.WELCOME)
-    good = st.just(PREAMBLE + hello() + welcome)
+    keyed = hello(nonce=bytes(32), session=SESSION, next_key=0)
+    good = st.just(PREAMBLE + hello() + welcome) | st.just(PREAMBLE + keyed + welcome)
+    asked = claims.map(lambda claim: PREAMBLE + keyed + frame(Kind.AUTHENTICATE, claim) + welcome)
     odd = st.builds(lambda start, said, more: start + said + more, st.just(PREAMBLE) | raw, hellos, st.just(welcome))
-    said = st.tuples(good | good | odd, sequences(commands, arguments)).map(lambda found: found[0] + b"".join(found[1]))
+    said = st.tuples(good | good | odd | asked, sequences(commands, arguments)).map(
+        lambda found: found[0] + b"".join(found[1])
+    )
     return st.one_of(said, said, st.tuples(said, st.integers(0, 400)).map(lambda found: found[0][: -found[1] or None]))

@@ -14,13 +14,15 @@ from tests.back_to_back import feed, frame, frames, joined
 from tests.codec.invented import thorough
 from tests.frames import MAX_PAYLOAD, conversations, lies, raw, sequences
 from tests.support import hello
+from typedrpc.authentication import Credentials, Keys
 from typedrpc.codec import Segmented, pack_plain
-from typedrpc.errors import ConnectionLost, ProtocolError
-from typedrpc.messages import Hello, Limits, pack_extension
+from typedrpc.errors import AuthenticationFailed, ConnectionLost, ProtocolError
+from typedrpc.messages import Hello, Limits, Method, pack_extension
 from typedrpc.parts import count_parts, pack_array, pack_outcomes, pack_parts, split_outcomes
 from typedrpc.protocol import (
     MAX_STREAMS,
     BatchRequest,
+    Claimed,
     Closed,
     Event,
     GivenUp,
@@ -35,10 +37,11 @@ from typedrpc.protocol import (
 )
 from typedrpc.wire import MAX_PARTIAL, PREAMBLE, Kind
 
-EVENTS: Final = (Request, BatchRequest, Outcome, Greeted, Opened, Released, GivenUp, Closed)
-UNASKED: Final = {Kind.HELLO, Kind.GOODBYE, Kind.PONG, Kind.ERROR, Kind.RELEASE}
+EVENTS: Final = (Request, BatchRequest, Outcome, Claimed, Greeted, Opened, Released, GivenUp, Closed)
+UNASKED: Final = {Kind.HELLO, Kind.AUTHENTICATE, Kind.GOODBYE, Kind.PONG, Kind.ERROR, Kind.RELEASE}
 """What a core has to say by itself."""
 MAX_CALLS: Final = 3
+SECRET: Final = bytes(range(32))
 COMMAND: Final = 7
 
 
@@ -51,6 +54,9 @@ def check_end(core: Protocol[Any]) -> None:
     if text.startswith("the peer broke the protocol: "):
         assert type(error.__cause__) is ProtocolError
         assert len(text) < 1000
+    elif isinstance(error.__cause__, AuthenticationFailed):
+        assert core.client
+        assert text == error.__cause__.reason
     else:
         assert text.startswith(("the peer closed the connection", "the connection is being closed")), text
 
@@ -69,8 +75,14 @@ def check_bounds(core: Protocol[Any], received: int) -> None:
 class Watched:
     """A core of which every event and every byte is looked at."""
 
-    def __init__(self, *, client: bool, limits: Limits | None = None) -> None:
-        self.core: Protocol[str] = Protocol(client=client, hello=Hello(limits or Limits(max_calls=MAX_CALLS)))
+    def __init__(self, *, client: bool, limits: Limits | None = None, guarded: bool = False) -> None:
+        """``guarded``: a server asks who the client is, a client has a secret."""
+        methods = (Method.SECRET, Method.TOKEN) if guarded and not client else ()
+        nonce = bytes(32) if guarded else b""
+        said = Hello(limits or Limits(max_calls=MAX_CALLS), nonce=nonce, methods=methods)
+        credentials = Credentials(secret=("", SECRET)) if guarded and client else None
+        self.core: Protocol[str] = Protocol(client=client, hello=said, credentials=credentials)
+        self.guarded = guarded
         self.received = 0
         self.said = bytearray()  # what it had to say by itself
         self.closed = False
@@ -107,7 +119,12 @@ class Watched:
                 assert number == len(events) - 1
                 self.closed = True
             elif isinstance(event, Greeted):
-                assert before is State.GREETING
+                assert before in (State.GREETING, State.AUTHENTICATING)
+                assert not self.guarded, "nobody here knows the secret"
+            elif isinstance(event, Claimed):
+                assert self.guarded
+                assert not self.core.client
+                self._check_claim()
             elif isinstance(event, Opened):
                 assert self.core.client
             elif isinstance(event, Request) and event.call:
@@ -122,6 +139,12 @@ class Watched:
             assert self.core.receive_eof() == []
             assert self.core.receive(0) == []
         check_bounds(self.core, self.received)
+
+    def _check_claim(self) -> None:
+        """A server looks whether a claim is right. None is: who has no secret has to guess 32 bytes."""
+        assert self.core.claim is not None
+        if self.core.claim.method == Method.SECRET:
+            assert Keys(SECRET).answer(self.core.claim, self.core.hellos()) is None
 
     def _take_outcome(self, outcome: Outcome[str]) -> None:
         left = self.waiting[outcome.token]  # what is no token of this side's, or is over, fails here
@@ -157,11 +180,11 @@ class Watched:
 sizes = st.sampled_from((1, 2, 3, 12, 13, 100, 1 << 20))
 
 
-@given(data=st.data(), client=st.booleans(), size=sizes)
-@thorough(80)
-def test_whatever_bytes_come(data: st.DataObject, client: bool, size: int) -> None:
+@given(data=st.data(), client=st.booleans(), guarded=st.booleans(), size=sizes)
+@thorough(100)
+def test_whatever_bytes_come(data: st.DataObject, client: bool, guarded: bool, size: int) -> None:
     said = data.draw(conversations(client=not client))
-    watched = Watched(client=client)
+    watched = Watched(client=client, guarded=guarded)
     watched.feed(said, size)
     unasked = watched.take_said()
     watched.end_of_file()

@@ -6,7 +6,7 @@ of them leaves behind adds up.
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -14,14 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.certificates import certificates, of_client
 from tests.codec.invented import thorough
 from tests.ends import SERVERS
 from tests.frames import COMMANDS, conversations, plain
 from tests.support import Program, RawPeer, Workshop
 from typedrpc import connect
 from typedrpc.codec import pack_plain, unpack_plain
+from typedrpc.common.client import ConnectOptions
 from typedrpc.failure import Code, unpack_failure
-from typedrpc.wire import FrameReader, Kind
+from typedrpc.wire import PREAMBLE, FrameReader, Kind
 
 pytestmark = pytest.mark.unmeasured
 
@@ -33,20 +35,33 @@ SERVING: Final = """
     import faulthandler
     import logging
     from tests.ends import Ends
-    from tests.both.test_fuzz_server import Target
+    from tests.both.test_fuzz_server import SECRET, Target
+    from typedrpc import Tls, authentication
+    authentication.FIRST_DELAY = authentication.MAX_DELAY = 0.001  # who guesses is slowed down for seconds otherwise
     faulthandler.cancel_dump_traceback_later()  # many examples share it
     lines = []
     class Lines(logging.Handler):
         def emit(self, record):
             lines.append(record)
     logging.getLogger("typedrpc").addHandler(Lines())
-    with Ends(server={server!r}).Server(Target(), url="tcp://127.0.0.1:0") as server:
-        say(server.url)
+    make = Ends(server={server!r}).Server
+    with (
+        make(Target(), url="tcp://127.0.0.1:0") as server,
+        make(Target(), url="tcp://127.0.0.1:0", secret=SECRET) as guarded,
+        make(Target(), url="tls://127.0.0.1:0", tls=Tls(certificate={certificate!r})) as secured,
+    ):
+        say(server.url, guarded.url, secured.url)
         while hear():
             wrong = [record.getMessage() for record in lines if record.exc_info]
             del lines[:]
             say(len(wrong), *(text.replace(chr(10), " ") for text in wrong))
 """
+
+
+SECRET: Final = bytes(range(32))
+TRUSTING: Final[ConnectOptions] = {"tls": of_client()}
+OPTIONS: Final[tuple[ConnectOptions, ...]] = ({}, {"secret": SECRET}, TRUSTING)
+"""Of a client that is let in by each of the servers."""
 
 
 class Target(Workshop):
@@ -62,6 +77,7 @@ arguments: Final = st.one_of(
 )
 ANSWERS: Final = {
     Kind.HELLO,
+    Kind.AUTHENTICATE,
     Kind.WELCOME,
     Kind.RESPONSE,
     Kind.ERROR,
@@ -70,18 +86,27 @@ ANSWERS: Final = {
     Kind.GOODBYE,
     Kind.RELEASE,
 }
+ANSWERS_TO_STRANGERS: Final = {Kind.HELLO, Kind.PONG, Kind.GOODBYE}
+TLS: Final = 2
+"""Which of the servers has it."""
 CODES: Final = {value for name, value in vars(Code).items() if isinstance(value, int) and not name.startswith("_")}
 
 
 class Fuzzed:
-    """A server that is fed."""
+    """Servers that are fed, in one process: one lets everybody in, one asks for a secret, one has TLS."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.url = program.hear()
-        with connect(Target, self.url) as target:  # what is loaded once is no growth
-            assert target.add(1, 2) == 3
+        self.urls = program.hear().split()
+        for number in range(len(self.urls)):  # what is loaded once is no growth
+            self.serves_on(number)
         self.memory, _ = self.used()
+
+    def serves_on(self, number: int) -> None:
+        """Another client is served, by this one of the servers."""
+        with connect(Target, self.urls[number], **OPTIONS[number]) as target:
+            assert target.add(1, 2) == 3
+            assert target.echo(b"right") == b"right"
 
     def used(self) -> tuple[int, int]:
         """Bytes that are resident, and threads."""
@@ -101,7 +126,8 @@ class Fuzzed:
 def fuzzed(request: pytest.FixtureRequest) -> Iterator[Fuzzed]:
     if not Path("/proc/self/status").exists():
         pytest.skip("there is no /proc here")
-    with Program(SERVING.format(server=request.param), measured=False) as program:
+    certificate = str(certificates().server)
+    with Program(SERVING.format(server=request.param, certificate=certificate), measured=False) as program:
         fuzzed = Fuzzed(program)
         yield fuzzed
         memory, threads = fuzzed.used()
@@ -109,32 +135,69 @@ def fuzzed(request: pytest.FixtureRequest) -> Iterator[Fuzzed]:
         assert threads < MAX_THREADS
 
 
-@given(said=conversations(client=True, commands=COMMANDS_HERE, arguments=arguments), resets=st.booleans())
-@thorough(80)
-def test_whatever_a_client_sends(said: bytes, resets: bool, fuzzed: Fuzzed) -> None:
-    with RawPeer.dial(fuzzed.url) as peer:
-        with contextlib.suppress(ConnectionError):  # it may be cut off before it has said all
+@given(
+    said=conversations(client=True, commands=COMMANDS_HERE, arguments=arguments),
+    resets=st.booleans(),
+    number=st.sampled_from((0, 0, 0, 1)),
+)
+@thorough(100)
+def test_whatever_a_client_sends(said: bytes, resets: bool, number: int, fuzzed: Fuzzed) -> None:
+    answers = feed(fuzzed.urls[number], said, resets)
+    check_answers(answers, ANSWERS if number == 0 else ANSWERS_TO_STRANGERS)
+    fuzzed.serves_on(number)
+    assert fuzzed.complaints() == "0"
+    assert fuzzed.used()[1] < MAX_THREADS
+
+
+records: Final = st.builds(
+    lambda kind, version, length, body: bytes([kind]) + version + (length or len(body)).to_bytes(2, "big") + body,
+    st.sampled_from((0x14, 0x15, 0x16, 0x17, 0xFF)),
+    st.sampled_from((b"\x03\x01", b"\x03\x03", b"\x00\x00")),
+    st.sampled_from((0, 0, 0, 1, 0x4000, 0xFFFF)),
+    st.binary(max_size=200) | st.binary(max_size=60).map(lambda body: b"\x01\x00\x00" + bytes([len(body)]) + body),
+)
+"""What looks like TLS: a header that may lie, and perhaps the beginning of a ClientHello."""
+
+
+@given(
+    said=st.binary(max_size=100)
+    | st.lists(records, max_size=4).map(b"".join)
+    | conversations(client=True, commands=COMMANDS_HERE, arguments=arguments),
+    resets=st.booleans(),
+)
+@thorough(60)
+def test_whatever_is_sent_to_a_port_of_tls(said: bytes, resets: bool, fuzzed: Fuzzed) -> None:
+    """An alert of TLS comes back, or nothing; a client that speaks the protocol in plain is told so in it."""
+    answers = feed(fuzzed.urls[TLS], said, resets)
+    if answers.startswith(PREAMBLE):
+        assert said.startswith(PREAMBLE[:1])
+        check_answers(answers, {Kind.HELLO, Kind.GOODBYE})
+    else:
+        assert answers[:1] in (b"", b"\x15", b"\x16")
+    fuzzed.serves_on(TLS)
+    assert fuzzed.complaints() == "0"
+    assert fuzzed.used()[1] < MAX_THREADS
+
+
+def feed(url: str, said: bytes, resets: bool) -> bytes:
+    """Send something to a server; all that comes back, unless the connection is reset."""
+    with RawPeer.dial(url.replace("tls://", "tcp://")) as peer:
+        with contextlib.suppress(OSError):  # it may be cut off before it has said all
             peer.send(said)
             if resets:
                 peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             else:
                 peer.sock.shutdown(socket.SHUT_WR)
-        if not resets:
-            check_answers(peer.read_to_end())
-    with connect(Target, fuzzed.url) as target:
-        assert target.add(len(said), 1) == len(said) + 1
-        assert target.echo(b"right") == b"right"
-    assert fuzzed.complaints() == "0"
-    assert fuzzed.used()[1] < MAX_THREADS
+        return b"" if resets else peer.read_to_end()
 
 
-def check_answers(data: bytes) -> None:
-    """What came back: frames that a server sends, with errors that are documented."""
+def check_answers(data: bytes, kinds: Collection[Kind]) -> None:
+    """What came back: frames of these kinds, with errors that are documented."""
     if not data:
         return
     reader = FrameReader(1 << 30)
     for frame in reader.feed(data):
-        assert frame.kind in ANSWERS, str(frame)
+        assert frame.kind in kinds, str(frame)
         if frame.kind == Kind.ERROR:
             failure = unpack_plain(frame.payload)
             assert isinstance(failure, list)
