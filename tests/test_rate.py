@@ -2,7 +2,8 @@
 
 import pytest
 
-from typedrpc.rate import Bucket, CallRate, check_rate
+from typedrpc import rate
+from typedrpc.rate import Bucket, CallRate, Rates, check_rate
 
 
 class Clock:
@@ -59,6 +60,28 @@ def test_one_way_calls_beyond_are_counted_and_told_of_once(clock: Clock) -> None
     assert (rate.dropped, told) == (3, [1])
     assert not rate.may_call()
     assert rate.why() == "more than 2 calls a second, which is the limit"
+
+
+def test_who_comes_again_has_what_was_left(clock: Clock) -> None:
+    rates = Rates(2.0, clock)
+    first, again, other = rates.find("a"), rates.find("a"), rates.find("b")
+    assert first is not None
+    assert other is not None
+    assert first is again
+    shared = CallRate(Bucket(2.0, 2, clock))
+    shared.share(first)
+    assert [first.take(), shared.may_call(), shared.may_call(), other.take()] == [True, True, False, True]
+    assert Rates(None).find("a") is None
+
+
+def test_who_has_not_come_for_longest_is_forgotten(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate, "MAX_RATED", 2)
+    rates = Rates(2.0, clock)
+    a, b = rates.find("a"), rates.find("b")
+    assert rates.find("a") is a
+    rates.find("c")
+    assert rates.find("a") is a
+    assert rates.find("b") is not b
 
 
 def test_no_limit_is_none() -> None:

@@ -5,6 +5,7 @@ Of the limits in docs/limits.md here are those that have no tests beside what th
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -84,8 +85,28 @@ def test_more_calls_a_second_than_the_server_lets_a_client_make(colours: Colours
             assert workshop.add(1) == 1
             with pytest.raises(ServerBusy, match=r"more than 0\.01 calls a second"):
                 Running(workshop.add, 2).result()
-        with colours.connect(Workshop, server.url) as other:
-            assert other.add(3) == 3
+        with colours.connect(Workshop, server.url) as other, pytest.raises(ServerBusy):  # who comes again is the same
+            Running(other.add, 3).result()
+
+
+def test_calls_are_counted_by_who_makes_them(colours: Colours) -> None:
+    keys = {"ann": b"a" * 16, "bob": b"b" * 16}
+    with colours.serve(Workshop(), max_rate=0.01, secret=keys) as server:
+        for name, key in keys.items():
+            with colours.connect(Workshop, server.url, secret=(name, key)) as workshop:
+                assert workshop.add(1) == 1
+            with (
+                colours.connect(Workshop, server.url, secret=(name, key)) as workshop,
+                pytest.raises(ServerBusy),
+            ):
+                Running(workshop.add, 2).result()
+
+
+def test_clients_of_a_unix_socket_are_counted_apart(colours: Colours, tmp_path: Path) -> None:
+    with colours.serve(Workshop(), url=f"unix://{tmp_path}/socket", max_rate=0.01) as server:
+        for _ in range(2):
+            with colours.connect(Workshop, server.url) as workshop:
+                assert workshop.add(1) == 1
 
 
 def test_more_one_way_calls_than_it_lets_it(colours: Colours, workshop: Workshop, log: Log) -> None:

@@ -49,7 +49,7 @@ from typedrpc.hooks import CallOutcome, Hooked, check_plain
 from typedrpc.identity import Identity
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE, Feature, Hello, Leave, Limits, Method, pack_goodbye
 from typedrpc.peer import Gather, Peer
-from typedrpc.rate import check_rate
+from typedrpc.rate import Rates, check_rate
 from typedrpc.service import Table
 from typedrpc.tls import Tls, failure, server_context
 from typedrpc.wire import PREAMBLE, SPEAKS_TLS, Kind, encode
@@ -168,6 +168,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
             max_per_address: Connections that one address may have at a time, those that are not let in yet among them;
                 None for any number. Unix sockets have no address.
             max_rate: Calls a second that one client may make, on average; as many more at once as it makes in a second.
+                It counts for all connections of one identity, or of one address where nobody says who he is.
                 Further ones are refused with ``ServerBusy``. None for any number.
             tls: Serve with TLS, at a URL ``tls://host:port``: which certificate the server shows, and whose it trusts;
                 or a context of your own.
@@ -204,6 +205,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         check_max_per_address(max_per_address)
         self._keep_alive = keep_alive
         self._max_rate = max_rate
+        self._rates = Rates(max_rate)
         self._tls = tls
         self._keys = None if secret is None else Keys(secret)
         self._check_token = check_token
@@ -509,11 +511,22 @@ class BaseServer(Hooked, Generic[ConnectionT]):
             if cast("ConnectionT", stay.connection) in self._connections:
                 self._peers[stay.peer.id] = stay.peer
                 self._find_session(stay)
+                self._find_rate(stay)
         if stay.connection.welcome():
             return True
         with self._lock:
             self._peers.pop(stay.peer.id, None)
         return False
+
+    def _find_rate(self, stay: Stay) -> None:
+        """A client is let in: it may make as many calls as are left to it, or to its address, from before."""
+        rate, peer = stay.connection.core.rate, stay.peer
+        # Clients of a unix socket have no address of their own.
+        who = None if peer.address.startswith("unix") else ("address", host_of(peer.address))
+        if peer.identity is not None:
+            who = (peer.identity.means, peer.identity.name)
+        if rate is not None and who is not None and (bucket := self._rates.find(who)) is not None:
+            rate.share(bucket)
 
     def _find_session(self, stay: Stay) -> None:
         """A client that may send calls again is let in: what is kept for it. The lock is held."""

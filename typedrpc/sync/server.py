@@ -152,6 +152,7 @@ class Server(BaseServer[Connection]):
         """See :mod:`typedrpc.common.fork`: to the child the server is closed, and goes on for the parent."""
         self._lock = threading.Lock()
         self._arrivals.forsake()
+        self._rates.forsake()
         self._connections = {}
         self._places = {}
         self._peers = {}
