@@ -16,6 +16,7 @@ from typedrpc import (
     ArgumentValueError,
     ConnectFailed,
     ConnectionLost,
+    DeadlineExceeded,
     MessageTooLarge,
     OutcomeUnknown,
     PermissionDenied,
@@ -31,7 +32,7 @@ from typedrpc import (
 )
 from typedrpc.codec import pack_plain
 from typedrpc.failure import pack_protocol_failure
-from typedrpc.messages import Hello, Leave, pack_goodbye, read_extension, read_hello
+from typedrpc.messages import MAX_CALLS, Hello, Leave, pack_goodbye, read_extension, read_hello
 from typedrpc.protocol import State
 from typedrpc.wire import Frame, Kind
 
@@ -51,13 +52,13 @@ class Talk:
         requests: The calls that came.
     """
 
-    def __init__(self, peer: RawPeer, incarnation: bytes = b"the one") -> None:
+    def __init__(self, peer: RawPeer, incarnation: bytes = b"the one", max_calls: int = MAX_CALLS) -> None:
         self.peer = peer
         self.requests: list[Frame] = []
         if incarnation:
-            peer.greet(incarnation=incarnation)
+            peer.greet(incarnation=incarnation, max_calls=max_calls)
         else:
-            peer.greet()
+            peer.greet(max_calls=max_calls)
         hello = read_hello(peer.read_frame().payload)
         assert isinstance(hello, Hello)
         self.hello = hello
@@ -96,20 +97,27 @@ class Scripted(FakeServer):
         talks: The connections, in order.
     """
 
-    def __init__(self, *scripts: Callable[[Talk], object], incarnations: Iterable[bytes] = ()) -> None:
+    def __init__(
+        self,
+        *scripts: Callable[[Talk], object],
+        incarnations: Iterable[bytes] = (),
+        max_calls: Iterable[int] = (),
+    ) -> None:
         """
         Args:
             scripts: What it does.
             incarnations: What it is to the first connection, and so on; the same one to those that follow.
+            max_calls: How many calls it takes at a time on the first connection, and so on.
         """
         self.talks: list[Talk] = []
         self._scripts = iter(scripts)
         self._incarnations = chain(incarnations, repeat(b"the one"))
+        self._max_calls = chain(max_calls, repeat(MAX_CALLS))
         super().__init__(self._play)
 
     def _play(self, peer: RawPeer) -> None:
         script = next(self._scripts)
-        talk = Talk(peer, next(self._incarnations))
+        talk = Talk(peer, next(self._incarnations), next(self._max_calls))
         self.talks.append(talk)
         script(talk)
 
@@ -400,6 +408,36 @@ class TestWhatIsToldOfACallThatMayHaveRun:
                 pytest.raises(type(error)),
             ):
                 form(here)
+
+
+def test_a_call_that_waits_for_room_does_not_hold_up_those_behind_it(way: str) -> None:
+    """One thread sends all that are sent again: to a server, then, that takes one call at a time, and is slow."""
+    if way == "loop":
+        pytest.skip("tasks wait by themselves")
+
+    def cut_all(talk: Talk) -> None:
+        for _ in range(3):
+            talk.hear()
+
+    def take_one(talk: Talk) -> None:
+        frame = talk.hear()
+        over.wait()
+        talk.answer(frame, 7)
+        answer(talk)
+
+    over = Gate()
+    with (
+        Scripted(cut_all, take_one, max_calls=[MAX_CALLS, 1]) as server,
+        connected(way, Desk, server.url, retry=QUICK) as here,
+    ):
+        try:
+            calls = [here.submit("run"), here.submit("run")]
+            pressed = here.proxy.run.with_options(timeout=1.0).submit()
+            with pytest.raises(DeadlineExceeded):
+                pressed.result(PATIENCE)  # though both of those before it wait, one of them for room
+        finally:
+            over.open()
+        assert [call.result(PATIENCE) for call in calls] == [7, 7]
 
 
 class TestAnotherServer:
