@@ -522,7 +522,7 @@ class BaseServer(Hooked, Generic[ConnectionT]):
         """A client is let in: it may make as many calls as are left to it, or to its address, from before."""
         rate, peer = stay.connection.core.rate, stay.peer
         # Clients of a unix socket have no address of their own.
-        who = None if peer.address.startswith("unix") else ("address", host_of(peer.address))
+        who = None if peer.address.startswith("unix") else ("address", source_of(peer.address))
         if peer.identity is not None:
             who = (peer.identity.means, peer.identity.name)
         if rate is not None and who is not None and (bucket := self._rates.find(who)) is not None:
