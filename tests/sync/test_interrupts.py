@@ -119,6 +119,8 @@ class Injector:
         file = frame.f_code.co_filename
         if self.where or not file.startswith(LIBRARY) or file.startswith(CODEC):
             return None
+        if frame.f_code.co_name == "__del__":  # whatever comes out of it goes nowhere
+            return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self._step
 
