@@ -37,8 +37,9 @@ unit: export PYTHONDONTWRITEBYTECODE :=
 unit: $(VENV)/.dev  ## pytest, with the coverage of the subprocesses that the tests start.
 	@rm -f .coverage .coverage.*
 	@# A worker takes whole files, for what the tests of a file share; tests/conftest.py has the slowest come first. One
-	@# that a time-out ends is not replaced: its successors would run the test that hangs again and again.
-	$(RUN) -m pytest --cov -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
+	@# that a time-out ends is not replaced: its successors would run the test that hangs again and again. One
+	@# worker more than cores that there are on a small machine: many tests wait for processes, sockets and time-outs.
+	$(RUN) -m pytest --cov -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
 prove: $(VENV)/.dev  ## Measure what is promised in milliseconds and megabytes, each figure beside its promise.
 	@$(RUN) benchmarks/prove.py
