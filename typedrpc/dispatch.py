@@ -147,7 +147,7 @@ class Dispatcher:
             call.metadata = extras.metadata
             if extras.running is not None:
                 call.running = extras.running
-                call.running.begins(call)
+                extras.running.begins(call)
             if extras.time_left is not None:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:

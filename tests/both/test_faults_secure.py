@@ -8,6 +8,7 @@ and its frames, or the records of TLS, give the offsets.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final, Self
 
 import pytest
@@ -153,6 +154,10 @@ class Scene:
             belief.errors.append(error)
         return belief
 
+    def has_come(self, number: int) -> bool:
+        """Whether there is a connection of this number, from 0 up."""
+        return len(self.proxy.passages) > number
+
     def sample(self) -> dict[str, bytes]:
         """What goes either way until the first call is answered."""
         with self.ends.connect(Ledger, self.proxy.url, **self.guard.client) as ledger:
@@ -188,7 +193,7 @@ def test_half_of_each_step_arrives(way: str, scene: Scene) -> None:
         scene.proxy.plan(**{way: Plan(held_after=start)})
         count = len(scene.proxy.passages)
         coming = Running(scene.attempt)
-        scene.proxy.wait(lambda count=count: len(scene.proxy.passages) > count, "a connection")
+        scene.proxy.wait(partial(scene.has_come, count), "a connection")
         halved: Way = getattr(scene.proxy.passage(count), way)
         halved.wait_for(start + 1)  # records of TLS may be a little longer than before
         halved.halve()
