@@ -154,6 +154,10 @@ class Scene:
             belief.errors.append(error)
         return belief
 
+    def has_come(self, number: int) -> bool:
+        """Whether there is a connection of this number, from 0 up."""
+        return len(self.proxy.passages) > number
+
     def sample(self) -> dict[str, bytes]:
         """What goes either way until the first call is answered."""
         with self.ends.connect(Ledger, self.proxy.url, **self.guard.client) as ledger:
