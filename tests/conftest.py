@@ -23,10 +23,10 @@ from typedrpc.common import loop
 
 SLOWEST: Final = [
     "test_soak.py",
-    "benchmarks/test_prove.py",
     "both/test_random_cuts.py",
-    "both/test_restart.py",
     "typing/test_verdicts.py",
+    "both/test_restart.py",
+    "benchmarks/test_prove.py",
     "benchmarks/test_profile.py",
     "cost/test_cost.py",
     "sync/test_interrupts.py",
