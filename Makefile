@@ -7,10 +7,11 @@ VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(patsubst /%,%,$
 RUN := $(VENV)/bin/python
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check unit prove bench bench-codec bench-asyncio bench-growth bench-picture profile twins fuzz fmt clean
+.PHONY: help demo test check unit prove bench bench-codec bench-asyncio bench-growth bench-picture profile twins fuzz soak fmt clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,8 +37,9 @@ unit: export PYTHONDONTWRITEBYTECODE :=
 unit: $(VENV)/.dev  ## pytest, with the coverage of the subprocesses that the tests start.
 	@rm -f .coverage .coverage.*
 	@# A worker takes whole files, for what the tests of a file share; tests/conftest.py has the slowest come first. One
-	@# that a time-out ends is not replaced: its successors would run the test that hangs again and again.
-	$(RUN) -m pytest --cov -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
+	@# that a time-out ends is not replaced: its successors would run the test that hangs again and again. One
+	@# worker more than cores that there are on a small machine: many tests wait for processes, sockets and time-outs.
+	$(RUN) -m pytest --cov -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
 prove: $(VENV)/.dev  ## Measure what is promised in milliseconds and megabytes, each figure beside its promise.
 	@$(RUN) benchmarks/prove.py
@@ -64,8 +66,12 @@ profile: $(VENV)/.made  ## Show where the time of a call goes, layer by layer: w
 twins: $(VENV)/.made  ## Count the lines of code that the two connections share, with threads and on an event loop.
 	@$(RUN) benchmarks/twins.py
 
-fuzz: $(VENV)/.fuzz  ## Let a coverage-guided fuzzer send payloads to the codec, FUZZ_SECONDS=60 of them.
-	@$(RUN) benchmarks/fuzz_codec.py --seconds $(FUZZ_SECONDS)
+fuzz: $(VENV)/.fuzz  ## Let a coverage-guided fuzzer at the codec and at the protocol, FUZZ_SECONDS=60, half for each.
+	@$(RUN) benchmarks/fuzz_codec.py --seconds $$((($(FUZZ_SECONDS) + 1) / 2))
+	@$(RUN) benchmarks/fuzz_protocol.py --seconds $$((($(FUZZ_SECONDS) + 1) / 2))
+
+soak: $(VENV)/.bench  ## Let every shape of call run at once, SOAK_SECONDS=600 of them, and show whether anything grows.
+	@$(RUN) benchmarks/soak.py --seconds $(SOAK_SECONDS)
 
 fmt: $(VENV)/.dev  ## Format, and repair what ruff can repair.
 	$(RUN) -m ruff check --fix .

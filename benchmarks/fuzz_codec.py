@@ -2,8 +2,8 @@
 
 ::
 
-    make fuzz                                   # 60 seconds
-    make fuzz FUZZ_SECONDS=3600
+    make fuzz                                   # half a minute, and half a minute of the protocol
+    make fuzz FUZZ_SECONDS=7200
     python benchmarks/fuzz_codec.py --seconds 600 --corpus folder
     python benchmarks/fuzz_codec.py crash-0123abcd        # what a finding does, with its traceback
 

@@ -16,7 +16,7 @@ from processes import end_with_input
 
 from typedrpc import Service, rpc
 from typedrpc.agreement import digest_of
-from typedrpc.messages import Limits, pack_hello
+from typedrpc.messages import Hello, Limits, pack_hello
 from typedrpc.service import services_of
 from typedrpc.wire import HEADER, HEADER_SIZE, PREAMBLE, Kind, encode
 
@@ -46,7 +46,7 @@ def enter(url: str, *, small: bool) -> socket.socket:
     if small:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
     sock.connect((host, int(port)))
-    hello = pack_hello(Limits(), {name: digest_of(commands) for name, commands in services_of(Listener).items()})
+    hello = pack_hello(Hello(Limits(), {name: digest_of(commands) for name, commands in services_of(Listener).items()}))
     sock.sendall(PREAMBLE + HEADER.pack(len(hello), Kind.HELLO, 0, 0, 0) + hello)
     _receive(sock, len(PREAMBLE))
     kind = 0

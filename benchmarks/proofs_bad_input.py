@@ -21,7 +21,7 @@ from workload import Workload, memory_of
 
 from typedrpc import connect
 from typedrpc.codec import Payload
-from typedrpc.messages import Limits
+from typedrpc.messages import Hello, Limits
 from typedrpc.protocol import Outgoing, Protocol
 from typedrpc.service import commands_of
 from typedrpc.wire import HEADER, RECEIVE_SIZE, Frame, FrameReader, Kind, encode
@@ -44,7 +44,7 @@ def _call(payload: Payload, *, id: int = ADD.id, call: int = 1) -> bytes:
     return _joined(encode(Kind.REQUEST, id, call, payload))
 
 
-GREETING = b"".join(_joined(data) for data in Protocol[object](client=True, limits=Limits()).outgoing)
+GREETING = b"".join(_joined(data) for data in Protocol[object](client=True, hello=Hello(Limits())).outgoing)
 GOOD_CALL = _call(ADD.codec.pack_arguments(1, 2), call=99)
 WAIT_CALL = _call(WAIT.codec.pack_arguments(0.5), id=WAIT.id)
 

@@ -15,7 +15,7 @@ from workload import memory_of
 from typedrpc import FunctionService, Server, connect
 from typedrpc.agreement import digest_of
 from typedrpc.command import Command
-from typedrpc.messages import Limits, pack_hello
+from typedrpc.messages import Hello, Limits, pack_hello
 from typedrpc.service import services_of
 
 GROWTH_LIMIT = 50.0
@@ -176,7 +176,7 @@ def all_ids(quick: bool) -> list[Figure]:
         ),
         Figure(
             promise="the hello of a client that exposes as many",
-            measured=len(pack_hello(Limits(), {"everything": digest})),
+            measured=len(pack_hello(Hello(Limits(), {"everything": digest}))),
             unit="bytes",
             limit=HELLO_LIMIT,
         ),

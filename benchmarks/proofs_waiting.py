@@ -67,7 +67,7 @@ def killed(quick: bool) -> list[Figure]:
         for _ in range(rounds):
             for ended, outcome in wait_for():
                 delays.append(ended)
-                if type(outcome) is not ConnectionLost:
+                if not isinstance(outcome, ConnectionLost):
                     wrong.append(repr(outcome))
         texts = ", ".join(sorted(set(wrong)))
         figures.append(

@@ -31,6 +31,7 @@ import proofs_cascade
 import proofs_connections
 import proofs_nested
 import proofs_resources
+import proofs_restart
 import proofs_speed
 import proofs_streams
 import proofs_waiting
@@ -63,6 +64,7 @@ PARTS = {
     "broadcast": Part(proofs_broadcast.broadcast, 150),
     "all-ids": Part(proofs_broadcast.all_ids, 60),
     "ids": Part(proofs_resources.ids, 60),
+    "restart": Part(proofs_restart.restart, 120),
     "import": Part(proofs_resources.import_time, 60),
     "crossing": Part(proofs_speed.crossing, 60),
     "bulk": Part(proofs_speed.bulk, 60),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from typedrpc.messages import Limits
+from typedrpc.messages import Hello, Limits
 from typedrpc.protocol import Event, Greeted, Opened, Outgoing, Protocol, State
 from typedrpc.wire import Buffer, Frame, FrameReader, Kind, encode
 
@@ -61,8 +61,8 @@ class Pair:
     """A client and a server back to back."""
 
     def __init__(self, client: Limits | None = None, server: Limits | None = None, *, size: int = 1 << 30) -> None:
-        self.client: Protocol[str] = Protocol(client=True, limits=client or Limits())
-        self.server: Protocol[str] = Protocol(client=False, limits=server or Limits())
+        self.client: Protocol[str] = Protocol(client=True, hello=Hello(client or Limits()))
+        self.server: Protocol[str] = Protocol(client=False, hello=Hello(server or Limits()))
         self._size = size
 
     def exchange(self) -> tuple[list[Event[str]], list[Event[str]]]:

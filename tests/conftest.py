@@ -2,8 +2,10 @@
 
 import contextlib
 import gc
+import importlib
 import logging
 import os
+import pkgutil
 import sys
 import threading
 from collections.abc import Generator, Iterator
@@ -13,24 +15,31 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.blocking import ENDS, Ends
-from tests.ends import COLOURS, Colours
+import typedrpc
+from tests.ends import COLOURS, ENDS, Colours, Ends
 from tests.runners import RUNNERS, Runner, make_runner
 from tests.support import PATIENCE, Log, open_descriptors
 from typedrpc.common import loop
 
 SLOWEST: Final = [
-    "benchmarks/test_prove.py",
+    "test_soak.py",
+    "both/test_random_cuts.py",
     "typing/test_verdicts.py",
+    "both/test_restart.py",
+    "benchmarks/test_prove.py",
     "benchmarks/test_profile.py",
     "cost/test_cost.py",
     "sync/test_interrupts.py",
     "sync/test_hostile.py",
     "sync/test_connection.py",
     "codec/test_properties.py",
+    "both/test_fuzz_server.py",
+    "both/test_faults.py",
+    "test_fuzz_protocol.py",
     "both/test_nested.py",
     "both/test_callbacks.py",
     "common/test_streams.py",
+    "both/test_slow_peers.py",
     "both/test_many.py",
     "both/test_cascade.py",
     "common/test_apart.py",
@@ -70,6 +79,23 @@ def frozen() -> None:
     """What is there stays. Many tests collect garbage, and are not to look through all of it each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Find the tests without coverage, which looks on while modules of the library are imported."""
+    for module in pkgutil.walk_packages(typedrpc.__path__, "typedrpc."):
+        with contextlib.suppress(ImportError):  # an adapter, whose library is not there
+            importlib.import_module(module.name)
+    with unmeasured():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Hand out the tests to workers, and hear what became of them, without coverage."""
+    with unmeasured() if session.config.pluginmanager.has_plugin("dsession") else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -11,9 +11,10 @@ from unittest.mock import patch
 from typing_extensions import Unpack
 
 from tests import ends
+from tests.certificates import of_client, of_server
 from tests.ends import CLIENTS, SERVERS
 from tests.loops import ON_UVLOOP, uvloop
-from typedrpc import BoundCommand, Command, FunctionService, Peer, Server, Service, connect
+from typedrpc import BoundCommand, Command, FunctionService, Peer, Server, Service, Tls, connect
 from typedrpc.common.server import ServerOptions
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE
 
@@ -56,8 +57,10 @@ class Runner(ABC):
 class ThreadsRunner(Runner):
     """Server and client of the threads side, over a socket."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, of_server: Tls | None = None, of_client: Tls | None = None) -> None:
         self._url = url
+        self._of_server = of_server
+        self._of_client = of_client
 
     @contextlib.contextmanager
     def talk(
@@ -66,19 +69,22 @@ class ThreadsRunner(Runner):
         accepts: int = MAX_MESSAGE_SIZE,
         **options: Unpack[ServerOptions],
     ) -> Iterator[Talk]:
+        options.setdefault("tls", self._of_server)
         with (
             Server(*services, url=self._url, **options) as server,
-            connect(server.url, max_message_size=accepts, max_calls=MAX_CALLS) as client,
+            connect(server.url, max_message_size=accepts, max_calls=MAX_CALLS, tls=self._of_client) as client,
         ):
             yield client
 
 
 class ColouredRunner(Runner):
-    """Server and client of either side, over a socket."""
+    """Server and client of either side, over a socket, with TLS or without."""
 
-    def __init__(self, client: str, server: str) -> None:
+    def __init__(self, client: str, server: str, *, secure: bool = False) -> None:
         self._connect = CLIENTS[client]
         self._serve = SERVERS[server]
+        self._of_server: dict[str, Any] = {"url": "tls://localhost:0", "tls": of_server()} if secure else {}
+        self._of_client: dict[str, Any] = {"tls": of_client()} if secure else {}
 
     @contextlib.contextmanager
     def talk(
@@ -88,8 +94,8 @@ class ColouredRunner(Runner):
         **options: Unpack[ServerOptions],
     ) -> Iterator[Talk]:
         with (
-            self._serve(*services, **options) as server,
-            self._connect(server.url, max_message_size=accepts, max_calls=MAX_CALLS) as client,
+            self._serve(*services, **self._of_server, **options) as server,
+            self._connect(server.url, max_message_size=accepts, max_calls=MAX_CALLS, **self._of_client) as client,
         ):
             yield client
 
@@ -119,6 +125,10 @@ def make_runner(name: str, directory: Path) -> Runner:
             return ThreadsRunner("tcp://127.0.0.1:0")
         case "unix":
             return ThreadsRunner(f"unix://{directory}/server.sock")
+        case "tls":
+            return ThreadsRunner("tls://localhost:0", of_server(), of_client())
+        case "aio tls":
+            return ColouredRunner("loop", "loop", secure=True)
         case "aio":
             return ColouredRunner("loop", "loop")
         case "aio client":
@@ -131,4 +141,4 @@ def make_runner(name: str, directory: Path) -> Runner:
             raise ValueError(name)
 
 
-RUNNERS = ("tcp", "unix", "aio", "aio client", "aio server", ON_UVLOOP)
+RUNNERS = ("tcp", "unix", "tls", "aio", "aio client", "aio server", "aio tls", ON_UVLOOP)

@@ -296,10 +296,10 @@ class RawPeer:
         encoded = encode(kind, command, call, payload)
         self.send(encoded if isinstance(encoded, bytes) else b"".join(encoded))
 
-    def greet(self, *, max_message_size: int = MAX_MESSAGE_SIZE, max_calls: int = MAX_CALLS) -> Self:
+    def greet(self, *, max_message_size: int = MAX_MESSAGE_SIZE, max_calls: int = MAX_CALLS, **values: object) -> Self:
         """Say the preamble and the hello; as a server let the client in at once."""
         welcome = b"" if self._client else HEADER.pack(0, Kind.WELCOME, 0, 0, 0)
-        self.send(PREAMBLE + hello(max_message_size=max_message_size, max_calls=max_calls) + welcome)
+        self.send(PREAMBLE + hello(max_message_size=max_message_size, max_calls=max_calls, **values) + welcome)
         return self
 
     def shake_hands(self, *, welcome: bool = True) -> Self:

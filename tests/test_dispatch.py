@@ -9,6 +9,7 @@ import pytest
 from tests.back_to_back import Pair, frames, joined
 from tests.support import StubLink
 from typedrpc.agreement import MAX_SIGNATURE, agree
+from typedrpc.answers import Answers, Kept, Running
 from typedrpc.call import Call, current_call, enter_call, leave_call
 from typedrpc.codec import Payload, pack_plain, unpack_plain
 from typedrpc.codec.arguments import AdaptedArgumentsCoder
@@ -503,4 +504,31 @@ def test_a_call_that_is_begun_just_after_its_caller_has_left_is_not_run() -> Non
     (request,) = counter.pair.to_server(data)
     assert isinstance(request, Request)
     counter.pair.server.close(ConnectionLost("gone"))
-    assert not isinstance(counter.dispatcher.begin(counter.pair.server, request, counter.peer), Call)
+    # Nor is it answered: a goodbye may be on its way, before which its caller must not hear that he has given it up.
+    assert counter.dispatcher.begin(counter.pair.server, request, counter.peer) is None
+    assert counter.pair.server.running == 0
+    assert counter.pair.server.handled == {}
+
+
+def test_a_call_that_is_over_just_before_it_is_waited_for_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counter, answers = Counter(), Answers()
+    core, sent = counter.pair.server, []
+    core.visit = visit = answers.enter("", b"session", 0, lambda make: sent.append(make()))
+    assert visit is not None
+    running = answers.begin(visit.session, "Shop.add", (0, 0, 0), lambda kept: None)
+    assert isinstance(running, Running)
+    of = Answers.begin
+
+    def begin(self: Answers, *args: Any) -> Any:
+        found = of(self, *args)
+        running.settle(Kept(False, b"\x03"))
+        return found
+
+    monkeypatch.setattr(Answers, "begin", begin)
+    counter.dispatcher.answers = answers
+    add = COMMANDS["add"]
+    assert counter.send(add.id, add.codec.pack_arguments(1, 2), extension=pack_extension(key=(0, 1))) is None
+    assert [frame.kind for frame in frames(joined(sent[0]))] == [Kind.RESPONSE]
+    assert core.handled == {}

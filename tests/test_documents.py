@@ -216,6 +216,7 @@ def test_every_argument_that_limits_something_is_named() -> None:
         for name in re.findall(r"`(\w+)`", row[1])
     }
     no_limits = {"services", "url", "ids", "debug", "contract", "expose"}
+    no_limits |= {"tls", "secret", "token", "check_token", "authorize", "guard", "allow_users", "retry"}
     no_limits |= {"on_connect", "on_disconnect", "on_connect_failed", "on_call", "on_result"}
     parameters: dict[str, Any] = {**inspect.signature(Server).parameters, **inspect.signature(connect).parameters}
     assert parameters.keys() - no_limits <= named

@@ -613,6 +613,7 @@ def test_connections_share_what_is_compiled() -> None:
             with connect(old["Shop"], server.url) as shop:
                 assert shop.call(1) == "(1.0,)"
         assert dispatch._adapter.cache_info().misses == before
+    assert dispatch._adapter.cache_info().maxsize == dispatch.MAX_ADAPTERS
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -19,6 +19,8 @@ from typedrpc.errors import (
     ContractMismatch,
     DeadlineExceeded,
     MessageTooLarge,
+    OutcomeUnknown,
+    PermissionDenied,
     ProtocolError,
     RemoteError,
     RpcError,
@@ -160,8 +162,14 @@ def test_an_unknown_command_gets_the_name_that_the_caller_knows() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ProtocolError("why"), ContractMismatch("a", "b", "c"), ConnectionLost("why"), KeyError("why")]
+    "error", [ConnectionLost("the server is closing"), OutcomeUnknown("the answer is gone"), PermissionDenied("no")]
 )
+def test_what_became_of_a_call_that_did_not_run(error: Exception) -> None:
+    again = unpack_failure(pack_protocol_failure(error), COMMAND)
+    assert (type(again), str(again)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize("error", [ProtocolError("why"), ContractMismatch("a", "b", "c"), KeyError("why")])
 def test_another_error_arrives_as_remote(error: Exception) -> None:
     again = check(unpack_failure(pack_protocol_failure(error), COMMAND))
     assert isinstance(again, RemoteError)

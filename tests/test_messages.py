@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from typedrpc.codec import Segmented, pack_plain
 from typedrpc.messages import (
+    MAX_RANDOM,
     MAX_REASON,
     MAX_TIME_LEFT,
     MIN_MESSAGE_SIZE,
@@ -22,6 +23,7 @@ from typedrpc.messages import (
     read_extension,
     read_goodbye,
     read_hello,
+    read_last_accepted,
     read_limits,
     read_queued,
     read_reply_metadata,
@@ -32,9 +34,41 @@ from typedrpc.wire import MAX_FRAME_SIZE
 
 def test_a_hello_comes_back() -> None:
     limits = Limits(max_message_size=5000, max_calls=7)
-    assert read_hello(pack_hello(limits)) == Hello(limits)
+    assert read_hello(pack_hello(Hello(limits))) == Hello(limits)
     services = {"Store": b"0123456789abcdef"}
-    assert read_hello(pack_hello(limits, services)) == Hello(limits, services)
+    assert read_hello(pack_hello(Hello(limits, services))) == Hello(limits, services)
+
+
+def test_all_that_a_hello_says_comes_back() -> None:
+    hello = Hello(
+        Limits(max_message_size=5000, max_calls=7),
+        {"Store": b"0123456789abcdef"},
+        frozenset({"reads", "later"}),
+        nonce=bytes(MAX_RANDOM),
+        methods=("secret", "token"),
+        session=b"s" * 16,
+        next_key=2**40,
+        incarnation=b"i" * 16,
+    )
+    assert read_hello(pack_hello(hello)) == hello
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ({"features": "reads"}, "a hello with features or methods that are no names"),
+        ({"features": [1]}, "a hello with features or methods that are no names"),
+        ({"methods": {"secret": 1}}, "a hello with features or methods that are no names"),
+        ({"nonce": bytes(MAX_RANDOM + 1)}, f"a hello with random bytes that are none, or more than {MAX_RANDOM}"),
+        ({"session": bytes(MAX_RANDOM + 1)}, f"a hello with random bytes that are none, or more than {MAX_RANDOM}"),
+        ({"incarnation": "text"}, f"a hello with random bytes that are none, or more than {MAX_RANDOM}"),
+        ({"next_key": -1}, "a hello with a key that is no number"),
+        ({"next_key": 2**63}, "a hello with a key that is no number"),
+        ({"next_key": 1.0}, "a hello with a key that is no number"),
+    ],
+)
+def test_what_a_hello_may_not_say(said: dict[str, object], fault: str) -> None:
+    assert read_hello(pack_plain({"max_message_size": 5000, "max_calls": 7, **said})) == fault
 
 
 def test_what_a_hello_says_beside_is_ignored() -> None:
@@ -205,3 +239,28 @@ def test_a_credit_that_cannot_be(more: object) -> None:
 
 def test_a_credit_that_cannot_be_read() -> None:
     assert str(read_credit(b"\xc1")).startswith("a credit that cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "read"), [((7, 0), (7, 0, 0)), ((7, 2, 5), (7, 2, 5)), ((2**63 - 1, 0), (2**63 - 1, 0, 0))]
+)
+def test_a_key(key: tuple[int, int], read: tuple[int, int, int]) -> None:
+    assert read_extension(pack_extension(key=key)) == Extras(key=read)
+
+
+@pytest.mark.parametrize(
+    "key", [1, [], [1], [1, 2, 3, 4], [-1, 0], [0, -1], [0, 0, -1], [2**63, 0], [True, 0], ["1", 0]]
+)
+def test_a_key_that_names_no_call(key: object) -> None:
+    assert read_extension(pack_plain({Extension.KEY: key})) == "a key that names no call"
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\xc1", pack_plain([-1, ""]), pack_plain([True, ""]), pack_plain(["1", ""]), pack_plain([1])]
+)
+def test_a_goodbye_that_does_not_say_what_was_accepted(payload: bytes) -> None:
+    assert read_last_accepted(payload) is None
+
+
+def test_a_goodbye_says_what_was_accepted() -> None:
+    assert read_last_accepted(pack_goodbye(7, "", Leave.FINISHED)) == 7

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import from the layers above its own and, where it is a package, from itself; nothing else.
 LAYERS = [
     {"errors"},
-    {"deadlines", "schema"},
+    {"deadlines", "identity", "rate", "retry", "schema"},
+    {"tls"},
     {"codec"},
     {"failure"},
     {"declared"},
@@ -29,12 +30,13 @@ LAYERS = [
     {"wire"},
     {"inflight", "parts"},
     {"flow", "messages"},
-    {"callbacks"},
+    {"authentication", "callbacks"},
     {"protocol"},
     {"lanes"},
     {"agreement"},
     {"peer"},
     {"turns"},
+    {"answers"},
     {"call"},
     {"dispatch"},
     {"admission", "batches", "factories", "hooks"},
@@ -337,6 +339,8 @@ EXAMPLES = [
         "docs/deadlines.md",
         "docs/errors.md",
         "docs/peers.md",
+        "docs/reliability.md",
+        "docs/security.md",
         "docs/streams.md",
     )
     for example in examples_of(document)

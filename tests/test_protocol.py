@@ -9,38 +9,52 @@ from hypothesis import strategies as st
 
 from tests.back_to_back import Pair, feed, frame, frames, joined, kinds, said, take
 from typedrpc.codec import Payload, Segmented, pack_plain, unpack_plain
-from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, RemoteError, ServerBusy
+from typedrpc.errors import ConnectionLost, MessageTooLarge, OutcomeUnknown, ProtocolError, RemoteError, ServerBusy
 from typedrpc.failure import Code, unpack_failure
 from typedrpc.inflight import MAX_CALL
-from typedrpc.messages import MAX_REASON, MAX_TIME_LEFT, MIN_MESSAGE_SIZE, Extension, Leave, Limits, pack_extension
+from typedrpc.messages import (
+    MAX_REASON,
+    MAX_TIME_LEFT,
+    MIN_MESSAGE_SIZE,
+    Extension,
+    Hello,
+    Leave,
+    Limits,
+    pack_extension,
+    pack_goodbye,
+)
 from typedrpc.parts import pack_array, pack_outcomes, pack_parts, split_outcomes
 from typedrpc.protocol import (
     HELLO_LIMIT,
     MAX_BATCH,
     MAX_PING,
+    PING_RATE,
+    PINGS_AT_ONCE,
     BatchRequest,
     Closed,
     Event,
     Greeted,
     Opened,
     Outcome,
+    Outgoing,
     Protocol,
     Released,
     Request,
     State,
 )
-from typedrpc.wire import MAX_FRAME_SIZE, PREAMBLE, RECEIVE_SIZE, Frame, Kind
+from typedrpc.rate import Bucket, CallRate
+from typedrpc.wire import MAX_FRAME_SIZE, PREAMBLE, RECEIVE_SIZE, Frame, Kind, encode
 
 NONE: Final = pack_plain(None)
 HELLO: Final = {"max_message_size": 100_000, "max_calls": 7, "features": []}
 
 
 def client() -> Protocol[str]:
-    return Protocol(client=True, limits=Limits())
+    return Protocol(client=True, hello=Hello(Limits()))
 
 
 def server() -> Protocol[str]:
-    return Protocol(client=False, limits=Limits())
+    return Protocol(client=False, hello=Hello(Limits()))
 
 
 def hello(**values: object) -> bytes:
@@ -49,7 +63,7 @@ def hello(**values: object) -> bytes:
 
 def opened(*, client: bool, limits: Limits | None = None, **values: object) -> Protocol[str]:
     """A core that has shaken hands with a peer that says what a test makes it say; it has nothing left to say."""
-    core: Protocol[str] = Protocol(client=client, limits=limits or Limits())
+    core: Protocol[str] = Protocol(client=client, hello=Hello(limits or Limits()))
     welcome = frame(Kind.WELCOME) if client else b""
     assert feed(core, PREAMBLE + hello(**values) + welcome) == [Greeted(), *([Opened()] if client else ())]
     core.outgoing.clear()
@@ -108,7 +122,7 @@ def test_the_client_speaks_first_and_the_server_only_when_it_has_seen_a_hello() 
 
 
 def test_a_hello_says_the_limits() -> None:
-    core: Protocol[str] = Protocol(client=True, limits=Limits(2000, 3))
+    core: Protocol[str] = Protocol(client=True, hello=Hello(Limits(2000, 3)))
     (greeting,) = frames(take(core), preamble=True)
     assert payload_of(greeting) == {"max_message_size": 2000, "max_calls": 3, "features": []}
 
@@ -167,6 +181,13 @@ def test_nothing_else_is_legal_before_the_hello(side: Callable[[], Protocol[str]
     assert cause(core) == f"a frame of kind {kind:#04x} before the hello"
 
 
+def test_a_client_that_speaks_tls_is_told_so_in_its_own_terms() -> None:
+    core = server()
+    assert feed(core, bytes.fromhex("1603010200010001fc0303")) == [Closed()]
+    assert str(core.error) == "the peer broke the protocol: it speaks TLS, which begins another way"
+    assert core.outgoing == [bytes.fromhex("1503010002020a")]  # fatal: an unexpected message
+
+
 def test_a_stranger_is_told_nothing() -> None:
     core = server()
     assert feed(core, b"GET / HTTP/1.1\r\n") == [Closed()]
@@ -210,7 +231,7 @@ def test_a_goodbye_instead_of_a_hello() -> None:
 
 @pytest.mark.parametrize("client", [True, False])
 def test_frames_that_come_with_the_hello_are_read(client: bool) -> None:
-    core: Protocol[str] = Protocol(client=client, limits=Limits())
+    core: Protocol[str] = Protocol(client=client, hello=Hello(Limits()))
     call = call_of(client)
     if not client:
         assert feed(core, PREAMBLE + hello() + frame(Kind.PING)) == [Greeted()]
@@ -691,10 +712,7 @@ def test_a_second_hello(client: bool) -> None:
     assert cause(core) == "a second hello"
 
 
-RESERVED: Final = [Kind.AUTHENTICATE]
-
-
-@pytest.mark.parametrize("kind", [*RESERVED, 0x00, 0x02, 0x1A, 0x23, 0x7F])
+@pytest.mark.parametrize("kind", [0x00, 0x1A, 0x23, 0x7F])
 def test_an_unknown_kind_below_0x80_ends_the_connection(kind: int) -> None:
     core = opened(client=False)
     assert feed(core, frame(kind)) == [Closed()]
@@ -814,15 +832,19 @@ def test_a_server_drains() -> None:
     crossing = joined(pair.client.request(3, 1, b"\x90", "a"))
     assert pair.to_server(crossing + frame(Kind.PING)) == []
     assert pair.server.running == 1
-    assert kinds(said(pair.server)) == [Kind.PONG]
+    refusal, pong = said(pair.server)
+    assert (refusal.kind, refusal.call, pong.kind) == (Kind.ERROR, 3, Kind.PONG)
+    late = unpack_failure(refusal.payload, "a")
+    assert type(late) is ConnectionLost
+    assert str(late) == "the call came when no more were accepted: it did not run"
 
     assert pair.to_client(goodbye) == []
     assert pair.client.state is State.DRAINING
     with pytest.raises(ConnectionLost, match=r"^the peer closed the connection: it is late$"):
         pair.client.new_call()
-    (outcome,) = pair.to_client(pair.server.response(request, NONE, "a"))
+    outcome, closed = pair.to_client(pair.server.response(request, NONE, "a"))
     assert isinstance(outcome, Outcome)
-    assert pair.client.receive_eof() == [Closed()]
+    assert closed == Closed()
     assert cause(pair.client) == "the peer closed the connection: it is late"
     with pytest.raises(ConnectionLost):
         pair.server.new_call()
@@ -842,15 +864,14 @@ def test_a_client_without_calls_ends_at_a_goodbye() -> None:
     assert cause(pair.client) == "the peer closed the connection: it is late"
 
 
-def test_a_second_goodbye_ends_a_draining_client_that_waits_for_nothing() -> None:
+def test_a_draining_client_leaves_with_its_last_answer() -> None:
     core = opened(client=True)
     core.calls.insert(1, "waits")
     goodbye = frame(Kind.GOODBYE, pack_plain([1, "soon"]))
     assert feed(core, goodbye) == []
     assert feed(core, goodbye) == []
     assert core.state is State.DRAINING
-    feed(core, frame(Kind.RESPONSE, NONE, call=1))
-    assert feed(core, goodbye) == [Closed()]
+    assert feed(core, frame(Kind.RESPONSE, NONE, call=1))[1:] == [Closed()]
 
 
 def test_a_client_leaves_a_draining_server() -> None:
@@ -1004,7 +1025,7 @@ def check_end(core: Protocol[str], events: list[Event[str]]) -> None:
 def test_nothing_that_a_peer_sends_makes_a_core_raise(
     client: bool, greeted: bool, parts: list[bytes], size: int
 ) -> None:
-    core: Protocol[str] = Protocol(client=client, limits=Limits(2000, 3))
+    core: Protocol[str] = Protocol(client=client, hello=Hello(Limits(2000, 3)))
     for call in range(1 if client else 2, 9, 2):
         core.calls.insert(call, f"call {call}")
     events = feed(core, PREAMBLE + (hello() if greeted else b"") + b"".join(parts), size)
@@ -1098,7 +1119,7 @@ def test_two_cores_never_fault_each_other(steps: list[tuple[bool, str, int]]) ->
 
 
 def greeted(*, client: bool) -> Protocol[str]:
-    core: Protocol[str] = Protocol(client=client, limits=Limits())
+    core: Protocol[str] = Protocol(client=client, hello=Hello(Limits()))
     assert feed(core, PREAMBLE + hello()) == [Greeted()]
     assert core.state is State.GREETED
     core.outgoing.clear()
@@ -1214,11 +1235,12 @@ def test_a_batch_under_an_id_in_use_is_a_fault() -> None:
     assert cause(core) == "a second request with the call id 1 while the first is running"
 
 
-def test_a_batch_to_a_server_that_drains_is_dropped() -> None:
+def test_a_batch_to_a_server_that_drains_is_refused() -> None:
     core = opened(client=False)
     core.drain("enough")
     assert feed(core, frame(Kind.BATCH, pack_array([b"\x90"]), call=1)) == []
-    assert core.last_accepted == 0
+    assert kinds(said(core)) == [Kind.ERROR]
+    assert (core.last_accepted, core.running) == (0, 0)
 
 
 def sent_batch(core: Protocol[str], count: int) -> int:
@@ -1322,3 +1344,223 @@ def test_outcomes_go_out_until_the_last() -> None:
         (outcome,) = feed(pair.client, data)
         assert isinstance(outcome, Outcome)
     assert len(pair.client.calls) == 0
+
+
+# Keep-alive, and how many calls a peer may make
+
+
+def test_a_peer_that_is_silent_is_told_and_taken_for_dead() -> None:
+    core = opened(client=False)
+    assert core.receive_nothing(60.0) == [Closed()]
+    assert str(core.error) == "nothing came from the peer for 60 s, though it was asked"
+    assert core.error is not None
+    assert isinstance(core.error.__cause__, TimeoutError)
+    assert kinds(said(core)) == [Kind.GOODBYE]
+    assert core.receive_nothing(60.0) == []
+
+
+def test_who_is_asked_for_a_sign_of_life() -> None:
+    assert opened(client=True).may_ask
+    assert opened(client=False, features=["reads"]).may_ask
+    core = opened(client=False)
+    assert not core.may_ask
+    core.calls.insert(core.new_call(), "a call")
+    assert core.may_ask
+
+
+def test_a_sign_of_life_is_a_pong_that_nobody_waits_for() -> None:
+    pair = Pair().open()
+    assert feed(pair.client, joined(pair.server.sign_of_life())) == []
+    assert pair.client.state is State.OPEN
+
+
+def test_too_many_pings_are_a_fault() -> None:
+    core = opened(client=False)
+    core.pings = Bucket(PING_RATE, PINGS_AT_ONCE, lambda: 0.0)
+    ping = joined(core.ping())
+    assert feed(core, ping * PINGS_AT_ONCE) == []
+    assert kinds(said(core)) == [Kind.PONG] * PINGS_AT_ONCE
+    assert feed(core, ping) == [Closed()]
+    assert cause(core) == "more than 100 pings at once, or 10 a second"
+
+
+def test_pings_now_and_then_are_none() -> None:
+    core = opened(client=False)
+    now = itertools.count()
+    core.pings = Bucket(PING_RATE, PINGS_AT_ONCE, lambda: next(now) / PING_RATE)
+    for _ in range(3 * PINGS_AT_ONCE):
+        assert feed(core, joined(core.ping())) == []
+
+
+def rated(limit: float) -> Protocol[str]:
+    """A server's core that lets its peer make so many calls, in a world without time."""
+    core: Protocol[str] = Protocol(
+        client=False, hello=Hello(Limits()), rate=CallRate(Bucket(limit, limit, lambda: 0.0))
+    )
+    feed(core, PREAMBLE + hello())
+    core.welcome()
+    core.outgoing.clear()
+    return core
+
+
+def test_calls_beyond_the_rate_are_refused() -> None:
+    core = rated(2)
+    events = feed(core, b"".join(frame(Kind.REQUEST, b"\x90", call=call, command=7) for call in (1, 3, 5)))
+    assert [event.call for event in events if isinstance(event, Request)] == [1, 3]
+    refused = [answer for answer in said(core) if answer.kind == Kind.ERROR]
+    assert [answer.call for answer in refused] == [5]
+    assert isinstance(error_of(refused[0]), ServerBusy)
+    assert core.running == 2
+
+
+def test_one_way_calls_beyond_the_rate_are_dropped_with_their_callbacks() -> None:
+    core = rated(1)
+    sent = frame(Kind.NOTIFY, b"\x90", command=7) + frame(Kind.NOTIFY, b"\x90", command=7, call=9)
+    assert len(feed(core, sent)) == 1
+    assert core.dropped_notifies == 1
+    assert core.rate is not None
+    assert core.rate.dropped == 1
+    assert kinds(said(core)) == [Kind.RELEASE]
+
+
+def test_a_batch_counts_its_calls() -> None:
+    core = rated(3)
+    batch = frame(Kind.BATCH, pack_array([b"\x90"] * 10), call=1, command=7)
+    (event,) = feed(core, batch)
+    assert isinstance(event, BatchRequest)  # as a whole, and the next has to wait for it
+    assert feed(core, frame(Kind.REQUEST, b"\x90", call=3, command=7)) == []
+
+
+def test_what_the_protocol_itself_asks_is_not_counted() -> None:
+    core = rated(1)
+    asked = b"".join(frame(Kind.REQUEST, b"\x90", call=call, command=0xFF00) for call in (1, 3, 5))
+    assert len(feed(core, asked)) == 3
+
+
+# What becomes of calls in flight
+
+
+def lost(core: Protocol[str], call: int) -> type[ConnectionLost]:
+    """What a call that is in flight when the connection ends raises."""
+    return type(core.lost_call(call))
+
+
+@pytest.mark.parametrize(
+    ("goodbyes", "unknown"),
+    [
+        ([], [1, 3, 5]),
+        ([pack_goodbye(3, "soon")], [1, 3]),
+        ([pack_goodbye(0, "soon")], []),
+        ([pack_goodbye(3, "soon"), pack_goodbye(5, "soon")], [1, 3, 5]),
+        ([pack_goodbye(5, "soon"), pack_goodbye(5, "soon", Leave.FINISHED)], []),
+        ([b"\xc1"], [1, 3, 5]),
+    ],
+)
+def test_what_a_goodbye_says_of_the_calls_in_flight(goodbyes: list[bytes], unknown: list[int]) -> None:
+    core = opened(client=True)
+    for call in (1, 3, 5):
+        core.calls.insert(call, "waits")
+    for payload in goodbyes:
+        feed(core, frame(Kind.GOODBYE, payload))
+    core.receive_eof()
+    assert [call for call in (1, 3, 5) if lost(core, call) is OutcomeUnknown] == unknown
+    assert {lost(core, call) for call in (1, 3, 5) if call not in unknown} <= {ConnectionLost}
+    assert lost(core, 0) is OutcomeUnknown  # of which it is not known which one it was
+    assert type(core.lost()) is ConnectionLost
+    assert str(core.lost_call(1)) == str(core.lost())
+
+
+def test_why_a_connection_ended_is_the_cause_of_an_unknown_outcome_too() -> None:
+    core = opened(client=True)
+    cause = ConnectionResetError("reset")
+    core.receive_error(cause)
+    assert core.lost_call(1).__cause__ is cause
+
+
+def test_a_nested_call_may_have_been_accepted_after_the_goodbye() -> None:
+    core = opened(client=True)
+    for call in (1, 3):
+        core.calls.insert(call, "waits")
+    core.nested_calls.add(3)
+    feed(core, frame(Kind.GOODBYE, pack_goodbye(1, "soon")))
+    core.receive_eof()
+    assert lost(core, 3) is OutcomeUnknown
+
+
+def test_what_was_nested_is_forgotten_with_the_answer() -> None:
+    core = opened(client=True)
+    core.calls.insert(1, "waits")
+    core.nested_calls.add(1)
+    feed(core, frame(Kind.RESPONSE, NONE, call=1))
+    assert core.nested_calls == set()
+
+
+def test_a_server_finishes_when_all_is_answered() -> None:
+    pair = Pair().open()
+    assert pair.server.finish("early") is None
+    call, data = pair.client.start(1, b"\x90", "a")
+    pair.client.calls.insert(call, "waits")
+    request = only_request(pair.to_server(data))
+    assert pair.server.drain("it is late") is not None
+    assert pair.server.peer_waits
+    assert pair.server.finish("it is late") is None
+    pair.server.response(request, NONE, "a")
+    finished = pair.server.finish("it is late")
+    assert finished is not None
+    crossing = joined(pair.client.request(3, 1, b"\x90", "a"))
+    pair.client.calls.insert(3, "waits")
+    assert pair.to_client(finished) == [Closed()]
+    assert lost(pair.client, call) is ConnectionLost
+    assert lost(pair.client, 3) is ConnectionLost
+    assert pair.to_server(crossing) == []
+    assert kinds(said(pair.server)) == [Kind.ERROR]
+    assert pair.server.receive_eof() == [Closed()]
+    assert pair.server.finish("too late") is None
+
+
+def test_once_all_is_finished_nothing_nested_is_accepted() -> None:
+    core = opened(client=False)
+    core.drain("it is late")
+    core.calls.insert(2, "waits")
+    parent = pack_extension(parent=2)
+    assert isinstance(feed(core, joined(encode(Kind.REQUEST, 1, 1, b"\x90", parent)))[0], Request)
+    assert core.finish("it is late") is None
+    core.forget(1)
+    assert core.finish("it is late") is not None
+    assert feed(core, joined(encode(Kind.REQUEST, 1, 3, b"\x90", parent))) == []
+    assert kinds(said(core)) == [Kind.ERROR]
+    assert core.running == 0
+
+
+class DrainsMeanwhile(set[int]):
+    """Running calls of a core that another thread has drain just when one is entered."""
+
+    def __init__(self, core: Protocol[str]) -> None:
+        super().__init__()
+        self.core = core
+        self.goodbye: Outgoing | None = None
+
+    def add(self, call: int) -> None:
+        if self.goodbye is None:
+            self.goodbye = self.core.drain("it is late")
+        super().add(call)
+
+
+def test_a_call_that_comes_while_a_goodbye_is_made_is_named_or_refused() -> None:
+    core = opened(client=False)
+    core._running = running = DrainsMeanwhile(core)
+    assert feed(core, frame(Kind.REQUEST, b"\x90", call=1)) == []
+    assert running.goodbye is not None
+    (goodbye,) = frames(joined(running.goodbye))
+    assert unpack_plain(goodbye.payload) == [0, "it is late"]
+    assert kinds(said(core)) == [Kind.ERROR]
+    assert core.running == 0
+
+
+def test_a_client_that_drains_stays_until_it_has_answered() -> None:
+    core = opened(client=True)
+    assert isinstance(feed(core, frame(Kind.REQUEST, b"\x90", call=2))[0], Request)
+    assert feed(core, frame(Kind.GOODBYE, pack_goodbye(0, "soon"))) == []
+    assert core.state is State.DRAINING
+    core.forget(2)
+    assert feed(core, frame(Kind.PING)) == [Closed()]

@@ -9,7 +9,7 @@ from tests.test_protocol import call_of, cause, only_request, opened
 from typedrpc.codec import Payload, Segmented, pack_plain
 from typedrpc.errors import ConnectionLost, MessageTooLarge
 from typedrpc.flow import FIRST_CREDIT, MAX_WINDOW, Inflow
-from typedrpc.messages import Limits
+from typedrpc.messages import Hello, Limits
 from typedrpc.parts import pack_parts
 from typedrpc.protocol import MAX_HELD, MAX_STREAMS, Closed, GivenUp, Outcome, Protocol, Request, State
 from typedrpc.wire import MAX_FRAME_SIZE, PREAMBLE, RECEIVE_SIZE, Kind, payload_size
@@ -391,7 +391,7 @@ def test_the_end_of_the_connection_ends_all_streams_also_those_that_are_opened_t
 @pytest.mark.parametrize("kind", [Kind.ITEM, Kind.END, Kind.CREDIT, Kind.CANCEL])
 @pytest.mark.parametrize("client", [True, False])
 def test_none_of_these_comes_before_a_hello(client: bool, kind: Kind) -> None:
-    core: Protocol[str] = Protocol(client=client, limits=Limits())
+    core: Protocol[str] = Protocol(client=client, hello=Hello(Limits()))
     core.outgoing.clear()
     assert feed(core, PREAMBLE + frame(kind, pack_plain(1), call=1))[-1] == Closed()
     assert "before the hello" in cause(core)

@@ -1057,6 +1057,7 @@ def big_service(count: int) -> Any:
     return type("Big", (Service,), {f"c{id}": command(id) for id in range(count)})
 
 
+@pytest.mark.unmeasured
 def test_thousands_of_commands() -> None:
     table = Table([big_service(4_000)()])
     assert len(table.entries) == 4_000

@@ -1,15 +1,18 @@
 import contextlib
 import errno
+import gc
 import os
 import socket
 import stat
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import PATIENCE
 from typedrpc import transport
 from typedrpc.errors import ConnectFailed, ListenFailed
 from typedrpc.transport import Address, describe_peer, dial, inode_of, listen, parse, prepare, resolve, unlisten, wait
@@ -77,6 +80,8 @@ def refusal_of(url: str, timeout: float = 10.0) -> str:
         ("tcp://example.org:65535", Address("example.org", 65535)),
         ("tcp://[::1]:80", Address("::1", 80)),
         ("tcp://[fe80::1%eth0]:80", Address("fe80::1%eth0", 80)),
+        ("tls://localhost:9000", Address("localhost", 9000, tls=True)),
+        ("tls://[::1]:80", Address("::1", 80, tls=True)),
         ("unix:///run/a.sock", Address(path="/run/a.sock")),
         ("unix:///run/a b?c#d%20.sock", Address(path="/run/a b?c#d%20.sock")),
         ("unix://relative/a.sock", Address(path="relative/a.sock")),
@@ -96,7 +101,8 @@ def test_a_url_names_an_address(url: str, address: Address) -> None:
         ("9000", "unknown scheme ''"),
         ("localhost:9000", "unknown scheme 'localhost'"),
         ("http://localhost:9000", "unknown scheme 'http'"),
-        ("tls://localhost:9000", "unknown scheme 'tls'"),
+        ("ssl://localhost:9000", "unknown scheme 'ssl'"),
+        ("tls://localhost", "no port"),
         ("tcp:localhost:9000", "no host"),
         ("tcp://", "no host"),
         ("tcp://:9000", "no host"),
@@ -118,7 +124,7 @@ def test_a_url_names_an_address(url: str, address: Address) -> None:
     ],
 )
 def test_a_bad_url_is_refused_in_words_on_both_sides(url: str, fault: str) -> None:
-    with pytest.raises(ValueError, match=r"; write tcp://host:port or unix:///path$"):
+    with pytest.raises(ValueError, match=r"; write tcp://host:port, tls://host:port or unix:///path$"):
         parse(url)
     assert reason_of(url).startswith(fault)
     assert refusal_of(url).startswith(fault)
@@ -128,7 +134,9 @@ def test_a_bad_url_is_refused_in_words_on_both_sides(url: str, fault: str) -> No
 
 def test_a_system_without_unix_sockets_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "_HAS_UNIX", False)
-    assert reason_of("unix:///run/a.sock") == "this system has no unix sockets; write tcp://host:port"
+    assert (
+        reason_of("unix:///run/a.sock") == "this system has no unix sockets; write tcp://host:port or tls://host:port"
+    )
 
 
 # TCP
@@ -480,6 +488,21 @@ def test_buffers_are_sent_at_once_where_the_system_can(
     assert server.recv(3, socket.MSG_WAITALL) == b"one"
 
 
+def test_a_dialled_socket_that_nobody_has_is_closed_in_silence(listening: Listen) -> None:
+    listener, address = listening("tcp://127.0.0.1:0")
+    gc.collect()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cycle: list[Any] = [dial(str(address), PATIENCE), transport.Waker()]
+        cycle.append(cycle)
+        with listener.accept()[0] as accepted:
+            accepted.settimeout(PATIENCE)
+            del cycle
+            gc.collect()
+            assert accepted.recv(1) == b""
+    assert not [each for each in caught if each.category is ResourceWarning]
+
+
 def test_a_dialled_socket_is_prepared(pair: tuple[socket.socket, socket.socket]) -> None:
     for sock in pair:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -559,3 +582,35 @@ def test_where_a_peer_is_with_ipv6(listening: Listen) -> None:
     client, server = meet(listener, str(address))
     with client, server:
         assert describe_peer(client) == f"[::1]:{address.port}"
+
+
+class TestUsers:
+    """Who has connected to a unix socket, which Linux says."""
+
+    def test_by_name_and_number(self) -> None:
+        pwd = pytest.importorskip("pwd")
+        name = pwd.getpwuid(os.getuid()).pw_name
+        assert transport.find_users("unix:///s", [name, 4_000_000_000]) == {os.getuid(), 4_000_000_000}
+
+    def test_one_that_there_is_not(self) -> None:
+        with pytest.raises(ListenFailed, match="this system has no user 'no such user'"):
+            transport.find_users("unix:///s", ["no such user"])
+
+    def test_elsewhere_nobody_could_tell(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ListenFailed, match="needs a unix socket on Linux"):
+            transport.find_users("tcp://127.0.0.1:1", [0])
+        monkeypatch.setattr(transport, "_HAS_PEERCRED", False)
+        with pytest.raises(ListenFailed, match="needs a unix socket on Linux"):
+            transport.find_users("unix:///s", [0])
+
+    def test_the_one_at_the_other_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pwd = pytest.importorskip("pwd")
+        ours, theirs = socket.socketpair(socket.AF_UNIX)
+        with ours, theirs:
+            assert transport.user_of(ours) == (os.getuid(), pwd.getpwuid(os.getuid()).pw_name)
+
+            def unknown(number: int) -> None:
+                raise KeyError(number)
+
+            monkeypatch.setattr(pwd, "getpwuid", unknown)
+            assert transport.user_of(ours) == (os.getuid(), str(os.getuid()))

@@ -21,9 +21,10 @@ import annotated_types
 import pytest
 from typing_extensions import TypeAliasType
 
-from tests.back_to_back import feed, frames, joined, said
+from tests.back_to_back import feed, frames, joined, said, take
 from tests.support import StubLink
 from typedrpc import errors
+from typedrpc.authentication import Credentials, Keys
 from typedrpc.call import Call
 from typedrpc.codec import CommandCodec, Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.command import rpc
@@ -31,9 +32,9 @@ from typedrpc.declared import DeclaredErrors
 from typedrpc.definition import derived_id
 from typedrpc.dispatch import Dispatcher
 from typedrpc.failure import PUBLIC_BUILTINS, DeclaredFailure, unpack_failure
-from typedrpc.messages import Limits
+from typedrpc.messages import Hello, Limits
 from typedrpc.peer import Peer
-from typedrpc.protocol import Greeted, Protocol, Request, State
+from typedrpc.protocol import Claimed, Greeted, Protocol, Request, State
 from typedrpc.schema import Schema, compatible, nodes, schema_of
 from typedrpc.schema.conversions import STANDARD
 from typedrpc.service import Service, Table, contract_digest
@@ -242,7 +243,7 @@ BEFORE: Final = {"stranger": b"", "greeting": PREAMBLE, "greeted": OPENING, "ope
 @each("faults")
 @pytest.mark.parametrize("size", [1, 1 << 20])
 def test_faults(vector: dict[str, Any], size: int) -> None:
-    core: Protocol[str] = Protocol(client=False, limits=Limits())
+    core: Protocol[str] = Protocol(client=False, hello=Hello(Limits()))
     feed(core, BEFORE[vector["state"]])
     if vector["state"] == "open":
         assert core.welcome() is not None
@@ -251,6 +252,9 @@ def test_faults(vector: dict[str, Any], size: int) -> None:
     assert core.state is State.CLOSED
     assert core.error is not None
     assert isinstance(core.error.__cause__, errors.ProtocolError)
+    if "answer" in vector:
+        assert take(core).hex() == vector["answer"]
+        return
     # Who has not said a hello is told nothing.
     told = [Kind.GOODBYE] if vector["state"] in ("greeted", "open") else []
     assert [frame.kind for frame in said(core)] == told
@@ -367,6 +371,37 @@ def test_evolution(vector: dict[str, Any]) -> None:
         assert unpack(packed, lambda index, callback: callbacks[index][1], lambda index: None) == arrives
 
 
+@each("authentication")
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_authentication(vector: dict[str, Any], size: int) -> None:
+    """Both sides say what the vectors say, byte for byte."""
+    nonces = {side: bytes.fromhex(vector[f"{side}_nonce"]) for side in ("client", "server")}
+    secret = (vector["name"], bytes.fromhex(vector["secret"])) if "secret" in vector else None
+    token = vector.get("token", "")
+    client: Protocol[str] = Protocol(
+        client=True,
+        hello=Hello(Limits(), nonce=nonces["client"]),
+        credentials=Credentials(secret=secret, token=token),
+    )
+    server: Protocol[str] = Protocol(
+        client=False, hello=Hello(Limits(), nonce=nonces["server"], methods=tuple(vector["methods"]))
+    )
+    sides = {"client": (client, server), "server": (server, client)}
+    for step in vector["steps"]:
+        speaker, listener = sides[step["from"]]
+        data = b"".join(map(joined, speaker.outgoing))
+        speaker.outgoing.clear()
+        assert data.hex() == step["hex"], step["what"]
+        for event in feed(listener, data, size):
+            if isinstance(event, Claimed):
+                claim = server.claim
+                assert claim is not None
+                assert claim.token == token
+                answer = None if secret is None else Keys(dict([secret])).answer(claim, server.hellos())
+                server.outgoing += [data for data in (server.accept(answer), server.welcome()) if data is not None]
+    assert (client.state, server.state) == (State.OPEN, State.OPEN)
+
+
 class Greeter(Service):
     @rpc
     def hello(self, name: str) -> str:
@@ -379,7 +414,7 @@ class Greeter(Service):
 
 def test_conversation() -> None:
     """A server says what the vectors say, byte for byte."""
-    core: Protocol[str] = Protocol(client=False, limits=Limits())
+    core: Protocol[str] = Protocol(client=False, hello=Hello(Limits()))
     dispatcher = Dispatcher(Table([Greeter()]))
     peer = Peer(1, "here", None, StubLink())
     expected: list[Frame] = []

@@ -537,7 +537,7 @@ def test_the_preamble_comes_first(size: int) -> None:
 
 STRANGERS: Final = {
     "http": (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "not typedrpc: the first bytes are b'G"),
-    "tls": (bytes.fromhex("1603010200010001fc0303"), "not typedrpc: the first bytes are b'\\x16"),
+    "tls": (bytes.fromhex("1603010200010001fc0303"), "it speaks TLS"),
     "zeros": (bytes(20), "not typedrpc: the first bytes are b'\\x00"),
     "a frame without a preamble": (wire(Kind.PING, 0, 0, b""), "not typedrpc: the first bytes are b'\\x00"),
     "line ends rewritten": (b"\xd4tRPC\n\x01" + bytes(5), "not typedrpc: the first bytes are b'\\xd4tRPC\\n"),
@@ -889,3 +889,28 @@ def test_no_bytes_make_the_reader_raise(parts: list[bytes], preamble: bool) -> N
             assert reader.fault is broken
         elif reader.fault is None:
             assert len(reader.get_buffer()) > 0
+
+
+def test_whether_anything_was_read_since_it_was_looked() -> None:
+    reader = FrameReader(1 << 20, preamble=False)
+    whole = HEADER.pack(3, 1, 0, 7, 1) + b"abc"
+
+    def receive(data: bytes) -> None:
+        reader.get_buffer()[: len(data)] = data
+        if reader.sole_frame(len(data)) is None:
+            reader.received(len(data))
+            while reader.next_frame() is not None:
+                pass
+
+    def moved() -> bool:
+        return reader.moved
+
+    assert moved()  # nobody has looked yet
+    # What comes, in turns: whole frames, which leave nothing behind, and parts that leave the stream as it was.
+    for piece in (whole, whole, whole[:5], whole[5:] + whole[:5], whole[5:], HEADER.pack(200_000, 1, 0, 7, 1)):
+        reader.mark()
+        assert not moved()
+        receive(piece)
+        assert moved()
+        reader.mark()
+        assert not moved()

@@ -23,6 +23,7 @@ from typedrpc.errors import (
     ArgumentMissing,
     ArgumentTypeError,
     ArgumentValueError,
+    AuthenticationFailed,
     BlockingCall,
     CallCancelled,
     ConnectFailed,
@@ -34,18 +35,24 @@ from typedrpc.errors import (
     ListenFailed,
     MessageTooLarge,
     NestedTooDeep,
+    OutcomeUnknown,
+    PermissionDenied,
     ProtocolError,
     RemoteError,
     RpcError,
     ServerBusy,
+    TlsFailed,
     UnknownCommand,
 )
 from typedrpc.hooks import CallOutcome
+from typedrpc.identity import Identity
 from typedrpc.peer import Peer, PeerServer
+from typedrpc.retry import Retry
 from typedrpc.schema import Difference, Schema, compatible
 from typedrpc.service import FunctionService, Service
 from typedrpc.stream import AsyncStream, Stream
 from typedrpc.sync import Client, Server, connect, serve
+from typedrpc.tls import Tls
 
 __version__ = "0.1.0"
 
@@ -55,6 +62,7 @@ __all__ = [
     "ArgumentTypeError",
     "ArgumentValueError",
     "AsyncStream",
+    "AuthenticationFailed",
     "BlockingCall",
     "BoundCommand",
     "Call",
@@ -71,19 +79,25 @@ __all__ = [
     "DefinitionError",
     "Difference",
     "FunctionService",
+    "Identity",
     "ListenFailed",
     "MessageTooLarge",
     "NestedTooDeep",
+    "OutcomeUnknown",
     "Peer",
     "PeerServer",
+    "PermissionDenied",
     "ProtocolError",
     "RemoteError",
+    "Retry",
     "RpcError",
     "Schema",
     "Server",
     "ServerBusy",
     "Service",
     "Stream",
+    "Tls",
+    "TlsFailed",
     "UnknownCommand",
     "codec",
     "compatible",

@@ -116,7 +116,12 @@ class Route(NamedTuple):
     target: tuple[int, int] | None = None
 
     def extension(
-        self, time_left: float | None, parent: int = 0, depth: int = 0, metadata: Metadata = NO_METADATA
+        self,
+        time_left: float | None,
+        parent: int = 0,
+        depth: int = 0,
+        metadata: Metadata = NO_METADATA,
+        key: tuple[int, int, int] | None = None,
     ) -> bytes:
         """The packed extension map of a call; empty where none is needed.
 
@@ -125,6 +130,7 @@ class Route(NamedTuple):
             parent: The peer's call in which it is made, if any.
             depth: Calls that it is nested in.
             metadata: What goes beside the arguments.
+            key: Names a call that may be sent again, and how often it was.
         """
         return pack_extension(
             time_left=time_left,
@@ -133,6 +139,7 @@ class Route(NamedTuple):
             depth=depth,
             target=self.target,
             metadata=metadata,
+            key=key,
         )
 
 

@@ -175,6 +175,10 @@ class BatchRun:
             if not call.why_cancelled:
                 call.cancel(why)
 
+    def caller_left(self) -> None:
+        """The connection of the caller has ended; as :meth:`cancel`."""
+        self.cancel("its caller has left")
+
     def begun(self, call: Call) -> None:
         """The handler of one of the calls is about to run."""
         self.running[call] = call

@@ -9,6 +9,7 @@ from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
+from typedrpc.answers import Running
 from typedrpc.codec import CommandCodec, Payload, StreamCodec
 from typedrpc.deadlines import nearest
 from typedrpc.declared import NO_ERRORS, DeclaredErrors
@@ -65,6 +66,7 @@ class Call:
         "peer",
         "protocol",
         "row",
+        "running",
         "started",
         "why_cancelled",
     )
@@ -86,6 +88,7 @@ class Call:
         self.deadline: float | None = None
         self.metadata: Metadata = NO_METADATA
         self.why_cancelled = ""  # empty while it is not
+        self.running: Running | None = None  # what is to know what it comes to, where its caller may ask again
         self._aborts: dict[object, Callable[[], None]] | None = None
         self._reply_metadata: dict[str, str | bytes] | None = None
         self.function = row.function
@@ -124,6 +127,13 @@ class Call:
                 abort()
             except Exception:  # there are no threads, for one: others are to be told all the same
                 logger.exception("something could not be told that %s was cancelled", self.command)
+
+    def caller_left(self) -> None:
+        """The connection of the caller has ended; as :meth:`cancel`, unless it may come back for the answer."""
+        if self.running is None:
+            self.cancel("its caller has left")
+        else:
+            self.running.caller_left()
 
     def on_cancel(self, key: object, abort: Callable[[], None]) -> None:
         """Have a function called when the call is cancelled, at once if it is; by another thread, so it must not block.
@@ -194,7 +204,7 @@ class CallOfBatch(Call):
 
 new_call: Final[Callable[[type[CallOfBatch]], CallOfBatch]] = CallOfBatch.__new__
 
-_UNTIL_SET: Final = {"why_cancelled": "", "_aborts": None, "_reply_metadata": None}
+_UNTIL_SET: Final = {"why_cancelled": "", "running": None, "_aborts": None, "_reply_metadata": None}
 _OF_BATCH: Final = frozenset(
     ("args", "deadline", "depth", "function", "id", "kwargs", "metadata", "peer", "protocol", "row")
 )

@@ -156,6 +156,8 @@ class Command(Generic[CallableT_co]):
         *,
         id: int | None = None,
         raises: Sequence[type[Exception]] = (),
+        idempotent: bool = False,
+        requires: str | None = None,
         replaces: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
@@ -167,6 +169,8 @@ class Command(Generic[CallableT_co]):
         # Annotated here and not in the class body, where type checkers take a command for the descriptor that it is.
         self.declaration: Command[Any] = self
         self.siblings: Mapping[str, Command[Any]] = {}
+        self._idempotent = idempotent
+        self._requires = requires
         self._errors = NO_ERRORS if raises == () else DeclaredErrors(raises)
         self._replaces = replaces
         self._owner: type[Any] | None = None
@@ -248,6 +252,16 @@ class Command(Generic[CallableT_co]):
         if not declaration._errors.is_read and (faults := declaration.find_faults(final=True)):
             raise DefinitionError(declaration.qualified_name, faults)
         return declaration._errors
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether it does no harm if a call runs twice: the declaration says so."""
+        return self.declaration._idempotent
+
+    @property
+    def requires(self) -> str | None:
+        """What a caller must be allowed, for the server's ``authorize``; the declaration's where this says nothing."""
+        return self.declaration._requires if self._requires is None else self._requires
 
     @property
     def streams(self) -> bool:
@@ -918,9 +932,21 @@ class Proxy:
 def rpc(function: Callable[Concatenate[Any, P], R], /) -> Command[Callable[P, R]]: ...
 @overload
 def rpc(
-    *, id: int | None = None, raises: Sequence[type[Exception]] = ()
+    *,
+    id: int | None = None,
+    raises: Sequence[type[Exception]] = (),
+    idempotent: bool = False,
+    requires: str | None = None,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], Command[Callable[P, R]]]: ...
-def rpc(function: Any = None, /, *, id: int | None = None, raises: Sequence[type[Exception]] = ()) -> Any:
+def rpc(
+    function: Any = None,
+    /,
+    *,
+    id: int | None = None,
+    raises: Sequence[type[Exception]] = (),
+    idempotent: bool = False,
+    requires: str | None = None,
+) -> Any:
     """Make a method of a ``Service`` a command. Its annotations are the contract.
 
     Args:
@@ -928,13 +954,21 @@ def rpc(function: Any = None, /, *, id: int | None = None, raises: Sequence[type
         raises: Classes of exceptions that arrive at the caller as themselves, with their fields: what the annotated
             parameters of ``__init__`` are named, each kept in an attribute of that name, or those of a dataclass. An
             exception of a derived class arrives as the nearest one of these.
+        idempotent: It does no harm if a call runs twice, so that a client with ``retry`` may send it again whatever has
+            become of it.
+        requires: What the server's ``authorize`` is to look for before a caller is let to it, such as ``"admin"``.
 
     Whatever is wrong with the definition is reported when the class is made.
     """
     if function is None:
         # A decorator with arguments is called from the class body as one without is.
         return lambda function: Command(
-            function, id=id, raises=raises, replaces=_replaces_command(function, sys._getframe(1).f_locals)
+            function,
+            id=id,
+            raises=raises,
+            idempotent=idempotent,
+            requires=requires,
+            replaces=_replaces_command(function, sys._getframe(1).f_locals),
         )
     return Command(function, replaces=_replaces_command(function, sys._getframe(1).f_locals))
 

@@ -9,11 +9,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from functools import lru_cache, partial
+from inspect import isawaitable
 from time import monotonic
 from typing import Any, Final, final
 from typing import Protocol as TypingProtocol
 
 from typedrpc.agreement import BUILTIN_COMMANDS, MAX_DEPTH, MAX_SIGNATURE, BuiltinCommand
+from typedrpc.answers import Answers, Kept, Waiting
 from typedrpc.call import Call, CallOfBatch, Opened, Row, current_call, new_call
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import CodecError, CommandCodec, Payload, StreamCodec, pack_plain, unpack_plain
@@ -26,18 +28,21 @@ from typedrpc.errors import (
     DeadlineExceeded,
     MessageTooLarge,
     NestedTooDeep,
+    OutcomeUnknown,
+    PermissionDenied,
     ProtocolError,
     RpcError,
     ServerBusy,
     UnknownCommand,
 )
 from typedrpc.failure import is_public, pack_handler_failure, pack_protocol_failure
+from typedrpc.identity import Identity
 from typedrpc.messages import NO_EXTRAS, ProtocolCommand, fault_of_metadata, pack_extension
 from typedrpc.parts import Values
 from typedrpc.peer import Peer, Versions
 from typedrpc.protocol import Outgoing, Protocol, Request, State
 from typedrpc.schema import Schema, compatible
-from typedrpc.service import Entry, Table, function_for
+from typedrpc.service import Entry, Table, function_for, implementation_for
 from typedrpc.turns import Turns
 
 logger = logging.getLogger("typedrpc")
@@ -70,6 +75,8 @@ class Dispatcher:
         max_depth: int = MAX_NESTING,
         max_concurrent: int | None = None,
         apart: bool = False,
+        authorize: Callable[[Identity | None, Command[Any]], object] | None = None,
+        guard: Callable[[Call], object] | None = None,
     ) -> None:
         """
         Args:
@@ -78,6 +85,8 @@ class Dispatcher:
             max_depth: Calls that may be nested in each other.
             max_concurrent: Handlers that run at a time, nested ones and the protocol's own not counted; None for any.
             apart: Every handler takes a thread or a task of its own, as an event loop reads the requests.
+            authorize: Asked before a call of a command that says ``requires``: whether this peer may call it.
+            guard: Called before each handler of a service, in its thread: raises to refuse the call.
 
         Raises:
             ValueError: It is no number from 1 up.
@@ -87,12 +96,18 @@ class Dispatcher:
         self._debug = debug
         self._max_depth = max_depth
         self._apart = apart
+        self._authorize = authorize
+        self._guard = guard
         self.observer: Observer | None = None
+        self.answers: Answers | None = None
+        """Where answers are kept, at a server."""
         self._rows: dict[int, Row] = {
             id: Row(builtin.name, partial(builtin.answer, table), partial(_unpack_plain, builtin), pack_plain)
             for id, builtin in BUILTIN_COMMANDS.items()
         }
         self._rows[ProtocolCommand.ADAPT].function = self._adapt
+        # Of commands for which it is asked each time who calls. Apart, so that the others do not pay for the question.
+        self._restricted: dict[int, Row] = {}
 
     def begin(self, protocol: Protocol[Any], request: Request, peer: Peer) -> Call | Outgoing | None:
         """The half before the handler: the call to run, or what to answer at once; None when nothing is to be done.
@@ -106,6 +121,8 @@ class Dispatcher:
                 row = self._rows.get(request.command)
             if row is None:
                 row = self._row_of(request, peer)
+                if extras.key is not None and _has_kept_answer(request, row):
+                    return self._begin_keyed(protocol, request, peer, row)
             if not request.call and row.stream is not None:
                 raise ProtocolError(f"{row.name} streams its result, and cannot be called one-way")
             if row.has_callbacks:
@@ -119,15 +136,18 @@ class Dispatcher:
             return self._refuse(protocol, request, row, error)
         call = Call(row, args, kwargs, peer, protocol, request)
         if row.entry is not None:
-            function = _function_of(row, row.entry, peer)
-            if isinstance(function, ServerBusy):
+            function = self._function_of(row, row.entry, peer)
+            if isinstance(function, RpcError):
                 return self._refuse(protocol, request, row, function)
-            call.function = function
+            call.function = function if self._guard is None else self._guarded(function)
         if extras is not NO_EXTRAS:
             call.depth = extras.depth
             if extras.depth >= self._max_depth:
                 return self._refuse(protocol, request, row, _too_deep(row, extras.depth))
             call.metadata = extras.metadata
+            if (running := extras.running) is not None:
+                call.running = running
+                running.begins(call)
             if extras.time_left is not None:
                 call.deadline = monotonic() + extras.time_left
                 if extras.time_left == 0:
@@ -135,11 +155,51 @@ class Dispatcher:
         # As `Protocol.begin`, which is as long as a call of it.
         id = request.call
         if id and (protocol.handled.setdefault(id, call) is not call or protocol.state is _CLOSED):
+            if protocol.state is _CLOSED:  # perhaps by a goodbye that is not written yet: the caller gave nothing up
+                protocol.forget(id)
+                return None
             return self._refuse(protocol, request, row, CallCancelled(f"{row.name}: the caller gave it up"))
         if self.observer is not None and (request.command < FIRST_RESERVED_ID or extras.target is not None):
             call.started = monotonic()
             self.observer.begins(call)
         return call
+
+    # Calls that their clients may send again
+
+    def _begin_keyed(self, protocol: Protocol[Any], request: Request, peer: Peer, row: Row) -> Call | Outgoing | None:
+        """As :meth:`begin`, for a call with a key: it is run unless it was."""
+        extras = request.extras
+        assert extras.key is not None, "asked for requests with one"
+        visit, answers = protocol.visit, self.answers
+        if visit is None or answers is None:
+            if extras.key[1]:
+                unknown = f"{row.name}: it was sent before, and this side keeps no answers for its caller"
+                return self._refuse(protocol, request, row, OutcomeUnknown(unknown))
+            request.extras = extras._replace(key=None)
+            return self.begin(protocol, request, peer)
+        try:
+            found = answers.begin(visit.session, row.name, extras.key, partial(_tell_again, protocol, request, row))
+        except OutcomeUnknown as error:
+            return self._refuse(protocol, request, row, error)
+        if isinstance(found, Kept):
+            return _again(protocol, request, row, found)
+        if isinstance(found, Waiting):
+            if protocol.handled.setdefault(request.call, found) is not found:
+                found.cancel("its caller has given it up")
+            elif protocol.state is _CLOSED:
+                found.caller_left()
+            elif not protocol.is_running(request.call):
+                protocol.handled.pop(request.call, None)  # answered meanwhile
+            return None
+        request.extras = extras._replace(key=None, running=found)
+        begun: Call | Outgoing | None = None
+        try:
+            begun = self.begin(protocol, request, peer)
+        finally:
+            if not isinstance(begun, Call):
+                # Why is told to who asked first. Perhaps only that connection has ended, so others are to ask again.
+                found.withdraw(Kept(True, pack_protocol_failure(ConnectionLost(f"{row.name}: it did not run"))))
+        return begun
 
     # The same for the calls of a batch, whose outcomes are collected
 
@@ -161,10 +221,10 @@ class Dispatcher:
                 )
             function = row.function
             if row.entry is not None:
-                found = _function_of(row, row.entry, peer)
-                if isinstance(found, ServerBusy):
+                found = self._function_of(row, row.entry, peer)
+                if isinstance(found, RpcError):
                     raise found
-                function = found
+                function = self._guarded(found)
             if extras.depth >= self._max_depth:
                 raise _too_deep(row, extras.depth)
         except RpcError as error:
@@ -254,13 +314,15 @@ class Dispatcher:
         try:
             payload = row.pack(result)
         except CodecError as error:
-            return protocol.failure(request, self._misfit(call, error))
+            return self.unfit(protocol, request, call, error)
         except Exception as error:  # a generator for an Iterable runs only now, and is the handler's
             return self.fail(protocol, request, call, error)
         if self.observer is not None:
             self._tell(call, result, None)
         try:
             extension = _reply_extension(call) if call._reply_metadata else b""
+            if call.running is not None:
+                call.running.settle(Kept(False, payload, extension))
             return protocol.response(request, payload, row.result_name, extension)
         except MessageTooLarge as error:
             logger.warning("%s", error)
@@ -284,20 +346,26 @@ class Dispatcher:
         if payload is None:
             protocol.forget(request.call)
             return None
-        return protocol.failure(request, payload, _reply_extension(call))
+        extension = _reply_extension(call)
+        if call.running is not None:
+            call.running.settle(Kept(True, payload, extension))
+        return protocol.failure(request, payload, extension)
 
     def _failure_of(
         self, protocol: Protocol[Any], call: Call, error: BaseException, *, raised_here: bool
     ) -> bytes | None:
         """What a caller is told of what a handler raised, and a line in the log; None where nobody is to be told."""
         name = call.row.name
+        if type(error) is _Denied:
+            logger.log(logging.DEBUG if call.id else logging.WARNING, "%s was denied: %s", name, error)
+            return pack_protocol_failure(error) if call.id else None
         if call.id and call.cancelled and _is_of_cancellation(error):
             # The caller knows, and asks for nothing.
             logger.debug("%s was cancelled: %s", name, call.cancelled.error())
             return pack_protocol_failure(_why_unanswered(call))
         if call.id and (payload := _pack_declared(call.row, error)) is not None:
             return payload
-        if protocol.error is not None and isinstance(error, ConnectionLost):
+        if protocol.error is not None and isinstance(error, ConnectionLost) and call.running is None:
             # Its own call back told it, and there is nobody to be told anything.
             logger.info("%s ended, as its caller has left: %s", name, error)
             return None
@@ -320,11 +388,22 @@ class Dispatcher:
     def unfit(
         self, protocol: Protocol[Any], request: Request, call: Call, error: CodecError | MessageTooLarge
     ) -> Outgoing:
-        """The half after a handler that yielded what does not fit its annotation, or is too large."""
-        return protocol.failure(request, self._misfit(call, error))
+        """The half after a handler that returned or yielded what does not fit its annotation, or is too large."""
+        payload = self._misfit(call, error)
+        if call.running is not None:
+            call.running.settle(Kept(True, payload))
+        return protocol.failure(request, payload)
 
-    def refused(self, call: Call, error: BaseException) -> None:
-        """A call that was begun is not run."""
+    def refused(self, call: Call, error: BaseException, failure: bytes) -> None:
+        """A call that was begun is not run.
+
+        Args:
+            call: The call.
+            error: Why.
+            failure: What its caller is told.
+        """
+        if call.running is not None:
+            call.running.withdraw(Kept(True, failure))
         if self.observer is not None:
             self._tell(call, None, error)
 
@@ -344,12 +423,47 @@ class Dispatcher:
         return dropped + protocol.failure(request, pack_protocol_failure(error))
 
     def _row_of(self, request: Request, peer: Peer) -> Row:
+        row: Row | None
         if request.command == ProtocolCommand.CALLBACK:
             row = self._row_of_callback(request)
         else:
-            row = self._rows.get(request.command) or self._make_row(request.command)
+            row = self._rows.get(request.command)
+            if row is None:
+                row = self._restricted.get(request.command) or self._make_row(request.command)
+                if request.command in self._restricted and request.extras.running is None:  # for which it was asked
+                    self._check_authority(self._table.entries[request.command].implementation, peer)
         schema = request.extras.schema
         return row if schema is None else self._row_of_version(row, schema, peer)
+
+    def _function_of(self, row: Row, entry: Entry, peer: Peer) -> Callable[..., Any] | RpcError:
+        """The handler of a service that each peer has an instance of; where there is none for it, what says so."""
+        if not peer.instances:
+            return ServerBusy(f"{row.name}: the service of this client is not made yet")
+        instance = peer.instances[entry.place or 0]
+        own = implementation_for(entry.command, instance)
+        if own.requires not in (None, entry.implementation.requires):  # of a class that says more than the served one
+            try:
+                self._check_authority(own, peer)
+            except PermissionDenied as error:
+                return error
+        return function_for(entry.command, instance)
+
+    def _check_authority(self, command: Command[Any], peer: Peer) -> None:
+        """Raise ``PermissionDenied`` unless this peer may call this command."""
+        why = f"{command.qualified_name}: it requires {command.requires!r}, which this caller may not"
+        try:
+            allowed = self._authorize is not None and _plain_answer(self._authorize(peer.identity, command))
+        except PermissionDenied as error:
+            allowed, why = False, str(error) or why
+        except Exception:
+            logger.exception("authorize failed for %s and %s: it was denied", peer, command.qualified_name)
+            allowed = False
+        if not allowed:
+            raise PermissionDenied(why)
+
+    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A handler that runs only if the guard lets it."""
+        return function if self._guard is None else partial(_run_guarded, self._guard, function)
 
     def _row_of_callback(self, request: Request) -> Row:
         if request.callback is None:
@@ -367,7 +481,7 @@ class Dispatcher:
         unpack = codec.unpack_with_callbacks if codec.has_callbacks else codec.unpack_arguments
         row = Row(
             command.qualified_name,
-            entry.function,
+            self._guarded(entry.function),
             unpack,
             codec.pack_result,
             command.errors,
@@ -376,7 +490,8 @@ class Dispatcher:
             *self._how_to_run(command),
             None if codec.has_callbacks else codec,
         )
-        self._rows[id] = row
+        rows = self._rows if self._authorize is None or entry.implementation.requires is None else self._restricted
+        rows[id] = row
         return row
 
     # Callers with another version of a contract
@@ -409,7 +524,15 @@ class Dispatcher:
         own = None if entry.place is None else entry
         name, has_callbacks = command.qualified_name, caller.has_callbacks
         make = partial(
-            Row, name, entry.function, unpack, pack, command.errors, has_callbacks, own, *self._how_to_run(command)
+            Row,
+            name,
+            self._guarded(entry.function),
+            unpack,
+            pack,
+            command.errors,
+            has_callbacks,
+            own,
+            *self._how_to_run(command),
         )
         return versions.number_of(entry.id, packed, make)
 
@@ -426,11 +549,52 @@ class Dispatcher:
         return rows[number]
 
 
-def _function_of(row: Row, entry: Entry, peer: Peer) -> Callable[..., Any] | ServerBusy:
-    """The handler of a service that each peer has an instance of; where there is none yet, what says so."""
-    if not peer.instances:
-        return ServerBusy(f"{row.name}: the service of this client is not made yet")
-    return function_for(entry.command, peer.instances[entry.place or 0])
+@final
+class _Denied(PermissionDenied):
+    """The guard has refused a call; one that a handler was told of by another server is none of these."""
+
+
+def _plain_answer(answer: object) -> object:
+    """What a function returned of which the answer is needed now: a coroutine would pass for a yes."""
+    if isawaitable(answer):
+        close = getattr(answer, "close", None)
+        if close is not None:
+            close()
+        raise TypeError("it gave something to be awaited, and must be a plain function")
+    return answer
+
+
+def _run_guarded(guard: Callable[[Call], object], function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    call = current_call()
+    try:
+        _plain_answer(guard(call))
+    except PermissionDenied as error:
+        raise _Denied(str(error) or f"{call.command}: not allowed") from error
+    except Exception as error:
+        logger.exception("the guard failed for %s: it was denied", call.command)
+        raise _Denied(f"{call.command}: not allowed") from error
+    return function(*args, **kwargs)
+
+
+def _has_kept_answer(request: Request, row: Row) -> bool:
+    """Whether the answer to a request with a key is kept: not where it is of no use on another connection."""
+    return bool(request.call) and request.command < FIRST_RESERVED_ID and not row.has_callbacks and row.stream is None
+
+
+def _again(protocol: Protocol[Any], request: Request, row: Row, kept: Kept) -> Outgoing:
+    """The answer to a request whose call has come to this before."""
+    if kept.is_error:
+        assert isinstance(kept.payload, bytes), "an error has no segments"
+        return protocol.failure(request, kept.payload, kept.extension)
+    try:
+        return protocol.response(request, kept.payload, row.result_name, kept.extension)
+    except MessageTooLarge as error:  # for this connection
+        return protocol.failure(request, pack_protocol_failure(error))
+
+
+def _tell_again(protocol: Protocol[Any], request: Request, row: Row, kept: Kept) -> None:
+    """A call is over whose caller has sent it again meanwhile."""
+    protocol.visit.answer(lambda: _again(protocol, request, row, kept))
 
 
 def _too_deep(row: Row, depth: int) -> NestedTooDeep:

@@ -9,13 +9,17 @@
     |- UnknownCommand                       the peer has no such command
     |- ContractMismatch                     both have the command, with signatures that do not agree
     |- ConnectFailed (ConnectionError)      no connection could be made
-    |  `- ConnectTimeout (TimeoutError)         in the time that was given
+    |  |- ConnectTimeout (TimeoutError)         in the time that was given
+    |  |- TlsFailed                             no agreement on TLS: a certificate, a host name, a side without TLS
+    |  `- AuthenticationFailed                  one side did not prove who it is
     |- ListenFailed (OSError)               a server could not open its socket
     |- ConnectionLost (ConnectionError)     the connection ended while it was needed
+    |  `- OutcomeUnknown                        and nobody knows whether the call ran
     |- DeadlineExceeded (TimeoutError)      the deadline of a call passed
     |- CallCancelled (futures.CancelledError)   the call was cancelled
     |- NestedTooDeep (RecursionError)       a call within calls within calls, past the limit
     |- BlockingCall (RuntimeError)          a call that would block the event loop that it waits for
+    |- PermissionDenied (PermissionError)   the caller may not call this command
     |- ServerBusy                           the peer has no room for this
     |- MessageTooLarge                      an argument list or a result above the limit
     |- ProtocolError                        the peer broke the protocol
@@ -132,6 +136,20 @@ class ConnectTimeout(ConnectFailed, TimeoutError):
     """No connection could be made in the time that was given: nobody answered, or the server had no place so long."""
 
 
+class TlsFailed(ConnectFailed):
+    """The two sides did not agree on TLS. At a server, ``url`` is the address of the client."""
+
+    def __str__(self) -> str:
+        return f"no TLS with {self.url}: {self.reason}"
+
+
+class AuthenticationFailed(ConnectFailed):
+    """One side did not prove who it is. At a server, ``url`` is the address of the client."""
+
+    def __str__(self) -> str:
+        return f"no authentication with {self.url}: {self.reason}"
+
+
 class ListenFailed(RpcError, OSError):
     """A server could not open its socket, or refused to.
 
@@ -156,6 +174,13 @@ class ConnectionLost(RpcError, ConnectionError):
     """
 
 
+class OutcomeUnknown(ConnectionLost):
+    """The connection ended while a call was on its way: it may have run, once, or not at all.
+
+    A :class:`ConnectionLost` of a call that is none of these says that the call did not run.
+    """
+
+
 class DeadlineExceeded(RpcError, TimeoutError):
     """The deadline of a call passed before its outcome was known. The handler may have run."""
 
@@ -173,6 +198,10 @@ class NestedTooDeep(RpcError, RecursionError):
 
     It arrives as itself at every caller on the way back.
     """
+
+
+class PermissionDenied(RpcError, PermissionError):
+    """The caller may not call this command. The handler did not run."""
 
 
 class ServerBusy(RpcError):

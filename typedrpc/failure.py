@@ -18,9 +18,12 @@ from typedrpc.errors import (
     ArgumentTypeError,
     ArgumentValueError,
     CallCancelled,
+    ConnectionLost,
     DeadlineExceeded,
     MessageTooLarge,
     NestedTooDeep,
+    OutcomeUnknown,
+    PermissionDenied,
     ProtocolError,
     RemoteError,
     ServerBusy,
@@ -83,6 +86,9 @@ class Code(IntEnum):
     REMOTE = 11
     DECLARED = 12
     TOO_DEEP = 13
+    OUTCOME_UNKNOWN = 14
+    NOT_ACCEPTED = 15
+    DENIED = 16
 
 
 _ARGUMENT_CODES: Final[Mapping[type[ArgumentError], Code]] = MappingProxyType(
@@ -100,6 +106,9 @@ _TEXT_ERRORS: Final[Mapping[int, Callable[[str], Exception]]] = MappingProxyType
         Code.DEADLINE: DeadlineExceeded,
         Code.CANCELLED: CallCancelled,
         Code.TOO_DEEP: NestedTooDeep,
+        Code.OUTCOME_UNKNOWN: OutcomeUnknown,
+        Code.NOT_ACCEPTED: ConnectionLost,
+        Code.DENIED: PermissionDenied,
     }
 )
 
@@ -121,6 +130,12 @@ def pack_protocol_failure(error: Exception) -> bytes:
         code = Code.CANCELLED
     elif isinstance(error, NestedTooDeep):
         code = Code.TOO_DEEP
+    elif isinstance(error, OutcomeUnknown):
+        code = Code.OUTCOME_UNKNOWN
+    elif isinstance(error, ConnectionLost):
+        code = Code.NOT_ACCEPTED
+    elif isinstance(error, PermissionDenied):
+        code = Code.DENIED
     details = [type(error).__name__, ""] if code is Code.REMOTE else []
     return pack_plain([code, cut(str(error)), details])
 

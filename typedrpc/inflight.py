@@ -73,16 +73,16 @@ class InFlight(Generic[TokenT]):
         """Remove a call; None when it is not (or no longer) there. The caller completes what it gets."""
         return self.calls.pop(call, None)
 
-    def pop_all(self) -> list[TokenT]:
-        """Remove every call: the connection ended, each must learn it."""
-        tokens = []
+    def pop_all(self) -> list[tuple[int, TokenT]]:
+        """Remove every call, and give each with its token: the connection ended, each must learn it."""
+        calls = []
         while self.calls:
             try:
-                tokens.append(self.calls.popitem()[1])
+                calls.append(self.calls.popitem())
             except KeyError:  # somebody else took the last one
                 break
         self._deadlines.clear()
-        return tokens
+        return calls
 
     def next_deadline(self) -> float | None:
         """When :meth:`expire` has something to do next."""

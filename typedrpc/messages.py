@@ -23,6 +23,9 @@ MAX_CALLS: Final = 1024
 """The limits that a side has unless it is told others."""
 
 
+MAX_RANDOM: Final = 64
+"""Bytes of a nonce, and of what names a session or a run of a server."""
+
 MAX_TIME_LEFT: Final = 2**32
 """Seconds that a deadline may be away: more than a century."""
 
@@ -80,7 +83,10 @@ class Extension:
     """What the caller wants the handler to know beside the arguments, or the handler the caller beside the result."""
 
     TRACE: Final = 4  # reserved
-    KEY: Final = 5  # reserved: names a call that may be sent again
+    KEY: Final = 5
+    """``[key, attempt, wanted_from]``: names a call of the client's session that may be sent again, and counts how
+    often it was and may have run. To calls with a key below the last, which may be left out, the client wants no answer
+    any more."""
 
     TARGET: Final = 6
     """``[call, index]``: the callback to run, by the call of the receiver that it went with and its place there."""
@@ -117,24 +123,67 @@ class Limits:
         return f"Limits(max_message_size={self.max_message_size}, max_calls={self.max_calls})"
 
 
+class Feature:
+    """What a side can do beyond what every side must."""
+
+    READS: Final = "reads"
+    """It reads all the time, so a ping is answered whenever it comes."""
+
+
+class Method:
+    """How a client may prove who it is."""
+
+    SECRET: Final = "secret"
+    """By a secret that both sides know, and neither sends."""
+
+    TOKEN: Final = "token"
+    """By a token that it sends."""
+
+
 class Hello(NamedTuple):
     """What a hello says.
 
     Attributes:
         limits: What its sender accepts.
         services: The services that a client exposes: name to ``contract_digest``.
+        features: See :class:`Feature`.
+        nonce: Random bytes that what proves its sender's peer is made of; empty where nobody has to prove anything.
+        methods: How a client may prove who it is to the server that says this, one of which it must; see
+            :class:`Method`. None where it need not.
+        session: A client's name for all its connections, random bytes; empty where it sends no call again.
+        next_key: The least key that the session has not given to a call yet.
+        incarnation: A server's name for this run of it, random bytes.
     """
 
     limits: Limits
     services: Mapping[str, bytes] = MappingProxyType({})
+    features: frozenset[str] = frozenset()
+    nonce: bytes = b""
+    methods: tuple[str, ...] = ()
+    session: bytes = b""
+    next_key: int = 0
+    incarnation: bytes = b""
 
 
-def pack_hello(limits: Limits, services: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
-    """The payload of a hello."""
-    hello = {"max_message_size": limits.max_message_size, "max_calls": limits.max_calls, "features": []}
-    if services:
-        hello["services"] = dict(services)
-    return pack_plain(hello)
+def pack_hello(hello: Hello) -> bytes:
+    """The payload of a hello. What says nothing is left out."""
+    said: dict[str, Any] = {
+        "max_message_size": hello.limits.max_message_size,
+        "max_calls": hello.limits.max_calls,
+        "features": sorted(hello.features),
+    }
+    if hello.services:
+        said["services"] = dict(hello.services)
+    if hello.nonce:
+        said["nonce"] = hello.nonce
+    if hello.methods:
+        said["methods"] = list(hello.methods)
+    if hello.session:
+        said["session"] = hello.session
+        said["next_key"] = hello.next_key
+    if hello.incarnation:
+        said["incarnation"] = hello.incarnation
+    return pack_plain(said)
 
 
 def read_hello(payload: Payload) -> Hello | str:
@@ -156,10 +205,22 @@ def read_hello(payload: Payload) -> Hello | str:
         type(name) is str and type(digest) is bytes for name, digest in services.items()
     ):
         return "a hello with services that are no map from names to digests"
+    features, methods = hello.get("features", []), hello.get("methods", [])
+    for names in (features, methods):
+        if not isinstance(names, list) or not all(type(name) is str for name in names):
+            return "a hello with features or methods that are no names"
+    random = [hello.get(key, b"") for key in ("nonce", "session", "incarnation")]
+    if not all(type(value) is bytes and len(value) <= MAX_RANDOM for value in random):
+        return f"a hello with random bytes that are none, or more than {MAX_RANDOM}"
+    next_key = hello.get("next_key", 0)
+    if type(next_key) is not int or not 0 <= next_key < 2**63:
+        return "a hello with a key that is no number"
+    nonce, session, incarnation = random
     try:
-        return Hello(Limits(**values), services)
+        limits = Limits(**values)
     except ValueError as error:
         return f"a hello with a limit out of range: {error}"
+    return Hello(limits, services, frozenset(features), nonce, tuple(methods), session, next_key, incarnation)
 
 
 def pack_limits(limits: Limits) -> bytes:
@@ -205,6 +266,15 @@ class Leave:
     BUSY: Final = 1
     """A server has no place for another client."""
 
+    REFUSED: Final = 2
+    """The other side did not prove who it is."""
+
+    FINISHED: Final = 3
+    """All calls that were accepted have been answered: those without an answer did not run."""
+
+    GONE: Final = 4
+    """A client is closed, and does not come back for answers."""
+
 
 def pack_goodbye(last_accepted: int, reason: str, code: int = Leave.OTHER) -> bytes:
     """The payload of a goodbye, which names the highest call that was accepted."""
@@ -224,6 +294,17 @@ def read_goodbye(payload: Payload) -> tuple[str, int]:
     return "", Leave.OTHER
 
 
+def read_last_accepted(payload: Payload) -> int | None:
+    """The highest call that was accepted by who says a goodbye; None where it says nothing of the kind."""
+    try:
+        match unpack_plain(payload):
+            case [int(last), str(), *_] if type(last) is int and last >= 0:
+                return last
+    except CodecError:
+        pass
+    return None
+
+
 def pack_extension(
     *,
     time_left: float | None = None,
@@ -232,6 +313,7 @@ def pack_extension(
     depth: int = 0,
     target: tuple[int, int] | None = None,
     metadata: Metadata = NO_METADATA,
+    key: tuple[int, int] | tuple[int, int, int] | None = None,
 ) -> bytes:
     """The extension map of a request; empty where it would be.
 
@@ -243,6 +325,8 @@ def pack_extension(
         depth: Calls that this one is nested in.
         target: The callback to run, as the receiver's call that it went with and its index there.
         metadata: What goes beside the arguments, or beside a result.
+        key: Names a call that may be sent again, how often it was, and perhaps the least key that the client still
+            wants an answer for.
     """
     extension: dict[int, Any] = {}
     if schema is not None:
@@ -257,11 +341,16 @@ def pack_extension(
         extension[Extension.DEPTH] = depth
     if metadata:
         extension[Extension.METADATA] = dict(metadata)
+    if key is not None:
+        extension[Extension.KEY] = key
     return pack_plain(extension) if extension else b""
 
 
 class Extras(NamedTuple):
-    """What an extension map says of a call; see :func:`pack_extension`."""
+    """What an extension map says of a call; see :func:`pack_extension`.
+
+    ``running`` is for the dispatcher: what is to know what a call comes to that had a key.
+    """
 
     time_left: float | None = None
     schema: int | None = None
@@ -269,6 +358,8 @@ class Extras(NamedTuple):
     depth: int = 0
     target: tuple[int, int] | None = None
     metadata: Metadata = NO_METADATA
+    key: tuple[int, int, int] | None = None
+    running: Any = None
 
 
 NO_EXTRAS: Final = Extras()
@@ -332,4 +423,19 @@ def read_extension(packed: Buffer) -> Extras | str:
     metadata = extension.get(Extension.METADATA, NO_METADATA)
     if metadata is not NO_METADATA and (fault := fault_of_metadata(metadata)) is not None:
         return fault
-    return Extras(None if left is None else left / 1_000_000, schema, parent, depth, target, metadata)
+    key = None
+    match extension.get(Extension.KEY):
+        case None:
+            pass
+        case [number, attempt] if _are_keys(number, attempt):
+            key = (number, attempt, 0)
+        case [number, attempt, wanted_from] if _are_keys(number, attempt, wanted_from):
+            key = (number, attempt, wanted_from)
+        case _:
+            return "a key that names no call"
+    return Extras(None if left is None else left / 1_000_000, schema, parent, depth, target, metadata, key)
+
+
+def _are_keys(*numbers: object) -> bool:
+    """Whether these may name a call of a session."""
+    return all(type(number) is int and 0 <= number < 2**63 for number in numbers)

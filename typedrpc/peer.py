@@ -6,6 +6,7 @@ from threading import Lock
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, final, overload
 
 from typedrpc.command import BoundCommand, Command
+from typedrpc.identity import Identity
 from typedrpc.service import Service, services_of
 
 ServiceT = TypeVar("ServiceT", bound=Service)
@@ -127,15 +128,17 @@ class Peer:
         id: A number that no other peer of this process has or had.
         address: For people: where it connects from, ``"127.0.0.1:50214"``; at a client, the URL of the server.
         server: The server that it is connected to; None at a client.
+        identity: Who it is, as far as the server has asked for that; None where it has not, and at a client.
         state: Whatever you want to keep with this connection. :meth:`state_as` gives it with its type.
     """
 
-    __slots__ = ("__weakref__", "address", "id", "instances", "link", "server", "state", "versions")
+    __slots__ = ("__weakref__", "address", "id", "identity", "instances", "link", "server", "state", "versions")
 
     def __init__(self, id: int, address: str, server: PeerServer | None, link: Link) -> None:
         self.id = id
         self.address = address
         self.server = server
+        self.identity: Identity | None = None
         self.state: Any = None
         self.versions = Versions()
         self.link = link

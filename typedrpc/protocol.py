@@ -6,14 +6,20 @@ bytes to send, and what the protocol itself has to say waits in ``outgoing``. Bo
 The states of a connection::
 
     GREETING --(preamble, hello)--> GREETED --(welcome)--> OPEN --(goodbye of either side)--> DRAINING --> CLOSED
-        `------------ any fault, end of file, time-out ---------------------------------------------------^
+        |  `--> AUTHENTICATING --(a claim)--> CLAIMED --^                                                    ^
+        `------------ any fault, end of file, time-out ------------------------------------------------------'
 
 - GREETING: the client sends preamble and hello at once; the server says nothing before it has seen both of the
   client's, so that a stranger learns nothing. Only hello and goodbye are legal.
+- AUTHENTICATING, where the server asks for it: it waits for the client to claim who it is; a client that has a secret,
+  to which it is GREETED otherwise, waits for the server's proof. Only that, ping and goodbye are legal.
+- CLAIMED: the server looks whether the claim is right. Only ping and goodbye are legal.
 - GREETED: the server decides whether, and when, the client may come in. It may call the client already; the client
   calls only from within such a call.
 - OPEN: everything else is legal, in both directions.
-- DRAINING: no new calls, except by and within those that were accepted, which are still answered.
+- DRAINING: no new calls, except by and within those that were accepted, which are still answered; others are told that
+  they do not run. A server that has answered all of them says so in a last goodbye, and a client that has all answers
+  leaves.
 - CLOSED: nothing is sent or received any more; ``error`` says why.
 
 A fault of the peer is never raised: the protocol queues a goodbye that says what was wrong, closes, and the last
@@ -25,17 +31,29 @@ from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from typedrpc.authentication import NOT_AUTHENTICATED, Claim, Credentials, Hellos, read_claim
 from typedrpc.callbacks import ALL_CALLBACKS
 from typedrpc.codec import Payload, Segmented
-from typedrpc.errors import ConnectionLost, MessageTooLarge, ProtocolError, ServerBusy
-from typedrpc.failure import pack_protocol_failure
+from typedrpc.definition import FIRST_RESERVED_ID
+from typedrpc.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    MessageTooLarge,
+    OutcomeUnknown,
+    ProtocolError,
+    ServerBusy,
+)
+from typedrpc.failure import cut, pack_protocol_failure
 from typedrpc.flow import Inflow, Outflow
 from typedrpc.inflight import MAX_CALL, InFlight
 from typedrpc.messages import (
     NO_EXTRAS,
     Extras,
+    Feature,
+    Hello,
     Leave,
     Limits,
+    Method,
     pack_credit,
     pack_goodbye,
     pack_hello,
@@ -45,15 +63,19 @@ from typedrpc.messages import (
     read_extension,
     read_goodbye,
     read_hello,
+    read_last_accepted,
     read_limits,
     read_queued,
 )
 from typedrpc.parts import Values, count_parts, open_array, pack_outcomes
+from typedrpc.rate import Bucket, CallRate
 from typedrpc.wire import (
     HEADER_SIZE,
     IGNORABLE,
     PREAMBLE,
     RECEIVE_SIZE,
+    SPEAKS_TLS,
+    TLS_ALERT,
     Buffer,
     Frame,
     FrameReader,
@@ -86,6 +108,10 @@ HELLO_LIMIT: Final = 64 * 1024
 MAX_PING: Final = 64
 """Bytes that a ping may carry: its pong is queued before the peer reads anything."""
 
+PINGS_AT_ONCE: Final = 100
+PING_RATE: Final = 10.0
+"""Pings of the peer: so many at once, and so many a second on average."""
+
 MAX_BATCH: Final = 1024
 """Calls that a batch may hold. It counts as one call in flight."""
 
@@ -98,6 +124,8 @@ class State(Enum):
     """Of a connection; see the module's docstring."""
 
     GREETING = auto()
+    AUTHENTICATING = auto()
+    CLAIMED = auto()
     GREETED = auto()
     OPEN = auto()
     DRAINING = auto()
@@ -173,6 +201,12 @@ class Greeted(_Turn):
     __slots__ = ()
 
 
+class Claimed(_Turn):
+    """Event, at the server: the client has said who it is, see ``Protocol.claim``. The owner looks whether it is."""
+
+    __slots__ = ()
+
+
 class Opened(_Turn):
     """Event, at the client: the server has let it in, calls may be made."""
 
@@ -204,7 +238,7 @@ class Closed(_Turn):
     __slots__ = ()
 
 
-Event: TypeAlias = Request | Outcome[TokenT] | Greeted | Opened | Released | GivenUp | Closed
+Event: TypeAlias = Request | Outcome[TokenT] | Greeted | Claimed | Opened | Released | GivenUp | Closed
 
 
 class Protocol(Generic[TokenT]):
@@ -216,19 +250,31 @@ class Protocol(Generic[TokenT]):
     the owner's state lock. The rest are single operations on dicts and sets.
     """
 
-    def __init__(self, *, client: bool, limits: Limits, services: Mapping[str, bytes] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        *,
+        client: bool,
+        hello: Hello,
+        rate: CallRate | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         """
         Args:
             client: Whether this side opened the connection.
-            limits: What it accepts.
-            services: The services that a client exposes, with their digests.
+            hello: What it says of itself, with the limits of what it accepts. A server whose hello has methods lets
+                nobody in who has not proved who he is by one of them.
+            rate: How many calls the peer may make; None for any number.
+            credentials: By what a client proves who it is.
         """
         self.client = client
-        self.limits = limits
-        self.services = services
+        self.hello = hello
+        self.credentials = credentials
+        self.claim: Claim | None = None
+        """At a server: who the client says that it is, until that is decided."""
+        self.limits = limits = hello.limits
         self.peer_limits = Limits()
-        self.peer_services: Mapping[str, bytes] = {}
-        """What a client has said that it exposes: name to digest."""
+        self.peer_hello = Hello(self.peer_limits)
+        """What the peer has said of itself."""
         self.leave: int | None = None
         """The code of the goodbye that the peer has said, see :class:`~typedrpc.messages.Leave`."""
         self.queue: tuple[int, int] | None = None
@@ -253,10 +299,25 @@ class Protocol(Generic[TokenT]):
         """Streams that this side sends, likewise."""
         self._opened = 0  # streams of the peer, at least since they were counted
         self._unlooked = 0  # bytes of streams since it was looked how many are held
+        self.visit: Any = None
+        """Where answers are kept for the peer, a client that may send calls again: for the dispatcher."""
+        self.peer_waits = False
+        """While this side drains: the peer has, or had, calls here. So it reads, and leaves when it knows all."""
+        self.nested_calls: set[int] = set()
+        """At a client, calls that a handler of the server's calls made: a server that drains still accepts them."""
+        self._peer_last: int | None = None  # the last call that a peer which has said goodbye had accepted by then
+        self._finished = False  # all is answered, and nothing is accepted any more, nested or not
         self.batches: dict[int, int] = {}
         """Outcomes that are still to come of the batches of this side, whether or not anybody waits for them."""
+        self.pings = Bucket(PING_RATE, PINGS_AT_ONCE)
+        """What is left of the pings that the peer may send."""
+        self.rate = rate
+        """How many calls the peer may make; None for any number."""
         self._running: set[int] = set()
         self._nested: set[int] = set()  # of these, the ones that are nested in a call of this side
+        self._hello = self._peer_hello = b""  # the payloads, as they travelled
+        self._is_early = True  # until the peer may say more than who it is
+        self._is_deaf = False  # at a server that has turned its client away
         self._lowered = False  # the limit of sizes: messages that were on their way may be larger, and do no harm
         self._farewell = "the connection is being closed"
         self._small = 0  # payloads up to this size need no look at limits and make one buffer with their header
@@ -306,14 +367,14 @@ class Protocol(Generic[TokenT]):
                     self.leaving.clear()
                     outcome = self._on_outcome(new_frame((kind, command, call, payload, b"")))
                     return [] if outcome is None else [outcome]
-        elif self.state is State.CLOSED:
+        elif self.state is State.CLOSED or self._is_deaf:
             return []
         reader.received(count)
         self.leaving.clear()
         events: list[Event[TokenT]] = []
         while (frame := reader.next_frame()) is not None:
-            if self.state is State.GREETING:
-                event = self._on_greeting(frame)
+            if self._is_early:
+                event = self._on_early(frame)
             else:
                 handler = self._handlers.get(frame.kind)
                 event = handler(frame) if handler is not None else self._on_unknown(frame)
@@ -324,6 +385,8 @@ class Protocol(Generic[TokenT]):
         reader.keep()
         if reader.fault is not None:
             events.append(self._break(str(reader.fault)))
+        elif self.state is _DRAINING and self.client and not (self.calls.calls or self._running):
+            events.append(self.close(ConnectionLost(self._farewell)))  # nothing is left to come
         return events
 
     def receive_eof(self) -> list[Event[TokenT]]:
@@ -347,6 +410,24 @@ class Protocol(Generic[TokenT]):
         lost.__cause__ = error
         return [self.close(lost)]
 
+    def receive_nothing(self, period: float) -> list[Event[TokenT]]:
+        """Nothing has come for so many seconds, although the peer was asked: it is taken for dead."""
+        if self.state is State.CLOSED:
+            return []
+        reason = f"nothing came from the peer for {period:g} s, though it was asked"
+        self.outgoing.append(self.goodbye(reason))  # it may only have been stopped for a while
+        error = ConnectionLost(reason)
+        error.__cause__ = TimeoutError(reason)
+        return [self.close(error)]
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether the peer reads now, so that it answers a ping.
+
+        A server reads all the time, and so does who says so. Others do while they have a call to answer.
+        """
+        return self.client or Feature.READS in self.peer_hello.features or bool(self.calls)
+
     def close(self, error: ConnectionLost) -> Closed:
         """End the connection: nothing is received any more. The owner then completes what :attr:`calls` still holds."""
         if self.state is not State.CLOSED:
@@ -356,27 +437,120 @@ class Protocol(Generic[TokenT]):
 
     def _break(self, reason: str) -> Closed:
         """The peer broke the protocol: tell it, and end. A stranger is told nothing."""
-        if not (self.state is State.GREETING and not self.client):
+        if self.client or self.state is not State.GREETING:
             self.outgoing.append(self.goodbye(reason))
+        elif reason == SPEAKS_TLS:
+            self.outgoing.append(TLS_ALERT)
         error = ConnectionLost(f"the peer broke the protocol: {reason}")
         error.__cause__ = ProtocolError(reason)
         return self.close(error)
 
-    def _on_greeting(self, frame: Frame) -> Event[TokenT] | None:
+    def _on_early(self, frame: Frame) -> Event[TokenT] | None:
+        """A frame of a peer that has not said, or not proved, who it is."""
         if frame.kind == Kind.GOODBYE:
             return self._on_goodbye(frame)
+        if self.state is State.GREETING:
+            return self._on_greeting(frame)
+        if frame.kind == Kind.PING:
+            return self._on_ping(frame)
+        if frame.kind == Kind.AUTHENTICATE and self.state is State.AUTHENTICATING:
+            return self._on_proof(frame) if self.client else self._on_claim(frame)
+        return self._break(f"a frame of kind {frame.kind:#04x} before it is known who the peer is")
+
+    def _on_greeting(self, frame: Frame) -> Event[TokenT] | None:
         if frame.kind != Kind.HELLO:
             return self._break(f"a frame of kind {frame.kind:#04x} before the hello")
         hello = read_hello(frame.payload)
         if isinstance(hello, str):
             return self._break(hello)
         self._set_peer_limits(hello.limits)
-        self.peer_services = hello.services
-        if not self.client:
-            self._greet()
-        self.state = State.GREETED
+        self.peer_hello = hello
+        assert not isinstance(frame.payload, Segmented)  # it could be read
+        self._peer_hello = bytes(frame.payload)
+        if self.client:
+            return self._authenticate()
+        self._greet()
+        if self.hello.methods:
+            self.state = State.AUTHENTICATING
+            return None
+        return self._become_greeted()
+
+    def _become_greeted(self) -> Greeted:
+        self._is_early = False
+        self.state = _GREETED
         self.reader.limit = self.limits.max_message_size
         return Greeted()
+
+    # Who the peer is
+
+    def hellos(self) -> Hellos:
+        """What both sides have said, which proofs are made of."""
+        return Hellos(self._hello, self._peer_hello) if self.client else Hellos(self._peer_hello, self._hello)
+
+    def _authenticate(self) -> Event[TokenT] | None:
+        """At the client: the server has said how it wants to be told who this is."""
+        credentials, methods = self.credentials, self.peer_hello.methods
+        if credentials is None or credentials.method not in methods:
+            if credentials is not None and credentials.method == Method.SECRET:
+                return self._refuse_peer("the server did not prove that it knows the secret: it asks for none")
+            if not methods:
+                return self._become_greeted()
+            asked = cut(" or a ".join(methods), 64)
+            given = "none" if credentials is None else f"a {credentials.method}"
+            return self._refuse_peer(f"the server asks for a {asked}, and was given {given}")
+        if not self.peer_hello.nonce:
+            return self._break("a hello that asks for a proof, without a nonce")
+        self.outgoing.append(encode(Kind.AUTHENTICATE, 0, 0, credentials.claim(self.hellos())))
+        if credentials.method == Method.SECRET:
+            self.state = State.AUTHENTICATING
+            return None
+        return self._become_greeted()
+
+    def _on_proof(self, frame: Frame) -> Event[TokenT] | None:
+        if self.credentials is None or not self.credentials.is_answered(frame.payload, self.hellos()):
+            return self._refuse_peer("the server did not prove that it knows the secret")
+        return self._become_greeted()
+
+    def _refuse_peer(self, reason: str) -> Closed:
+        """The server has not proved who it is, or asks what this side cannot answer: tell it, and end."""
+        self.outgoing.append(self.goodbye(reason, Leave.REFUSED))
+        error = ConnectionLost(reason)
+        error.__cause__ = AuthenticationFailed("", reason)
+        return self.close(error)
+
+    def _on_claim(self, frame: Frame) -> Event[TokenT] | None:
+        claim = read_claim(frame.payload)
+        if isinstance(claim, str):
+            return self._break(claim)
+        if claim.method not in self.hello.methods:
+            return self._break(f"a {claim.method}, which was not asked for")
+        if claim.method == Method.SECRET and not self.peer_hello.nonce:
+            return self._break("a proof without a nonce in the hello")
+        self.claim = claim
+        self.state = State.CLAIMED
+        return Claimed()
+
+    def accept(self, proof: bytes | None = None) -> Outgoing | None:
+        """At a server: the claim is right.
+
+        Args:
+            proof: What proves to the client that this side knows the secret.
+
+        Returns:
+            The bytes that tell it; None if there is nothing to tell, or it is too late, which the state says.
+        """
+        self.claim = None
+        if self.state is not State.CLAIMED:
+            return None
+        self._become_greeted()
+        return None if proof is None else encode(Kind.AUTHENTICATE, 0, 0, proof)
+
+    def turn_away(self) -> None:
+        """At a server: greet a client that is not heard, as it may not come in whatever it says."""
+        if self.state is State.GREETING:
+            self._is_deaf = True
+            self._greet()
+            self.state = State.CLAIMED
 
     def _set_peer_limits(self, limits: Limits) -> None:
         self.peer_limits = limits
@@ -469,7 +643,7 @@ class Protocol(Generic[TokenT]):
         return None
 
     def _greet(self) -> None:
-        hello = pack_hello(self.limits, self.services)
+        hello = self._hello = pack_hello(self.hello)
         self.outgoing.append(PREAMBLE + pack_header(len(hello), Kind.HELLO, 0, 0, 0) + hello)
 
     def _on_request(self, frame: Frame) -> Event[TokenT] | None:
@@ -488,16 +662,20 @@ class Protocol(Generic[TokenT]):
                 return None
             extras = read
         nested = extras.parent and self.calls.get(extras.parent) is not None
-        if self.state is not _OPEN and not self.client and not nested:
-            if self.state is _DRAINING:
-                return None  # sent before the goodbye arrived, which says that it was not accepted
-            if self.state is _GREETED:
+        if self.state is not _OPEN:
+            if self.state is _GREETED and not self.client and not nested:
                 return self._break("a call before the welcome")
+            if self._is_too_late(nested=bool(nested)):
+                self._turn_away(call)
+                return None
         # Nested calls do not wait for room at the caller, who waits for nothing else: so they have room of their own.
         # Those do not take that of others, who have counted only their own.
         if len(self._running) >= self.limits.max_calls and self._is_full(nested=bool(nested)):
             error = ServerBusy(f"{self.limits.max_calls} calls are in flight on this connection, which is the limit")
             self.outgoing.append(self._failure(call, error))
+            return None
+        if self.rate is not None and command < FIRST_RESERVED_ID and not self.rate.may_call():
+            self.outgoing += (self.release(call, ALL_CALLBACKS), self._failure(call, ServerBusy(self.rate.why())))
             return None
         if self._lowered and (too_large := self._too_large(payload)) is not None:
             self.outgoing += (self.release(call, ALL_CALLBACKS), self._failure(call, too_large))
@@ -507,7 +685,23 @@ class Protocol(Generic[TokenT]):
             self._nested.add(call)
         if call > self.last_accepted:
             self.last_accepted = call
+        # Entered first, looked at the state then: who drains or closes does it the other way round, so that no goodbye
+        # names a call as the last accepted one that is lower than one that is run.
+        if self.state is not _OPEN and self._is_too_late(nested=bool(nested)):
+            self._answered(call)
+            self._turn_away(call)
+            return None
         return Request(command, call, payload, extras)
+
+    def _turn_away(self, call: int) -> None:
+        """A call came too late."""
+        self.peer_waits = True
+        late = ConnectionLost("the call came when no more were accepted: it did not run")
+        self.outgoing.append(self._failure(call, late))
+
+    def _is_too_late(self, *, nested: bool) -> bool:
+        """Whether a call is not accepted because this side drains."""
+        return self.state is _DRAINING and not self.client and (self._finished or not nested)
 
     def _on_batch(self, frame: Frame) -> Event[TokenT] | None:
         if frame.call & 1 == self.client:
@@ -519,6 +713,8 @@ class Protocol(Generic[TokenT]):
         if isinstance(parts, str):
             self.outgoing.append(self.failure(request, pack_protocol_failure(ProtocolError(parts))))
             return None
+        if self.rate is not None and frame.command < FIRST_RESERVED_ID:
+            self.rate.charge(len(parts) - 1)
         return BatchRequest(request, parts)
 
     def _on_outcomes(self, frame: Frame) -> Event[TokenT] | None:
@@ -565,6 +761,9 @@ class Protocol(Generic[TokenT]):
         if self._lowered and self._too_large(frame.payload) is not None:
             self._drop_notify(frame)
             return None
+        if self.rate is not None and frame.command < FIRST_RESERVED_ID and not self.rate.may_notify():
+            self._drop_notify(frame)
+            return None
         return Request(frame.command, 0, frame.payload, extras, frame.call)
 
     def _drop_notify(self, frame: Frame) -> None:
@@ -582,6 +781,8 @@ class Protocol(Generic[TokenT]):
             self.end_flows(frame.call)
         if self.batches:
             self.batches.pop(frame.call, None)
+        if self.nested_calls:
+            self.nested_calls.discard(frame.call)
         if token is None:
             self.late_replies += 1
             return None
@@ -593,6 +794,8 @@ class Protocol(Generic[TokenT]):
         size = payload_size(frame.payload)
         if size > MAX_PING:
             return self._break(f"a ping of {size} bytes, the limit is {MAX_PING}")
+        if not self.pings.take():
+            return self._break(f"more than {PINGS_AT_ONCE} pings at once, or {PING_RATE:g} a second")
         self.outgoing.append(encode(Kind.PONG, 0, frame.call, frame.payload))
         return None
 
@@ -602,11 +805,15 @@ class Protocol(Generic[TokenT]):
     def _on_goodbye(self, frame: Frame) -> Event[TokenT] | None:
         said, code = read_goodbye(frame.payload)
         self.leave = code
+        self._peer_last = read_last_accepted(frame.payload)
         error = ConnectionLost(f"the peer closed the connection{': ' if said else ''}{said}")
         if code == Leave.BUSY:
             error.__cause__ = ServerBusy(said)
-        if self.client and self.state is not State.GREETING and self.calls:
-            # A server that says goodbye still answers what it accepted; its end of file follows.
+        elif code == Leave.REFUSED:
+            error.__cause__ = AuthenticationFailed("", said or NOT_AUTHENTICATED)
+        waits = self.client and self.state is not State.GREETING and (self.calls.calls or self._running)
+        if waits and code != Leave.FINISHED:
+            # A server that says goodbye still answers what it accepted, and wants what it asked; its end follows.
             self.state = State.DRAINING
             self._farewell = str(error)
             return None
@@ -617,6 +824,8 @@ class Protocol(Generic[TokenT]):
             return None
         if frame.kind == Kind.HELLO:
             return self._break("a second hello")
+        if frame.kind == Kind.AUTHENTICATE:
+            return self._break("an authentication out of place")
         return self._break(f"a frame of unknown kind {frame.kind:#04x}")
 
     # Sending
@@ -672,6 +881,25 @@ class Protocol(Generic[TokenT]):
         error = ConnectionLost(*self.error.args)
         error.__cause__ = self.error.__cause__
         return error
+
+    def lost_call(self, call: int) -> ConnectionLost:
+        """As :meth:`lost`, for a call in flight: ``OutcomeUnknown`` unless it certainly did not run.
+
+        Args:
+            call: Its id; 0 where that is not known.
+        """
+        lost = self.lost()
+        if call and self._did_not_run(call):
+            return lost
+        error = OutcomeUnknown(*lost.args)
+        error.__cause__ = lost.__cause__
+        return error
+
+    def _did_not_run(self, call: int) -> bool:
+        """Whether the peer has said that it does not run a call that was sent and not answered."""
+        if self.leave == Leave.FINISHED:
+            return True
+        return self._peer_last is not None and call > self._peer_last and call not in self.nested_calls
 
     def request(self, call: int, command: int, payload: Payload, what: str, extension: bytes = b"") -> Outgoing:
         """The bytes of a call.
@@ -889,8 +1117,27 @@ class Protocol(Generic[TokenT]):
         """
         if self.state is not State.OPEN and self.state is not _GREETED:
             return None
-        self.state = State.DRAINING
+        self.peer_waits = bool(self._running)
+        self.state = State.DRAINING  # before the goodbye is made, for `_accept`
         return self.goodbye(reason)
+
+    def finish(self, reason: str) -> Outgoing | None:
+        """While this side drains: all that was accepted has been answered, and the answers are on their way.
+
+        Args:
+            reason: As for :meth:`drain`.
+
+        Returns:
+            The bytes that tell the peer; None when that is not so, or it is too late.
+        """
+        if self.state is not State.DRAINING or self.client:
+            return None
+        # As in `_accept`: what is nested in a call of this side's may just come.
+        self._finished = True
+        if self._running:
+            self._finished = False
+            return None
+        return self.goodbye(reason, Leave.FINISHED)
 
     def goodbye(self, reason: str, code: int = Leave.OTHER) -> Outgoing:
         """The bytes that announce the end of the connection; they name the highest call that was accepted.
@@ -933,6 +1180,10 @@ class Protocol(Generic[TokenT]):
     def ping(self, payload: bytes = b"") -> Outgoing:
         """The bytes that ask the peer for a sign of life, which repeats the payload: ``MAX_PING`` bytes at most."""
         return encode(Kind.PING, 0, 0, payload)
+
+    def sign_of_life(self) -> Outgoing:
+        """The bytes that answer a ping which was not read yet, and perhaps not sent."""
+        return encode(Kind.PONG, 0, 0, b"")
 
     def _failure(self, call: int, error: Exception) -> Outgoing:
         return encode(Kind.ERROR, 0, call, pack_protocol_failure(error))

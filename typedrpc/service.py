@@ -82,20 +82,37 @@ class FunctionService:
     def rpc(self, function: Callable[P, R], /) -> FunctionCommand[Callable[P, R]]: ...
     @overload
     def rpc(
-        self, *, id: int | None = None, raises: Sequence[type[Exception]] = ()
+        self,
+        *,
+        id: int | None = None,
+        raises: Sequence[type[Exception]] = (),
+        idempotent: bool = False,
+        requires: str | None = None,
     ) -> Callable[[Callable[P, R]], FunctionCommand[Callable[P, R]]]: ...
-    def rpc(self, function: Any = None, *, id: int | None = None, raises: Sequence[type[Exception]] = ()) -> Any:
+    def rpc(
+        self,
+        function: Any = None,
+        *,
+        id: int | None = None,
+        raises: Sequence[type[Exception]] = (),
+        idempotent: bool = False,
+        requires: str | None = None,
+    ) -> Any:
         """Make a function a command of this service. Its annotations are the contract.
 
         Args:
             id: The 16-bit command id, 0 to 0xFEFF; without it the id is derived from the names of service and command.
             raises: Classes of exceptions that arrive at the caller as themselves, as for ``rpc``.
+            idempotent: It does no harm if a call runs twice, as for ``rpc``.
+            requires: What a caller must be allowed, as for ``rpc``.
 
         Raises:
             DefinitionError: With everything that is wrong with the definition.
         """
         if function is None:
-            return lambda function: self._contract.add(FunctionCommand(function, id=id, raises=raises))
+            return lambda function: self._contract.add(
+                FunctionCommand(function, id=id, raises=raises, idempotent=idempotent, requires=requires)
+            )
         return self._contract.add(FunctionCommand(function))
 
     def __repr__(self) -> str:
@@ -467,9 +484,14 @@ class PerPeer:
         self.place = place
 
 
+def implementation_for(command: Command[Any], instance: Service) -> Command[Any]:
+    """The command by which an instance implements a declared one."""
+    return _contract_of(instance).implementation_of(command)
+
+
 def function_for(command: Command[Any], instance: Service) -> Callable[..., Any]:
     """What runs a declared command on an instance."""
-    function: Callable[..., Any] = _contract_of(instance).implementation_of(command).function
+    function: Callable[..., Any] = implementation_for(command, instance).function
     bound: Callable[..., Any] = function.__get__(instance)
     return bound
 
@@ -480,15 +502,24 @@ class Entry:
 
     Attributes:
         command: The command as it is declared: its signature and codec count.
+        implementation: The command that implements it, or itself: what it requires counts.
         function: What runs it, bound to the served instance; where each peer has its own, it is not bound.
         id: The id under which this side serves it.
         place: Which of a peer's own instances runs it; None where all peers share one.
     """
 
-    __slots__ = ("command", "function", "id", "place")
+    __slots__ = ("command", "function", "id", "implementation", "place")
 
-    def __init__(self, command: Command[Any], function: Callable[..., Any], id: int, place: int | None = None) -> None:
+    def __init__(
+        self,
+        command: Command[Any],
+        implementation: Command[Any],
+        function: Callable[..., Any],
+        id: int,
+        place: int | None = None,
+    ) -> None:
         self.command = command
+        self.implementation = implementation
         self.function = function
         self.id = id
         self.place = place
@@ -573,10 +604,13 @@ class Table:
                 faults.append(f"two services have the name {service_name!r}: give one of their classes another name=")
                 continue
             for name, command in commands.items():
-                function = contract.implementation_of(command).function
+                implementation = contract.implementation_of(command)
+                function = implementation.function
                 if isinstance(service, Service):
                     function = function.__get__(service)
-                entries[name] = Entry(command, function, ids.get(command.qualified_name, command.id), place)
+                entries[name] = Entry(
+                    command, implementation, function, ids.get(command.qualified_name, command.id), place
+                )
         return faults
 
     def _number(self) -> list[str]:

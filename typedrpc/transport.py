@@ -7,8 +7,9 @@ import select
 import socket
 import stat
 import struct
+from collections.abc import Collection
 from time import monotonic
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, Protocol, final
 
 from typedrpc.errors import ConnectFailed, ListenFailed
 
@@ -17,6 +18,9 @@ SEND_PATIENCE: Final = 0.002
 
 DONT_WAIT: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
 """Flag of a send that says at once that the pipe is full; where there is none, sockets are set so that none waits."""
+
+READS_END: Final = os.name == "posix"
+"""Reads that wait for data end after a while, see :func:`limit_silence`; elsewhere they do not wait."""
 
 LONGEST_WAIT: Final = 86_400.0
 """Seconds that :func:`wait` waits at most, whatever it is asked for: systems refuse to wait for weeks."""
@@ -31,32 +35,63 @@ OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOM
 
 UNIX_MODE: Final = 0o600
 
+_HAS_PEERCRED: Final = hasattr(socket, "SO_PEERCRED")
 _HAS_UNIX: Final = hasattr(socket, "AF_UNIX")
 _HAS_POLL: Final = hasattr(select, "poll")
 _HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
 
+class SocketLike(Protocol):
+    """What is used of a connected socket. One that is none of the system's has ``has_more``: see :func:`wait`."""
+
+    @property
+    def family(self) -> int: ...
+    def fileno(self) -> int: ...
+    def setsockopt(self, level: int, option: int, value: int | bytes, /) -> None: ...
+    def recv_into(self, buffer: bytearray | memoryview, nbytes: int = ..., flags: int = ..., /) -> int: ...
+    def send(self, data: bytes | bytearray | memoryview, flags: int = ..., /) -> int: ...
+    def sendmsg(
+        self, buffers: list[bytes | bytearray | memoryview], ancdata: tuple[()] = ..., flags: int = ..., /
+    ) -> int: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
+@final
+class OwnSocket(socket.socket):
+    """One that is closed when nobody has it any more, and not complained about: clients may be left without closing."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_closed"):  # otherwise it could not be made
+            self.close()
+
+
 class Address(NamedTuple):
-    """Where a server listens: host and port, or the path of a unix socket."""
+    """Where a server listens: host and port, with TLS or without, or the path of a unix socket."""
 
     host: str = ""
     port: int = 0
     path: str = ""
+    tls: bool = False
 
     def __str__(self) -> str:
         if self.path:
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"tcp://{host}:{self.port}"
+        return f"{'tls' if self.tls else 'tcp'}://{host}:{self.port}"
 
 
 def parse(url: str) -> Address:
-    """The address that a URL names: ``tcp://host:port``, ``tcp://[::1]:port`` or ``unix:///path/of/socket``.
+    """The address that a URL names: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path/of/socket``.
+
+    A host may be an address, of IPv6 as in ``tcp://[::1]:9000``.
 
     Raises:
         ValueError: It names none; says why and what a right one looks like.
     """
-    forms = "write tcp://host:port or unix:///path"
+    forms = "write tcp://host:port, tls://host:port or unix:///path"
     if not isinstance(url, str):
         raise ValueError(f"a URL is a str, not {type(url).__name__}; {forms}")
     if url.startswith("unix:"):
@@ -66,7 +101,7 @@ def parse(url: str) -> Address:
         if "\0" in path:
             raise ValueError(f"a zero byte in the path; {forms}")
         if not _HAS_UNIX:
-            raise ValueError("this system has no unix sockets; write tcp://host:port")
+            raise ValueError("this system has no unix sockets; write tcp://host:port or tls://host:port")
         return Address(path=path)
     from urllib.parse import urlsplit  # imported when used: with ipaddress it costs 3 ms
 
@@ -75,13 +110,13 @@ def parse(url: str) -> Address:
         port = parts.port
     except ValueError as error:
         raise ValueError(f"{error}; {forms}") from None
-    if parts.scheme != "tcp":
+    if parts.scheme not in ("tcp", "tls"):
         raise ValueError(f"unknown scheme {parts.scheme!r}; {forms}")
     if parts.hostname is None or port is None:
         raise ValueError(f"no {'host' if parts.hostname is None else 'port'}; {forms}")
     if parts.path or parts.query or parts.fragment or parts.username is not None:
         raise ValueError(f"more than a host and a port; {forms}")
-    return Address(host=parts.hostname, port=port)
+    return Address(host=parts.hostname, port=port, tls=parts.scheme == "tls")
 
 
 def listen(url: str, *, insecure: bool, mode: int = UNIX_MODE) -> tuple[socket.socket, Address]:
@@ -113,11 +148,12 @@ def _listen_tcp(url: str, address: Address, insecure: bool) -> tuple[socket.sock
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     # Resolved addresses are in canonical form.
-    if not insecure and not str(where[0]).startswith(("127.", "::ffff:127.")) and where[0] != "::1":
+    if not (insecure or address.tls) and not str(where[0]).startswith(("127.", "::ffff:127.")) and where[0] != "::1":
         raise ListenFailed(
             url,
             "this address can be reached from other machines, and neither TLS nor authentication guards it; "
-            "listen on 127.0.0.1, or pass insecure=True if everybody who can reach it may call it",
+            "write tls://host:port, give a secret, listen on 127.0.0.1, or pass insecure=True if all who can reach it "
+            "may call it",
         )
     listener = socket.socket(family, kind, number)
     try:
@@ -129,7 +165,7 @@ def _listen_tcp(url: str, address: Address, insecure: bool) -> tuple[socket.sock
     except BaseException:
         listener.close()
         raise
-    return listener, Address(host=address.host, port=listener.getsockname()[1])
+    return listener, address._replace(port=listener.getsockname()[1])
 
 
 def _listen_unix(url: str, path: str, mode: int) -> tuple[socket.socket, Address]:
@@ -194,8 +230,9 @@ def dial(url: str, timeout: float) -> socket.socket:
     """
     address = resolve(url)
     try:
+        sock: socket.socket
         if address.path:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock = OwnSocket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 sock.settimeout(timeout)
                 sock.connect(address.path)
@@ -221,7 +258,7 @@ def _dial_tcp(address: Address, timeout: float) -> socket.socket:
     first: OSError | None = None
     for left, (family, kind, number, _, where) in zip(range(len(found), 0, -1), found, strict=True):
         try:
-            sock = socket.socket(family, kind, number)
+            sock = OwnSocket(family, kind, number)
             try:
                 sock.settimeout(max(0.001, (deadline - monotonic()) / left))
                 sock.connect(where)
@@ -256,6 +293,41 @@ def set_options(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+def keep_alive(sock: SocketLike, period: float, *, reads: bool, patience: float) -> None:
+    """Have the system find out within so many seconds that the other end is gone, as far as it can.
+
+    It sees that a machine or a network is gone, not that a process has stopped.
+
+    Args:
+        sock: Connected.
+        period: Seconds; what is less than the system's least is that.
+        reads: Whether the peer reads all the time. What is on its way to another waits until it does, for at least
+            ``patience`` seconds.
+        patience: See there.
+    """
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return
+    probes = 3
+    for name, value in (
+        ("TCP_KEEPIDLE", max(1, round(period / 2))),
+        ("TCP_KEEPINTVL", max(1, round(period / 2 / probes))),
+        ("TCP_KEEPCNT", probes),
+        # It counts for what is not acknowledged, for what the peer has no room for, and for the probes too.
+        ("TCP_USER_TIMEOUT", round(1000 * period) if reads or period >= patience else 0),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:  # pragma: no branch  # systems have some of them
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def limit_silence(sock: SocketLike, period: float) -> None:
+    """Have reads of a socket set up by :func:`prepare` say that nothing came, after so many seconds: EAGAIN."""
+    if READS_END:  # pragma: no branch  # tested there
+        micros = max(1, round(1_000_000 * period))
+        timeval = struct.pack("@ll", micros // 1_000_000, micros % 1_000_000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+
+
 def prepare(sock: socket.socket) -> None:
     """The same; and reads that wait for data, writes that wait but a moment."""
     set_options(sock)
@@ -267,7 +339,7 @@ def prepare(sock: socket.socket) -> None:
         sock.setblocking(False)
 
 
-def send(sock: socket.socket, buffers: list[bytes | bytearray | memoryview], flags: int = 0) -> int:
+def send(sock: SocketLike, buffers: list[bytes | bytearray | memoryview], flags: int = 0) -> int:
     """Send what there is room for of some buffers, at once where the system can do that: how many bytes."""
     if len(buffers) == 1 or not _HAS_SENDMSG:
         return sock.send(buffers[0], flags)
@@ -279,7 +351,7 @@ class Waker:
     """Ends the :func:`wait` of another thread, as often as it is :meth:`set`."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
+        self._reader, self._writer = (OwnSocket(fileno=each.detach()) for each in socket.socketpair())
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 
@@ -301,8 +373,13 @@ class Waker:
         self._writer.close()
 
 
+def has_more(sock: SocketLike) -> bool:
+    """Whether a socket that is none of the system's may have something to read of which the system does not know."""
+    return bool(getattr(sock, "has_more", False))
+
+
 def wait(
-    sock: socket.socket,
+    sock: SocketLike,
     *,
     read: bool = False,
     write: bool = False,
@@ -321,6 +398,8 @@ def wait(
     Returns:
         Whether it can be *read* (asked for or not: False when only writing was asked for).
     """
+    if read and not isinstance(sock, socket.socket) and has_more(sock):
+        return True  # it was read from the system already
     if _HAS_POLL:
         poller = select.poll()
         number = sock.fileno()
@@ -362,6 +441,40 @@ def describe_peer(sock: socket.socket) -> str:
     if isinstance(name, tuple):
         return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
     return f"unix:{os.fsdecode(name)}" if name else "unix"
+
+
+def find_users(url: str, users: Collection[int | str]) -> frozenset[int]:
+    """The numbers of users of this system, who may connect to a unix socket.
+
+    Raises:
+        ListenFailed: There is no such user, or nobody could tell who connects there.
+    """
+    if not _HAS_PEERCRED or not url.startswith("unix:"):
+        raise ListenFailed(url, "allow_users needs a unix socket on Linux, where the system says who connects")
+    import pwd  # imported when used: not every system has it
+
+    found = set()
+    for user in users:
+        try:
+            found.add(pwd.getpwnam(user).pw_uid if isinstance(user, str) else int(user))
+        except KeyError:
+            raise ListenFailed(url, f"allow_users: this system has no user {user!r}") from None
+    return frozenset(found)
+
+
+def user_of(sock: socket.socket) -> tuple[int, str]:
+    """The user who has connected to a unix socket, after :func:`find_users`: the number, and the name if it has one.
+
+    Raises:
+        OSError: The system does not say.
+    """
+    import pwd
+
+    _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
+    try:
+        return uid, pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return uid, str(uid)
 
 
 def in_words(error: OSError | UnicodeError) -> str:

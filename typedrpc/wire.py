@@ -49,6 +49,13 @@ VERSION: Final = 1
 MAGIC: Final = b"\xd4tRPC\r\n"
 PREAMBLE: Final = MAGIC + bytes([VERSION])
 
+SPEAKS_TLS: Final = "it speaks TLS, which begins another way"
+"""The fault of a stream that begins as one of TLS does."""
+
+TLS_BEGINS: Final = b"\x16\x03"
+TLS_ALERT: Final = b"\x15\x03\x01\x00\x02\x02\x0a"
+"""What TLS says to who begins with something unexpected."""
+
 HEADER: Final = Struct(">IBBHI")
 HEADER_SIZE: Final = HEADER.size
 pack_header: Final = HEADER.pack
@@ -75,7 +82,7 @@ class Kind(IntEnum):
     """What a frame is. Kinds from 0x80 up may be ignored by who does not know them, the rest may not."""
 
     HELLO = 0x01
-    AUTHENTICATE = 0x02  # reserved
+    AUTHENTICATE = 0x02
     WELCOME = 0x03
     LIMITS = 0x04
     REQUEST = 0x10
@@ -241,6 +248,11 @@ def _take_rest() -> memoryview:
         return memoryview(bytearray(CHUNK_SIZE))
 
 
+_FLAGS_AT: Final = 5
+_NO_FLAGS: Final = 0xFF
+"""Where a header has its flags, and what none has there that is accepted."""
+
+
 class FrameReader:
     """Cuts the bytes of one direction of a connection into frames.
 
@@ -261,8 +273,10 @@ class FrameReader:
         "_end",
         "_left",
         "_lent",
+        "_marked",
         "_partial",
         "_preamble",
+        "_reads",
         "_rest",
         "_start",
         "_waiting",
@@ -293,6 +307,9 @@ class FrameReader:
         # Messages of which pieces have come, by kind, command and call, and their bytes together.
         self._partial: dict[tuple[int, int, int], _Large] = {}
         self._announced = 0
+        # What was read, but for what `sole_frame` gave, which leaves its trace in the buffer.
+        self._reads = 0
+        self._marked = -1
 
     def discard(self) -> None:
         """Nothing is read any more: let go of the buffers, which may be all that a dead connection weighs."""
@@ -348,8 +365,20 @@ class FrameReader:
             return self.view[self._end :]
         return self.view if self.view or self._lent is not None else self._make_buffer()
 
+    def mark(self) -> None:
+        """Remember where the stream stands, for :attr:`moved`. Of no use in a borrowed buffer."""
+        self._marked = self._reads
+        if self.idle:
+            self.get_buffer()[_FLAGS_AT] = _NO_FLAGS
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything was read since the stream was marked."""
+        return self._reads != self._marked or (self.idle and self.buffer[_FLAGS_AT] != _NO_FLAGS)
+
     def received(self, count: int) -> None:
         """``count`` bytes were read into the buffer that :meth:`get_buffer` gave."""
+        self._reads += 1
         if self._waiting is not None:
             assert self._rest is not None, "there is no buffer before it is asked for"
             self._waiting.take(self._rest[:count])
@@ -426,7 +455,8 @@ class FrameReader:
     def _check_preamble(self) -> bool:
         got = bytes(self.buffer[: min(self._end, len(PREAMBLE))])
         if got[: len(MAGIC)] != MAGIC[: len(got)]:
-            self.fault = ProtocolError(f"not typedrpc: the first bytes are {got!r}")
+            tls = got[: len(TLS_BEGINS)] == TLS_BEGINS[: len(got)]
+            self.fault = ProtocolError(SPEAKS_TLS if tls else f"not typedrpc: the first bytes are {got!r}")
         elif len(got) == len(PREAMBLE):
             if got != PREAMBLE:
                 self.fault = ProtocolError(f"the peer speaks version {got[-1]} of the protocol, this side {VERSION}")

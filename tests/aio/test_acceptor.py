@@ -13,6 +13,7 @@ import pytest
 from tests.support import PATIENCE
 from typedrpc import transport
 from typedrpc.aio.acceptor import Acceptor
+from typedrpc.common.arrivals import Arrivals, Place
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -55,9 +56,9 @@ class Stand:
         real, self.address = transport.listen("tcp://127.0.0.1:0", insecure=False)
         self.listener = Listener(real)
         self.made: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
-        self.acceptor = Acceptor(asyncio.get_running_loop(), self.listener, self.address, self.make)
+        self.acceptor = Acceptor(asyncio.get_running_loop(), self.listener, self.address, self.make, Arrivals(None))
 
-    def make(self) -> asyncio.BaseProtocol:
+    def make(self, place: Place) -> asyncio.BaseProtocol:
         return Made(self.made)
 
     def dial(self) -> socket.socket:
@@ -162,10 +163,10 @@ def test_a_connection_that_cannot_be_made_costs_that_client_only(
     async def body(stand: Stand) -> None:
         make, errors = stand.make, [error]
 
-        def fail() -> asyncio.BaseProtocol:
+        def fail(place: Place) -> asyncio.BaseProtocol:
             if errors:
                 raise errors.pop()
-            return make()
+            return make(place)
 
         stand.acceptor._make = fail
         with stand.dial() as first, stand.dial():

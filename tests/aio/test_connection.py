@@ -1,13 +1,17 @@
 """What a connection on an event loop weighs, and how it reads."""
 
+import asyncio
+import gc
+import weakref
 from contextlib import ExitStack
+from contextvars import Context
 from typing import Any, cast
 
 import pytest
 
 from tests.ends import loop_server
-from tests.support import RawPeer
-from typedrpc import Service, rpc
+from tests.support import PATIENCE, RawPeer, until
+from typedrpc import Peer, Service, connect, current_call, rpc
 from typedrpc.codec import pack_plain
 from typedrpc.wire import Kind, pack_header
 
@@ -57,3 +61,36 @@ def test_a_part_of_a_frame_is_safe_from_what_others_read() -> None:
         one.send(data[15:])
         assert one.read_frame().payload == pack_plain("second")
         assert buffers_of(server) == {id(shared)}
+
+
+class Listener(Service):
+    @rpc
+    def ready(self) -> bool:
+        return True
+
+
+class Asker(Service):
+    def __init__(self) -> None:
+        self.callers: list[weakref.ref[Peer]] = []
+
+    @rpc
+    async def ask(self) -> bool:
+        peer = current_call().peer
+        self.callers.append(weakref.ref(peer))
+        # Of what was cancelled, asyncio only forgets what would be the next at once.
+        asyncio.get_running_loop().call_later(PATIENCE, bool, context=Context())
+        return await peer.proxy(Listener).ready.with_options(timeout=PATIENCE * 100).aio()
+
+
+def test_the_timer_of_a_deadline_keeps_nobody_who_has_left() -> None:
+    """asyncio keeps a timer that was cancelled until it would be due, and with it the context that it was made in."""
+    asker = Asker()
+    with loop_server(asker) as server:
+        with connect(Asker, server.url, expose=[Listener()]) as proxy:
+            assert proxy.ask.call()
+
+        def is_forgotten() -> bool:
+            gc.collect()
+            return asker.callers[0]() is None
+
+        until(is_forgotten)

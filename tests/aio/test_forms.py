@@ -123,6 +123,7 @@ class TestForms:
 
         loop.run(main())
 
+    @pytest.mark.unmeasured
     def test_one_client_of_threads_and_several_loops_at_once(self, loop: Loop, client: str, server: str) -> None:
         """Each takes all forms that it may, at the same time."""
 

@@ -193,6 +193,7 @@ class TestCallbacks:
 
         loop.run(main())
 
+    @pytest.mark.unmeasured
     def test_they_run_one_after_another_in_the_order_in_which_they_were_sent(self, loop: Loop, colour: str) -> None:
         seen: list[int] = []
         running: list[int] = []
@@ -333,6 +334,7 @@ class TestNested:
 
         loop.run(main())
 
+    @pytest.mark.unmeasured
     def test_to_and_fro_several_at_once(self, loop: Loop, colour: str) -> None:
         async def main() -> None:
             async with two_ends(colour) as ends:

@@ -1,7 +1,9 @@
 """What an event loop writes, to a transport that takes as much as a test says."""
 
 import asyncio
+import weakref
 from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from time import monotonic
 from typing import Any, cast
 
@@ -27,6 +29,7 @@ class Transport:
 
     def __init__(self, outlet: Outlet, *, wants: int = 1 << 40) -> None:
         self.writes: list[bytes] = []
+        self.lost = False
         self.sizes: list[int] = []
         self.high = 0
         self._outlet = outlet
@@ -37,6 +40,9 @@ class Transport:
 
     def get_write_buffer_size(self) -> int:
         return self.sizes.pop(0) if self.sizes else 0
+
+    def is_closing(self) -> bool:
+        return self.lost
 
     def write(self, data: bytes) -> None:
         self.writes.append(bytes(data))
@@ -332,3 +338,45 @@ class TestTheEnd:
             assert [*idle, rig.outlet.idle] == [True, False, True]
 
         loop.run(main())
+
+
+class Tenant:
+    """What a handler has in its context."""
+
+
+tenant: ContextVar[Tenant] = ContextVar("tenant")
+
+
+def test_a_timer_does_not_keep_the_context_of_who_has_written(loop: Loop) -> None:
+    """asyncio keeps a timer that was cancelled until it would be due, and its context: the call of a handler."""
+
+    async def main() -> None:
+        rig = Rig().open()
+        held = Tenant()
+        left = weakref.ref(held)
+
+        def write_too_much(held: Tenant) -> None:
+            tenant.set(held)
+            rig.outlet.pause()
+            rig.outlet.resume()
+
+        copy_context().run(write_too_much, held)
+        del held
+        assert left() is None
+        rig.outlet.close()
+
+    loop.run(main())
+
+
+def test_a_transport_that_was_lost_is_given_no_more(loop: Loop) -> None:
+    """asyncio logs a warning for each further write, and of a large message there are many."""
+
+    async def main() -> None:
+        rig = Rig().open()
+        rig.transport.lost = True
+        rig.outlet.add(LARGE)
+        rig.outlet.flush()
+        assert len(rig.writes) == 1
+        rig.outlet.close()
+
+    loop.run(main())

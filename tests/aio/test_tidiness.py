@@ -28,7 +28,9 @@ PROLOGUE: Final = """
             return number
 
         @rpc
-        async def hang(self) -> None:
+        async def hang(self, told: bool = True) -> None:
+            if told:
+                hung.release()
             await asyncio.Event().wait()
 
         @rpc
@@ -54,9 +56,12 @@ PROLOGUE: Final = """
     URL = "tcp://127.0.0.1:0"
     logging.getLogger("typedrpc").addHandler(logging.NullHandler())  # what it logs is for its operator
 
-    async def turns():
-        for _ in range(20):
-            await asyncio.sleep(0.001)
+    hung, ended = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def three(of):
+        async with asyncio.timeout(30):
+            for _ in range(3):
+                await of.acquire()
 
     def run(main):
         async def begin():
@@ -103,7 +108,7 @@ PROGRAMS: Final = {
             server = await aio.Server(Desk(), url=URL).start()
             async with aio.connect(Desk, server.url) as desk:
                 tasks = [asyncio.create_task(desk.hang()) for _ in range(3)]
-                await turns()
+                await three(hung)
                 await server.close(grace=0.01)
                 results = await asyncio.gather(*tasks, return_exceptions=True)
                 assert all(isinstance(error, typedrpc.ConnectionLost) for error in results), results
@@ -114,7 +119,7 @@ PROGRAMS: Final = {
             server = await aio.Server(Desk(), url=URL).start()
             client = await aio.connect(Desk, server.url)
             tasks.extend(asyncio.create_task(client.proxy(Desk).hang()) for _ in range(3))
-            await turns()
+            await three(hung)
     """,
     "the client is closed, with calls in flight that nobody awaits": """
         async def main():
@@ -122,7 +127,7 @@ PROGRAMS: Final = {
                 client = await aio.connect(Desk, server.url)
                 for _ in range(3):
                     client.proxy(Desk).hang.submit()
-                await turns()
+                await three(hung)
                 await client.close()
     """,
     "the connection is lost, with calls pending": """
@@ -131,7 +136,7 @@ PROGRAMS: Final = {
                 tasks = [asyncio.create_task(desk.hang()) for _ in range(3)]
                 stream = desk.numbers()
                 assert await anext(stream) == 0
-                await turns()
+                await three(hung)
                 server.peers[0].close()
                 results = await asyncio.gather(*tasks, return_exceptions=True)
                 assert all(isinstance(error, typedrpc.ConnectionLost) for error in results), results
@@ -140,11 +145,13 @@ PROGRAMS: Final = {
         async def main():
             async with aio.Server(Desk(), url=URL) as server, aio.connect(Desk, server.url) as desk:
                 futures = [desk.hang.submit() for _ in range(3)]
+                for future in futures:
+                    future.add_done_callback(lambda future: ended.release())
                 stream, plain = desk.numbers(), desk.plain_numbers.aio()
                 assert await anext(stream) == await anext(plain) == 0
-                await turns()
+                await three(hung)
                 server.peers[0].close()
-                await turns()
+                await three(ended)
     """,
     "streams are left half way": """
         async def main():
@@ -187,11 +194,11 @@ PROGRAMS: Final = {
                 for _ in range(3):
                     try:
                         async with asyncio.timeout(0.01):
-                            await desk.hang()
+                            await desk.hang(told=False)
                     except TimeoutError:
                         pass
                 tasks = [asyncio.create_task(desk.hang()) for _ in range(3)]
-                await turns()
+                await three(hung)
                 for task in tasks:
                     task.cancel()
     """,
@@ -200,7 +207,7 @@ PROGRAMS: Final = {
             async with aio.Server(Desk(), url=URL) as server, aio.connect(Desk, server.url) as desk:
                 task = asyncio.create_task(desk.hang())
                 task.add_done_callback(lambda task: task.cancelled() or task.exception())
-                await turns()
+                await hung.acquire()
                 raise KeyError("its own")
 
         def run(main, run=run):
@@ -215,7 +222,7 @@ PROGRAMS: Final = {
             client = await asyncio.to_thread(typedrpc.connect, Desk, server.url)
             assert await client.proxy(Desk).awaited.aio(1) == 1
             task = asyncio.create_task(client.proxy(Desk).hang())
-            await turns()
+            await hung.acquire()
     """,
     "connecting fails": """
         async def main():

@@ -189,6 +189,7 @@ def test_it_runs_in_the_thread_that_waits_for_the_call(proxy: Room) -> None:
     assert len(threads) == 7
 
 
+@pytest.mark.unmeasured
 def test_in_each_of_many_threads_its_own(proxy: Room) -> None:
     def call() -> bool:
         seen = set()
@@ -293,6 +294,7 @@ def test_one_after_another_in_the_order_in_which_they_were_sent(form: str, proxy
     assert seen == list(range(301))
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("form", ["call", "submit"])
 def test_the_result_comes_after_the_callbacks_that_were_sent_before_it(form: str, proxy: Room, room: Room) -> None:
     seen: list[int] = []
@@ -362,6 +364,7 @@ def test_from_several_threads_of_the_handler(proxy: Room, room: Room) -> None:
     assert future.result(PATIENCE) == [-number for number in range(8)]
 
 
+@pytest.mark.unmeasured
 def test_the_order_is_kept_where_the_call_ends_between_them(proxy: Room, room: Room) -> None:
     """Those that come after the call run in another thread, and after those that ran in the caller's."""
     for _ in range(100):
@@ -694,6 +697,7 @@ def test_in_another_process_that_is_killed(room: Room, colours: Colours) -> None
         room.kept.clear()
 
 
+@pytest.mark.unmeasured
 def test_called_often(proxy: Room, room: Room, client: Client[Any]) -> None:
     seen: list[int] = []
 
@@ -994,6 +998,7 @@ def test_call_ids_that_wrap_skip_live_callbacks(proxy: Room, room: Room, client:
     assert {1, 0xFFFF_FFFD} <= numbers
 
 
+@pytest.mark.unmeasured
 def test_dropped_at_any_moment(room: Room, colours: Colours) -> None:
     """The garbage collector runs all the time, in every thread, with callbacks in cycles."""
     threshold = gc.get_threshold()
@@ -1053,7 +1058,7 @@ def test_a_client_drops_callbacks_of_its_server_at_any_moment(room: Room, colour
             assert proxy.run("a") == 2
 
             def collect() -> None:
-                with client._lock:
+                with client._runtime_lock:
                     gc.collect()
 
             Running(collect).result()
@@ -1529,6 +1534,7 @@ def test_a_release_does_not_undo_what_was_called_before_it(room: Room, colours: 
         assert seen == list(range(50))
 
 
+@pytest.mark.unmeasured
 @for_clients
 @pytest.mark.parametrize("form", ["call", "submit"])
 def test_a_flood_of_one_way_callbacks_is_bounded(

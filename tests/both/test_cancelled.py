@@ -616,6 +616,7 @@ CALLS = """
 """
 
 
+@pytest.mark.unmeasured
 @for_servers
 @pytest.mark.parametrize("way", ["wait", "check", "task", "count", "silence", "acount", "asilence", "total", "endless"])
 def test_a_process_that_is_killed_in_its_call(server: Server, desk: Desk, way: str) -> None:

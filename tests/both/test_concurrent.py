@@ -74,6 +74,7 @@ class Fragile(Service):
         return number
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(("most", "workers"), [(1, 4), (3, 4), (1, 0)])
 def test_thirty_clients_at_once(most: int, workers: int, colours: Colours) -> None:
     fragile = Fragile(most)

@@ -221,6 +221,7 @@ def test_futures_of_which_every_second_is_cancelled(
     assert proxy.add(1, 2) == 3
 
 
+@pytest.mark.unmeasured
 def test_calls_one_after_another_of_which_every_second_is_given_up(
     client: Client[Any], server: Server, proxy: Crowd
 ) -> None:
@@ -340,6 +341,7 @@ def test_a_future_that_is_done_cannot_be_cancelled(proxy: Crowd) -> None:
     assert not future.cancelled()
 
 
+@pytest.mark.unmeasured
 def test_cancelled_and_answered_at_the_same_time(client: Client[Any], server: Server, proxy: Crowd) -> None:
     """Whoever is first counts, and the caller is told once."""
     for number in range(500):

@@ -73,6 +73,7 @@ def test_a_packer_is_busy_while_it_packs() -> None:
     assert seen[:3] == [[1, 2, 2**70]] * 3
 
 
+@pytest.mark.unmeasured
 def test_threads_do_not_share_packers() -> None:
     codec = codec_of(list[int])
     values = [[thread, 2**70 + thread] * 50 for thread in range(4)]

@@ -421,6 +421,7 @@ def test_bad_data_for_them_is_refused(hint: Any, data: Any, text: str) -> None:
     assert BothWays(hint).refuses_payload(packb(data)).startswith(text)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 31, 32, 255, 256, 65535, 65536])
 def test_containers_of_every_length(length: int) -> None:
     pairs: Any = {str(index): index for index in range(length)}

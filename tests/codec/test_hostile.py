@@ -116,6 +116,7 @@ def sample(hint: Any, data: Any) -> Any:
     )
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("index", range(len(GOOD)), ids=[str(hint) for hint, _ in GOOD])
 @pytest.mark.parametrize("end", ["good", "bad", "cut"])
 def test_twice_the_data_is_twice_the_work(index: int, end: str) -> None:
@@ -229,6 +230,7 @@ def test_a_map_whose_keys_have_one_hash_is_refused_before_it_is_made() -> None:
         unpack_plain(packb(many))
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("hint", [set[int], dict[int, None]])
 def test_honest_ints_of_one_hash_arrive(hint: Any) -> None:
     values = [2**power for power in range(3000)]  # 61 hashes, all in all
@@ -247,6 +249,7 @@ def test_keys_that_become_one_are_refused_by_the_source_too() -> None:
 # Depth, and lengths that are announced.
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("head", [b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xdc\xff\xff", b"\xde\xff\xff"])
 @pytest.mark.parametrize("index", range(0, len(GOOD), 3))
 def test_announced_lengths_that_do_not_come(head: bytes, index: int) -> None:

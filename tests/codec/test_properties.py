@@ -16,7 +16,7 @@ from typedrpc.errors import ArgumentError
 from typedrpc.schema import schema_of
 
 
-@thorough(150)
+@thorough(75)
 @given(st.data())
 def test_every_value_of_every_type_arrives_as_it_was(data: st.DataObject) -> None:
     """As argument and as result, by source and by walk."""
@@ -26,7 +26,7 @@ def test_every_value_of_every_type_arrives_as_it_was(data: st.DataObject) -> Non
         assert same(both.arrives(value), value)
 
 
-@thorough(80)
+@thorough(40)
 @given(st.data())
 def test_the_source_and_the_walk_agree_on_any_value(data: st.DataObject) -> None:
     typed, others = data.draw(TYPES), data.draw(st.lists(TYPES, min_size=1, max_size=4))
@@ -40,7 +40,7 @@ def test_the_source_and_the_walk_agree_on_any_value(data: st.DataObject) -> None
             both.arrives(value)
 
 
-@thorough(100)
+@thorough(50)
 @given(st.data())
 def test_calls_bind_as_python_binds_them(data: st.DataObject) -> None:
     function, types = data.draw(functions(st.sampled_from(SCALARS[:5])))
@@ -73,7 +73,7 @@ def test_calls_bind_as_python_binds_them(data: st.DataObject) -> None:
         assert same(function(*arrived_args, **arrived_kwargs), expected)
 
 
-@thorough(100)
+@thorough(50)
 @given(st.data())
 def test_arguments_of_every_type_arrive_as_they_were(data: st.DataObject) -> None:
     function, types = data.draw(functions(TYPES))
@@ -100,7 +100,7 @@ def attack(codec: CommandCodec, payload: Any) -> None:
         codec.unpack_result(payload)
 
 
-@thorough(200)
+@thorough(100)
 @given(st.data())
 def test_hostile_payloads_raise_only_what_is_documented(data: st.DataObject) -> None:
     """And where the source takes one, the walk takes it for the same value."""
@@ -117,7 +117,7 @@ def test_hostile_payloads_raise_only_what_is_documented(data: st.DataObject) -> 
         attack(both.codec, b"\x91" + bad)
 
 
-@thorough(60)
+@thorough(30)
 @given(st.data())
 def test_hostile_arguments_raise_only_what_is_documented(data: st.DataObject) -> None:
     typed = data.draw(TYPES)
@@ -139,7 +139,7 @@ PLAIN = st.recursive(
 )
 
 
-@thorough(60)
+@thorough(30)
 @given(st.data())
 def test_good_msgpack_of_wrong_shapes_raises_only_what_is_documented(data: st.DataObject) -> None:
     function, _ = data.draw(functions(TYPES))
@@ -154,7 +154,7 @@ def test_good_msgpack_of_wrong_shapes_raises_only_what_is_documented(data: st.Da
         attack(codec, msgpack.packb(value))
 
 
-@thorough(100)
+@thorough(50)
 @given(st.data())
 def test_many_at_once_are_as_one_by_one(data: st.DataObject) -> None:
     """The arguments of calls, and results; what does not fit is never taken."""
@@ -189,7 +189,7 @@ def test_many_at_once_are_as_one_by_one(data: st.DataObject) -> None:
         assert same(tuple(found[1]), codec.unpack_arguments(bad)[0])
 
 
-@thorough(100)
+@thorough(50)
 @given(st.data())
 def test_many_results_at_once_are_as_one_by_one(data: st.DataObject) -> None:
     typed = data.draw(TYPES)

@@ -391,6 +391,7 @@ def test_what_nests_too_deeply_is_refused_on_both_sides(hint: Any, depth: int) -
                 both.codec.unpack_arguments(b"\x91" + head * depth + tail)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("depth", [*range(100, 1200, 100), 509, 510, 511, 512, 513, 1022, 1023, 1024, 1025])
 @pytest.mark.parametrize("hint", [Json, Nest, Twice, Any])
 def test_what_nests_deeply_arrives_or_is_refused(hint: Any, depth: int) -> None:

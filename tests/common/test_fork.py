@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import LoopClient, LoopServer
+from tests.ends import LoopClient, LoopServer
 from tests.support import PATIENCE, Gate, Program, RawPeer, Running, Workshop, serving_process
 from typedrpc import ConnectionLost, Server, connect
 from typedrpc.codec import pack_plain
@@ -63,6 +63,7 @@ def url() -> Iterator[str]:
         yield url
 
 
+@pytest.mark.unmeasured
 def test_parent_and_child_call_a_thousand_times_each(url: str) -> None:
     with connect(Workshop, url) as proxy:
         call_often(proxy, 0, 10)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import ENDS, Ends, alike
+from tests.ends import ENDS, Ends, alike_ends
+from tests.streaming import AsyncGate
 from tests.support import PATIENCE, FakeServer, Gate, Log, Program, RawPeer, Running, Visitor, Workshop
 from typedrpc import (
     Call,
@@ -36,7 +37,7 @@ from typedrpc.service import Table
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-ends = alike
+ends = alike_ends
 
 URL = "tcp://127.0.0.1:0"
 
@@ -729,12 +730,11 @@ class TestAsync:
         assert diary.lines(3)[2] == f"WHO ARE YOU? has left on {name}"
 
     def test_nobody_is_let_in_before_on_connect_has_ended(self, ends: Ends, workshop: Workshop) -> None:
-        begun, go_on = Gate(), Gate()
+        begun, go_on = Gate(), AsyncGate()
 
         async def on_connect(peer: Peer) -> None:
             begun.open()
-            while not go_on.is_open:
-                await asyncio.sleep(0.001)
+            await go_on.pass_through()
 
         with ends.Server(workshop, url=URL, on_connect=on_connect) as server:
             with Visitor.dial(server.url).shake_hands(welcome=False) as peer:

@@ -167,6 +167,7 @@ class TestShapes:
             answered.release()
         assert found == list(range(0, 200, 2))
 
+    @pytest.mark.unmeasured
     def test_many_threads_take_from_one_stream_and_each_item_comes_once(self, pair: Joined) -> None:
         pair.service.scripts["items"] = lambda: iter(range(20_000))
         stream = pair.pipes.produce("items")
@@ -260,6 +261,7 @@ class TestSizes:
         assert either.pipes.swallow("list", iter(expected)) == expected
         assert either.pipes.aswallow.call("alist", awaited(expected)) == expected
 
+    @pytest.mark.unmeasured
     @pytest.mark.parametrize("size", [100, 65_536, 200_000])
     def test_a_buffer_that_the_producer_uses_again_keeps_what_was_yielded(self, size: int, colours: Colours) -> None:
         expected = [bytes([number]) * size for number in range(40)]
@@ -562,6 +564,7 @@ class TestCredit:
             waits_for_credit(pair.far)
             assert watched.made - count <= 1300 + AHEAD
 
+    @pytest.mark.unmeasured
     def test_a_hundred_stalled_streams_hold_up_neither_calls_nor_others(self, colours: Colours) -> None:
         with joined(colours, server={"max_workers": 2}) as pair:
             results, arguments = [Watched(item=BLOB) for _ in range(50)], [Watched(item=BLOB) for _ in range(50)]

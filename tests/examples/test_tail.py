@@ -14,6 +14,8 @@ import pytest
 
 from typedrpc import Service, connect, rpc
 
+pytestmark = pytest.mark.unmeasured
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., Any]
 

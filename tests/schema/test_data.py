@@ -258,6 +258,7 @@ def test_data_that_nests_deep_is_a_value_error() -> None:
         Schema.from_data([[], ["ref", 0], aliases])
 
 
+@pytest.mark.unmeasured
 def test_data_whose_depth_shows_only_in_the_whole_can_be_worked_with() -> None:
     """Each parameter is shallow: what it refers to was read with the one before."""
 
@@ -280,6 +281,7 @@ def test_unions_that_double_at_each_alias_take_no_time() -> None:
     assert str(Schema.from_data([[], ["ref", 0], definitions])) == "() -> A0"
 
 
+@pytest.mark.unmeasured
 def test_many_aliases_are_looked_at_once_each() -> None:
     definitions: list[Any] = [["alias", f"A{i}", ["Union", [["ref", max(0, i - 1)], "int"]]] for i in range(6_000)]
     definitions[0] = ["alias", "A0", "str"]
@@ -290,6 +292,7 @@ def test_many_aliases_are_looked_at_once_each() -> None:
         Schema.from_data([parameters, "None", definitions])
 
 
+@pytest.mark.unmeasured
 def test_many_definitions_are_read_once_each() -> None:
     definitions: list[Any] = [["record", f"R{i}", [["x", ["ref", i // 2], True]], False] for i in range(6_000)]
     data = [[[f"p{i}", 1, ["ref", i], True] for i in range(6_000)], "None", definitions]

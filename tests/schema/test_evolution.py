@@ -714,6 +714,7 @@ HOSTILE: dict[str, Callable[[], list[Any]]] = {
 }
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_is_made_to_be_expensive_takes_few_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     far = Schema.from_data(HOSTILE[name]())

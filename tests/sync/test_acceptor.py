@@ -3,12 +3,15 @@ import logging
 import queue
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from typedrpc import transport
+from typedrpc.common.arrivals import Arrivals, Place
 from typedrpc.sync.acceptor import Acceptor
+from typedrpc.sync.greeter import Greeter
 
 
 @pytest.fixture
@@ -38,11 +41,18 @@ def listener() -> tuple[Listener, transport.Address]:
     return Listener(real), address
 
 
+def accept(listener: Any, address: transport.Address, welcome: Callable[[socket.socket, Place], None]) -> Acceptor:
+    """An acceptor of connections that nobody shakes hands with."""
+    return Acceptor(
+        listener, address, welcome, arrivals=Arrivals(None), greeter=Greeter(lambda connection, stay, deadline: None)
+    )
+
+
 @pytest.fixture
 def acceptor(
     listener: tuple[Listener, transport.Address], welcomed: "queue.Queue[socket.socket]"
 ) -> Iterator[Acceptor]:
-    acceptor = Acceptor(listener[0], listener[1], welcomed.put)  # type: ignore[arg-type]  # it does what is used of one
+    acceptor = accept(listener[0], listener[1], lambda sock, place: welcomed.put(sock))
     yield acceptor
     acceptor.close()
     while not welcomed.empty():
@@ -98,7 +108,7 @@ def test_a_welcome_that_fails_costs_that_connection_only(
     answers: list[Exception | None] = [error, None]
     done = threading.Event()
 
-    def welcome(sock: socket.socket) -> None:
+    def welcome(sock: socket.socket, place: Place) -> None:
         answer = answers.pop(0)
         if answer is not None:
             raise answer
@@ -106,7 +116,7 @@ def test_a_welcome_that_fails_costs_that_connection_only(
         done.set()
 
     listener, address = transport.listen("tcp://127.0.0.1:0", insecure=False)
-    acceptor = Acceptor(listener, address, welcome)
+    acceptor = accept(listener, address, welcome)
     try:
         with dial(address) as first, dial(address) as second:
             assert done.wait(10)
@@ -118,7 +128,7 @@ def test_a_welcome_that_fails_costs_that_connection_only(
 
 
 def test_close_ends_the_thread_and_the_socket(listener: tuple[Listener, transport.Address]) -> None:
-    acceptor = Acceptor(listener[0], listener[1], lambda sock: sock.close())  # type: ignore[arg-type]
+    acceptor = accept(listener[0], listener[1], lambda sock, place: sock.close())
     acceptor.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "typedrpc-accept"]
     with pytest.raises(ConnectionRefusedError):

@@ -145,6 +145,7 @@ def test_what_is_on_its_way_when_the_connection_ends_is_let_go(colours: Colours)
         assert all(isinstance(upload.error(), ConnectionLost) for upload in uploads)
 
 
+@pytest.mark.unmeasured
 def test_large_calls_from_both_ends_and_small_ones_between(colours: Colours) -> None:
     limit = 80 * MIB
     with (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import ENDS, Ends, alike
+from tests.ends import ENDS, Ends, alike_ends
 from tests.support import PATIENCE, FakeServer, Forwarder, Gate, RawPeer, Running, Workshop, agree, in_time, run_all
 from typedrpc import (
     ArgumentError,
@@ -28,7 +28,7 @@ from typedrpc.codec import pack_plain
 from typedrpc.wire import Kind, payload_size
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-ends = alike
+ends = alike_ends
 
 URL = "tcp://127.0.0.1:0"
 
@@ -191,6 +191,7 @@ class TestConnecting:
 
 
 class TestManyThreads:
+    @pytest.mark.unmeasured
     def test_a_proxy_is_first_used_by_many_threads_at_once(self, ends: Ends, server: Server) -> None:
         for _ in range(20):
             with ends.connect(server.url) as client:

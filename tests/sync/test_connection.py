@@ -89,6 +89,7 @@ class TestManyThreads:
                 futures = [meeting.meet.submit() for _ in range(8)]
                 assert sorted(future.result(PATIENCE) for future in futures) == list(range(8))
 
+    @pytest.mark.unmeasured
     def test_answers_reach_who_asked(self, proxy: Workshop) -> None:
         def ask(first: int) -> None:
             for number in range(first, first + 300):
@@ -96,6 +97,7 @@ class TestManyThreads:
 
         run_all([partial(ask, first) for first in range(0, 80_000, 10_000)])
 
+    @pytest.mark.unmeasured
     def test_answers_of_every_size_reach_who_asked(self, proxy: Workshop) -> None:
         def ask(seed: int) -> None:
             for number in range(25):
@@ -320,6 +322,7 @@ def response(call: int, value: object) -> bytes:
 
 
 class TestLargeMessages:
+    @pytest.mark.unmeasured
     def test_both_sides_send_64_mib_at_once(self, workshop: Workshop) -> None:
         limit = 80 * MIB
         with (
@@ -337,6 +340,7 @@ class TestLargeMessages:
             )
             assert (echoed, taken, given, sum_) == (64 * MIB, 64 * MIB, 64 * MIB, 3)
 
+    @pytest.mark.unmeasured
     def test_many_threads_echo_much(self, server: Server) -> None:
         with connect(Workshop, server.url) as proxy:
 

@@ -13,7 +13,7 @@ from tests.support import PATIENCE, Running
 from typedrpc.callbacks import Callbacks
 from typedrpc.common.role import ReadRole
 from typedrpc.dispatch import Dispatcher
-from typedrpc.messages import Limits
+from typedrpc.messages import Hello, Limits
 from typedrpc.protocol import Protocol
 from typedrpc.service import Table
 from typedrpc.sync.handling import HandlerThreads
@@ -58,13 +58,14 @@ class Bare:
         self.role = ReadRole()
         self.ours, self.other = socket.socketpair()
         self.ours.settimeout(PATIENCE)
-        core: Protocol[Any] = Protocol(client=False, limits=Limits())
+        core: Protocol[Any] = Protocol(client=False, hello=Hello(Limits()))
         nothing: Any = lambda *arguments: None  # noqa: E731
         writer = Writer(
             self.ours,
             self.role,
             may_read_ahead=lambda: False,
             read_ahead=nothing,
+            nothing_came=nothing,
             end=nothing,
             stop_leading=self.role.release,
             leave=nothing,
@@ -75,6 +76,7 @@ class Bare:
             self.role,
             writer,
             read=nothing,
+            read_now=nothing,
             readable=lambda: False,
             stop_leading=self.role.release,
             fault=nothing,

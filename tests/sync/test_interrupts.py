@@ -19,8 +19,9 @@ from typing import Any, Final
 import pytest
 
 import typedrpc
+from tests.certificates import of_client, of_server
 from tests.support import Gate, Program, Running, Workshop, handling, serving_process
-from typedrpc import Client, ConnectionLost, Server, connect
+from typedrpc import Client, ConnectionLost, Peer, Retry, Server, Tls, connect
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -118,6 +119,8 @@ class Injector:
         file = frame.f_code.co_filename
         if self.where or not file.startswith(LIBRARY) or file.startswith(CODEC):
             return None
+        if frame.f_code.co_name == "__del__":  # whatever comes out of it goes nowhere
+            return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self._step
 
@@ -178,18 +181,24 @@ def stride(form: Callable[[Workshop], object]) -> int:
     return 3 if form in (call_much, call_many) else 1
 
 
-def check_use(proxy: Workshop) -> bool:
-    """The connection works, or has ended and says so. Returns whether it works."""
+def check_use(client: Client[Workshop], proxy: Workshop, before: Peer, error: type[BaseException]) -> bool:
+    """The connection works, or has ended and says why, and the client dials again. Returns whether it works.
+
+    Args:
+        client: Whose call was interrupted.
+        proxy: What it gives.
+        before: The other end of the connection that the call was made on.
+        error: What interrupted it.
+    """
     probes: list[Callable[[], int]] = [lambda: proxy.add(3, 4), lambda: proxy.add.submit(3, 4).result(10)]
-    errors = []
     for probe in probes:
-        probing = Running(probe)
-        try:
-            assert probing.result() == 7
-        except ConnectionLost as error:
-            errors.append(error)
-    assert len(errors) in (0, len(probes))
-    return not errors
+        assert Running(probe).result() == 7
+    if client.peer is before:
+        return True
+    with pytest.raises(ConnectionLost, match="interrupted") as caught:
+        before.set_limit(max_message_size=1_000_000)
+    assert isinstance(caught.value.__cause__, error)
+    return False
 
 
 @sweep
@@ -204,11 +213,34 @@ def check_use(proxy: Workshop) -> bool:
     ids=lambda value: value.__name__,
 )
 def test_an_interrupt_anywhere_in_a_call(form: Callable[[Workshop], object], error: type[BaseException]) -> None:
-    with Server(Workshop(), url="tcp://127.0.0.1:0") as server:
-        point, survived = 1 - stride(form), 0
+    interrupt_at_points(form, error, stride(form))
+
+
+@sweep
+@pytest.mark.parametrize(
+    ("form", "every"),
+    [(call, 1), (call_in_time, 5), (call_much, 11)],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_an_interrupt_anywhere_in_a_call_with_tls(form: Callable[[Workshop], object], every: int) -> None:
+    interrupt_at_points(form, KeyboardInterrupt, every, "tls://127.0.0.1:0", of_server(), of_client())
+
+
+def interrupt_at_points(
+    form: Callable[[Workshop], object],
+    error: type[BaseException],
+    every: int,
+    url: str = "tcp://127.0.0.1:0",
+    of_server: Tls | None = None,
+    of_client: Tls | None = None,
+) -> None:
+    with Server(Workshop(), url=url, tls=of_server) as server:
+        point, survived = 1 - every, 0
         while True:
-            point += stride(form)
-            with connect(Workshop, server.url) as proxy:
+            point += every
+            client = connect(Workshop, server.url, tls=of_client)
+            peer = client.peer
+            with client as proxy:
                 form(proxy)
                 if form in (submit, notify):
                     proxy.add(1)
@@ -222,12 +254,49 @@ def test_an_interrupt_anywhere_in_a_call(form: Callable[[Workshop], object], err
                 if not injector.where:
                     break
                 try:
-                    survived += check_use(proxy)
+                    survived += check_use(client, proxy, peer, error)
                 except BaseException as problem:
                     problem.add_note(f"after point {point}, {injector.where}")
                     raise
         assert point > 10
         assert survived
+
+
+@sweep
+@pytest.mark.parametrize(
+    ("form", "retry"),
+    [*((form, None) for form in FORMS), (call, Retry()), (submit, Retry())],
+    ids=lambda value: value.__name__ if callable(value) else "retry" if value else "",
+)
+def test_an_interrupt_anywhere_in_a_call_that_dials_again(
+    form: Callable[[Workshop], object], retry: Retry | None
+) -> None:
+    """At every seventh point. Nobody is left waiting for a connection that nobody makes."""
+    with Server(Workshop(), url="tcp://127.0.0.1:0") as server:
+        point = -6
+        while True:
+            point += 7
+            client = connect(Workshop, server.url, retry=retry)
+            with client as proxy:
+                proxy.add(1)
+                for peer in server.peers:
+                    peer.close("that is enough")
+                with Injector(point, KeyboardInterrupt()) as injector:
+                    try:
+                        form(proxy)
+                    except KeyboardInterrupt:
+                        assert injector.where
+                    except ConnectionLost as lost:
+                        assert isinstance(lost.__cause__, KeyboardInterrupt), injector.where
+                try:
+                    assert Running(proxy.add, 3, 4).result() == 7
+                    assert Running(proxy.add.submit(3, 4).result, 10).result() == 7
+                except BaseException as problem:
+                    problem.add_note(f"after point {point}, {injector.where}")
+                    raise
+            if not injector.where:
+                break
+        assert point > 50
 
 
 @sweep
@@ -239,7 +308,9 @@ def test_an_interrupt_anywhere_while_another_thread_waits(form: Callable[[Worksh
         while True:
             point += stride(form)
             name = str(point)
-            with connect(Workshop, server.url) as proxy:
+            client = connect(Workshop, server.url)
+            peer = client.peer
+            with client as proxy:
                 waiting = Running(proxy.wait, name)
                 future = proxy.wait.submit(name)
                 workshop.started[name].wait()
@@ -251,7 +322,7 @@ def test_an_interrupt_anywhere_while_another_thread_waits(form: Callable[[Worksh
                     except ConnectionLost as lost:
                         assert isinstance(lost.__cause__, KeyboardInterrupt), injector.where
                 try:
-                    works = check_use(proxy)
+                    works = check_use(client, proxy, peer, KeyboardInterrupt)
                     workshop.gates[name].open()
                     if works:
                         assert waiting.result() == name
@@ -277,7 +348,9 @@ def test_an_interrupt_anywhere_in_a_thread_that_reads_for_others(timeout: float 
         while True:
             point += 2
             names = [f"{point}{letter}" for letter in "abc"]
-            with connect(Workshop, server.url) as proxy:
+            client = connect(Workshop, server.url)
+            peer = client.peer
+            with client as proxy:
 
                 def others(names: list[str] = names, proxy: Workshop = proxy) -> list[object]:
                     """Two calls and a future, begun when the main thread reads; then its own call is let finish."""
@@ -313,7 +386,7 @@ def test_an_interrupt_anywhere_in_a_thread_that_reads_for_others(timeout: float 
                         workshop.gates[name].open()
                         workshop.started[name].open()
                     results = helping.result()
-                    if check_use(proxy):
+                    if check_use(client, proxy, peer, KeyboardInterrupt):
                         assert results == [names[1], names[2], 1]
                     else:
                         assert all(
@@ -387,7 +460,8 @@ def test_a_signal_while_a_call_waits(
     survived = 0
     for _ in range(20):
         workshop = Workshop()
-        with Server(workshop, url="tcp://127.0.0.1:0") as server, connect(Workshop, server.url) as proxy:
+        with Server(workshop, url="tcp://127.0.0.1:0") as server, connect(server.url) as client:
+            proxy, peer = client.proxy(Workshop), client.peer
             other = Running(proxy.wait, "other") if place == "parked" else None
             if other is not None:
                 workshop.started["other"].wait()
@@ -401,7 +475,7 @@ def test_a_signal_while_a_call_waits(
                 with pytest.raises(error):
                     proxy.wait.with_options(timeout=timeout)("mine")
             interrupting.result()
-            works = check_use(proxy)
+            works = check_use(client, proxy, peer, error)
             survived += works
             workshop.gates["mine"].open()
             workshop.gates["other"].open()
@@ -455,7 +529,8 @@ CTRL_C = """
     survived = 0
     with handling(signal.SIGINT, signal.default_int_handler):
         for _ in range(20):
-            with connect(Workshop, url) as proxy:
+            with connect(url) as client:
+                proxy, peer = client.proxy(Workshop), client.peer
                 stop = threading.Event()
                 asking = [Running(ask, proxy, stop) for _ in range(3)]
                 try:
@@ -464,22 +539,24 @@ CTRL_C = """
                 except KeyboardInterrupt:
                     pass
                 stop.set()
-                if -1 in [one.result() for one in asking]:
+                counts = [one.result() for one in asking]
+                assert proxy.add(1) == 1
+                if client.peer is peer:
+                    assert -1 not in counts, "the connection was lost for some"
+                    survived += 1
+                else:
                     try:
-                        proxy.add(1)
+                        peer.set_limit(max_message_size=1_000_000)
                     except ConnectionLost as lost:
                         assert isinstance(lost.__cause__, KeyboardInterrupt), lost
                     else:
-                        raise AssertionError("the connection was lost for some")
-                else:
-                    assert proxy.add(1) == 1
-                    survived += 1
+                        raise AssertionError("there are two connections")
     say(survived)
 """
 
 
 def test_ctrl_c_in_a_process_that_waits_in_a_call() -> None:
-    """Others of its threads call on and it can use the connection afterwards, or all learn that it has ended."""
+    """Others of its threads call on, on this connection; or that has ended, which is why, and there is another one."""
     with serving_process("max_workers=200") as (url, _), Program(CTRL_C, measured=False) as program:
         program.say(url)
         for _ in range(20):

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from tests.blocking import ALIKE, Ends, alike
-from tests.support import PATIENCE, Gate, Log, Program, RawPeer, Running, Workshop, run_all
+from tests.ends import ALIKE, Ends, alike_ends
+from tests.support import PATIENCE, Gate, Log, Program, RawPeer, Running, Workshop, failure_of, run_all
 from typedrpc import (
     ConnectFailed,
     ConnectionLost,
     DefinitionError,
     FunctionService,
     ListenFailed,
+    Peer,
     Server,
     Service,
     connect,
@@ -29,11 +30,13 @@ from typedrpc import (
     rpc,
     serve,
 )
-from typedrpc.codec import pack_plain
+from typedrpc.codec import pack_plain, unpack_plain
+from typedrpc.failure import Code
+from typedrpc.messages import Leave, read_goodbye
 from typedrpc.wire import Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-ends = alike
+ends = alike_ends
 
 URL = "tcp://127.0.0.1:0"
 
@@ -162,7 +165,15 @@ class TestPeers:
     def test_who_is_connected(self, ends: Ends) -> None:
         with ends.Server(Workshop(), url=URL) as server:
             assert not server.peers
-            with ends.connect(Workshop, server.url) as one, ends.connect(Workshop, server.url) as two:
+            reasons: list[str] = []
+            told = Gate()
+
+            def tell(peer: Peer, error: ConnectionLost) -> None:
+                reasons.append(str(error))
+                told.open()
+
+            connecting = ends.connect(Workshop, server.url, on_disconnect=tell)
+            with connecting as one, ends.connect(Workshop, server.url) as two:
                 assert one.add(1) + two.add(1) == 2
                 first, second = server.peers
                 assert first.id < second.id
@@ -170,10 +181,14 @@ class TestPeers:
                 assert first.address.startswith("127.0.0.1:")
                 assert repr(first) == f"<peer {first.id} at {first.address}>"
                 first.close("you are one too many")
-                with pytest.raises(ConnectionLost, match="you are one too many"):
-                    one.add(1)
+                told.wait()
+                assert "you are one too many" in reasons[0]
                 assert two.add(1) == 1
                 assert [peer.id for peer in server.peers] == [second.id]
+                assert one.add(1) == 1  # its client has dialled again
+                again = server.peers[1]
+                assert [peer.id for peer in server.peers] == [second.id, again.id]
+                assert again.id > second.id
 
     def test_who_has_left_is_forgotten(self, ends: Ends) -> None:
         left = Gate()
@@ -222,7 +237,10 @@ class TestClosing:
                 workshop.gates[name].open()
             assert [call.result() for call in calls] == ["a", "b"]
             assert future.result(PATIENCE) == "c"
-            assert idle.read_frames_to_end() == []
+            refusal, last = idle.read_frames_to_end()
+            assert (refusal.call, failure_of(refusal)[0]) == (1, Code.NOT_ACCEPTED)
+            assert last.kind == Kind.GOODBYE
+            assert unpack_plain(last.payload) == [0, "the server is closing", Leave.FINISHED]
             closing.result()
 
     def test_a_handler_that_does_not_finish(self, ends: Ends, workshop: Workshop, log: Log) -> None:
@@ -304,7 +322,8 @@ class TestClosing:
 
         monkeypatch.setattr(Server, "_serve", end_first)
         with ends.Server(Workshop(), url=URL) as server, RawPeer.dial(server.url) as peer:
-            assert peer.read_to_end() == b""
+            peer.greet()
+            assert [frame.kind for frame in peer.read_frames_to_end()] == [Kind.HELLO]
         assert log.unread == []
 
     def test_large_answers_are_written_before_the_end(self, ends: Ends, workshop: Workshop) -> None:
@@ -314,9 +333,9 @@ class TestClosing:
             peer.send_frame(Kind.REQUEST, Workshop.blob.id, 1, pack_plain([8_000_000]))
             assert peer.sock.recv(1, socket.MSG_PEEK)  # the answer has begun, and stands in the pipe
             closing = Running(lambda: server.close(grace=PATIENCE))
-            answer, goodbye = peer.read_frames_to_end()
+            answer, *goodbyes = peer.read_frames_to_end()
             assert (answer.kind, answer.call) == (Kind.RESPONSE, 1)
-            assert goodbye.kind == Kind.GOODBYE
+            assert [read_goodbye(goodbye.payload)[1] for goodbye in goodbyes] == [Leave.OTHER, Leave.FINISHED]
             closing.result()
 
     def test_from_within_a_handler(self, ends: Ends) -> None:
@@ -570,13 +589,36 @@ class TestExhaustion:
                     raise RuntimeError("can't start new thread")
                 start(thread)
 
-            with monkeypatch.context() as patch:
+            with monkeypatch.context() as patch, RawPeer.dial(server.url) as peer:
                 patch.setattr(threading.Thread, "start", refuse)
-                with RawPeer.dial(server.url) as peer:
-                    assert peer.read_to_end() == b""
-            assert "no thread could be started" in log.line()
+                peer.greet()
+                assert "no thread could be started" in log.line()
+                patch.undo()
+                assert peer.read_frame().kind == Kind.HELLO  # it was tried again
+                assert log.unread == []
             with ends.connect(Workshop, server.url) as other:
                 assert proxy.add(1) + other.add(1) == 2
+
+    @pytest.mark.parametrize("ends", ALIKE[:1], ids=repr)
+    def test_no_thread_for_a_new_connection_in_time(
+        self, ends: Ends, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with ends.Server(Workshop(), url=URL, handshake_timeout=0.2) as server:
+            start = threading.Thread.start
+
+            def refuse(thread: threading.Thread) -> None:
+                if threading.current_thread().name == "typedrpc-accept":
+                    raise RuntimeError("can't start new thread")
+                start(thread)
+
+            with monkeypatch.context() as patch, RawPeer.dial(server.url) as peer:
+                patch.setattr(threading.Thread, "start", refuse)
+                peer.greet()
+                peer.read_to_end()
+            assert "trying again" in log.line()
+            assert "was cut off" in log.line()
+            with ends.connect(Workshop, server.url) as other:
+                assert other.add(1) == 1
 
     @pytest.mark.parametrize("ends", ALIKE[:1], ids=repr)
     def test_no_thread_to_lend(self, ends: Ends, workshop: Workshop, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The watcher, told by what it watches when to look again."""
 
 import threading
+import weakref
 from typing import Any, cast
 
 import pytest
@@ -62,6 +63,17 @@ class TestWatcher:
         assert not seen.watched
         assert not seen.looks.acquire(blocking=False)
         assert names() == []
+
+    def test_it_does_not_keep_what_it_has_looked_at_last(self) -> None:
+        """Or a connection that has ended would be there, with all that it holds, until the next one is watched."""
+        watcher = Watcher("under-test-watcher")
+        seen = Seen(None)
+        watcher.watch(seen)
+        seen.wait_for_a_look()
+        left = weakref.ref(seen)
+        del seen
+        until(lambda: left() is None)
+        watcher.close()
 
     @pytest.mark.parametrize(
         ("pause", "watched"), [(TICK, True), (QUICK_TICK, True), (TICK * 1.01, False), (3600.0, False)]

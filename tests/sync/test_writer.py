@@ -39,6 +39,7 @@ class Rig:
             self.role,
             may_read_ahead=lambda: self.may_read_ahead,
             read_ahead=self._read_ahead,
+            nothing_came=lambda: None,
             end=self._end,
             stop_leading=self.role.release,
             leave=self._leave,

@@ -142,7 +142,7 @@ class Pair(NamedTuple):
     line: int
 
 
-SAMPLE = 20
+SAMPLE = max(1, round(20 / float(os.environ.get("TYPEDRPC_EXAMPLES", "1"))))
 """Of the pairs that the run time refuses, one in so many is shown to the checkers."""
 
 

@@ -95,8 +95,9 @@ class LoopApart(Apart):
     def _refuse(self, size: int, call: Call, end: End) -> None:
         self._add(-size)
         error = no_thread()
-        self._dispatcher.refused(call, error)
-        end.refused(pack_protocol_failure(error))
+        failure = pack_protocol_failure(error)
+        self._dispatcher.refused(call, error, failure)
+        end.refused(failure)
 
     def _run_if_wanted(self, call: Call, end: End) -> None:
         """In a thread, for which the call may have waited for long."""

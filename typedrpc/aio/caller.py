@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from threading import get_ident
 from time import monotonic
-from typing import Any, cast, final
+from typing import Any, Final, cast, final
 
 from typedrpc.agreement import Agreement, Route
 from typedrpc.aio.connection import Connection
@@ -33,19 +33,23 @@ from typedrpc.common.calling import cancelled_with
 from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.handlers import Series
 from typedrpc.common.loop import blocking_call, running_loop
+from typedrpc.common.redial import outcome_of
+from typedrpc.common.retrying import Again, Pursuit, loss_in, own
 from typedrpc.common.room import NoRoom
 from typedrpc.common.streams import StreamInLine
 from typedrpc.common.tokens import Owner
 from typedrpc.deadlines import get_limit
-from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, RpcError
+from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, RpcError, ServerBusy
 from typedrpc.failure import DeclaredFailure, unpack_failure
-from typedrpc.service import bind, make_proxy, services_of
 from typedrpc.stream import AsyncStream, Stream
 from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
 
 _RESPONSE = int(Kind.RESPONSE)
+
+MAX_UNSENT: Final = 1024
+"""One-way calls of an event loop that may wait for a connection that is made anew."""
 
 
 @final
@@ -111,10 +115,48 @@ class LoopForms(CallForms):
         return super().invoker(command, options)
 
     def awaiter(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Coroutine[Any, Any, Any]]:
-        return self._awaiter(command, options)
+        again = self.again
+        if again is None or again.retry is None:
+            return self._awaiter(command, options)
+        elsewhere = super().awaiter(command, options)
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            if not self._is_on_loop:
+                return await elsewhere(*args, **kwargs)
+            payload, things = pack(command, args, kwargs)
+            return await self._await_again(self._begin(command, options), (own(payload), things))
+
+        return awaited
+
+    async def _await_again(self, pursuit: Pursuit, packed: tuple[Payload, list[Any]]) -> Any:
+        """Call, and call again as long as it is cut short and may be."""
+        try:
+            while True:
+                await self._rest(pursuit)
+                try:
+                    return await self._awaiter(pursuit.command, pursuit.options, packed, pursuit)()
+                except ConnectionLost as error:
+                    if not pursuit.goes_on(error):
+                        raise
+        except RpcError as error:
+            if not pursuit.is_in_doubt(error):
+                raise
+            raise pursuit.doubt(error) from error
+        finally:
+            pursuit.over()
+
+    async def _rest(self, pursuit: Pursuit) -> None:
+        """Wait for the pause, but not past the deadline."""
+        seconds = pursuit.pause if pursuit.end is None else min(pursuit.pause, pursuit.end - monotonic())
+        if seconds > 0:
+            await asyncio.sleep(seconds)
 
     def _awaiter(
-        self, command: Command[Any], options: CallOptions, packed: tuple[Payload, list[Any]] | None = None
+        self,
+        command: Command[Any],
+        options: CallOptions,
+        packed: tuple[Payload, list[Any]] | None = None,
+        pursuit: Pursuit | None = None,
     ) -> Callable[..., Coroutine[Any, Any, Any]]:
         """What gives the coroutine of a call.
 
@@ -122,20 +164,21 @@ class LoopForms(CallForms):
             command: The command.
             options: Of the call.
             packed: The packed arguments, where they are already: then it is to be called without any.
+            pursuit: What this is one attempt of, where it is one.
         """
-        elsewhere = super().awaiter(command, options)
+        elsewhere, again = super().awaiter(command, options), self.again
         connection, codec, what, default = self.connection, command.codec, command.qualified_name, self.default_timeout
-        loop, thread, outlet = connection.loop, connection.thread, connection.outlet
+        loop, thread = connection.loop, connection.thread
         pack_arguments, unpack = codec.pack_arguments, codec.unpack_result
         pack_all = codec.pack_with_callbacks if codec.has_callbacks else None
         timeout = default if options.timeout is None else options.timeout
-        is_plain = not options.metadata and timeout != 0
+        is_plain = not options.metadata and timeout != 0 and pursuit is None
         on_reply = metadata_to(options)
         route = self._route(command)
         plain_extension = b"" if route is None else route.extension(timeout)
 
         async def awaited(*args: Any, **kwargs: Any) -> Any:
-            nonlocal route, plain_extension
+            nonlocal connection, route, plain_extension
             if get_ident() != thread:
                 return await elsewhere(*args, **kwargs)
             things: list[Any] = []
@@ -145,65 +188,74 @@ class LoopForms(CallForms):
                 payload = pack_arguments(*args, **kwargs)
             else:
                 payload, things = pack_all(args, kwargs)
-            if route is None:
-                route = self._route(command) or await self._ask_for_route(command, options.timeout)
-                plain_extension = route.extension(timeout)
-            within: Call | None
-            if is_plain and get_call() is None and get_limit() is None:
-                end = None if timeout is None else monotonic() + timeout
-                extension, nested, within = plain_extension, False, None
-            else:
-                end, extension, nested, within = plan_call(connection, route, options, what, default)
-            if outlet.paused:
-                try:
-                    async with asyncio.timeout(None if end is None else end - monotonic()):
-                        await outlet.drained()
-                except TimeoutError:
-                    raise DeadlineExceeded(f"{what}: the peer did not read in time") from None
-            future: asyncio.Future[Frame] = loop.create_future()
-            token = Awaited(future)
-            call, going = 0, None
-            while True:
-                if things:
-                    going = goes_with(connection, things, of_caller=True)
-                try:
-                    call = connection.submit(
-                        route.id, payload, what, token, end, extension, nested, going, patient=False
-                    )
-                    break
-                except NoRoom:
-                    pass  # which is not to be kept while it waits: it holds what the attempt has made
-                await connection.stand_in_line(what, end)
-            if within is not None:
-                outer = within
-                outer.on_cancel(future, lambda: connection.abort(call, token, cancelled_with(outer, what)))
+            if route is None or (connection.ended and again is not None):
+                found = self._route(command) or await self._ask_for_route(command, options.timeout)
+                # Together, and with nothing awaited in between: other tasks are here too.
+                route, connection, plain_extension = found, self.connection, found.extension(timeout)
+            on, way, outlet = connection, route, connection.outlet
+            end = None if timeout is None else monotonic() + timeout
             try:
-                frame = await future
-            except asyncio.CancelledError:
-                connection.abort(call, token, CallCancelled(f"{what}: the task was cancelled"))
-                raise
-            except DeadlineExceeded as error:
-                raise DeadlineExceeded(f"{what}: {error}") from None
-            except RpcError as error:
-                if going is not None and (failed := going.failure_of()) is not None:
-                    raise failed from error
-                raise
-            finally:
+                within: Call | None
+                if is_plain and get_call() is None and get_limit() is None:
+                    extension, nested, within = plain_extension, False, None
+                else:
+                    key = None if pursuit is None else pursuit.sent(on)
+                    end, extension, nested, within = plan_call(on, way, options, what, default, key)
+                if outlet.paused:
+                    try:
+                        async with asyncio.timeout(None if end is None else end - monotonic()):
+                            await outlet.drained()
+                    except TimeoutError:
+                        raise DeadlineExceeded(f"{what}: the peer did not read in time") from None
+                future: asyncio.Future[Frame] = loop.create_future()
+                token = Awaited(future)
+                call, going = 0, None
+                while True:
+                    if things:
+                        going = goes_with(on, things, of_caller=True)
+                    try:
+                        call = on.submit(way.id, payload, what, token, end, extension, nested, going, patient=False)
+                        break
+                    except NoRoom:
+                        pass  # which is not to be kept while it waits: it holds what the attempt has made
+                    await on.stand_in_line(what, end)
                 if within is not None:
-                    within.forget(future)
-            if on_reply is not None:
-                on_reply(frame)
-            try:
+                    outer = within
+                    outer.on_cancel(future, lambda: on.abort(call, token, cancelled_with(outer, what)))
+                try:
+                    frame = await future
+                except asyncio.CancelledError:
+                    on.abort(call, token, CallCancelled(f"{what}: the task was cancelled"))
+                    raise
+                except DeadlineExceeded as error:
+                    raise DeadlineExceeded(f"{what}: {error}") from None
+                except RpcError as error:
+                    if going is not None and (failed := going.failure_of()) is not None:
+                        raise failed from error
+                    raise
+                finally:
+                    if within is not None:
+                        within.forget(future)
+                if on_reply is not None and not (pursuit is not None and loss_in(frame, what)):
+                    on_reply(frame)
                 if frame.kind != _RESPONSE:
                     if going is not None and (failed := going.failure_of()) is not None:
                         raise failed
                     raise unpack_failure(frame.payload, what)
-                return (route.unpack_adapted or unpack)(frame.payload)
+                return (way.unpack_adapted or unpack)(frame.payload)
             except CodecError as error:
                 raise bad_result(error) from error
             except DeclaredFailure as failure:
                 rebuilt = command.errors.rebuild(failure)
                 raise rebuilt from rebuilt.__cause__
+            except ConnectionLost as error:
+                if again is None or pursuit is not None:
+                    raise
+                once_more = Pursuit(again, command, options, end, tries=1)
+                once_more.connection = on
+                if not once_more.goes_on(error):
+                    raise
+                return await self._await_again(once_more, (payload, things))
 
         return awaited
 
@@ -215,7 +267,12 @@ class LoopForms(CallForms):
         connection = self.connection
         packed = pack(command, args, kwargs)
         future = CallFuture(connection, command.qualified_name)
-        task = connection.loop.create_task(self._awaiter(command, options, packed)())
+        again = self.again
+        if again is None or again.retry is None:
+            waiting = self._awaiter(command, options, packed)()
+        else:
+            waiting = self._await_again(self._begin(command, options), (own(packed[0]), packed[1]))
+        task = connection.loop.create_task(waiting)
         future.give_up = partial(connection.call_soon, task.cancel)
         task.add_done_callback(partial(_finish, future))
         return future
@@ -280,82 +337,65 @@ def _finish(future: CallFuture, task: asyncio.Task[Any]) -> None:
 class LoopCaller(LoopForms, RemoteCaller):
     """The caller behind the proxies of one peer. The peer is asked about a contract when it is first called."""
 
-    __slots__ = ("_routes", "agreements")
+    __slots__ = ("_known", "_unsent")
 
-    def __init__(self, name: str, agreements: Agreements, default_timeout: float | None = None) -> None:
-        """
-        Args:
-            name: What it is printed as.
-            agreements: What was agreed with the peer.
-            default_timeout: Seconds that a call may take where nobody says another number.
-        """
-        super().__init__(name, lambda deadline: agreements, default_timeout)
-        self.agreements = agreements
-        self._routes: dict[Command[Any], Route] = {}
+    _known: tuple[Agreements, dict[Command[Any], Route]]
+    """What was agreed with the peer, and what is known of that without asking; another pair with each connection."""
+
+    def __init__(
+        self,
+        name: str,
+        link: Callable[[float | None], Agreements],
+        default_timeout: float | None = None,
+        again: Again | None = None,
+    ) -> None:
+        super().__init__(name, link, default_timeout, again)
+        self._unsent = 0  # one-way calls that wait for a connection
+
+    def use(self, agreements: Agreements) -> None:
+        """From now on commands are called where this was agreed. To be called before any is, on the loop."""
+        self._known = (agreements, {})
 
     @property
     def connection(self) -> Connection:
-        return cast("Connection", self.agreements.connection)
+        return cast("Connection", self._known[0].connection)
 
     def make_proxy(self, contract: Any, deadline: float = 0.0) -> Any:
         """A proxy of a contract, or a bound command. Nothing is asked.
 
         Raises:
             DefinitionError: It is no contract, or one that cannot be carried.
-            ConnectionLost: There is no connection any more.
+            ConnectionLost: There is no connection any more, and none will be made.
         """
-        made = bind(contract, self) if isinstance(contract, Command) else make_proxy(contract, self)
-        for commands in services_of(contract).values():
-            self._contracts.update(dict.fromkeys(commands.values(), commands))
-        self.connection.check()
+        made = self.bind(contract)
+        if self.again is None or not self.again.redial.is_over(self.connection):
+            self.connection.check()
         return made
 
-    async def agree(self, contract: Any, deadline: float) -> None:
-        """Ask the peer about a contract.
-
-        Raises:
-            ConnectionLost, DeadlineExceeded, ProtocolError: The peer did not tell.
-        """
-        for commands in services_of(contract).values():
-            await self._agreement(commands, deadline)
-
-    async def _agreement(self, commands: Any, deadline: float) -> Agreement:
-        known = self.agreements.known(commands)
-        if known is not None:
-            return known
-        told: asyncio.Future[Agreement] = self.connection.loop.create_future()
-
-        def tell(agreement: Agreement) -> bool:
-            if not told.done():
-                told.set_result(agreement)
-            return True
-
-        def fail(error: RpcError) -> None:
-            if not told.done():
-                told.set_exception(error)
-
-        self.agreements.soon(commands, tell, fail)
-        try:
-            async with asyncio.timeout(max(0.0, deadline - monotonic())):
-                return await told
-        except TimeoutError:
-            raise DeadlineExceeded("the peer did not tell its contract in time") from None
-
     def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[AnyConnection, Route]:
+        known = self._known
         route = self._route(command)
-        return super()._resolve(command, timeout) if route is None else (self.connection, route)
+        if route is None or known is not self._known:
+            return super()._resolve(command, timeout)
+        return known[0].connection, route
 
     def _route(self, command: Command[Any]) -> Route | None:
-        route = self._routes.get(command)
+        agreements, routes = self._known
+        if self.again is not None and self.again.redial.is_over(agreements.connection):
+            return None
+        route = routes.get(command)
         if route is None:
-            agreement = self.agreements.known(self._contracts[command.declaration])
+            agreement = agreements.known(self._contracts[command.declaration])
             if agreement is not None:
-                route = self._routes[command] = agreement.route_of(command)
+                route = routes[command] = agreement.route_of(command)
         return route
 
     async def _ask_for_route(self, command: Command[Any], timeout: float | None) -> Route:
+        if self.again is not None:
+            await self._await_link(self.again, command, CallOptions(timeout))
         deadline = with_limit(monotonic() + (AGREE_TIME if timeout is None else min(timeout, AGREE_TIME)))
-        await self._agreement(self._contracts[command.declaration], deadline)
+        agreements, _ = self._known
+        await agreement_about(agreements, self._contracts[command.declaration], deadline)
         route = self._route(command)
         if route is None:
             raise ConnectionLost("the peer has not told its contract")
@@ -364,7 +404,7 @@ class LoopCaller(LoopForms, RemoteCaller):
     def _notify_soon(self, command: Command[Any], packed: tuple[Payload, list[Any]], options: CallOptions) -> None:
         def send(agreement: Agreement) -> bool:
             try:
-                self._routes[command] = agreement.route_of(command)
+                agreement.route_of(command)
                 super(LoopForms, self)._notify(command, packed, options)
             except RpcError as error:
                 logger.warning("a one-way call of %s was not sent: %s", command.qualified_name, error)
@@ -373,7 +413,29 @@ class LoopCaller(LoopForms, RemoteCaller):
         def fail(error: RpcError) -> None:
             logger.warning("a one-way call of %s was not sent: %s", command.qualified_name, error)
 
-        self.agreements.soon(self._contracts[command.declaration], send, fail)
+        def ask(dialled: "Future[Any] | None" = None) -> None:
+            try:
+                if dialled is not None:
+                    outcome_of(dialled)
+                self._known[0].soon(self._contracts[command.declaration], send, fail)
+            except RpcError as error:
+                fail(error)
+
+        def ask_then(dialled: "Future[Any]") -> None:
+            self._unsent -= 1
+            ask(dialled)
+
+        connection = self.connection
+        needed = None if self.again is None else self.again.redial.needed()
+        if needed is None:
+            ask()
+            return
+        if self._unsent >= MAX_UNSENT:
+            raise ServerBusy(
+                f"{command.qualified_name}: {MAX_UNSENT} one-way calls wait for a connection: await a call"
+            )
+        self._unsent += 1
+        needed.add_done_callback(lambda dialled: connection.call_soon(partial(ask_then, dialled)))
 
 
 @final
@@ -397,7 +459,37 @@ class LoopLink(PeerLink):
     __slots__ = ()
 
     def _make_caller(self) -> LoopCaller:
-        return LoopCaller(repr(self.peer), self.agreements)
+        caller = LoopCaller(repr(self.peer), lambda deadline: self.agreements)
+        caller.use(self.agreements)
+        return caller
 
     def _make_callback_caller(self, origin: int, index: int) -> LoopCallbackCaller:
         return LoopCallbackCaller(self.connection, origin, index)
+
+
+async def agreement_about(agreements: Agreements, commands: Mapping[str, Command[Any]], deadline: float) -> Agreement:
+    """What can be called of a service, on the loop of the connection. The peer is asked if it is not known.
+
+    Raises:
+        ConnectionLost, DeadlineExceeded, ProtocolError: The peer did not tell.
+    """
+    known = agreements.known(commands)
+    if known is not None:
+        return known
+    told: asyncio.Future[Agreement] = asyncio.get_running_loop().create_future()
+
+    def tell(agreement: Agreement) -> bool:
+        if not told.done():
+            told.set_result(agreement)
+        return True
+
+    def fail(error: RpcError) -> None:
+        if not told.done():
+            told.set_exception(error)
+
+    agreements.soon(commands, tell, fail)
+    try:
+        async with asyncio.timeout(max(0.0, deadline - monotonic())):
+            return await told
+    except TimeoutError:
+        raise DeadlineExceeded("the peer did not tell its contract in time") from None

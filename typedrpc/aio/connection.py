@@ -12,6 +12,7 @@ from threading import get_ident
 from time import monotonic
 from typing import Any, Final, cast, final
 
+from typedrpc.aio.alive import KeepAlive
 from typedrpc.aio.apart import LoopApart
 from typedrpc.aio.calling import LoopCalls
 from typedrpc.aio.handling import LoopHandlers
@@ -19,12 +20,13 @@ from typedrpc.aio.outlet import Outlet
 from typedrpc.aio.runtime import Runtime
 from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
-from typedrpc.common.connection import GOODBYE_TIME
+from typedrpc.common.connection import GOODBYE_TIME, KEEP_ALIVE
 from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.loop import RIGHT_WAY, awaiting, blocking_call, in_loop
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
+from typedrpc.common.silence import Silence
 from typedrpc.common.tokens import CallWaiter, Pending, Token
 from typedrpc.dispatch import Dispatcher
 from typedrpc.errors import ConnectionLost, RpcError, ServerBusy
@@ -52,6 +54,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         dispatcher: Dispatcher,
         peer: Peer,
         attended: bool,
+        keep_alive: float | None = KEEP_ALIVE,
         on_made: Callable[["Connection", asyncio.Transport], None] | None = None,
         on_end: Callable[["Connection"], None] | None = None,
     ) -> None:
@@ -62,6 +65,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             dispatcher: Leads requests to what this side serves.
             peer: The other end, for handlers.
             attended: Whether the peer may call.
+            keep_alive: Seconds after which a peer that says nothing, though it is asked, is taken for dead.
             on_made: Called once, when there is a transport.
             on_end: Called once, on the loop, when the connection has ended.
         """
@@ -69,13 +73,14 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         role = ReadRole()
         role.try_take()  # for good: the loop reads
         self.outlet = outlet = Outlet(loop, end=self.end, resumed=self._resumed)
-        super().__init__(core, role, outlet.outbox.queue, on_end=on_end, on_forsaken=None)
+        super().__init__(core, role, outlet.outbox.queue, keep_alive=keep_alive, on_end=on_end, on_forsaken=None)
         self.thread = get_ident()
         self._runtime = runtime
         self._on_made = on_made
         self._transport: asyncio.Transport | None = None
         self._held_up = False  # nothing is read, as too much waits to be handled
         self._timer: asyncio.TimerHandle | None = None
+        self._alive = KeepAlive(loop, core, outlet, deliver=self.deliver, held_up=lambda: self._held_up)
         self._greeted: asyncio.Future[None] | None = None
         self._left: list[asyncio.Future[None]] = []
         core.reader.borrow(runtime.buffer, runtime.view)
@@ -122,7 +127,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         core, outlet, handlers = self.core, self.outlet, self.handlers
-        outlet.gathering = True
+        self._alive.heard = outlet.gathering = True
         try:
             self.deliver(core.receive(nbytes) if nbytes else core.receive_eof())
             if handlers.ready:
@@ -147,6 +152,7 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         """Too much waits to be handled: read no more for a while."""
         if self._transport is not None and not self.ended:
             self._held_up = True
+            self._alive.hold_up()
             self._transport.pause_reading()
             self.loop.call_later(LOOK_TIME, self._read_on)
 
@@ -156,9 +162,15 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             return
         if self.handlers.is_full and not self._is_waited_for():
             self.loop.call_later(LOOK_TIME, self._read_on)
+            self._alive.give_sign()
         else:
             self._held_up = False
+            self._alive.heard = True
             self._transport.resume_reading()
+
+    def _listen_for_life(self, silence: Silence) -> None:
+        if self._transport is not None and not self.ended:
+            self._alive.begin(silence, self._transport)
 
     def _is_waited_for(self) -> bool:
         """Whether somebody waits for what would be read; not who has yet to run callbacks that came before it."""
@@ -249,14 +261,25 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
         self.outlet.close()
         if self._timer is not None:
             self._timer.cancel()
-        transport = self._transport
-        if transport is not None:
-            transport.close()  # once what it has is written: the goodbye
-            if transport.get_write_buffer_size():
-                self.loop.call_later(GOODBYE_TIME, transport.abort)
+        self._alive.close()
+        if self._transport is not None:
+            # TLS sets a timer of half a minute, with the context of who closes: that may be a call, which has all this.
+            self._runtime.context.copy().run(self._close_transport, self._transport)
         self._look_whether_greeted()
         self.core.reader.discard()
         self._tell_of_end()
+
+    def _close_transport(self, transport: asyncio.Transport) -> None:
+        if not transport.is_closing():  # closed twice, that of TLS could not be asked anything more
+            transport.close()  # once what it has is written: the goodbye
+        # TLS waits for the other end to say the same.
+        if transport.get_write_buffer_size() or transport.get_extra_info("ssl_object") is not None:
+            self.loop.call_later(GOODBYE_TIME, transport.abort)
+
+    def cut_off(self) -> None:
+        """Close the socket of a connection that has ended, without waiting for anything more."""
+        if self._transport is not None:
+            self._transport.abort()
 
     async def wait_until_gone(self) -> None:
         """Wait until the socket is closed, once the connection was: for the goodbye, `GOODBYE_TIME` at most.
@@ -267,6 +290,12 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             future = self.loop.create_future()
             self._left.append(future)
             await future
+
+    async def wait_until_left(self, timeout: float) -> None:
+        """Wait until the socket is closed, so many seconds at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.wait_until_gone()
 
     def interrupted(self, error: BaseException) -> None:
         """Nothing is lost: other threads only queue what the loop writes."""
@@ -360,7 +389,10 @@ class Connection(AnyConnection[LoopHandlers], asyncio.BufferedProtocol):
             self._timer = None
         now = monotonic()
         next_deadline, due = self._look(now)
+        # Not in the context of a handler that has asked for this: asyncio keeps a timer that was cancelled until it is
+        # due, and with the context the handler's call.
         if due:
-            self._timer = self.loop.call_later(QUICK_TICK, self._look_now)
+            self._timer = self.loop.call_later(QUICK_TICK, self._look_now, context=self._runtime.context.copy())
         elif next_deadline is not None and not self.ended:
-            self._timer = self.loop.call_later(max(0.0, next_deadline - now), self._look_now)
+            pause = max(0.0, next_deadline - now)
+            self._timer = self.loop.call_later(pause, self._look_now, context=self._runtime.context.copy())

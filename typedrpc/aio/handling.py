@@ -311,8 +311,8 @@ class LoopHandlers(Handlers):
             self._loop.call_soon_threadsafe(self._idle.set)
         self._look_whether_over()
 
-    async def wait_until_idle(self, timeout: float) -> None:
-        """Wait until every accepted call is answered and the answers are written, so many seconds at most."""
+    async def wait_until_idle(self, timeout: float) -> bool:
+        """Wait until every accepted call is answered and the answers are written. Returns whether that is so."""
         self._draining = True
         end = self._loop.time() + timeout
         while not self._is_idle() and (left := end - self._loop.time()) > 0:
@@ -320,6 +320,7 @@ class LoopHandlers(Handlers):
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, LOOK_TIME)):
                     await self._idle.wait()
+        return self._is_idle()
 
     def _is_idle(self) -> bool:
         at_work = self.ready or self._running_apart or self._core.running

@@ -5,6 +5,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from threading import get_ident
 from time import monotonic
 from typing import Final, final
@@ -111,6 +112,8 @@ class Outlet:
                 transport.write(alone)
             elif buffers := outbox.take():
                 transport.write(buffers[0] if len(buffers) == 1 else b"".join(buffers))
+                if transport.is_closing():  # the peer has gone: asyncio warns of each further piece
+                    break
         if self._crowd and not outbox.full:
             self._tell()
 
@@ -205,7 +208,8 @@ class Outlet:
     def _watch_stall(self) -> None:
         transport = self._transport
         size = transport.get_write_buffer_size() if transport is not None else 0
-        self._stall = self._loop.call_later(STALL_TIME, self._look_for_stall, size)
+        # asyncio keeps a timer that was cancelled until it would be due, and with it the context: not a handler's.
+        self._stall = self._loop.call_later(STALL_TIME, self._look_for_stall, size, context=Context())
 
     def _forget_stall(self) -> None:
         if self._stall is not None:

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Self, final
@@ -19,17 +20,24 @@ from typedrpc.aio.caller import LoopLink
 from typedrpc.aio.closing import Closing
 from typedrpc.aio.connection import Connection
 from typedrpc.aio.runtime import Runtime
+from typedrpc.aio.secure import Crowded, Secure
 from typedrpc.aio.threads import in_thread
+from typedrpc.authentication import MAX_CHECKS, MAX_PENDING
 from typedrpc.call import handled_by
+from typedrpc.common.arrivals import Place, Threshold
+from typedrpc.common.connection import GOODBYE_TIME
 from typedrpc.common.loop import blocking_call, running_loop
-from typedrpc.common.server import GRACE, BaseServer, ServerOptions
+from typedrpc.common.server import GRACE, LINGER_TIME, BaseServer, ServerOptions
 from typedrpc.common.stay import Stay
 from typedrpc.common.tokens import Token
 from typedrpc.errors import ConnectionLost, RpcError
 from typedrpc.factories import Servable
 from typedrpc.hooks import told_by
+from typedrpc.messages import Method
 from typedrpc.peer import Peer, next_peer_id
 from typedrpc.protocol import Protocol
+from typedrpc.rate import CallRate
+from typedrpc.tls import identity_of
 
 logger = logging.getLogger("typedrpc")
 
@@ -53,8 +61,11 @@ class Server(BaseServer[Connection]):
         self._acceptor: Acceptor | None = None
         self._runtime: Runtime
         self._serving: set[asyncio.Task[None]] = set()
+        self._greeting: Threshold[Place] = Threshold()
         self._closed: asyncio.Event
         self._started = False
+        self._checking = asyncio.Semaphore(MAX_CHECKS)
+        self._pending = 0  # clients that wait to be told that they are refused
 
     def _get_loop(self) -> asyncio.AbstractEventLoop:
         return self._runtime.loop
@@ -68,12 +79,20 @@ class Server(BaseServer[Connection]):
         """
         if self._started or self._closing:
             raise RuntimeError("a server is started once; make another one")
-        listener, address = transport.listen(self._url, insecure=self._insecure, mode=self._mode)
+        self._find_users()
+        self._context = self._make_context()
+        insecure = self._insecure or self._is_guarded
+        listener, address = transport.listen(self._url, insecure=insecure, mode=self._mode)
         self._started = True
         self._url = str(address)
         self._runtime = Runtime(self._workers, self._max_workers, debug=self._debug)
         self._closed = asyncio.Event()
-        self._acceptor = Acceptor(self._runtime.loop, listener, address, self._make)
+        loop, context = self._runtime.loop, self._context
+        secure = None
+        if context is not None:
+            time, leave = self._handshake_timeout, self._greeting.leave
+            secure = Secure(loop, context, self._farewell(), time, enter=self._enter, leave=leave)
+        self._acceptor = Acceptor(loop, listener, address, self._make, self._arrivals, secure=secure, failed=self._fail)
         await self._runtime.open(self._abandon)
         logger.info("serving at %s", self._url)
         return self
@@ -122,11 +141,21 @@ class Server(BaseServer[Connection]):
         try:
             for connection in connections:
                 connection.drain("the server is closing")
+            told = []
             for connection in connections:
-                await connection.handlers.wait_until_idle(max(0.0, deadline - monotonic()))
+                is_idle = await connection.handlers.wait_until_idle(max(0.0, deadline - monotonic()))
+                if is_idle and connection.finish("the server is closing"):
+                    told.append(connection)
+            # Who reads leaves now. Calls of others may be on their way: they are told that they do not run.
+            now = monotonic()
+            for time in (GOODBYE_TIME, LINGER_TIME):
+                for connection in told:
+                    if time == GOODBYE_TIME or connection.core.peer_waits:
+                        await connection.wait_until_left(max(0.0, min(deadline, now + time) - monotonic()))
         finally:
             for connection in connections:
                 connection.close("the server is closing")
+            self._answers.close("the server is closing")
             for connection in connections:
                 await connection.wait_until_gone()
             await self._runtime.close()
@@ -156,9 +185,9 @@ class Server(BaseServer[Connection]):
 
     # Serving
 
-    def _make(self) -> Connection:
+    def _make(self, place: Place) -> Connection:
         """The connection of a client that is just accepted."""
-        core: Protocol[Token] = Protocol(client=False, limits=self._limits)
+        core: Protocol[Token] = Protocol(client=False, hello=self._make_hello(), rate=CallRate.of(self._max_rate))
         link = LoopLink()
         peer = Peer(next_peer_id(), "", self, link)
         connection = Connection(
@@ -167,16 +196,35 @@ class Server(BaseServer[Connection]):
             dispatcher=self._dispatcher,
             peer=peer,
             attended=True,
-            on_made=self._welcome,
+            keep_alive=self._keep_alive,
+            on_made=partial(self._welcome, place),
             on_end=self._on_end,
         )
         link.attach(connection, peer)
         return connection
 
-    def _welcome(self, connection: Connection, made: asyncio.Transport) -> None:
+    def _fail(self, address: str, error: OSError) -> None:
+        """A client's TLS handshake came to nothing."""
+        failed: RpcError | None
+        if isinstance(error, Crowded):  # of which the log has a line
+            failed = ConnectionLost(f"{address}: {error}")
+        elif isinstance(error, TimeoutError):
+            failed = ConnectionLost(f"{address}: no handshake within {self._handshake_timeout:g} s")
+            logger.warning("%s was cut off: no handshake within %g s", address, self._handshake_timeout)
+        else:
+            failed = self._why_no_tls(address, error)
+            if failed is None:
+                return
+            logger.warning("%s was cut off: no TLS: %s", address, failed.reason)
+        if self._connect_failed:
+            with suppress(RuntimeError):  # there are no threads
+                self._runtime.start_thread(lambda: self._connect_failed.run(failed))
+
+    def _welcome(self, place: Place, connection: Connection, made: asyncio.Transport) -> None:
         peer = connection.handlers.peer
+        sock = made.get_extra_info("socket")
+        peer.identity = identity_of(made.get_extra_info("peercert"))
         with suppress(OSError):  # it has left again
-            sock = made.get_extra_info("socket")
             transport.set_options(sock)
             peer.address = transport.describe_peer(sock)
         stay = Stay(
@@ -192,17 +240,35 @@ class Server(BaseServer[Connection]):
         )
         with self._lock:
             self._connections[connection] = stay
+            self._places[connection] = place
             closing = self._closing
         if closing:
+            self._greeting.leave(place)
             connection.end(ConnectionLost("the server is closing"))
             return
-        task = self._runtime.loop.create_task(self._serve(connection, stay))
+        if not self._is_allowed(connection, stay, sock):
+            self._greeting.leave(place)
+            made.pause_reading()  # what is read all the same, by loops that have begun to, is dropped
+            return
+        task = self._runtime.loop.create_task(self._serve(connection, stay, place))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
-    async def _serve(self, connection: Connection, stay: Stay) -> None:
+    def _enter(self, place: Place) -> None:
+        """Somebody begins to shake hands, and another one may have to make way."""
+        oldest = self._greeting.enter(place)
+        if oldest is not None:
+            oldest.cut()
+
+    async def _serve(self, connection: Connection, stay: Stay, place: Place) -> None:
+        place.cut = lambda: connection.end(ConnectionLost("too many connections shake hands with the server at a time"))
+        if place not in self._greeting:  # with TLS it has been there since it came
+            self._enter(place)
+        deadline = place.since + self._handshake_timeout
         try:
-            await connection.open(monotonic() + self._handshake_timeout)
+            await connection.open(deadline)
+            if not await self._is_known(connection, stay, deadline):
+                return
         except TimeoutError:
             logger.warning("%s was cut off: no handshake within %g s", stay.peer, self._handshake_timeout)
             connection.end(ConnectionLost(f"{stay.peer}: no handshake within {self._handshake_timeout:g} s"))
@@ -212,6 +278,62 @@ class Server(BaseServer[Connection]):
             connection.fault()
         else:
             self._admit(connection, stay)
+        finally:
+            self._greeting.leave(place)
+            place.cut = lambda: None
+
+    async def _is_known(self, connection: Connection, stay: Stay, deadline: float) -> bool:
+        """Whether a client is who it says, if it has to be; another one is turned away.
+
+        Raises:
+            TimeoutError: There was no time to find it out.
+        """
+        claim = connection.core.claim
+        if claim is None:
+            return True
+        looking = asyncio.Event()
+        self._hold_back(connection, stay, looking.set)
+        if not connection.ended:
+            async with asyncio.timeout(max(0.0, deadline - monotonic())):
+                await looking.wait()
+        if connection.ended:
+            return False
+        if claim.method == Method.SECRET:
+            return self._check_proof(connection, stay)
+        async with asyncio.timeout(max(0.0, deadline - monotonic())):
+            found = await self._check(claim.token)
+        return self._check_found(connection, stay, found)
+
+    async def _check(self, token: str) -> object:
+        """Whose a token is: what the function that checks it returns, or the exception that it raises."""
+        check = self._check_token
+        assert check is not None
+        try:
+            if inspect.iscoroutinefunction(check):
+                return await check(token)
+            async with self._checking:
+                found = await in_thread(lambda: check(token))
+            return await found if inspect.iscoroutine(found) else found
+        except BaseException as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # by the time-out, or with the loop
+                raise
+            return error
+
+    def _has_room_later(self) -> bool:
+        return self._pending < MAX_PENDING
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        if self._pending >= MAX_PENDING:
+            action()
+            return
+
+        def act() -> None:
+            self._pending -= 1
+            action()
+
+        self._pending += 1
+        self._runtime.loop.call_later(seconds, act)
 
     def _let_in(self, stay: Stay) -> None:
         if self._connect or self._factories:  # which may take their time

@@ -63,7 +63,7 @@ class Agreements:
         if row is not None and row[1] == len(commands):
             return row[2]
         core = self.connection.core
-        digest = core.peer_services.get(_name_of(commands))
+        digest = core.peer_hello.services.get(_name_of(commands))
         if digest is None and not core.client:
             return Agreement({}, {})  # a client has said all that it exposes
         if digest is None or digest != digest_of(commands):

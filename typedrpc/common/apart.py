@@ -176,8 +176,9 @@ class Apart:
                 self._start_thread(request, call, context, end)
         except (RuntimeError, OSError) as error:  # no thread, or no descriptors for the event loop
             logger.warning("no thread could be started for %s: it was refused", call.command)
-            self._dispatcher.refused(call, error)
-            end.refused(pack_protocol_failure(ServerBusy(f"{call.command}: no thread could be started")))
+            failure = pack_protocol_failure(ServerBusy(f"{call.command}: no thread could be started"))
+            self._dispatcher.refused(call, error, failure)
+            end.refused(failure)
 
     def _start_thread(self, request: Request, call: Call, context: Context, end: End) -> None:
         self._workers().start(lambda: context.run(self._run, call, end))

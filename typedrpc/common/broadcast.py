@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from itertools import count
 from threading import Lock
@@ -192,7 +193,14 @@ class Gather(Generic[P, R]):
         with question:
             question.ask(links)
             question.when_answered(lambda: _call_soon(loop, answered.cancel))
-            await asyncio.wait([answered], timeout=question.time_left())
+            left = question.time_left()
+            # That of asyncio.wait would have the context of this call, and be kept until it is due, though cancelled.
+            timer = None if left is None else loop.call_later(max(0.0, left), answered.cancel, context=Context())
+            try:
+                await asyncio.wait([answered])
+            finally:
+                if timer is not None:
+                    timer.cancel()
         return question.outcomes()
 
 

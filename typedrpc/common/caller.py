@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache, partial
 from time import monotonic
-from typing import Any, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 from typedrpc.agreement import Route
 from typedrpc.batches import MIN_WINDOW
@@ -19,12 +19,23 @@ from typedrpc.common.calling import cancelled_with
 from typedrpc.common.connection import Connection
 from typedrpc.common.loop import kept_loop, running_loop
 from typedrpc.common.mapping import Plan, mapped
+from typedrpc.common.redial import is_done_by, outcome_of
+from typedrpc.common.retrying import Again, Pursuit, loss_in, own
 from typedrpc.common.room import NoRoom
 from typedrpc.common.sending import Argument, AsyncSender, Sender
 from typedrpc.common.streams import AsyncReceiver, Receiver, Source, StreamInLine, StreamToken
+from typedrpc.common.submission import OnLost, Submission
 from typedrpc.common.tokens import Pending
 from typedrpc.deadlines import get_limit, nearest, time_left
-from typedrpc.errors import CallCancelled, ConnectionLost, DeadlineExceeded, ProtocolError, RpcError
+from typedrpc.errors import (
+    CallCancelled,
+    ConnectionLost,
+    ContractMismatch,
+    DeadlineExceeded,
+    ProtocolError,
+    RpcError,
+    UnknownCommand,
+)
 from typedrpc.failure import DeclaredFailure, unpack_failure
 from typedrpc.flow import Inflow
 from typedrpc.messages import ProtocolCommand, read_reply_metadata
@@ -35,8 +46,17 @@ from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
 
+_ERROR: Final = int(Kind.ERROR)
 
-def plan_call(connection: Connection, route: Route, options: CallOptions, what: str, default: float | None) -> Plan:
+
+def plan_call(
+    connection: Connection,
+    route: Route,
+    options: CallOptions,
+    what: str,
+    default: float | None,
+    key: tuple[int, int, int] | None = None,
+) -> Plan:
     """
     Raises:
         CallCancelled: The call that is being handled was cancelled.
@@ -51,7 +71,7 @@ def plan_call(connection: Connection, route: Route, options: CallOptions, what: 
             raise cancelled_with(within, what)
         deadline = nearest(deadline, within.deadline)
         parent, depth = nesting(connection)
-    extension = route.extension(time_left(deadline, what), parent, depth, options.metadata)
+    extension = route.extension(time_left(deadline, what), parent, depth, options.metadata, key)
     return Plan(deadline, extension, parent != 0, within)
 
 
@@ -74,12 +94,26 @@ class CallForms:
     default_timeout: float | None = None
     """Seconds that a call may take where nobody says another number; streams are not timed by it."""
 
+    again: Again | None = None
+    """What is done about calls that a loss cuts short; None where commands are called on one connection only."""
+
     def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
         raise NotImplementedError
 
+    def _resolve_alive(self, command: Command[Any], timeout: float | None) -> tuple[Connection, Route]:
+        """As :meth:`_resolve`, for what cannot be sent again: where nobody reads, the end may lie unread."""
+        connection, route = self._resolve(command, timeout)
+        if self.again is not None:
+            connection.look_alive()
+            if self.again.redial.is_over(connection):
+                return self._resolve(command, timeout)
+        return connection, route
+
     def invoker(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Any]:
-        codec, default = command.codec, self.default_timeout
+        codec, default, again = command.codec, self.default_timeout, self.again
         timeout = default if options.timeout is None else options.timeout
+        if again is not None and again.retry is not None:
+            return lambda *args, **kwargs: self._pursue(self._begin(command, options), args, kwargs)
         if codec.has_callbacks or options.metadata or options.on_metadata is not None or timeout == 0:
             return lambda *args, **kwargs: self._invoke(command, options, args, kwargs)
         pack, unpack_own = codec.pack_arguments, codec.unpack_result
@@ -90,17 +124,25 @@ class CallForms:
         def invoke(*args: Any, **kwargs: Any) -> Any:
             nonlocal connection, route, id, unpack, extension
             payload = pack(*args, **kwargs) if kwargs else pack(*args)
-            if connection.forked:
+            if connection.ended:
                 connection, route = self._resolve(command, timeout)
                 id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
+            end = None if timeout is None else monotonic() + timeout
             try:
                 if get_call() is None and get_limit() is None:
-                    deadline = None if timeout is None else monotonic() + timeout
-                    answer = connection.call(id, payload, what, deadline, extension)
+                    answer = connection.call(id, payload, what, end, extension)
                 else:
                     end, within_extension, nested, within = plan_call(connection, route, options, what, default)
                     answer = connection.call(id, payload, what, end, within_extension, nested, None, within)
                 return unpack(answer)
+            except ConnectionLost as error:
+                if again is None:
+                    raise
+                pursuit = Pursuit(again, command, options, end, tries=1)
+                pursuit.connection = connection
+                if not pursuit.goes_on(error):
+                    raise
+                return self._pursue(pursuit, args, kwargs)
             except CodecError as error:
                 raise bad_result(error) from error
             except DeclaredFailure as failure:
@@ -113,10 +155,47 @@ class CallForms:
         self, command: Command[Any], options: CallOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """A call that takes more than its plain arguments."""
+        if self.again is None:
+            return self._attempt(command, options, args, kwargs)
+        return self._pursue(self._begin(command, options), args, kwargs)
+
+    def _begin(self, command: Command[Any], options: CallOptions) -> Pursuit:
+        """A call that may be sent again."""
+        assert self.again is not None
+        timeout = self.default_timeout if options.timeout is None else options.timeout
+        return Pursuit(self.again, command, options, None if timeout is None else monotonic() + timeout)
+
+    def _pursue(self, pursuit: Pursuit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call, and call again as long as it is cut short and may be."""
+        try:
+            while True:
+                pursuit.wait()
+                try:
+                    return self._attempt(pursuit.command, pursuit.options, args, kwargs, pursuit)
+                except ConnectionLost as error:
+                    if not pursuit.goes_on(error):
+                        raise
+        except RpcError as error:
+            if not pursuit.is_in_doubt(error):
+                raise
+            raise pursuit.doubt(error) from error
+        finally:
+            pursuit.over()
+
+    def _attempt(
+        self,
+        command: Command[Any],
+        options: CallOptions,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pursuit: Pursuit | None = None,
+    ) -> Any:
         payload, things = pack(command, args, kwargs)
-        connection, route = self._resolve(command, options.timeout)
+        timeout = self.default_timeout if options.timeout is None else options.timeout
+        connection, route = (self._resolve_alive if things else self._resolve)(command, timeout)
         what, unpack = command.qualified_name, route.unpack_adapted or command.codec.unpack_result
-        end, extension, nested, within = plan_call(connection, route, options, what, self.default_timeout)
+        key = None if pursuit is None else pursuit.sent(connection)
+        end, extension, nested, within = plan_call(connection, route, options, what, self.default_timeout, key)
         going = goes_with(connection, things)
         on_reply = metadata_to(options)
         try:
@@ -141,14 +220,100 @@ class CallForms:
         *,
         patient: bool = True,
     ) -> Future[Any]:
-        payload, things = pack(command, args, kwargs)
-        connection, route = self._resolve(command, options.timeout)
+        packed = pack(command, args, kwargs)
+        again = self.again
+        if again is not None and again.retry is not None:
+            return self._submit_keyed(again, command, (own(packed[0]), packed[1]), options, patient=patient)
+        timeout = self.default_timeout if options.timeout is None else options.timeout
+        connection, route = self._resolve(command, timeout)
+        future = CallFuture(connection, command.qualified_name)
+        on_lost: OnLost | None = None
+        if again is not None and type(packed[0]) is bytes:  # other buffers are not kept: whose they are may change them
+            on_lost = partial(self._resubmit, future, connection, command, packed, options)
+        try:
+            self._start(future, connection, route, command, packed, options, on_lost, patient=patient)
+        except ConnectionLost:  # it may just have ended
+            if again is None or again.closed.is_set():
+                raise
+            connection, route = self._resolve(command, timeout)
+            self._start(future, connection, route, command, packed, options, None, patient=patient)
+        return future
+
+    def _submit_keyed(
+        self,
+        again: Again,
+        command: Command[Any],
+        packed: tuple[Payload, list[Any]],
+        options: CallOptions,
+        *,
+        patient: bool,
+    ) -> Future[Any]:
+        """A call that the server may know by a key."""
+        pursuit = self._begin(command, options)
+        try:
+            connection, route = self._resolve(command, pursuit.options.timeout)
+        except BaseException:
+            pursuit.over()
+            raise
+        future = CallFuture(connection, command.qualified_name)
+        self._submission(again, pursuit, future, packed).begin(connection, route, patient=patient)
+        return future
+
+    def _resubmit(
+        self,
+        future: "CallFuture",
+        connection: Connection,
+        command: Command[Any],
+        packed: tuple[Payload, list[Any]],
+        options: CallOptions,
+        outcome: Frame | RpcError,
+        end: float | None,
+    ) -> bool:
+        """The call of a client that gives no keys has no result: whether it is sent once again."""
+        again = self.again
+        if again is None or loss_in(outcome, command.qualified_name) is None:
+            return False
+        pursuit = Pursuit(again, command, options, end, tries=1)
+        pursuit.connection = connection
+        return self._submission(again, pursuit, future, packed).lost(outcome)
+
+    def _submission(
+        self, again: Again, pursuit: Pursuit, future: "CallFuture", packed: tuple[Payload, list[Any]]
+    ) -> Submission:
+        command = pursuit.command
+
+        def start(
+            connection: Connection,
+            route: Route,
+            options: CallOptions,
+            on_lost: OnLost,
+            key: tuple[int, int, int] | None,
+            patient: bool,
+        ) -> None:
+            self._start(future, connection, route, command, packed, options, on_lost, key, patient=patient)
+
+        return Submission(again, pursuit, future, lambda timeout: self._resolve(command, timeout), start)
+
+    def _start(
+        self,
+        future: "CallFuture",
+        connection: Connection,
+        route: Route,
+        command: Command[Any],
+        packed: tuple[Payload, list[Any]],
+        options: CallOptions,
+        on_lost: OnLost | None,
+        key: tuple[int, int, int] | None = None,
+        *,
+        patient: bool = True,
+    ) -> None:
+        """Send a call whose outcome goes to a future; ``on_lost`` is asked first whether it takes that."""
+        payload, things = packed
         what = command.qualified_name
-        end, extension, nested, within = plan_call(connection, route, options, what, self.default_timeout)
-        future = CallFuture(connection, what)
+        end, extension, nested, within = plan_call(connection, route, options, what, self.default_timeout, key)
         going = goes_with(connection, things, of_caller=True)
         on_reply = metadata_to(options)
-        finish = completion(future, command, route, on_reply, None if going is None else going.failure_of)
+        finish = completion(future, command, route, on_reply, None if going is None else going.failure_of, on_lost, end)
         if within is not None:
             finish = _forgetting(finish, within, future)
         token = Pending(finish)
@@ -158,13 +323,14 @@ class CallForms:
             within.on_cancel(future, lambda: connection.abort(call, token, cancelled_with(within, what)))
             if future.done():  # before it could be forgotten
                 within.forget(future)
-        return future
 
     def awaiter(self, command: Command[Any], options: CallOptions, /) -> Callable[..., Coroutine[Any, Any, Any]]:
         async def awaited(*args: Any, **kwargs: Any) -> Any:
             import asyncio  # whoever awaits has it
 
             future: Future[Any] | None = None
+            if self.again is not None:
+                await self._await_link(self.again, command, options)
             with suppress(NoRoom):  # which is not to be kept while it waits: it holds what the attempt has made
                 future = self._submit(command, args, kwargs, options, patient=False)
             if future is None:
@@ -173,6 +339,16 @@ class CallForms:
             return await asyncio.wrap_future(future)
 
         return awaited
+
+    async def _await_link(self, again: Again, command: Command[Any], options: CallOptions) -> None:
+        """Wait for a connection, where there is none, as a task does; what fails is told where it is asked for."""
+        dialled = again.redial.needed()
+        if dialled is not None:
+            timeout = self.default_timeout if options.timeout is None else options.timeout
+            end = nearest(None if timeout is None else monotonic() + timeout, get_limit())
+            if not await is_done_by(dialled, end):
+                raise DeadlineExceeded(f"{command.qualified_name}: there was no connection in time")
+            outcome_of(dialled)
 
     async def _in_line(
         self,
@@ -205,8 +381,18 @@ class CallForms:
     def stream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
     ) -> Stream[Any]:
-        stream: Stream[Any] = self._open(command, pack(command, args, kwargs), options, Receiver)
+        packed = pack(command, args, kwargs)
+        stream: Stream[Any] = self._unless_lost(lambda: self._open(command, packed, options, Receiver))
         return stream
+
+    def _unless_lost(self, send: Callable[[], Started]) -> Started:
+        """What sends something, and raises ``ConnectionLost`` where it did not: twice, as a connection may just end."""
+        try:
+            return send()
+        except ConnectionLost:
+            if self.again is None or self.again.closed.is_set():
+                raise
+        return send()
 
     def astream(
         self, command: Command[Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: CallOptions, /
@@ -217,7 +403,7 @@ class CallForms:
         self, command: Command[Any], packed: tuple[Payload, list[Any]], options: CallOptions
     ) -> AsyncStream[Any]:
         try:
-            stream: AsyncStream[Any] = self._open(command, packed, options, AsyncReceiver)
+            stream: AsyncStream[Any] = self._unless_lost(lambda: self._open(command, packed, options, AsyncReceiver))
         except NoRoom:
             start = partial(self._open, command, packed, receiver=AsyncReceiver)
             opening = self._in_line(command, options, None, lambda rest: start(options=rest))
@@ -233,7 +419,7 @@ class CallForms:
     ) -> Any:
         """Start a call whose result is a stream. Raises ``NoRoom`` where one for a task would have to wait."""
         payload, things = packed
-        connection, route = self._resolve(command, options.timeout)
+        connection, route = self._resolve_alive(command, options.timeout)
         what = command.qualified_name
         end, extension, nested, within = plan_call(connection, route, options, what, None)
         on_loop = receiver is AsyncReceiver
@@ -284,7 +470,12 @@ class CallForms:
         packed = pack(command, args, kwargs)
         if command.schema.has_streams:
             raise TypeError(f"{command.qualified_name} takes a stream and cannot be called one-way")
-        self._notify(command, packed, options)
+        try:
+            self._notify(command, packed, options)
+        except ConnectionLost:  # it may just have ended
+            if self.again is None or self.again.closed.is_set():
+                raise
+            self._notify(command, packed, options)
 
     def _notify(self, command: Command[Any], packed: tuple[Payload, list[Any]], options: CallOptions) -> None:
         payload, things = packed
@@ -306,9 +497,10 @@ class CallForms:
         /,
     ) -> Iterator[Any]:
         is_timed = options.timeout is not None or self.default_timeout is not None  # each call by itself
-        if is_timed or command.codec.has_callbacks or command.is_async or options.on_metadata is not None:
+        is_keyed = self.again is not None and self.again.retry is not None
+        if is_timed or is_keyed or command.codec.has_callbacks or command.is_async or options.on_metadata is not None:
             return self._map_singly(command, iterables, options, return_exceptions)
-        resolve = partial(self._resolve, command, options.timeout)
+        resolve = partial(self._resolve_alive, command, options.timeout)
         what = command.qualified_name
 
         def plan(connection: Connection, route: Route) -> Plan:
@@ -385,21 +577,40 @@ class CallForms:
 class RemoteCaller(CallForms):
     """The caller behind the proxies of one peer."""
 
-    __slots__ = ("_contracts", "_link", "_name", "default_timeout")
+    __slots__ = ("_contracts", "_link", "_name", "again", "default_timeout")
 
-    def __init__(self, name: str, link: Callable[[float], Agreements], default_timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        link: Callable[[float | None], Agreements],
+        default_timeout: float | None = None,
+        again: Again | None = None,
+    ) -> None:
         """
         Args:
             name: What it is printed as.
-            link: Gives the connection to use, with what is agreed there; asked for each new bound command, and again in
-                a forked child. May block until the deadline that it is given.
+            link: Gives the connection to use, with what is agreed there; asked for each new bound command, and again
+                where a connection has ended. May block until the deadline that it is given.
             default_timeout: Seconds that a call may take where nobody says another number.
+            again: What is done about calls that a loss cuts short.
         """
         self.default_timeout = default_timeout
+        self.again = again
         self._name = name
         self._link = link
         # Declared command to the commands, by name, with which it is agreed about: those of its service.
         self._contracts: dict[Command[Any], Mapping[str, Command[Any]]] = {}
+
+    def bind(self, contract: Any) -> Any:
+        """A proxy of a contract, or a bound command. Nothing is asked.
+
+        Raises:
+            DefinitionError: It is no contract, or one that cannot be carried.
+        """
+        made = bind(contract, self) if isinstance(contract, Command) else make_proxy(contract, self)
+        for commands in services_of(contract).values():
+            self._contracts.update(dict.fromkeys(commands.values(), commands))
+        return made
 
     def make_proxy(self, contract: Any, deadline: float) -> Any:
         """A proxy of a contract, or a bound command; the peer is asked about it.
@@ -413,19 +624,40 @@ class RemoteCaller(CallForms):
             ConnectionLost, DeadlineExceeded, ProtocolError: The peer did not tell.
         """
         deadline = with_limit(deadline)
-        made = bind(contract, self) if isinstance(contract, Command) else make_proxy(contract, self)
+        made = self.bind(contract)
         for commands in services_of(contract).values():
-            self._contracts.update(dict.fromkeys(commands.values(), commands))
             link = self._link(deadline)
             link.about(commands, deadline)
             link.connection.check()
         return made
 
+    def agree_anew(self, agreements: Agreements, deadline: float) -> None:
+        """Ask the peer of a new connection about all contracts that there are proxies of. Raises as `make_proxy`."""
+        for commands in self.contracts():
+            agreements.about(commands, deadline)
+
+    def contracts(self) -> list[Mapping[str, Command[Any]]]:
+        """The commands of each service that there is a proxy of."""
+        return list({id(commands): commands for commands in list(self._contracts.values())}.values())
+
     def _resolve(self, command: Command[Any], timeout: float | None, /) -> tuple[Connection, Route]:
-        deadline = with_limit(monotonic() + (AGREE_TIME if timeout is None else min(timeout, AGREE_TIME)))
+        now = 0.0 if timeout is None else monotonic()
+        try:
+            link = self._link(None if timeout is None else now + timeout)
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(f"{command.qualified_name}: {error}") from None
+        if timeout is None or timeout > AGREE_TIME:
+            now, timeout = monotonic(), AGREE_TIME
+        deadline = with_limit(now + timeout)
+        try:
+            return link.connection, link.about(self._contracts[command.declaration], deadline).route_of(command)
+        except (ContractMismatch, UnknownCommand):
+            # Perhaps this server has gone, and another version is up.
+            link.connection.look_alive()
+            if self.again is None or not self.again.redial.is_over(link.connection):
+                raise
         link = self._link(deadline)
-        agreement = link.about(self._contracts[command.declaration], deadline)
-        return link.connection, agreement.route_of(command)
+        return link.connection, link.about(self._contracts[command.declaration], deadline).route_of(command)
 
     def __repr__(self) -> str:
         return self._name
@@ -497,7 +729,7 @@ class PeerLink:
         self.connection.set_limit(max_message_size)
 
     def services(self) -> Mapping[str, bytes]:
-        return self.connection.core.peer_services
+        return self.connection.core.peer_hello.services
 
     def receive_callback(self, origin: int, index: int, callback: Any, /) -> Any:
         if callback is None:  # which this side's version of the command does not have
@@ -592,6 +824,8 @@ def completion(
     route: Route,
     on_reply: Callable[[Frame], None] | None = None,
     failure_of: Callable[[], BaseException | None] | None = None,
+    on_lost: OnLost | None = None,
+    end: float | None = None,
 ) -> Callable[[Frame | RpcError], None]:
     """What gives a future the outcome of a call.
 
@@ -601,10 +835,19 @@ def completion(
         route: How.
         on_reply: Called with the answer's frame first.
         failure_of: What an iterator among the arguments has failed with.
+        on_lost: Asked about what is no result: whether the call goes on.
+        end: The deadline of the call.
     """
     unpack, what = route.unpack_adapted or command.codec.unpack_result, command.qualified_name
 
     def finish(outcome: Frame | RpcError) -> None:
+        nonlocal on_lost
+        # It has what went with the call, which its outcome is not to keep: neither by this, nor by a traceback.
+        ask, on_lost = on_lost, None
+        goes_on = ask is not None and (type(outcome) is not Frame or outcome.kind == _ERROR) and ask(outcome, end)
+        ask = None
+        if goes_on:
+            return
         if not future.set_running_or_notify_cancel():
             return
         try:

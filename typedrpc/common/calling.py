@@ -494,7 +494,7 @@ class Calls:
         """
         self._wait(waiter, batch.deadline)
         if self._connection.forked:
-            batch.end(self._core.lost())
+            batch.end(self._core.lost_call(batch.call))
             return
         if not waiter.done and self._take_out(batch.call):
             self.give_up(batch.call)
@@ -564,6 +564,8 @@ class Calls:
             if self._connection.ended:
                 raise NotSent(core.lost())
             core.calls.insert(call, token, None if isinstance(token, CallWaiter) else deadline)
+            if nested and core.client:
+                core.nested_calls.add(call)
             if isinstance(token, Batch) and token.count > 1:
                 core.batches[call] = token.count
         if token.aborted is not None and core.calls.pop(call) is not None:

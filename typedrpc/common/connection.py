@@ -6,10 +6,12 @@ when time has passed, is done. How bytes travel is :mod:`typedrpc.sync.connectio
 
 import contextlib
 import logging
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Generic
 
@@ -27,12 +29,15 @@ from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
 from typedrpc.common.sending import Streams
+from typedrpc.common.silence import Silence
 from typedrpc.common.tokens import Batch, CallWaiter, Token
-from typedrpc.errors import ConnectionLost, DeadlineExceeded, RpcError, ServerBusy, UnknownCommand
+from typedrpc.errors import ConnectionLost, DeadlineExceeded, PermissionDenied, RpcError, ServerBusy, UnknownCommand
 from typedrpc.failure import pack_protocol_failure, unpack_failure
+from typedrpc.identity import Identity
 from typedrpc.messages import NO_EXTRAS, Leave
 from typedrpc.protocol import BatchRequest, Closed, Event, GivenUp, Outcome, Outgoing, Released, Request, State
 from typedrpc.protocol import Protocol as Core
+from typedrpc.transport import LONGEST_WAIT
 from typedrpc.wire import Frame, Kind
 
 logger = logging.getLogger("typedrpc")
@@ -42,11 +47,23 @@ _RESPONSE: Final = int(Kind.RESPONSE)
 MAX_UNASKED: Final = 16 * 1024
 """Refusals and pongs that may wait to be written before the peer is taken for one that does not read."""
 
+KEEP_ALIVE: Final = 60.0
+"""Seconds after which a peer that says nothing is taken for dead, unless a side is told another number."""
+
 GOODBYE_TIME: Final = 0.1
 """Seconds that closing waits for what is still being written."""
 
 
 HandlersT_co = TypeVar("HandlersT_co", bound=Handlers, default=Handlers, covariant=True)
+
+
+def check_keep_alive(keep_alive: float | None) -> None:
+    """
+    Raises:
+        ValueError: It is neither None nor a number of seconds.
+    """
+    if keep_alive is not None and not 0 < keep_alive <= LONGEST_WAIT:
+        raise ValueError(f"keep_alive must be None or a number of seconds above 0, up to a day, not {keep_alive!r}")
 
 
 class Connection(ABC, Generic[HandlersT_co]):
@@ -60,6 +77,7 @@ class Connection(ABC, Generic[HandlersT_co]):
         role: ReadRole,
         queue: deque[Outgoing],
         *,
+        keep_alive: float | None,
         on_end: Callable[[Any], None] | None,
         on_forsaken: Callable[[], None] | None,
     ) -> None:
@@ -68,6 +86,7 @@ class Connection(ABC, Generic[HandlersT_co]):
             core: The protocol's state.
             role: The right to read.
             queue: What waits to be written, in order.
+            keep_alive: Seconds after which a peer that says nothing, though it is asked, is taken for dead.
             on_end: Called once with it, when the connection has ended.
             on_forsaken: Called in a forked child, to which the connection does not belong.
         """
@@ -75,6 +94,8 @@ class Connection(ABC, Generic[HandlersT_co]):
         self.role = role
         self.ended = False
         self.forked = False
+        self.left = False
+        """This side has closed it: that is no loss."""
         self.watched = False
         self.callbacks = Callbacks()
         self.streams = Streams(self)
@@ -83,10 +104,12 @@ class Connection(ABC, Generic[HandlersT_co]):
         self._queue = queue
         self._unasked = 0  # answers of the protocol's own that were queued since the queue was empty
         self._dropped = False  # a callback, which the peer is to be told
-        self._failing: list[Token] = []
+        self._failing: list[tuple[int, Token]] = []
         self._left_behind: deque[Callable[[], None]] = deque()
         self._on_end = on_end
         self._on_forsaken = on_forsaken
+        self._keep_alive = keep_alive
+        self._silence: Silence | None = None  # from the end of the handshake on
 
     def _assemble(self, make_calls: Callable[[Room, Router], Calls]) -> None:
         """The rest of what it consists of, once there is who handles calls."""
@@ -103,6 +126,8 @@ class Connection(ABC, Generic[HandlersT_co]):
         self.wait = calls.wait
         self.send_batch = calls.send_batch
         self.fetch = calls.fetch
+        if self.core.rate is not None:
+            self.core.rate.on_first_drop = self._tell_of_drop
         forsake_after_fork(self)
 
     # What differs
@@ -146,6 +171,10 @@ class Connection(ABC, Generic[HandlersT_co]):
     @abstractmethod
     def prepare_watcher(self) -> None:
         """Something may be left to whoever looks within a finalizer, which cannot start him."""
+
+    @abstractmethod
+    def _listen_for_life(self, silence: Silence) -> None:
+        """The handshake is over: from now on a silence that lasts is to be noticed."""
 
     @abstractmethod
     def _poke(self) -> None:
@@ -198,6 +227,32 @@ class Connection(ABC, Generic[HandlersT_co]):
         self.post(welcome)
         return True
 
+    def accept(self, identity: Identity, proof: bytes | None = None) -> bool:
+        """The client is who it says. Returns whether it still is there.
+
+        Args:
+            identity: Who it is.
+            proof: What it is told, to know the same of this side.
+        """
+        peer = self.handlers.peer
+        if peer.identity is not None and identity.certificate is None:
+            identity = replace(identity, certificate=peer.identity.certificate)
+        peer.identity = identity
+        with self._state:
+            answer = self.core.accept(proof)
+            there = self.core.state is State.GREETED
+        if answer is not None:
+            self.post(answer)
+        return there
+
+    def turn_away(self) -> None:
+        """Greet a client that is not heard; :meth:`close` tells it that it may not come in."""
+        with self._state:
+            self.core.turn_away()
+        self._queue.extend(self.core.outgoing)
+        self.core.outgoing.clear()
+        self._flush_now()
+
     def set_limit(self, max_message_size: int) -> None:
         """Change the size of the messages that are accepted, and tell the peer.
 
@@ -216,6 +271,9 @@ class Connection(ABC, Generic[HandlersT_co]):
             if not self.core.may_call():
                 raise self.core.lost()
 
+    def look_alive(self) -> None:
+        """Read what has come, without waiting, where nobody else does: it may be the end. A loop always reads."""
+
     def drain(self, reason: str) -> None:
         """Tell the peer that no more calls are accepted; those that run are still answered."""
         with self._state:
@@ -224,15 +282,51 @@ class Connection(ABC, Generic[HandlersT_co]):
             self._queue.append(goodbye)
             self._flush_now()
 
+    def answer(self, make: Callable[[], Outgoing]) -> None:
+        """Answer a call of the peer's, from whatever thread, unless the connection has ended.
+
+        Args:
+            make: Makes the answer. For :meth:`finish`, that and the queueing are one step: the peer must not hear that
+                all was answered before it has the answer.
+        """
+        with self._state:
+            if self.core.state is State.CLOSED:
+                return
+            self._queue.append(make())
+        self._flush_now()
+
+    def finish(self, reason: str) -> bool:
+        """Tell the peer, if everything was answered since :meth:`drain`, that nothing else of what it sent has run.
+
+        Returns:
+            Whether that was so, and it was not too late.
+        """
+        with self._state:
+            goodbye = self.core.finish(reason)
+        if goodbye is None:
+            return False
+        self._queue.append(goodbye)
+        self._flush_now()
+        return True
+
     def fault(self) -> None:
         """End it because of an exception that should not be; called in its handler."""
+        if isinstance(sys.exception(), MemoryError):
+            logger.warning("%s was cut off: there is no memory for what it has sent", self.handlers.peer)
+            self.close("there is no memory for a message")
+            return
         logger.exception("a fault of typedrpc's own ended a connection")
         self.end(ConnectionLost("a fault of typedrpc's own, see the log"))
 
+    def _tell_of_drop(self) -> None:
+        logger.warning("%s makes more one-way calls than max_rate lets it: these are dropped", self.handlers.peer)
+
     def _is_greeting(self) -> bool:
-        """The handshake goes on: a client's until it is let in."""
+        """The handshake goes on: a client's until it is let in, a server's until it knows who is to be let in."""
         state = self.core.state
-        return state is State.GREETING or (self.core.client and state is State.GREETED)
+        if state is State.GREETING or state is State.AUTHENTICATING:
+            return True
+        return self.core.client and state is State.GREETED
 
     def _opened(self) -> None:
         """The handshake is over.
@@ -243,14 +337,20 @@ class Connection(ABC, Generic[HandlersT_co]):
         if self.core.error is not None or self.core.state is State.DRAINING:
             raise self.core.lost()
         self._room.open()
+        if self._keep_alive is not None and self._silence is None:
+            self._silence = Silence(self._keep_alive)
+            self._listen_for_life(self._silence)
 
     def _take_leave(self, reason: str, code: int) -> tuple[ConnectionLost, Outgoing | None]:
         """This side closes: with which error, and what the peer is told."""
         error = ConnectionLost(f"the connection was closed on this side{': ' if reason else ''}{reason}")
         with self._state:
-            goodbye = self.core.goodbye(reason, code) if self.core.state in (State.OPEN, State.GREETED) else None
-            # Before the peer knows: it may close at once, and who reads here would take that for the cause.
+            self.left = self.left or not self.ended
+            is_known = self.core.state in (State.OPEN, State.GREETED, State.AUTHENTICATING, State.CLAIMED)
+            # Before the peer knows: it may close at once, and who reads here would take that for the cause. And before
+            # it is said which call was the last: one that comes now does not run.
             self.core.close(error)
+            goodbye = self.core.goodbye(reason, code) if is_known else None
         return error, goodbye
 
     def _tell_of_end(self) -> None:
@@ -260,15 +360,15 @@ class Connection(ABC, Generic[HandlersT_co]):
         while self._failing:
             # Taken out only then: whoever is interrupted in between has it done again. Another thread may be at it too.
             try:
-                token = self._failing[-1]
+                failing = call, token = self._failing[-1]
             except IndexError:
                 break
-            token.fail(self, self.core.lost())
+            token.fail(self, self.core.lost_call(call))
             with contextlib.suppress(ValueError):
-                self._failing.remove(token)
+                self._failing.remove(failing)
         for handled in tuple(self.core.handled.values()):
             if handled is not None and not handled.why_cancelled:
-                handled.cancel("its caller has left")
+                handled.caller_left()
         self.core.end_all_flows()  # only now: who takes from one, or yields to one, is to find why
         self.handlers.end()
         if (on_end := self._on_end) is not None:
@@ -284,11 +384,11 @@ class Connection(ABC, Generic[HandlersT_co]):
         self.core.close(ConnectionLost("the connection was made before a fork, and is the parent's"))
         self.role.token.clear()
         self.core.forsake_flows()
-        for token in self.core.calls.calls.values():
+        for call, token in self.core.calls.calls.items():
             if isinstance(token, CallWaiter):  # perhaps the very thread that forked, in what its call called back
-                token.error, token.done = self.core.lost(), True
+                token.error, token.done = self.core.lost_call(call), True
             elif isinstance(token, Batch):
-                token.end(self.core.lost())
+                token.end(self.core.lost_call(call))
         for part in (self.handlers, self._router, self.callbacks):
             part.forsake()
         if self._on_forsaken is not None:
@@ -357,7 +457,7 @@ class Connection(ABC, Generic[HandlersT_co]):
     def _withdraw_unseen(self, frame: Frame) -> None:
         """The peer says by these answers that it has not looked at the arguments, and has no callbacks of the call."""
         if frame.call in self.callbacks.groups and isinstance(
-            unpack_failure(frame.payload, ""), UnknownCommand | ServerBusy
+            unpack_failure(frame.payload, ""), UnknownCommand | ServerBusy | PermissionDenied | ConnectionLost
         ):
             self.callbacks.withdraw(frame.call)
 

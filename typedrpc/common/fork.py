@@ -9,7 +9,10 @@ class Forsakable(Protocol):
     """Something whose descriptors and threads are the parent's."""
 
     def forsake(self) -> None:
-        """Called in the child, in its only thread. Closes descriptors, touches none of their bytes, takes no lock."""
+        """Called in the child, in its only thread. Closes descriptors, touches none of their bytes, takes no lock.
+
+        Called again in the child's own children: they share with it whatever it has made in place of what it left.
+        """
 
 
 _parents: Final["weakref.WeakSet[Forsakable]"] = weakref.WeakSet()
@@ -23,7 +26,6 @@ def forsake_after_fork(thing: Forsakable) -> None:
 def _forsake_all() -> None:
     for thing in tuple(_parents):
         thing.forsake()
-    _parents.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -280,7 +280,11 @@ class Mapping:
         """An error of its own for each call."""
         if isinstance(error, DeadlineExceeded):
             return DeadlineExceeded(f"{self.what}: {error}")
-        return connection.core.lost() if isinstance(error, ConnectionLost) else error
+        if not isinstance(error, ConnectionLost):
+            return error
+        again = type(error)(*error.args)
+        again.__cause__ = error.__cause__
+        return again
 
     def told(self, error: Exception) -> Exception:
         """What a user is told of what went wrong with a call."""

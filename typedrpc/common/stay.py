@@ -93,6 +93,11 @@ class Stay:
         """Say why the peer is not let in, where its connection's end does not. Whoever says so closes it then."""
         self._refusal = error
 
+    @property
+    def let_in(self) -> bool:
+        """Whether the peer is in, or was."""
+        return self._let_in
+
     def begin(self, let_in: Callable[[], bool]) -> bool:
         """Make what the peer needs, tell the hooks, and let it in. May take its time.
 

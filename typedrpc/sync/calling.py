@@ -1,6 +1,5 @@
 """The calls of a thread that reads for itself: who waits for a reply takes the read role if it is free."""
 
-import socket
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -20,6 +19,7 @@ from typedrpc.common.tokens import CallWaiter, Failed, Token
 from typedrpc.deadlines import nearest
 from typedrpc.protocol import Event
 from typedrpc.protocol import Protocol as Core
+from typedrpc.sync.alive import KeepAlive
 from typedrpc.sync.writer import Writer
 from typedrpc.transport import Waker
 from typedrpc.wire import Frame, Kind
@@ -50,19 +50,21 @@ class LeadingCalls(Calls):
     def __init__(
         self,
         connection: Connection,
-        sock: socket.socket,
+        sock: transport.SocketLike,
         core: Core[Token],
         state: threading.Lock,
         *,
         writer: Writer,
+        alive: KeepAlive,
         callbacks: Callbacks,
         room: Room,
         router: Router,
     ) -> None:
-        """As for :class:`typedrpc.common.calling.Calls`; and its socket, and what writes."""
+        """As for :class:`typedrpc.common.calling.Calls`; and its socket, what writes, and keep-alive."""
         super().__init__(connection, core, state, callbacks=callbacks, room=room, router=router)
         self._sock = sock
         self._writer = writer
+        self._alive = alive
 
     def call(
         self,
@@ -120,7 +122,7 @@ class LeadingCalls(Calls):
                         self._connection.stop_leading()
                         self.give_up(call)
                         raise Failed(error) from None
-                    count = -1  # whatever it is, it comes again, and is dealt with below
+                    count = -1  # silence for a while; or whatever it is, it comes again, and is dealt with below
                 if count > 0:
                     sole = reader.sole_frame(count)
                     if sole is not None and sole[0] == _RESPONSE and sole[2] == call:
@@ -130,6 +132,8 @@ class LeadingCalls(Calls):
                 if count >= 0:
                     self._connection.deliver(core.receive(count) if count else core.receive_eof())
                     self._connection.attend(deadline)
+                else:
+                    self._connection.deliver(self._alive.read_ended())
             return self._outcome(call, what, waiter, deadline, leading=True)
         except Failed as failed:
             errors = [failed.error]
@@ -149,7 +153,7 @@ class LeadingCalls(Calls):
                 self._core.calls.insert(call, waiter)
                 return waiter
         self._connection.stop_leading()
-        raise Failed(self._core.lost())
+        raise Failed(self._core.lost_call(call))  # it was written, or some of it
 
     def _lead(self, waiter: Waiter, deadline: float | None) -> BaseException | None:
         """Read, holding the role, until the waiter is done or out of time; then give the role up.

@@ -16,12 +16,13 @@ from typedrpc import transport
 from typedrpc.call import Row
 from typedrpc.codec import CallbackCodec
 from typedrpc.common.apart import Apart
-from typedrpc.common.connection import GOODBYE_TIME
+from typedrpc.common.connection import GOODBYE_TIME, KEEP_ALIVE
 from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.loop import RIGHT_WAY, in_loop, refuse_on_kept_loop
 from typedrpc.common.role import ReadRole
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
+from typedrpc.common.silence import Silence
 from typedrpc.common.tokens import Token
 from typedrpc.common.workers import Workers
 from typedrpc.dispatch import Dispatcher
@@ -30,8 +31,10 @@ from typedrpc.messages import Leave
 from typedrpc.peer import Peer
 from typedrpc.protocol import Event, Outgoing
 from typedrpc.protocol import Protocol as Core
+from typedrpc.sync.alive import KeepAlive
 from typedrpc.sync.calling import LeadingCalls
 from typedrpc.sync.handling import HandlerThreads
+from typedrpc.sync.reading import Reader
 from typedrpc.sync.watcher import QUICK_TICK, Watcher
 from typedrpc.sync.writer import Writer
 
@@ -42,13 +45,14 @@ class Connection(AnyConnection[HandlerThreads]):
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: transport.SocketLike,
         core: Core[Token],
         *,
         runtime: Callable[[], tuple[Workers, Watcher]],
         dispatcher: Dispatcher,
         peer: Peer,
         attended: bool,
+        keep_alive: float | None = KEEP_ALIVE,
         on_end: Callable[["Connection"], None] | None = None,
         on_forsaken: Callable[[], None] | None = None,
     ) -> None:
@@ -61,6 +65,7 @@ class Connection(AnyConnection[HandlerThreads]):
             peer: The other end, for handlers.
             attended: Whether the peer may call, or somebody wants to know at once when it leaves: then somebody reads
                 all the time.
+            keep_alive: Seconds after which a peer that says nothing, though it is asked, is taken for dead.
             on_end: Called once, when the connection has ended.
             on_forsaken: Called in a forked child, to which the connection does not belong.
         """
@@ -70,22 +75,28 @@ class Connection(AnyConnection[HandlerThreads]):
             role,
             may_read_ahead=lambda: self.handlers.has_room(),
             read_ahead=self._read_ahead,
+            nothing_came=lambda: self._alive.hear_nothing(),
             end=self.end,
+            broke=self._broke,
             stop_leading=self.stop_leading,
             leave=self._dispose,
             helper=lambda body: runtime()[0].start(body),
         )
-        super().__init__(core, role, writer.queue, on_end=on_end, on_forsaken=on_forsaken)
+        super().__init__(core, role, writer.queue, keep_alive=keep_alive, on_end=on_end, on_forsaken=on_forsaken)
         self._sock = sock
         self._torn = False
-        self._waker: transport.Waker | None = None
         self._runtime = runtime
+        self._alive = alive = KeepAlive(sock, core, role, writer, deliver=self.deliver, stop_leading=self.stop_leading)
+        self._reader = reader = Reader(sock, core, alive, self.deliver)
+        self.read = reader.read
+        self.get_waker = reader.get_waker
         self.handlers = HandlerThreads(
             core,
             role,
             writer,
-            read=self._read_and_deliver,
-            readable=self._is_readable,
+            read=reader.read_and_deliver,
+            read_now=lambda: self.deliver(reader.read_now()),
+            readable=alive.is_readable,
             stop_leading=self.stop_leading,
             fault=self.fault,
             runtime=runtime,
@@ -99,7 +110,15 @@ class Connection(AnyConnection[HandlerThreads]):
 
         def make_calls(room: Room, router: Router) -> LeadingCalls:
             return LeadingCalls(
-                self, sock, core, self._state, writer=writer, callbacks=self.callbacks, room=room, router=router
+                self,
+                sock,
+                core,
+                self._state,
+                writer=writer,
+                alive=alive,
+                callbacks=self.callbacks,
+                room=room,
+                router=router,
             )
 
         self._assemble(make_calls)
@@ -128,6 +147,25 @@ class Connection(AnyConnection[HandlerThreads]):
                 self.attend(deadline)
         finally:
             self.stop_leading()
+        self._opened()
+
+    def greet(self, events: list[Event[Token]]) -> bool:
+        """Shake hands by what was read: instead of :meth:`open`, for who has the role and reads for many.
+
+        Returns:
+            Whether hands are shaken, or it has ended.
+        """
+        self.deliver(events)
+        self._post(monotonic())
+        return self.ended or not self._is_greeting()
+
+    def stop_greeting(self) -> None:
+        """Hands are shaken, if it has not ended.
+
+        Raises:
+            ConnectionLost: The peer is none, or left.
+        """
+        self.stop_leading()
         self._opened()
 
     def post(self, data: Outgoing) -> None:
@@ -252,7 +290,7 @@ class Connection(AnyConnection[HandlerThreads]):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._writer.wind_up()
         if self._torn:
-            self._failing.extend(self.core.leaving)
+            self._failing.extend((0, token) for token in self.core.leaving)
         self._tell_of_end()
         self._dispose()
 
@@ -261,8 +299,7 @@ class Connection(AnyConnection[HandlerThreads]):
         if self.role.try_take():
             if self._writer.try_take_pen():
                 self._sock.close()
-                if self._waker is not None:
-                    self._waker.close()
+                self._reader.close()
                 self.core.reader.discard()
                 self._writer.discard()
             else:
@@ -272,8 +309,7 @@ class Connection(AnyConnection[HandlerThreads]):
         super().forsake()
         self._writer.forsake()
         self._sock.close()
-        if self._waker is not None:
-            self._waker.close()
+        self._reader.close()
 
     def interrupted(self, error: BaseException) -> None:
         """An exception of a signal handler came where bytes or the role may be lost with it: nothing is certain."""
@@ -308,64 +344,40 @@ class Connection(AnyConnection[HandlerThreads]):
             # The watcher sleeps while somebody reads. Now it may be that nobody does although somebody has to.
             self._runtime()[1].watch(self)
 
-    def get_waker(self) -> transport.Waker | None:
-        """What ends the wait of a thread that reads and may be told to stop; None if there are no descriptors.
-
-        The role is held: who gives it up last closes the waker with the socket.
-        """
-        if self._waker is None:
-            with contextlib.suppress(OSError):
-                self._waker = transport.Waker()
-        return self._waker
-
     def wake_reader(self) -> None:
         """A thread that waits for something of its own, and may read meanwhile, is to look at once."""
-        if self._waker is not None:  # where it is made only now, its maker looks afterwards
-            self._waker.set()
+        self._reader.wake()
 
-    def read(self, deadline: float | None = None, waker: transport.Waker | None = None) -> list[Event[Token]]:
-        """Read once; the role is held. Empty when the deadline passed first, or the waker was set."""
-        core, sock = self.core, self._sock
-        try:
-            if deadline is not None or waker is not None:
-                left = None if deadline is None else deadline - monotonic()
-                if not transport.wait(sock, read=True, timeout=left, waker=waker):
-                    return []
-            count = sock.recv_into(core.reader.get_buffer())
-        except OSError as error:
-            return self._failed_to_read(error)
-        return core.receive(count) if count else core.receive_eof()
-
-    def _failed_to_read(self, error: OSError) -> list[Event[Token]]:
-        if isinstance(error, BlockingIOError):  # pragma: no cover  # where sockets do not block
-            transport.wait(self._sock, read=True)
-            return []
-        if not transport.is_of_socket(error):
-            raise error
-        return self.core.receive_error(error)
-
-    def _read_and_deliver(self) -> None:
-        """As :meth:`read` and :meth:`deliver`: for the threads that handle what they read, once for each call."""
-        core = self.core
-        try:
-            count = self._sock.recv_into(core.reader.get_buffer())
-        except OSError as error:
-            events = self._failed_to_read(error)
-        else:
-            events = core.receive(count) if count else core.receive_eof()
-        self.deliver(events)
+    def _listen_for_life(self, silence: Silence) -> None:
+        self._alive.begin(silence)
 
     def _read_ahead(self) -> None:
         """Read once, in a thread that waits to write and therefore cannot handle what comes."""
-        self.deliver(self.read())
+        self.deliver(self._reader.read_now())
         if self.handlers.ready:
             self.handlers.call_for_help()
 
-    def _is_readable(self) -> bool:
+    def _broke(self, error: ConnectionLost, leading: bool) -> None:
+        """Nothing can be written any more. What the peer said before it left is why, and which calls it has not run."""
+        if leading or self.role.try_take():
+            try:
+                self._reader.read_last_words()
+            finally:
+                if not leading:
+                    self.stop_leading()
+        self.end(error)
+
+    def look_alive(self) -> None:
         try:
-            return transport.wait(self._sock, read=True, timeout=0)
-        except (OSError, ValueError):  # closed meanwhile
-            return False
+            if self.role.try_take():
+                try:
+                    self._reader.read_rest()
+                    self.attend(monotonic())
+                finally:
+                    self.stop_leading()
+        except BaseException as error:  # of a signal handler: as in a call
+            self.interrupted(error)
+            raise
 
     # In the watcher's thread
 
@@ -373,6 +385,8 @@ class Connection(AnyConnection[HandlerThreads]):
         """See :class:`typedrpc.sync.watcher.Watched`."""
         next_deadline, due = self._look(now)
         pause = self.handlers.look_for_stall()
+        if pause is not None:
+            self._alive.look(now)
         if due:
             pause = QUICK_TICK
         if next_deadline is None:

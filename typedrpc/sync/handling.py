@@ -57,6 +57,7 @@ class HandlerThreads(Handlers):
         writer: Writer,
         *,
         read: Callable[[], None],
+        read_now: Callable[[], None],
         readable: Callable[[], bool],
         stop_leading: Callable[[], None],
         fault: Callable[[], None],
@@ -74,6 +75,7 @@ class HandlerThreads(Handlers):
             role: The connection's read role.
             writer: Where answers go.
             read: Reads once and delivers what came; the role is held.
+            read_now: The same, without waiting where nothing is there.
             readable: Whether there is something to read.
             stop_leading: Gives the role up.
             fault: Ends the connection because of an exception that should not be; called in its handler.
@@ -92,6 +94,7 @@ class HandlerThreads(Handlers):
         self._role = role
         self._writer = writer
         self._read = read
+        self._read_now = read_now
         self._readable = readable
         self._stop_leading = stop_leading
         self._fault = fault
@@ -326,6 +329,11 @@ class HandlerThreads(Handlers):
             while not self._is_idle() and (left := deadline - monotonic()) > 0:
                 self._idle.wait(min(left, LOOK_TIME))
             return self._is_idle()
+
+    def wait_until_ended(self, timeout: float) -> None:
+        """Wait until the connection has ended, so many seconds at most."""
+        with self._lock:
+            self._idle.wait_for(lambda: self.ended, timeout)
 
     def _is_idle(self) -> bool:
         at_work = self.busy or self.ready or self._running_apart or self._core.running
@@ -633,7 +641,7 @@ class HandlerThreads(Handlers):
         if self._role.try_take():
             try:
                 if self._readable():
-                    self._read()
+                    self._read_now()
             except Exception:
                 self._fault()
             finally:

@@ -97,23 +97,8 @@ class Watcher:
         while not self._closed:
             while self._arrived:
                 active.add(self._arrived.popleft())
-            pause: float | None = None
-            for connection in tuple(active):
-                # Cleared first, looked at then: a thread that starts a handler does it the other way round, so that
-                # one of the two sees the other.
-                connection.watched = False
-                try:
-                    again = connection.look(monotonic())
-                except Exception:  # there are no threads, for one: others are to be looked at all the same
-                    logger.exception("a connection could not be looked at; trying again")
-                    again = TICK
-                if again is None:
-                    active.discard(connection)
-                else:
-                    # Who finds it set relies on a look within a tick, not on one when some deadline passes.
-                    if again <= TICK:
-                        connection.watched = True
-                    pause = again if pause is None else min(pause, again)
+            # In a function of its own, as what it looked at last is not to be kept while this thread waits.
+            pause = _look_at(active)
             if not self._arrived:
                 self._wake.acquire(timeout=-1 if pause is None else max(0.0, min(pause, LONGEST_WAIT)))
 
@@ -125,3 +110,25 @@ class Watcher:
         self._rouse()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+
+
+def _look_at(active: set[Watched]) -> float | None:
+    """Look at each connection, and drop those that need it no more: when to look again, None for never."""
+    pause: float | None = None
+    for connection in tuple(active):
+        # Cleared first, looked at then: a thread that starts a handler does it the other way round, so that one of the
+        # two sees the other.
+        connection.watched = False
+        try:
+            again = connection.look(monotonic())
+        except Exception:  # there are no threads, for one: others are to be looked at all the same
+            logger.exception("a connection could not be looked at; trying again")
+            again = TICK
+        if again is None:
+            active.discard(connection)
+        else:
+            # Who finds it set relies on a look within a tick, not on one when some deadline passes.
+            if again <= TICK:
+                connection.watched = True
+            pause = again if pause is None else min(pause, again)
+    return pause

@@ -8,7 +8,6 @@ Large messages leave in pieces, which take turns with what is queued meanwhile: 
 """
 
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -39,6 +38,7 @@ class Writer:
     """
 
     __slots__ = (
+        "_broke",
         "_crowd",
         "_end",
         "_helper",
@@ -46,6 +46,7 @@ class Writer:
         "_lanes",
         "_leave",
         "_may_read_ahead",
+        "_nothing_came",
         "_outbox",
         "_read_ahead",
         "_role",
@@ -58,15 +59,17 @@ class Writer:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: transport.SocketLike,
         role: ReadRole,
         *,
         may_read_ahead: Callable[[], bool],
         read_ahead: Callable[[], None],
+        nothing_came: Callable[[], None],
         end: Callable[[ConnectionLost], None],
         stop_leading: Callable[[], None],
         leave: Callable[[], None],
         helper: Callable[[Callable[[], None]], None],
+        broke: Callable[[ConnectionLost, bool], None] | None = None,
     ) -> None:
         """
         Args:
@@ -74,10 +77,13 @@ class Writer:
             role: The connection's read role.
             may_read_ahead: Whether there is room for more that cannot be handled yet.
             read_ahead: Reads once, when the role is held and there is something to read.
+            nothing_came: Called where there is nothing to read, when the role is held.
             end: Ends the connection.
             stop_leading: Gives the role up.
             leave: Called by who lays the pen down when the connection has ended.
             helper: Runs a function in a thread of its own.
+            broke: Ends the connection, told why and whether this thread holds the role, where nothing can be written
+                any more: what the peer has said before may still be read. Without it, ``end`` is called.
         """
         self._outbox = Outbox()  # but for its queue, it belongs to who has the pen
         self.queue: Final = self._outbox.queue
@@ -87,7 +93,9 @@ class Writer:
         self._role = role
         self._may_read_ahead = may_read_ahead
         self._read_ahead = read_ahead
+        self._nothing_came = nothing_came
         self._end = end
+        self._broke = broke or (lambda error, leading: end(error))
         self._stop_leading = stop_leading
         self._leave = leave
         self._laid_down = threading.Condition()
@@ -311,7 +319,7 @@ class Writer:
                     raise
                 lost = ConnectionLost(f"the connection broke: {error.strerror or error}")
                 lost.__cause__ = error.with_traceback(None)  # which would keep the buffers
-                self._end(lost)
+                self._broke(lost, leading)
                 return []
             if count or not len(buffers[0]):
                 buffers = _after(buffers, count)
@@ -339,8 +347,11 @@ class Writer:
             return
         try:
             # Never stop reading for what waits here to be written: the peer may do the same.
-            if transport.wait(self._sock, read=self._may_read_ahead(), write=True, timeout=timeout):
+            reads = self._may_read_ahead()
+            if transport.wait(self._sock, read=reads, write=True, timeout=timeout):
                 self._read_ahead()
+            elif reads:
+                self._nothing_came()
         finally:
             if not leading:
                 self._stop_leading()

@@ -48,6 +48,7 @@ def same(arrived: Any, sent: Any) -> None:
     assert arrived.dtype.isnative
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("scalar", PLAIN, ids=lambda scalar: scalar.__name__)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (5,), (2, 3), (0, 3), (3, 0, 2), (2, 3, 4), (70_000,), (300, 300)])
 def test_every_type_in_every_shape(scalar: Any, shape: tuple[int, ...]) -> None:
