@@ -86,6 +86,8 @@ class Watchdog:
                     os._exit(3)
 
 
+MANY: Final = len(soak_threads.SHAPES)
+
 tasks_of: list[asyncio.AbstractEventLoop] = []
 """The event loop of this process, if it has one of its own."""
 
@@ -105,6 +107,7 @@ class Crew:
         self._changed = threading.Condition()
         self._may_work = may_work
         self._at_work = 0
+        self._fresh = 0  # workers that have not gone through all shapes yet
 
     def go(self) -> None:
         with self._changed:
@@ -112,12 +115,14 @@ class Crew:
             self._changed.notify_all()
 
     def rest(self) -> None:
-        """Returns when all do."""
+        """Returns when all do; at first when each has gone through all shapes, by which caches fill."""
         with self._changed:
             self._may_work = False
-            self._changed.wait_for(lambda: not self._at_work)
+            self._changed.wait_for(lambda: not (self._at_work or self._fresh))
 
     def add(self, name: str, ends: soak_threads.Ends, seed: str) -> None:
+        with self._changed:
+            self._fresh += 1
         threading.Thread(target=self._run, args=(name, ends, Random(seed)), name=name, daemon=True).start()
 
     def _run(self, name: str, ends: soak_threads.Ends, dice: Random) -> None:
@@ -125,7 +130,8 @@ class Crew:
         for number in count():
             shape = first.pop() if first else dice.choice(soak_threads.SHAPES)
             with self._changed:
-                self._changed.wait_for(lambda: self._may_work)
+                if not 0 < number < MANY:
+                    self._changed.wait_for(lambda: self._may_work)
                 self._at_work += 1
             self._watchdog.begins(name, shape.__name__)
             try:
@@ -136,6 +142,7 @@ class Crew:
             self._answers.done[shape.__name__] += 1
             with self._changed:
                 self._at_work -= 1
+                self._fresh -= number + 1 == MANY
                 self._changed.notify_all()
 
 
@@ -149,6 +156,7 @@ class LoopCrew:
         self._all_rest = asyncio.Event()
         self._all_rest.set()
         self._at_work = 0
+        self._fresh = 0
         self._tasks: list[asyncio.Task[None]] = []
         if may_work:
             self.go()
@@ -162,13 +170,16 @@ class LoopCrew:
         await self._all_rest.wait()
 
     def add(self, name: str, ends: soak_asyncio.Ends, seed: str) -> None:
+        self._fresh += 1
+        self._all_rest.clear()
         self._tasks.append(asyncio.create_task(self._run(name, ends, Random(seed))))
 
     async def _run(self, name: str, ends: soak_asyncio.Ends, dice: Random) -> None:
         first = list(dice.sample(soak_asyncio.SHAPES, len(soak_asyncio.SHAPES)))
         for number in count():
             shape = first.pop() if first else dice.choice(soak_asyncio.SHAPES)
-            await self._may_work.wait()
+            if not 0 < number < MANY:
+                await self._may_work.wait()
             self._at_work += 1
             self._all_rest.clear()
             self._watchdog.begins(name, shape.__name__)
@@ -179,7 +190,8 @@ class LoopCrew:
             self._watchdog.ends(name)
             self._answers.done[shape.__name__] += 1
             self._at_work -= 1
-            if not self._at_work:
+            self._fresh -= number + 1 == MANY
+            if not (self._at_work or self._fresh):
                 self._all_rest.set()
 
 

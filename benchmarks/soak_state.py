@@ -1,7 +1,9 @@
 """What a process of the soak holds: descriptors, threads, memory, and the tables of every connection and server."""
 
+import asyncio
 import ctypes
 import gc
+import heapq
 import logging
 import os
 import sys
@@ -114,6 +116,7 @@ def _count(count: Callable[[Any], int], thing: Any) -> int:
 def quiet_sample() -> dict[str, Any]:
     """The same, after a collection; with the objects of the library by class, and the names of what is there."""
     forget_who_left()
+    forget_timers()
     gc.collect()
     give_back()
     objects = Counter(
@@ -138,6 +141,21 @@ def forget_who_left() -> None:
             with thing._lock:
                 for session in list(thing._idle.values()):
                     thing._forget(session)
+
+
+def forget_timers() -> None:
+    """Have the loop, if this is its thread, drop timers that were cancelled: it keeps them until they are due."""
+    try:
+        loop: Any = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    timers = loop._scheduled
+    for timer in timers:
+        if timer.cancelled():
+            timer._scheduled = False
+    timers[:] = [timer for timer in timers if timer._scheduled]
+    heapq.heapify(timers)
+    loop._timer_cancelled_count = 0
 
 
 def give_back() -> None:

@@ -133,7 +133,7 @@ def test_a_client_that_gives_up_soon_knows_what_it_can_know(colours: Colours) ->
                 forms: list[Callable[[int], int]] = [remote.book, lambda number: remote.book.submit(number).result(60)]
                 results = book_from_threads(lambda index: forms[index % 2])
         assert sum(passage.was_cut for passage in proxy.passages) > FEWEST_CUTS
-    believed = {number: belief for result in results for number, belief in result.items()}
+    believed: dict[int, Belief] = {number: belief for result in results for number, belief in result.items()}
     beliefs = check(ledger, believed)
     assert beliefs["ran"] > 0
     assert beliefs["unknown"] > 0
