@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -464,6 +465,24 @@ def test_closing_ends_the_calls_of_a_connection_that_was_replaced(way: str, url:
         assert isinstance(waiting.error(), ConnectionLost)
         service.gate.open()
         closing.result()
+
+
+def test_who_cannot_write_waits_for_what_another_thread_is_about_to_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is the goodbye, which says that the call did not run."""
+    monkeypatch.setattr("typedrpc.sync.connection.GOODBYE_TIME", PATIENCE)
+    with Server(Workshop(), url=f"unix://{tmp_path / 'socket'}") as server, connect(server.url) as client:
+        proxy = client.proxy(Workshop)
+        assert proxy.add(1) == 1
+        connection: Any = client._link.connection
+        assert connection.role.try_take()
+        server.peers[0].close("that is enough")
+        until(lambda: not server.peers)
+        calling = Running(proxy.add, 3, 4)
+        until(lambda: connection.role.parked)
+        connection.stop_leading()
+        assert calling.result() == 7
 
 
 class TestManyAtOnce:

@@ -19,7 +19,7 @@ from typedrpc.common.apart import Apart
 from typedrpc.common.connection import GOODBYE_TIME, KEEP_ALIVE
 from typedrpc.common.connection import Connection as AnyConnection
 from typedrpc.common.loop import RIGHT_WAY, in_loop, refuse_on_kept_loop
-from typedrpc.common.role import ReadRole
+from typedrpc.common.role import ReadRole, Waiter
 from typedrpc.common.room import Room
 from typedrpc.common.router import Router
 from typedrpc.common.silence import Silence
@@ -359,13 +359,24 @@ class Connection(AnyConnection[HandlerThreads]):
 
     def _broke(self, error: ConnectionLost, leading: bool) -> None:
         """Nothing can be written any more. What the peer said before it left is why, and which calls it has not run."""
-        if leading or self.role.try_take():
+        if leading or self._take_role_soon():
             try:
                 self._reader.read_last_words()
             finally:
                 if not leading:
                     self.stop_leading()
         self.end(error)
+
+    def _take_role_soon(self) -> bool:
+        """Take the role, also from who reads: he comes to the peer's end too, unless something else keeps him."""
+        if self.role.try_take():
+            return True
+        waiter, until = Waiter(), monotonic() + GOODBYE_TIME
+        while not self.ended and (left := until - monotonic()) > 0:
+            self.role.park(waiter, left)
+            if waiter.leads or self.role.try_take():
+                return True
+        return False
 
     def look_alive(self) -> None:
         try:
