@@ -23,7 +23,8 @@ from typedrpc import (
 )
 from typedrpc.agreement import Agreement
 from typedrpc.codec import pack_plain
-from typedrpc.command import remote
+from typedrpc.command import CallOptions, remote
+from typedrpc.common.caller import CallForms
 from typedrpc.common.server import BaseServer
 from typedrpc.service import commands_of, services_of
 from typedrpc.wire import Kind
@@ -51,6 +52,58 @@ def server(workshop: Workshop, colours: Colours) -> Iterator[BaseServer[Any]]:
 def proxy(server: BaseServer[Any], colours: Colours) -> Iterator[Workshop]:
     with colours.connect(Workshop, server.url) as proxy:
         yield proxy
+
+
+# The way to another connection
+
+
+class Fake:
+    """A connection of which it is written down what is called on it."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.called: list[tuple[int, bytes]] = []
+
+    def call(self, id: int, payload: bytes, what: str, end: float | None, extension: bytes) -> bytes:
+        self.called.append((id, extension))
+        return pack_plain(0)
+
+
+class Way:
+    """How a command is called on one connection. While somebody finds that out, another thread calls too."""
+
+    unpack_adapted = None
+
+    def __init__(self, id: int, meanwhile: Callable[[], object]) -> None:
+        self.id = id
+        self._meanwhile = [meanwhile]
+
+    def extension(self, timeout: float | None) -> bytes:
+        if self._meanwhile:
+            Running(self._meanwhile.pop()).result()
+        return bytes([self.id])
+
+
+class Reconnected(CallForms):
+    """Calls on one connection, and when that has ended on another one, where the command has another id."""
+
+    def __init__(self) -> None:
+        self.first, self.second = Fake(), Fake()
+        self.ways = Way(1, lambda: None), Way(2, lambda: self.call(3, 4))
+        self.call: Callable[..., object] = lambda *args: None
+
+    def _resolve(self, command: object, timeout: float | None, /) -> Any:
+        return (self.second, self.ways[1]) if self.first.ended else (self.first, self.ways[0])
+
+
+def test_what_is_known_of_one_connection_is_never_used_on_another() -> None:
+    forms = Reconnected()
+    forms.call = forms.invoker(Workshop.add, CallOptions())
+    forms.call(1, 2)
+    forms.first.ended = True
+    forms.call(1, 2)
+    assert forms.first.called == [(1, b"\x01")]
+    assert forms.second.called == [(2, b"\x02")] * 2
 
 
 # aio

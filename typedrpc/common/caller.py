@@ -118,15 +118,20 @@ class CallForms:
             return lambda *args, **kwargs: self._invoke(command, options, args, kwargs)
         pack, unpack_own = codec.pack_arguments, codec.unpack_result
         what = command.qualified_name
-        connection, route = self._resolve(command, timeout)
-        id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
+
+        def reach() -> tuple[Connection, Route, int, Callable[[Payload], Any], bytes]:
+            connection, route = self._resolve(command, timeout)
+            return connection, route, route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
+
+        reached = reach()
 
         def invoke(*args: Any, **kwargs: Any) -> Any:
-            nonlocal connection, route, id, unpack, extension
+            nonlocal reached
             payload = pack(*args, **kwargs) if kwargs else pack(*args)
+            # All of it at once: other threads are here too, and what is of one connection is wrong on another.
+            connection, route, id, unpack, extension = reached
             if connection.ended:
-                connection, route = self._resolve(command, timeout)
-                id, unpack, extension = route.id, route.unpack_adapted or unpack_own, route.extension(timeout)
+                connection, route, id, unpack, extension = reached = reach()
             end = None if timeout is None else monotonic() + timeout
             try:
                 if get_call() is None and get_limit() is None:
