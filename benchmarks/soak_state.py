@@ -64,7 +64,7 @@ EXPECTED: Final = (
 )
 """What is said of a client that was killed while it wrote, or while it connected."""
 
-CALLING_BACK: Final = ("soak.bounce failed", "soak.abounce failed")
+CALLING_BACK: Final = tuple(f"soak.{name} failed" for name in ("bounce", "abounce", "fold", "afold", "use"))
 """Of handlers that call their caller."""
 
 OF_WORKERS: Final[dict[str, Callable[[Any], int]]] = {
