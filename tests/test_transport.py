@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -614,3 +615,52 @@ class TestUsers:
 
             monkeypatch.setattr(pwd, "getpwuid", unknown)
             assert transport.user_of(ours) == (os.getuid(), str(os.getuid()))
+
+
+class TestDelivery:
+    """How far what was sent has come, which Linux says of TCP."""
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says so")
+    def test_what_the_other_end_takes(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        client, server = pair
+        client.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += client.send(bytes(1 << 20))
+        full = transport.delivery(client)
+        assert full is not None
+        assert full.waiting > 16_384
+        assert full.acknowledged < sent
+        server.settimeout(PATIENCE)
+        taken = 0
+        while taken < sent:
+            taken += len(server.recv(1 << 20))
+        end = monotonic() + PATIENCE
+        while (empty := transport.delivery(client)) is not None and empty.waiting and monotonic() < end:
+            pass
+        assert empty is not None
+        assert empty.waiting == 0
+        assert empty.acknowledged - sent in (0, 1)  # that the connection was accepted counts as one
+
+    def test_where_nobody_knows(
+        self, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client, server = pair
+        if hasattr(socket, "AF_UNIX"):
+            ours, theirs = socket.socketpair(socket.AF_UNIX)
+            with ours, theirs:
+                assert transport.delivery(ours) is None
+        client.close()
+        assert transport.delivery(client) is None
+        monkeypatch.setattr(sys, "platform", "darwin")
+        assert transport.delivery(server) is None
+
+    def test_of_an_older_system(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Old:
+            family = socket.AF_INET
+
+            def getsockopt(self, level: int, option: int, size: int) -> bytes:
+                return bytes(min(size, 104))
+
+        assert transport.delivery(Old()) is None  # type: ignore[arg-type]

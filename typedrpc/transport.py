@@ -7,6 +7,7 @@ import select
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Collection
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, final
@@ -35,6 +36,12 @@ OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOM
 
 UNIX_MODE: Final = 0o600
 
+_TCP_INFO: Final = struct.Struct("=16xI4xI92xQ16xI")
+"""Of Linux's ``struct tcp_info``: the size of a segment, segments in flight, bytes acknowledged, bytes not sent yet.
+
+Linux 4.6 has all of them, ``include/uapi/linux/tcp.h``.
+"""
+
 _HAS_PEERCRED: Final = hasattr(socket, "SO_PEERCRED")
 _HAS_UNIX: Final = hasattr(socket, "AF_UNIX")
 _HAS_POLL: Final = hasattr(select, "poll")
@@ -47,6 +54,7 @@ class SocketLike(Protocol):
     @property
     def family(self) -> int: ...
     def fileno(self) -> int: ...
+    def getsockopt(self, level: int, option: int, size: int, /) -> bytes: ...
     def setsockopt(self, level: int, option: int, value: int | bytes, /) -> None: ...
     def recv_into(self, buffer: bytearray | memoryview, nbytes: int = ..., flags: int = ..., /) -> int: ...
     def send(self, data: bytes | bytearray | memoryview, flags: int = ..., /) -> int: ...
@@ -318,6 +326,30 @@ def keep_alive(sock: SocketLike, period: float, *, reads: bool, patience: float)
         option = getattr(socket, name, None)
         if option is not None:  # pragma: no branch  # systems have some of them
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+class Delivery(NamedTuple):
+    """How far what was sent has come."""
+
+    acknowledged: int
+    """Bytes that the other end's system has, since the beginning."""
+    waiting: int
+    """Bytes that are on their way, or still wait for this system to send them; about."""
+
+
+def delivery(sock: SocketLike) -> Delivery | None:
+    """How far what was sent over TCP has come; None where the system does not say: Linux does."""
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None or not sys.platform.startswith("linux") or sock.family == getattr(socket, "AF_UNIX", None):
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, option, _TCP_INFO.size)
+    except (OSError, ValueError):  # closed meanwhile
+        return None
+    if len(info) < _TCP_INFO.size:
+        return None
+    segment, in_flight, acknowledged, unsent = _TCP_INFO.unpack(info)
+    return Delivery(acknowledged, segment * in_flight + unsent)
 
 
 def limit_silence(sock: SocketLike, period: float) -> None:

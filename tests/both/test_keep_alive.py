@@ -20,6 +20,7 @@ from typedrpc.agreement import digest_of
 from typedrpc.codec import pack_plain
 from typedrpc.common import handlers
 from typedrpc.service import services_of
+from typedrpc.transport import Delivery
 from typedrpc.wire import HEADER, PREAMBLE, Frame, Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -269,6 +270,25 @@ def test_a_busy_connection_gets_no_ping(monkeypatch: pytest.MonkeyPatch) -> None
             connection.stop_leading()
         monkeypatch.undo()
     assert Kind.PING not in [frame.kind for frame in between.frames()]
+
+
+class Line(list[Delivery]):
+    """A line that is so slow that a question waits behind other bytes: a few of them arrive between two looks."""
+
+    def look(self, sock: object) -> Delivery:
+        self.append(Delivery(4096 * min(len(self), 5), 1_000_000))
+        return self[-1]
+
+
+@for_clients
+def test_over_a_slow_line_a_peer_has_time_until_the_question_can_have_arrived(
+    colours: Colours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Line()
+    monkeypatch.setattr("typedrpc.transport.delivery", line.look)
+    with FakeServer(silence) as server, colours.connect(Workshop, server.url, keep_alive=SHORT) as workshop:
+        assert was_silent(Running(workshop.add, 1).error())
+    assert len(line) == 7  # when it was asked, five times that more had arrived, and once that nothing had
 
 
 # A side that cannot read now

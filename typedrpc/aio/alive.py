@@ -57,6 +57,7 @@ class KeepAlive:
             reads = self._core.client or Feature.READS in self._core.peer_hello.features
             sock = made.get_extra_info("socket")
             transport.keep_alive(sock, silence.period, reads=reads, patience=STALL_TIME)
+            silence.look = lambda: transport.delivery(sock)
         self._silence = silence
         self._look()
 

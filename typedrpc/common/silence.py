@@ -4,11 +4,17 @@ A peer that has said nothing for half of the time is asked for a sign of life; o
 taken for dead. Who sends all the time is never asked.
 """
 
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, final
 
+from typedrpc.transport import Delivery
+
 SIGN_TIME: Final = 1.0
 """Seconds after which a side that cannot read now, because handlers take their time, gives a sign of life unasked."""
+
+SLOW: Final = 16 * 1024
+"""Bytes on their way from which on the line may be what makes an answer late: it takes them before the question."""
 
 _NEARLY: Final = 0.9
 """The part of a time that counts as all of it: waits may end a little early."""
@@ -31,13 +37,16 @@ class Silence:
     Attributes:
         period: Seconds of silence after which a peer that is asked is taken for dead.
         half: After so many it is asked.
+        look: Tells how far what was sent has come, as far as the system says.
     """
 
-    __slots__ = ("_asked", "_since", "half", "period")
+    __slots__ = ("_asked", "_before", "_since", "half", "look", "period")
 
     def __init__(self, period: float) -> None:
         self.period: Final = period
         self.half: Final = period / 2
+        self.look: Callable[[], Delivery | None] = lambda: None
+        self._before: Delivery | None = None
         self._since: float | None = None
         self._asked: float | None = None
 
@@ -57,8 +66,17 @@ class Silence:
             self._asked = None
         elif self._asked is None:
             if now - self._since >= _NEARLY * self.half:
-                self._asked = now
+                self._asked, self._before = now, self.look()
                 return Heed.ASK
         elif now - self._asked >= _NEARLY * self.half:
-            return Heed.END
+            if not self._is_on_its_way():
+                return Heed.END
+            self._asked = now
         return Heed.NOTHING
+
+    def _is_on_its_way(self) -> bool:
+        """Whether the question may not have arrived yet: behind much else, of which the other end has taken some."""
+        before, self._before = self._before, self.look()
+        if before is None or self._before is None or before.waiting < SLOW:
+            return False
+        return self._before.acknowledged > before.acknowledged

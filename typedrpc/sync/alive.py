@@ -63,6 +63,7 @@ class KeepAlive:
             reads = self._core.client or Feature.READS in self._core.peer_hello.features
             transport.keep_alive(self._sock, silence.period, reads=reads, patience=STALL_TIME)
             transport.limit_silence(self._sock, silence.half)
+        silence.look = lambda: transport.delivery(self._sock)
         self._silence = silence
         self.half = silence.half
 

@@ -100,8 +100,8 @@ class TlsSocket:
     def getsockname(self) -> Any:
         return self._sock.getsockname()
 
-    def getsockopt(self, level: int, option: int) -> int:
-        return self._sock.getsockopt(level, option)
+    def getsockopt(self, level: int, option: int, *size: int) -> Any:
+        return self._sock.getsockopt(level, option, *size)
 
     def setsockopt(self, level: int, option: int, value: "int | bytes") -> None:
         self._sock.setsockopt(level, option, value)
