@@ -20,6 +20,7 @@ from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
+from tests.forks import mind_coverage
 from typedrpc import Service, rpc
 from typedrpc.codec import pack_plain, unpack_plain
 from typedrpc.messages import MAX_CALLS, MAX_MESSAGE_SIZE
@@ -34,6 +35,8 @@ TICK: Final = 0.2
 """Seconds after which a thread that waits for a signal is interrupted once more, see :func:`handling`."""
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+
+mind_coverage()
 
 
 class Gate:
