@@ -40,7 +40,7 @@ from typedrpc.identity import Identity
 from typedrpc.messages import NO_EXTRAS, ProtocolCommand, fault_of_metadata, pack_extension
 from typedrpc.parts import Values
 from typedrpc.peer import Peer, Versions
-from typedrpc.protocol import Outgoing, Protocol, Request, State
+from typedrpc.protocol import QUESTION_RATE, QUESTIONS_AT_ONCE, Outgoing, Protocol, Request, State
 from typedrpc.schema import Schema, compatible
 from typedrpc.service import Entry, Table, function_for, implementation_for
 from typedrpc.turns import Turns
@@ -102,10 +102,10 @@ class Dispatcher:
         self.answers: Answers | None = None
         """Where answers are kept, at a server."""
         self._rows: dict[int, Row] = {
-            id: Row(builtin.name, partial(builtin.answer, table), partial(_unpack_plain, builtin), pack_plain)
+            id: Row(builtin.name, partial(_answer, builtin.answer, table), partial(_unpack_plain, builtin), pack_plain)
             for id, builtin in BUILTIN_COMMANDS.items()
         }
-        self._rows[ProtocolCommand.ADAPT].function = self._adapt
+        self._rows[ProtocolCommand.ADAPT].function = partial(_answer, self._adapt)
         # Of commands for which it is asked each time who calls. Apart, so that the others do not pay for the question.
         self._restricted: dict[int, Row] = {}
 
@@ -359,6 +359,8 @@ class Dispatcher:
         if type(error) is _Denied:
             logger.log(logging.DEBUG if call.id else logging.WARNING, "%s was denied: %s", name, error)
             return pack_protocol_failure(error) if call.id else None
+        if type(error) is _AsksTooMuch:
+            return pack_protocol_failure(error) if call.id else None
         if call.id and call.cancelled and _is_of_cancellation(error):
             # The caller knows, and asks for nothing.
             logger.debug("%s was cancelled: %s", name, call.cancelled.error())
@@ -552,6 +554,20 @@ class Dispatcher:
 @final
 class _Denied(PermissionDenied):
     """The guard has refused a call; one that a handler was told of by another server is none of these."""
+
+
+@final
+class _AsksTooMuch(ServerBusy):
+    """As above: a peer asks about contracts again and again."""
+
+
+def _answer(answer: Callable[..., Any], *args: Any) -> Any:
+    """Answer what a peer asks about contracts, unless it asks all the time."""
+    call = current_call()
+    if not call.protocol.questions.take():
+        at_once, often = f"{QUESTIONS_AT_ONCE} questions about contracts at once", f"{QUESTION_RATE:g} a second"
+        raise _AsksTooMuch(f"{call.command}: more than {at_once}, or {often}")
+    return answer(*args)
 
 
 def _plain_answer(answer: object) -> object:

@@ -112,6 +112,10 @@ PINGS_AT_ONCE: Final = 100
 PING_RATE: Final = 10.0
 """Pings of the peer: so many at once, and so many a second on average."""
 
+QUESTIONS_AT_ONCE: Final = 1000
+QUESTION_RATE: Final = 100.0
+"""Questions of the peer about contracts: so many at once, and so many a second on average."""
+
 MAX_BATCH: Final = 1024
 """Calls that a batch may hold. It counts as one call in flight."""
 
@@ -311,6 +315,8 @@ class Protocol(Generic[TokenT]):
         """Outcomes that are still to come of the batches of this side, whether or not anybody waits for them."""
         self.pings = Bucket(PING_RATE, PINGS_AT_ONCE)
         """What is left of the pings that the peer may send."""
+        self.questions = Bucket(QUESTION_RATE, QUESTIONS_AT_ONCE)
+        """The same of what it may ask about contracts."""
         self.rate = rate
         """How many calls the peer may make; None for any number."""
         self._running: set[int] = set()

@@ -13,10 +13,14 @@ import pytest
 
 from tests.certificates import certificates
 from tests.ends import Colours, alike, for_servers
-from tests.support import Log, Program, RawPeer, Running, Workshop
+from tests.support import Log, Program, RawPeer, Running, Workshop, until
 from typedrpc import ConnectionLost, RemoteError, RpcError, ServerBusy, Tls, connect, transport
+from typedrpc.codec import pack_plain
 from typedrpc.common import arrivals
-from typedrpc.protocol import PINGS_AT_ONCE
+from typedrpc.failure import unpack_failure
+from typedrpc.messages import ProtocolCommand
+from typedrpc.protocol import PINGS_AT_ONCE, QUESTION_RATE
+from typedrpc.rate import Bucket
 from typedrpc.wire import HEADER, Kind
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -76,6 +80,38 @@ def test_a_flood_of_pings(colours: Colours, log: Log) -> None:
         assert set(kinds) <= {Kind.PONG, Kind.GOODBYE}
         assert "more than 100 pings at once" in log.line()
         assert good.add(1) == 1
+
+
+@for_servers
+def test_a_flood_of_questions_about_contracts(colours: Colours, log: Log) -> None:
+    """They are refused, and the calls are not: who asks can be told so."""
+
+    def question(call: int) -> bytes:
+        payload = pack_plain(["Workshop", []])
+        return HEADER.pack(len(payload), Kind.REQUEST, 0, ProtocolCommand.SIGNATURES, call) + payload
+
+    with colours.serve(Workshop()) as server, colours.connect(Workshop, server.url) as good:
+        others = len(server.peers)
+        with RawPeer.dial(server.url) as peer:
+            peer.shake_hands()
+            until(lambda: len(server.peers) > others, "it is let in")
+            link: Any = server.peers[-1].link
+            link.connection.core.questions = Bucket(QUESTION_RATE, 2, lambda: 0.0)
+            peer.send(b"".join(question(2 * number + 1) for number in range(5)))
+            answers = [peer.read_frame() for _ in range(5)]
+            refused = [frame for frame in answers if frame.kind == Kind.ERROR]
+            assert len(refused) == 3
+            for frame in refused:
+                error = unpack_failure(frame.payload, "")
+                assert isinstance(error, ServerBusy)
+                assert str(error).endswith(
+                    "typedrpc.signatures: more than 1000 questions about contracts at once, or 100 a second"
+                )
+            payload = pack_plain([2, 3])
+            peer.send(HEADER.pack(len(payload), Kind.REQUEST, 0, Workshop.add.id, 11) + payload)
+            assert peer.read_frame().kind == Kind.RESPONSE
+        assert good.add(1) == 1
+    assert log.unread == []
 
 
 def test_more_calls_a_second_than_the_server_lets_a_client_make(colours: Colours) -> None:
