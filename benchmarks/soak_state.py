@@ -92,7 +92,7 @@ def sample() -> dict[str, Any]:
                     continue
                 if kind is Connection:
                     connections += 1
-                    wakers += getattr(thing, "_waker", None) is not None
+                    wakers += getattr(getattr(thing, "_reader", None), "_waker", None) is not None
                 for name, count in rows.items():
                     tables[name] += _count(count, thing)
     memory = memory_of(os.getpid())

@@ -143,11 +143,11 @@ class Running(Generic[T]):
     def done(self) -> bool:
         return self._future.done()
 
-    def result(self) -> T:
+    def result(self, patience: float = PATIENCE) -> T:
         try:
-            return self._future.result(PATIENCE)
+            return self._future.result(patience)
         finally:
-            self.thread.join(PATIENCE)
+            self.thread.join(patience)
 
     def error(self) -> BaseException | None:
         error = self._future.exception(PATIENCE)
@@ -155,10 +155,15 @@ class Running(Generic[T]):
         return error
 
 
-def run_all(functions: Iterable[Callable[[], T]]) -> list[T]:
-    """Run functions at once, a thread each; their results in order."""
+def run_all(functions: Iterable[Callable[[], T]], patience: float = PATIENCE) -> list[T]:
+    """Run functions at once, a thread each; their results in order.
+
+    Args:
+        functions: The functions.
+        patience: Seconds to wait for each, where it has much to do.
+    """
     running = [Running(function) for function in functions]
-    return [one.result() for one in running]
+    return [one.result(patience) for one in running]
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from tests.support import hello
 from typedrpc.authentication import Credentials, Keys
 from typedrpc.codec import Segmented, pack_plain
 from typedrpc.errors import AuthenticationFailed, ConnectionLost, ProtocolError
+from typedrpc.failure import unpack_failure
 from typedrpc.messages import Hello, Limits, Method, pack_extension
 from typedrpc.parts import count_parts, pack_array, pack_outcomes, pack_parts, split_outcomes
 from typedrpc.protocol import (
@@ -379,9 +380,16 @@ class TwoCores(RuleBasedStateMachine):
         target.take_said()
 
     def compare(self, answerer: Honest, outcome: Outcome[str]) -> None:
-        """What came is what was given, in its order."""
-        given = answerer.answers[outcome.frame.call]
-        payload: Any = outcome.frame.payload
+        """What came is what was given, in its order; or, of a call that came too late, that it did not run."""
+        call, payload = outcome.frame.call, outcome.frame.payload
+        if call not in answerer.answers:
+            assert self.ended
+            assert answerer is self.server
+            assert call not in answerer.running
+            assert outcome.frame.kind == Kind.ERROR
+            assert type(unpack_failure(payload, "")) is ConnectionLost
+            return
+        given = answerer.answers[call]
         if outcome.frame.kind == Kind.BATCH:
             found = split_outcomes(payload)
             assert not isinstance(found, str)
@@ -518,6 +526,20 @@ class TwoCores(RuleBasedStateMachine):
                 assert not side.core.calls
             assert self.other(side).running == {}
             assert side.core.running == 0
+
+
+def test_a_call_of_which_the_server_says_that_it_came_too_late() -> None:
+    state = TwoCores()
+    state.begin(client=1, server=1)
+    state.arrive(up=True, count=300, size=300)
+    state.welcome()
+    hello = len(state.server.way)
+    state.drain(eager=0)
+    state.arrive(up=False, count=hello, size=hello)  # and not the goodbye
+    state.call(up=True, payload=b"", stream=False)
+    assert state.client.waiting
+    state.teardown()
+    assert not state.client.waiting
 
 
 TestFaithlessPeer = FaithlessPeer.TestCase

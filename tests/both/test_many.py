@@ -610,6 +610,7 @@ def test_a_task_whose_time_is_over_in_line_makes_no_call(crowd: Crowd, colours: 
         async def main() -> None:
             async with asyncio.timeout(PATIENCE):
                 waiting = asyncio.ensure_future(proxy.left.with_options(timeout=PATIENCE).aio())
+                await asyncio.sleep(0)  # its time begins before that of the next one
                 with pytest.raises(DeadlineExceeded, match="no room"):
                     await proxy.add.with_options(timeout=0.05).aio(1, 2)
                 crowd.open()

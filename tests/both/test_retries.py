@@ -66,9 +66,12 @@ class Talk:
         peer.send_frame(Kind.RESPONSE, 0, question.call, pack_plain(None))
 
     def hear(self) -> Frame:
-        """The next call."""
-        self.requests.append(self.peer.question())
-        return self.requests[-1]
+        """The next call, whatever is given up before it."""
+        while (frame := self.peer.read_frame()).kind == Kind.CANCEL:
+            pass
+        assert frame.kind == Kind.REQUEST, str(frame)
+        self.requests.append(frame)
+        return frame
 
     @property
     def keys(self) -> list[tuple[int, int, int] | None]:
