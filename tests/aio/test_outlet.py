@@ -29,7 +29,7 @@ class Transport:
 
     def __init__(self, outlet: Outlet, *, wants: int = 1 << 40) -> None:
         self.writes: list[bytes] = []
-        self.lost = False
+        self.fails = self.lost = False
         self.sizes: list[int] = []
         self.high = 0
         self._outlet = outlet
@@ -46,6 +46,7 @@ class Transport:
 
     def write(self, data: bytes) -> None:
         self.writes.append(bytes(data))
+        self.lost = self.fails
         if len(data) >= self._wants:
             self._outlet.pause()
 
@@ -368,15 +369,33 @@ def test_a_timer_does_not_keep_the_context_of_who_has_written(loop: Loop) -> Non
     loop.run(main())
 
 
+class Layer:
+    """As asyncio's TLS, which does not say that the transport below it is closing."""
+
+    def __init__(self, pipe: Transport) -> None:
+        self._ssl_protocol = self
+        self._transport = pipe
+        self.write = pipe.write
+        self.set_write_buffer_limits = pipe.set_write_buffer_limits
+        self.get_write_buffer_size = pipe.get_write_buffer_size
+
+    def is_closing(self) -> bool:
+        return False
+
+
 def test_a_transport_that_was_lost_is_given_no_more(loop: Loop) -> None:
     """asyncio logs a warning for each further write, and of a large message there are many."""
 
     async def main() -> None:
-        rig = Rig().open()
-        rig.transport.lost = True
-        rig.outlet.add(LARGE)
-        rig.outlet.flush()
-        assert len(rig.writes) == 1
-        rig.outlet.close()
+        for has_tls in (False, True):
+            rig = Rig()
+            pipe = rig.transport
+            pipe.fails = True
+            rig.outlet.open(cast(Any, Layer(pipe) if has_tls else pipe))
+            rig.outlet.add(LARGE)
+            rig.outlet.flush()
+            assert pipe.lost
+            assert len(rig.writes) == 1
+            rig.outlet.close()
 
     loop.run(main())

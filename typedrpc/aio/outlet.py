@@ -25,6 +25,12 @@ PASSING: Final = 64
 """Small frames that may wait beside large messages before nothing more is begun."""
 
 
+def pipe_of(transport: asyncio.WriteTransport) -> asyncio.WriteTransport:
+    """The transport below that of TLS, or itself: asyncio's TLS does not say that what is below it is closing."""
+    pipe = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    return transport if pipe is None else pipe
+
+
 @final
 class Outlet:
     """Writes to a transport, in the loop's thread.
@@ -56,6 +62,8 @@ class Outlet:
         self._end = end
         self._resumed = resumed
         self._transport: asyncio.WriteTransport | None = None
+        self._is_gone: Callable[[], bool] = lambda: False
+        """Whether the peer has gone, before the loop says so: asyncio warns of whatever is written then."""
         self._due = False
         self._room = threading.Condition()
         self._crowd = 0  # threads that wait for room
@@ -67,6 +75,7 @@ class Outlet:
         """There is where to write."""
         transport.set_write_buffer_limits(HIGH_WATER)
         self._transport = transport
+        self._is_gone = pipe_of(transport).is_closing
         self.flush()
 
     def add(self, data: Outgoing) -> None:
@@ -110,10 +119,10 @@ class Outlet:
             if type(alone) is bytes and len(alone) <= CUT_FROM:  # nothing to join or to cut
                 queue.popleft()
                 transport.write(alone)
+            elif self._is_gone():
+                break
             elif buffers := outbox.take():
                 transport.write(buffers[0] if len(buffers) == 1 else b"".join(buffers))
-                if transport.is_closing():  # the peer has gone: asyncio warns of each further piece
-                    break
         if self._crowd and not outbox.full:
             self._tell()
 
