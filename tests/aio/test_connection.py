@@ -9,13 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from tests.ends import loop_server
+from tests.ends import Colours, alike, for_servers, loop_server
 from tests.support import PATIENCE, RawPeer, until
 from typedrpc import Peer, Service, connect, current_call, rpc
 from typedrpc.codec import pack_plain
 from typedrpc.wire import Kind, pack_header
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("no_leaks", "kept_loop")
+colours = alike
 
 IDLE = 200
 
@@ -68,6 +69,10 @@ class Listener(Service):
     def ready(self) -> bool:
         return True
 
+    @rpc
+    def visit(self) -> bool:
+        return current_call().peer.proxy(Asker).rest.with_options(timeout=PATIENCE * 100).call()
+
 
 class Asker(Service):
     def __init__(self) -> None:
@@ -75,19 +80,38 @@ class Asker(Service):
 
     @rpc
     async def ask(self) -> bool:
-        peer = current_call().peer
-        self.callers.append(weakref.ref(peer))
+        self.note()
+        return await current_call().peer.proxy(Listener).ready.with_options(timeout=PATIENCE * 100).aio()
+
+    @rpc
+    async def rest(self) -> bool:
+        self.note()
+        await asyncio.sleep(0)
+        return True
+
+    @rpc
+    def be_visited(self) -> bool:
+        return current_call().peer.proxy(Listener).visit()
+
+    def note(self) -> None:
+        self.callers.append(weakref.ref(current_call().peer))
         # Of what was cancelled, asyncio only forgets what would be the next at once.
         asyncio.get_running_loop().call_later(PATIENCE, bool, context=Context())
-        return await peer.proxy(Listener).ready.with_options(timeout=PATIENCE * 100).aio()
 
 
-def test_the_timer_of_a_deadline_keeps_nobody_who_has_left() -> None:
+@for_servers
+@pytest.mark.parametrize("whose", ["of a call", "of the handler", "of a handler that another one waits for"])
+def test_the_timer_of_a_deadline_keeps_nobody_who_has_left(colours: Colours, whose: str) -> None:
     """asyncio keeps a timer that was cancelled until it would be due, and with it the context that it was made in."""
     asker = Asker()
-    with loop_server(asker) as server:
+    with colours.serve(asker) as server:
         with connect(Asker, server.url, expose=[Listener()]) as proxy:
-            assert proxy.ask.call()
+            if whose == "of a call":
+                assert proxy.ask.call()
+            elif whose == "of a handler that another one waits for":
+                assert proxy.be_visited()
+            else:
+                assert proxy.rest.with_options(timeout=PATIENCE * 100).call()
 
         def is_forgotten() -> bool:
             gc.collect()

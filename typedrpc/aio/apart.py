@@ -145,7 +145,8 @@ class LoopApart(Apart):
         workers = self._workers()
         workers.task_began()
         if call.deadline is not None:
-            timer = self._loop.call_later(call.deadline - monotonic(), task.cancel)
+            # Not in the handler's context: asyncio keeps a timer that was cancelled until it is due, and what it has.
+            timer = self._loop.call_later(call.deadline - monotonic(), task.cancel, context=Context())
             task.add_done_callback(lambda task: timer.cancel())
         task.add_done_callback(lambda task: workers.task_ended())
         call.on_cancel(task, partial(self._cancel, task))

@@ -226,7 +226,8 @@ class Apart:
             workers.loop_thread = get_ident()
             task = loop.create_task(self._run_task(call, end), context=context, name=call.command)
             if call.deadline is not None:
-                timer = loop.call_later(call.deadline - monotonic(), task.cancel)
+                # Not in the handler's context: asyncio keeps a timer that was cancelled until it is due.
+                timer = loop.call_later(call.deadline - monotonic(), task.cancel, context=Context())
                 task.add_done_callback(lambda task: timer.cancel())
             task.add_done_callback(lambda task: workers.task_ended())
             call.on_cancel(task, partial(_cancel, task))
