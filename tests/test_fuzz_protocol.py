@@ -386,7 +386,8 @@ class TwoCores(RuleBasedStateMachine):
 
     def compare(self, answerer: Honest, outcome: Outcome[str]) -> None:
         """What came is what was given, in its order; or, of a call that came too late, that it did not run."""
-        call, payload = outcome.frame.call, outcome.frame.payload
+        call = outcome.frame.call
+        payload: Any = outcome.frame.payload
         if call not in answerer.answers:
             assert self.ended
             assert answerer is self.server
