@@ -25,7 +25,7 @@ from tests.back_to_back import feed, frames, joined, said, take
 from tests.support import StubLink
 from typedrpc import errors
 from typedrpc.authentication import Credentials, Keys
-from typedrpc.call import Call
+from typedrpc.call import Call, enter_call, leave_call
 from typedrpc.codec import CommandCodec, Payload, Segmented, pack_plain, unpack_plain
 from typedrpc.command import rpc
 from typedrpc.declared import DeclaredErrors
@@ -429,7 +429,9 @@ def test_conversation() -> None:
                 call = dispatcher.begin(core, event, peer)
                 answer = call
                 if isinstance(call, Call):
+                    token = enter_call(call)
                     answer = dispatcher.finish(core, event, call, call.function(*call.args, **call.kwargs))
+                    leave_call(token)
                 if answer is not None:
                     assert not isinstance(answer, Call)
                     core.outgoing.append(answer)
