@@ -20,9 +20,6 @@ from typedrpc import ConnectFailed, ConnectionLost, OutcomeUnknown, Retry, Servi
 Belief: TypeAlias = Literal["ran", "did not run", "unknown"]
 
 CALLS: Final = 10_000
-FEWER: Final = 2_000
-"""Where the time that they take is mostly spent on dialling again."""
-
 CALLERS: Final = 8
 FEWEST_CUTS: Final = 30
 
@@ -96,20 +93,19 @@ def book_all(numbers: Iterator[int], book: Callable[[int], int]) -> dict[int, Be
     return {number: belief_of(book, number) for number in numbers}
 
 
-def book_from_threads(book: Callable[[int], Callable[[int], int]], calls: int = CALLS) -> list[dict[int, Belief]]:
+def book_from_threads(book: Callable[[int], Callable[[int], int]]) -> list[dict[int, Belief]]:
     """Book all numbers, from several threads at once.
 
     Args:
         book: Gives each thread, by its index, what it books with.
-        calls: How many numbers there are.
     """
-    jobs = [partial(book_all, share(index, calls), book(index)) for index in range(CALLERS)]
+    jobs = [partial(book_all, share(index), book(index)) for index in range(CALLERS)]
     return run_all(jobs, patience=200.0)
 
 
-def share(index: int, calls: int = CALLS) -> Iterator[int]:
+def share(index: int) -> Iterator[int]:
     """The numbers that one of the callers books."""
-    return iter(range(index, calls, CALLERS))
+    return iter(range(index, CALLS, CALLERS))
 
 
 def test_a_client_that_tries_again_never_has_a_call_run_twice(colours: Colours) -> None:
@@ -136,7 +132,7 @@ def test_a_client_that_gives_up_soon_knows_what_it_can_know(colours: Colours) ->
                 proxy.plan_each(cuts(5, 900))
                 proxy.cut()
                 forms: list[Callable[[int], int]] = [remote.book, lambda number: remote.book.submit(number).result(60)]
-                results = book_from_threads(lambda index: forms[index % 2], FEWER)
+                results = book_from_threads(lambda index: forms[index % 2])
         assert sum(passage.was_cut for passage in proxy.passages) > FEWEST_CUTS
     believed: dict[int, Belief] = {number: belief for result in results for number, belief in result.items()}
     beliefs = check(ledger, believed)
